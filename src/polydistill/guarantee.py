@@ -1,0 +1,289 @@
+"""The calculus of guarantees: what a stack of operators promises, derived from what its parts promise.
+
+An operator maps evidence `e [..., K]` to weights. Its *range* R bounds `osc(log w)` for every evidence (axiom B); its
+*moduli* bound how far the weights move, `d(W(e), W(e')) <= sum_s L_s osc(e_s - e'_s)` in Hilbert distance (axiom C).
+Both compose by the rules below; each rule is a function of numbers, names the theorem it rests on, and leaves a
+node in the derivation, so that a certificate can show where every constant comes from.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+INFINITY = math.inf
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule of the calculus.
+
+    Attributes:
+        name: of the rule.
+        formula: range and modulus it gives, in words of the design.
+        theorems: names in `proofs/index.json`; empty when the rule is derived on paper only.
+    """
+
+    name: str
+    formula: str
+    theorems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Modulus:
+    """How evidence of one name moves the weights.
+
+    Attributes:
+        evidence: which evidence, e.g. `entropy` or `prefix likelihood`.
+        once: Hilbert distance per nat of osc when one position's evidence is off.
+        sustained: the same when the evidence of every position of the prefix is off; equal to `once` for operators
+            that read one position only.
+    """
+
+    evidence: str
+    once: float
+    sustained: float
+
+    def scaled(self, factor: float) -> "Modulus":
+        """Both numbers times `factor`; 0 times infinity is 0."""
+        return Modulus(self.evidence, *(0.0 if factor == 0.0 else factor * x for x in (self.once, self.sustained)))
+
+
+@dataclass(frozen=True)
+class Step:
+    """A node of a derivation: a rule, what it was applied to, and the range that follows."""
+
+    rule: Rule
+    detail: str
+    range: float
+    premises: tuple["Step", ...] = ()
+
+    def lines(self, depth: int = 0) -> list[str]:
+        """The derivation as an indented tree."""
+        cite = f"  [{', '.join(self.rule.theorems)}]" if self.rule.theorems else ""
+        own = f"{'  ' * depth}{self.rule.name}: {self.detail}; range {_number(self.range)} nats{cite}"
+        return [own, *(line for premise in self.premises for line in premise.lines(depth + 1))]
+
+    def rules(self) -> set[Rule]:
+        """Every rule used in the tree."""
+        return {self.rule}.union(*(premise.rules() for premise in self.premises))
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    """What holds for every evidence.
+
+    Attributes:
+        teachers: K.
+        range: R, bound on `osc(log w)`, nats.
+        floor: least weight of any teacher.
+        ceiling: greatest weight of any teacher.
+        moduli: one per evidence that is read.
+        severity_modulus: Hilbert distance per unit of severity.
+        step: the derivation.
+    """
+
+    teachers: int
+    range: float
+    floor: float
+    ceiling: float
+    moduli: tuple[Modulus, ...]
+    step: Step
+    severity_modulus: float = 0.0
+
+    def weight_shift(self, error: float, *, sustained: bool = False) -> float:
+        """Greatest total variation of the weights when every teacher's evidence is off by at most `error` nats.
+
+        `tanh(d / 4)` (T2) with `d = 2 error sum_s L_s`, and never more than the range allows (`d <= 2 R`).
+
+        Args:
+            error: nats, per teacher, in every evidence that the stack reads.
+            sustained: the evidence of every position is off, not that of one only.
+        """
+        total = sum(m.sustained if sustained else m.once for m in self.moduli)
+        distance = 0.0 if error == 0.0 else min(2.0 * error * total, 2.0 * self.range)
+        return math.tanh(distance / 4.0)
+
+    def target_shift_if_corrupted(self) -> float:
+        """Linear pool: how far the target moves when one teacher's distribution becomes anything else (T5)."""
+        return self.ceiling
+
+    def proved(self) -> bool:
+        """Every rule of the derivation names a theorem."""
+        return all(rule.theorems for rule in self.step.rules())
+
+
+def floor_of(range: float, teachers: int) -> float:
+    """`1 / (1 + (K-1) e^R)`: the least weight that a range allows (T1)."""
+    return 1.0 if teachers == 1 else math.exp(-range) / (math.exp(-range) + teachers - 1)
+
+
+def ceiling_of(range: float, teachers: int) -> float:
+    """`e^R / (e^R + K - 1)`: the greatest weight that a range allows (T1)."""
+    return 1.0 / (1.0 + (teachers - 1) * math.exp(-range))
+
+
+def mix_range(range: float, teachers: int, share: float) -> float:
+    """Range after mixing with uniform weights, share in (0, 1]; attained (T3).
+
+    `log(((1-lam) e^R + lam S/K) / ((1-lam) + lam S/K))` with `S = e^R + K - 1`, divided through by `e^R` so that a
+    large range does not overflow; `log(1 + K (1-lam) / lam)` in the limit.
+    """
+    decay = math.exp(-range)
+    pooled = share * (1.0 + (teachers - 1) * decay) / teachers
+    return math.log((1.0 - share + pooled) / ((1.0 - share) * decay + pooled))
+
+
+def mix_modulus(range: float, teachers: int, share: float) -> float:
+    """Contraction of the Hilbert distance by mixing with uniform weights, share in (0, 1] (T3).
+
+    The smaller of Birkhoff's `tanh(Delta / 4)`, `Delta = 2 log(1 + K (1-lam) / lam)`, and
+    `(1-lam) M / ((1-lam) M + lam / K)` with M the ceiling before.
+    """
+    birkhoff = math.tanh(math.log1p(teachers * (1.0 - share) / share) / 2.0)
+    heaviest = (1.0 - share) * ceiling_of(range, teachers)
+    return min(birkhoff, heaviest / (heaviest + share / teachers))
+
+
+STATIC = Rule("static", "R = osc(log w); no modulus", ("T1_static",))
+SOFTMAX = Rule("softmax", "R = spread / temperature; L = 1 / temperature", ("T1_softmax_range", "T1_softmax_modulus"))
+PRODUCT = Rule(
+    "product", "R = sum of ranges; the moduli are listed together", ("T1_product_range", "T1_product_modulus")
+)
+POWER = Rule("power", "R = |a| R; L = |a| L", ("T1_power_range", "T1_power_modulus"))
+MIX = Rule("floor", "R = log(((1-lam) e^R + lam S/K) / ((1-lam) + lam S/K))", ("T3_mix_range", "T3_mix_modulus"))
+ISOTONIC = Rule("log-isotonic projection", "R and L not larger", ("T12_isotonic_range", "T12_isotonic_modulus"))
+KL_CLIP = Rule("KL clipping", "R = log(high / low) at most; L not larger", ("T12_clip_range", "T12_clip_modulus"))
+TILT = Rule("safety tilt", "R + kappa beta osc(sigma); L unchanged", ("T11_tilt_range", "T11_tilt_modulus"))
+FIXED_SHARE = Rule(
+    "fixed-share posterior", "R = log(1 + K (1-a) / a)", ("T7_fixed_share_range", "T7_fixed_share_modulus")
+)
+DISCOUNTED = Rule("discounted posterior", "R = c / (1 - gamma)", ("T7_discounted_range", "T7_discounted_modulus"))
+CLIPPED = Rule("spread-clipped posterior", "R = c", ("T7_clipped_range", "T7_clipped_modulus"))
+UNDECLARED = Rule("undeclared", "nothing is promised")
+
+
+def _bounded(teachers: int, range: float, moduli: Sequence[Modulus], step: Step) -> Guarantee:
+    return Guarantee(teachers, range, floor_of(range, teachers), ceiling_of(range, teachers), tuple(moduli), step)
+
+
+def static(teachers: int, range: float, detail: str = "constant weights") -> Guarantee:
+    """Weights that no evidence moves; `range` is their osc in nats."""
+    return _bounded(teachers, range, (), Step(STATIC, detail, range))
+
+
+def softmax(teachers: int, temperature: float, spread: float, evidence: str) -> Guarantee:
+    """`softmax(clip(e) / temperature)` of evidence clipped to `spread` nats."""
+    range = spread / temperature if teachers > 1 else 0.0
+    detail = f"{evidence} clipped to a spread of {_number(spread)} nats, temperature {temperature:g}"
+    modulus = Modulus(evidence, 1.0 / temperature, 1.0 / temperature)
+    return _bounded(teachers, range, (modulus,), Step(SOFTMAX, detail, range))
+
+
+def product(*factors: Guarantee) -> Guarantee:
+    """Composition by product: ranges add, moduli are kept one per evidence (T1)."""
+    if len(factors) == 1:
+        return factors[0]
+    range = sum(factor.range for factor in factors)
+    step = Step(PRODUCT, f"{len(factors)} factors", range, tuple(factor.step for factor in factors))
+    moduli = [modulus for factor in factors for modulus in factor.moduli]
+    together = _bounded(factors[0].teachers, range, moduli, step)
+    return replace(together, severity_modulus=sum(factor.severity_modulus for factor in factors))
+
+
+def power(base: Guarantee, exponent: float) -> Guarantee:
+    """`w ** a`: range and moduli times `|a|`, 0 for a = 0."""
+    size = abs(exponent)
+    range = 0.0 if size == 0.0 else size * base.range
+    moduli = [modulus.scaled(size) for modulus in base.moduli]
+    powered = _bounded(base.teachers, range, moduli, Step(POWER, f"to the power {exponent:g}", range, (base.step,)))
+    return replace(powered, severity_modulus=size * base.severity_modulus)
+
+
+def mix(base: Guarantee, share: float) -> Guarantee:
+    """The floor: a share of uniform weights mixed in (T3). The floor `(1-lam) floor + lam / K` is exact."""
+    if share == 0.0:
+        return base
+    teachers = base.teachers
+    range = mix_range(base.range, teachers, share)
+    factor = mix_modulus(base.range, teachers, share)
+    step = Step(MIX, f"uniform share {share:g}, contraction {factor:.3f}", range, (base.step,))
+    return Guarantee(
+        teachers,
+        range,
+        (1.0 - share) * base.floor + share / teachers,
+        (1.0 - share) * base.ceiling + share / teachers,
+        tuple(modulus.scaled(factor) for modulus in base.moduli),
+        step,
+        factor * base.severity_modulus,
+    )
+
+
+def tilt(base: Guarantee, strength: float, tier_spread: float) -> Guarantee:
+    """`log w + kappa strength sigma` with severity `kappa <= 1` and `osc(sigma) = tier_spread` (T11)."""
+    lift = strength * tier_spread
+    range = base.range + lift
+    step = Step(TILT, f"at most {_number(lift)} nats between the least and the most safe", range, (base.step,))
+    grown = math.exp(-lift)
+    return Guarantee(
+        base.teachers,
+        range,
+        base.floor * grown / (base.floor * grown + 1.0 - base.floor),
+        base.ceiling / (base.ceiling + (1.0 - base.ceiling) * grown),
+        base.moduli,
+        step,
+        base.severity_modulus + lift,
+    )
+
+
+def isotonic(base: Guarantee, critical: float) -> Guarantee:
+    """Log-isotonic projection, ramped in up to the severity `critical`: monotone and commuting with constants, so
+    nothing grows (T12); blending moves log-weights by at most 2 R over the ramp."""
+    step = Step(ISOTONIC, f"ordered by tier from severity {critical:g} on", base.range, (base.step,))
+    return replace(base, step=step, severity_modulus=base.severity_modulus + 2.0 * base.range / critical)
+
+
+def kl_clip(base: Guarantee, low: float, high: float) -> Guarantee:
+    """KL clipping to `[low, high]` (T12)."""
+    range = min(base.range, math.log(high / low))
+    step = Step(KL_CLIP, f"weights within [{low:g}, {high:g}]", range, (base.step,))
+    return replace(base, range=range, floor=max(low, base.floor), ceiling=min(high, base.ceiling), step=step)
+
+
+def fixed_share(teachers: int, share: float, evidence: str = "prefix likelihood", rate: float = 1.0) -> Guarantee:
+    """Fixed-share posterior (Herbster and Warmuth 1998): `w <- (1-a) w p(y) / Z + a / K` after each token (T7).
+
+    One token's error is contracted by rho once it is mixed; errors at every token sum to `rho / (1 - rho)`. With
+    evidence multiplied by `rate` (Hedge) both are multiplied by it.
+    """
+    if share >= 1.0 or teachers == 1:
+        return replace(static(teachers, 0.0), step=Step(FIXED_SHARE, f"share {share:g}", 0.0))
+    range = mix_range(INFINITY, teachers, share)
+    rho = mix_modulus(INFINITY, teachers, share)
+    detail = f"share {share:g}, contraction {rho:.3f} a token"
+    modulus = Modulus(evidence, rate * rho, rate * rho / (1.0 - rho))
+    bounded = _bounded(teachers, range, (modulus,), Step(FIXED_SHARE, detail, range))
+    return replace(bounded, floor=share / teachers, ceiling=1.0 - share + share / teachers)
+
+
+def discounted(teachers: int, discount: float, spread: float, evidence: str = "prefix likelihood") -> Guarantee:
+    """`L <- discount L + clip(log p(y))` with per-token evidence clipped to `spread` nats (T7)."""
+    range = spread / (1.0 - discount) if teachers > 1 else 0.0
+    detail = f"discount {discount:g}, {_number(spread)} nats a token"
+    return _bounded(teachers, range, (Modulus(evidence, 1.0, 1.0 / (1.0 - discount)),), Step(DISCOUNTED, detail, range))
+
+
+def clipped(teachers: int, spread: float, evidence: str = "prefix likelihood") -> Guarantee:
+    """`L <- clip(L + log p(y))` to a spread of `spread` nats (T7); errors at every token add up without bound."""
+    range = spread if teachers > 1 else 0.0
+    step = Step(CLIPPED, f"spread {_number(spread)} nats", range)
+    return _bounded(teachers, range, (Modulus(evidence, 1.0, INFINITY),), step)
+
+
+def undeclared(teachers: int, evidence: str, detail: str) -> Guarantee:
+    """A user's own rule: weights are weights, nothing more is promised until `certify` has looked."""
+    moduli = (Modulus(evidence, INFINITY, INFINITY),)
+    return Guarantee(teachers, INFINITY, 0.0, 1.0, moduli, Step(UNDECLARED, detail, INFINITY))
+
+
+def _number(x: float) -> str:
+    return "unbounded" if math.isinf(x) else f"{x:.3g}"

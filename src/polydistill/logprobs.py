@@ -1,0 +1,167 @@
+"""Next-token distributions: the head that makes them, and what is noticed about them while they exist.
+
+A teacher's distribution over `V` entries lives only inside one chunk of positions. What leaves the chunk is
+`Statistics`: a few numbers per position and teacher, `[n, K]` each, all at temperature 1 and in nats.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+UNKNOWN = -1
+"""Task or teacher index of a position whose task or teacher is not given."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """The map from hidden states to logits of one model: `softcap(scale * (h W^T + b))`.
+
+    Attributes:
+        weight: output embedding.
+        bias: added to the logits, or None.
+        scale: multiplies the logits (Cohere, Granite); 1 for most models.
+        softcap: `softcap * tanh(logits / softcap)` (Gemma 2), or None.
+        visible: how many leading vocabulary entries are real; later ones are padding of the matrix and get no
+            probability at all. None when all are real.
+    """
+
+    weight: Float[Tensor, "V D"]
+    bias: Float[Tensor, " V"] | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+    visible: int | None = None
+
+    def logits(self, hidden: Float[Tensor, "n D"]) -> Float[Tensor, "n V"]:
+        """Logits over the visible vocabulary, float32 (float64 for float64); the product runs in `hidden`'s dtype."""
+        weight = self.weight if self.visible is None else self.weight[: self.visible]
+        bias = self.bias if self.bias is None or self.visible is None else self.bias[: self.visible]
+        logits = hidden @ weight.to(hidden.dtype).T
+        logits = logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
+        if bias is not None:
+            logits = logits + bias
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        if self.softcap is not None:
+            logits = torch.tanh(logits / self.softcap) * self.softcap
+        return logits
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of visible entries V."""
+        return self.weight.shape[0] if self.visible is None else self.visible
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """What one teacher says about the positions of a batch: its last hidden states and its head."""
+
+    hidden: Float[Tensor, "N D"]
+    head: Head
+
+
+@dataclass(frozen=True)
+class Positions:
+    """What is known about flattened positions before any model runs, sequence-major.
+
+    Attributes:
+        target: the next token's id; any valid id where `has_target` is False.
+        has_target: the next token is known, so that teachers' likelihoods of it are evidence.
+        has_loss: the student is trained here. Implies `has_target`.
+        document_start: a new document starts here; what was inferred from earlier positions is forgotten.
+        task: task index in 0..J-1, or `UNKNOWN`.
+        teacher: index of the teacher that a router names, or `UNKNOWN`.
+        severity: how safety-critical the context is, in [0, 1].
+    """
+
+    target: Int[Tensor, " N"]
+    has_target: Bool[Tensor, " N"]
+    has_loss: Bool[Tensor, " N"]
+    document_start: Bool[Tensor, " N"]
+    task: Int[Tensor, " N"]
+    teacher: Int[Tensor, " N"]
+    severity: Float[Tensor, " N"]
+
+    def __len__(self) -> int:
+        return self.target.shape[0]
+
+    def at(self, rows: slice | Tensor) -> "Positions":
+        """The positions of some rows."""
+        return Positions(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    @classmethod
+    def of(
+        cls,
+        target: Int[Tensor, " N"],
+        has_loss: Bool[Tensor, " N"],
+        *,
+        has_target: Bool[Tensor, " N"] | None = None,
+        document_start: Bool[Tensor, " N"] | None = None,
+        task: Int[Tensor, " N"] | None = None,
+        teacher: Int[Tensor, " N"] | None = None,
+        severity: Float[Tensor, " N"] | None = None,
+    ) -> "Positions":
+        """Positions with what is not given set to its neutral value: one document, no task, no route, severity 0."""
+        start = torch.zeros_like(has_loss)
+        start[:1] = True
+        unknown = torch.full_like(target, UNKNOWN)
+        return cls(
+            target=target,
+            has_target=has_loss if has_target is None else has_target,
+            has_loss=has_loss,
+            document_start=start if document_start is None else document_start,
+            task=unknown if task is None else task,
+            teacher=unknown if teacher is None else teacher,
+            severity=torch.zeros(len(target), device=target.device) if severity is None else severity,
+        )
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What is noticed about the teachers on the n positions of one chunk, `[n, K]` each, in nats, temperature 1.
+
+    Only what the weighting asked for is there (`needs` of an operator); the rest is None. On positions that carry
+    evidence but no loss only `label_log_prob` is measured, the others are 0 there.
+
+    Attributes:
+        label_log_prob: `log p_k(y)`; 0 where the next token is not known.
+        entropy: `H(p_k)`.
+        maximum: `log max_v p_k(v)`.
+        margin: difference of the two largest log-probabilities.
+        distance_to_pool: `KL(p_k || mean_j p_j)`.
+        student_gap: `KL(p_k || q)` to the student's distribution q.
+        student_gap_reverse: `KL(q || p_k)`.
+    """
+
+    positions: Positions
+    label_log_prob: Float[Tensor, "n K"]
+    entropy: Float[Tensor, "n K"] | None = None
+    maximum: Float[Tensor, "n K"] | None = None
+    margin: Float[Tensor, "n K"] | None = None
+    distance_to_pool: Float[Tensor, "n K"] | None = None
+    student_gap: Float[Tensor, "n K"] | None = None
+    student_gap_reverse: Float[Tensor, "n K"] | None = None
+
+    @property
+    def teachers(self) -> int:
+        """Number of teachers K."""
+        return self.label_log_prob.shape[-1]
+
+    def measured(self) -> Iterator[tuple[str, Float[Tensor, "n K"]]]:
+        """Name and values of every statistic that is there."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name != "positions" and value is not None:
+                yield field.name, value
+
+    def at(self, rows: slice | Tensor) -> "Statistics":
+        """The statistics of some rows."""
+        return replace(
+            self, positions=self.positions.at(rows), **{name: value[rows] for name, value in self.measured()}
+        )
+
+
+STATISTICS = frozenset(field.name for field in fields(Statistics)) - {"positions"}
+"""Names that an operator may ask for."""

@@ -1,0 +1,7 @@
+"""What we learn: several teachers pooled into one target per position, in chunks under a byte budget."""
+
+from polydistill.objective.distil import Decide, Outcome, distil
+from polydistill.objective.divergence import Divergence, ForwardKL, PointLoss, ReverseKL
+from polydistill.objective.listen import NonFiniteError
+
+__all__ = ["Decide", "Divergence", "ForwardKL", "NonFiniteError", "Outcome", "PointLoss", "ReverseKL", "distil"]

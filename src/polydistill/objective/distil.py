@@ -1,0 +1,252 @@
+"""The objective: one pooled target per position, the weights decided inside the loop over chunks.
+
+Neither `[N, V]` nor `[N, K, V]` ever exists: positions are taken in chunks whose `K + 3` rows of V floats fit a byte
+budget. In a chunk every teacher is projected once; the statistics that the stack asked for are read off; `decide`
+turns them into log-weights; the teachers are pooled; the student's gradient is formed on the spot.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from polydistill.logprobs import STATISTICS, Head, Positions, Spoken, Statistics
+from polydistill.objective.divergence import ForwardKL, ReverseKL
+from polydistill.objective.listen import listen, refuse_non_finite, scatter
+
+Decide = Callable[[Statistics, Any], tuple[Float[Tensor, "n K"], Any]]
+"""From the statistics of a chunk and the carry of the chunk before to log-weights and the next carry."""
+
+LEAST_ROWS = 128
+"""Matrix products on fewer rows are two to five times slower."""
+
+DEFAULT_BYTES = {"cpu": 2**28, "cuda": 2**30}
+"""Byte budget of a chunk by device."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a batch gave.
+
+    Attributes:
+        loss: sum over the positions that carry loss, nats; differentiable in the student's hidden states and head.
+        count: number of those positions.
+        log_w: weights per position; on positions without loss what the stack said there.
+        divergence: `sum_k w_k D(p_k, q)` per position, nats, 0 without loss.
+        cross_entropy: of the label under the student per position, nats, 0 without loss.
+        statistics: of all positions, on the student's device.
+        seconds: wall-clock time by part: `teacher heads`, `signals and weights`, `student head and loss`; on CUDA these
+            are the times of launching, not of running.
+    """
+
+    loss: Float[Tensor, ""]
+    count: int
+    log_w: Float[Tensor, "N K"]
+    divergence: Float[Tensor, " N"]
+    cross_entropy: Float[Tensor, " N"]
+    statistics: Statistics
+    seconds: dict[str, float]
+
+
+def distil(
+    hidden: Float[Tensor, "N D"],
+    head: Head,
+    spoken: Sequence[Spoken],
+    positions: Positions,
+    decide: Decide,
+    divergence: ForwardKL | ReverseKL,
+    *,
+    needs: frozenset[str] = frozenset(),
+    loss_bytes: int | None = None,
+) -> Outcome:
+    """Sum over positions with loss of `(1 - ce) sum_k w_k D(p_k, q) + ce * cross-entropy`.
+
+    Equals, without the chunks,
+
+        log_p = stack([log_softmax(teacher.head.logits(teacher.hidden)) for teacher in spoken])
+        loss = divergence of softmax(head.logits(hidden)) from log_p under decide(statistics of log_p)
+
+    with the weights held constant: no gradient flows into `decide`.
+
+    Args:
+        hidden: student's last hidden states, sequence-major.
+        head: student's head; gradients go to its weight and bias if they require them.
+        spoken: K teachers over the same positions and the same visible vocabulary.
+        positions: labels, masks and context of the same N positions.
+        decide: see `Decide`.
+        divergence: `ForwardKL` or `ReverseKL`.
+        needs: statistics to measure (`needs` of the bound stack).
+        loss_bytes: byte budget of a chunk; by device when None.
+
+    Raises:
+        ValueError: shapes or vocabularies differ, or an unknown statistic is asked for.
+        NonFiniteError: a logit of a teacher or of the student is NaN or infinite.
+    """
+    _validate(hidden, head, spoken, positions, needs)
+    keeps_gradient = torch.is_grad_enabled() and (hidden.requires_grad or head.weight.requires_grad)
+    run = _Run(head, spoken, positions, decide, divergence, needs, _rows(hidden, head, len(spoken), loss_bytes))
+    bias = head.bias if head.bias is not None else hidden.new_zeros(0)
+    if keeps_gradient:
+        loss = _PooledLoss.apply(hidden, head.weight, bias, run)
+    else:
+        with torch.no_grad():
+            loss = run.forward(hidden, False, False)[0]
+    return run.outcome(loss)
+
+
+def _validate(
+    hidden: Tensor, head: Head, spoken: Sequence[Spoken], positions: Positions, needs: frozenset[str]
+) -> None:
+    if not spoken:
+        raise ValueError("at least one teacher must have spoken")
+    if unknown := needs - STATISTICS:
+        raise ValueError(f"unknown statistics {sorted(unknown)}; known are {sorted(STATISTICS)}")
+    for k, teacher in enumerate(spoken):
+        if teacher.hidden.shape[0] != hidden.shape[0]:
+            raise ValueError(
+                f"teacher {k} speaks of {teacher.hidden.shape[0]} positions, the student of {hidden.shape[0]}"
+            )
+        if teacher.head.vocabulary != head.vocabulary:
+            raise ValueError(
+                f"teacher {k} has {teacher.head.vocabulary} vocabulary entries, the student {head.vocabulary}"
+            )
+    if len(positions) != hidden.shape[0]:
+        raise ValueError(f"{len(positions)} positions are described, the student has {hidden.shape[0]}")
+
+
+def _rows(hidden: Tensor, head: Head, teachers: int, loss_bytes: int | None) -> int:
+    budget = DEFAULT_BYTES.get(hidden.device.type, DEFAULT_BYTES["cuda"]) if loss_bytes is None else loss_bytes
+    width = 8 if hidden.dtype == torch.float64 else 4
+    return max(LEAST_ROWS, budget // (width * head.vocabulary * (teachers + 3)))
+
+
+class _Run:
+    """One pass over the chunks; collects the records of an `Outcome` as it goes."""
+
+    def __init__(
+        self,
+        head: Head,
+        spoken: Sequence[Spoken],
+        positions: Positions,
+        decide: Decide,
+        divergence: ForwardKL | ReverseKL,
+        needs: frozenset[str],
+        rows: int,
+    ) -> None:
+        self.head, self.spoken, self.positions, self.decide = head, spoken, positions, decide
+        self.divergence, self.needs, self.rows = divergence, needs, rows
+        self.log_w: list[Tensor] = []
+        self.point: list[tuple[Tensor, Tensor]] = []
+        self.chunks: list[Statistics] = []
+        self.seconds = {"teacher heads": 0.0, "signals and weights": 0.0, "student head and loss": 0.0}
+
+    def forward(
+        self, hidden: Float[Tensor, "N D"], for_hidden: bool, for_weight: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+        """Loss sum, and the gradients for hidden states, head weight and head bias that are asked for."""
+        head = self.head
+        exact = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        loss = torch.zeros((), dtype=torch.float64, device=hidden.device)
+        d_hidden = torch.zeros_like(hidden) if for_hidden else None
+        d_weight = torch.zeros(head.weight.shape, dtype=exact, device=hidden.device) if for_weight else None
+        d_bias = None if not for_weight or head.bias is None else torch.zeros_like(head.bias, dtype=exact)
+        carry = None
+        for start in range(0, hidden.shape[0], self.rows):
+            rows = slice(start, start + self.rows)
+            positions = self.positions.at(rows)
+            local = positions.has_loss.nonzero().squeeze(1)
+            taken = local + start
+            clock = perf_counter()
+            student = hidden[taken]
+            logits = head.logits(student)
+            refuse_non_finite(logits, None, taken)
+            clock = self._spend("student head and loss", clock)
+            heard = listen(self.spoken, rows, positions, logits, self.divergence, self.needs)
+            clock = self._spend("teacher heads", clock)
+            log_w, carry = self.decide(heard.statistics, carry)
+            clock = self._spend("signals and weights", clock)
+            with_gradient = for_hidden or for_weight
+            slope = _slope(head, logits) if with_gradient else None
+            point = self.divergence.evaluate(
+                logits, heard.kept, heard.entropy, log_w[local], positions.target[local], with_gradient
+            )
+            loss += self.divergence.loss(point).sum()
+            if point.gradient is not None:
+                self._backward(point.gradient, slope, student, taken, d_hidden, d_weight, d_bias)
+            self._spend("student head and loss", clock)
+            self.chunks.append(heard.statistics)
+            self.log_w.append(log_w)
+            whole = len(positions)
+            self.point.append((scatter(point.divergence, local, whole), scatter(point.cross_entropy, local, whole)))
+        return loss.to(exact), d_hidden, d_weight, d_bias
+
+    def _backward(
+        self,
+        gradient: Float[Tensor, "n V"],
+        slope: Tensor | float | None,
+        student: Float[Tensor, "n D"],
+        taken: Tensor,
+        d_hidden: Tensor | None,
+        d_weight: Tensor | None,
+        d_bias: Tensor | None,
+    ) -> None:
+        head, visible = self.head, gradient.shape[1]
+        if slope is not None and not (isinstance(slope, float) and slope == 1.0):
+            gradient.mul_(slope)
+        compact = gradient.to(student.dtype)
+        if d_hidden is not None:
+            d_hidden[taken] = compact @ head.weight[:visible].to(student.dtype)
+        if d_weight is not None:
+            d_weight[:visible] += compact.T @ student
+        if d_bias is not None:
+            d_bias[:visible] += gradient.sum(0)
+
+    def _spend(self, part: str, since: float) -> float:
+        now = perf_counter()
+        self.seconds[part] += now - since
+        return now
+
+    def outcome(self, loss: Tensor) -> Outcome:
+        """The records, put together."""
+        first = self.chunks[0]
+        merged = {name: torch.cat([dict(c.measured())[name] for c in self.chunks]) for name, _ in first.measured()}
+        return Outcome(
+            loss=loss,
+            count=int(self.positions.has_loss.sum()),
+            log_w=torch.cat(self.log_w),
+            divergence=torch.cat([d for d, _ in self.point]),
+            cross_entropy=torch.cat([c for _, c in self.point]),
+            statistics=Statistics(positions=self.positions, **merged),
+            seconds=self.seconds,
+        )
+
+
+class _PooledLoss(torch.autograd.Function):
+    """The gradients are made in the forward pass, where the chunk's logits still exist, and scaled in the backward."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, run: _Run) -> Tensor:
+        loss, *gradients = run.forward(hidden, ctx.needs_input_grad[0], ctx.needs_input_grad[1])
+        ctx.gradients = gradients
+        ctx.dtypes = hidden.dtype, weight.dtype, bias.dtype
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        (scale,) = upstream
+        scaled = [
+            None if gradient is None else (gradient * scale).to(dtype)
+            for gradient, dtype in zip(ctx.gradients, ctx.dtypes, strict=True)
+        ]
+        return (*scaled, None)
+
+
+def _slope(head: Head, logits: Float[Tensor, "m V"]) -> Tensor | float:
+    """Derivative of the logits with respect to the raw product `h W^T + b`."""
+    if head.softcap is None:
+        return float(head.scale)
+    return (1.0 - (logits / head.softcap) ** 2) * head.scale

@@ -1,0 +1,123 @@
+"""What is noticed about the teachers: signals, functions from statistics to evidence.
+
+Evidence is a number per teacher in nats, `[n, K]`, larger meaning more trust. A signal says which statistics it
+needs, which axes it varies over, and clips its evidence to a spread (axiom B comes from here: a softmax of
+unclipped evidence has no range). Signals know nothing about weights; a weighting is applied to one by a call,
+`Softmax(2.0)(Entropy(spread=4))`.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+from polydistill.logprobs import Statistics
+from polydistill.simplex import clip_spread
+
+DEFAULT_SPREAD = 8.0
+"""Nats; odds of 3000 to 1 before the temperature."""
+
+
+@dataclass(frozen=True)
+class Signal:
+    """Evidence read off the statistics of one position.
+
+    Attributes:
+        spread: evidence is clipped to `max(e, max e - spread)`, nats; `inf` switches that off, and with it the range.
+    """
+
+    spread: float = DEFAULT_SPREAD
+    name: ClassVar[str] = "evidence"
+    needs: ClassVar[frozenset[str]] = frozenset()
+    reads_label: ClassVar[bool] = False
+    reads_student: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not self.spread > 0:
+            raise ValueError(f"{type(self).__name__}: spread must be > 0 nats, got {self.spread}")
+
+    def evidence(self, statistics: Statistics) -> Float[Tensor, "n K"]:
+        """Unclipped evidence."""
+        raise TypeError(f"{type(self).__name__} has no evidence of its own; use one of its subclasses")
+
+    def __call__(self, statistics: Statistics) -> Float[Tensor, "n K"]:
+        """Evidence clipped to `spread`."""
+        return clip_spread(self.evidence(statistics), self.spread)
+
+
+@dataclass(frozen=True)
+class Entropy(Signal):
+    """`-H(p_k)`: a teacher that is sure counts more. Blind to whether it is right: a specialist on text that it does
+    not know can be the surest of all, so multiply this with a context scale."""
+
+    name: ClassVar[str] = "entropy"
+    needs: ClassVar[frozenset[str]] = frozenset({"entropy"})
+
+    def evidence(self, statistics: Statistics) -> Float[Tensor, "n K"]:
+        """`-H(p_k)`."""
+        return -_measured(statistics.entropy, self)
+
+
+@dataclass(frozen=True)
+class LabelLikelihood(Signal):
+    """`log p_k(y)` of the very token to be learned: needs labels, at token scale only."""
+
+    name: ClassVar[str] = "label likelihood"
+    reads_label: ClassVar[bool] = True
+
+    def evidence(self, statistics: Statistics) -> Float[Tensor, "n K"]:
+        """`log p_k(y)`."""
+        return statistics.label_log_prob
+
+
+@dataclass(frozen=True)
+class Consensus(Signal):
+    """`-KL(p_k || mean_j p_j)`: a teacher that stands alone counts less. A duplicated teacher wins (no axiom D)."""
+
+    name: ClassVar[str] = "consensus"
+    needs: ClassVar[frozenset[str]] = frozenset({"distance_to_pool"})
+
+    def evidence(self, statistics: Statistics) -> Float[Tensor, "n K"]:
+        """`-KL(p_k || mean_j p_j)`."""
+        return -_measured(statistics.distance_to_pool, self)
+
+
+@dataclass(frozen=True)
+class StudentGap(Signal):
+    """`-KL(p_k || q)` (easy first) or `+KL(p_k || q)` (hard first), q the student.
+
+    Easy first under forward KL at temperature 1 is the one adaptive rule that is `variational` by itself: it
+    minimises `<w, L(theta)> - tau H(w)` for the very losses that the objective uses (T13).
+    """
+
+    hard_first: bool = False
+    name: ClassVar[str] = "student gap"
+    needs: ClassVar[frozenset[str]] = frozenset({"student_gap"})
+    reads_student: ClassVar[bool] = True
+
+    def evidence(self, statistics: Statistics) -> Float[Tensor, "n K"]:
+        """`-KL(p_k || q)`, or `+KL(p_k || q)` with `hard_first`."""
+        gap = _measured(statistics.student_gap, self)
+        return gap if self.hard_first else -gap
+
+
+@dataclass(frozen=True)
+class Margin(Signal):
+    """`log p_(1) - log p_(2)`: like entropy, from the two largest entries only."""
+
+    name: ClassVar[str] = "margin"
+    needs: ClassVar[frozenset[str]] = frozenset({"margin"})
+
+    def evidence(self, statistics: Statistics) -> Float[Tensor, "n K"]:
+        """`log p_(1) - log p_(2)`."""
+        return _measured(statistics.margin, self)
+
+
+def _measured(value: Float[Tensor, "n K"] | None, signal: Signal) -> Float[Tensor, "n K"]:
+    if value is None:
+        raise ValueError(
+            f"{type(signal).__name__} reads {', '.join(sorted(signal.needs))}, which the objective was not asked to "
+            "measure; pass the bound stack's `needs` to the objective"
+        )
+    return value

@@ -1,0 +1,122 @@
+"""Teachers that live in this process."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from polydistill.logprobs import Spoken
+from polydistill.teachers.head import head_of, last_hidden_state
+from polydistill.teachers.vocabulary import agree, check_rows
+
+
+class TeacherUnavailableError(RuntimeError):
+    """A teacher could not be loaded or did not answer."""
+
+
+class LocalTeacher:
+    """A Transformers causal language model: runs once per step, without gradients, in its own dtype and on its device.
+
+    Args:
+        name: the teacher's name in the stack.
+        model: the model; put into evaluation mode.
+        tokenizer: its own, compared with the student's; None when the model object came without one, in which case
+            only the number of rows can be checked.
+    """
+
+    def __init__(self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+        self.name, self.model, self.tokenizer = name, model.eval().requires_grad_(False), tokenizer
+        self.visible: int | None = None
+
+    @classmethod
+    def load(
+        cls,
+        name: str,
+        source: str,
+        *,
+        dtype: torch.dtype | str | None = None,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        **model_kwargs: Any,
+    ) -> "LocalTeacher":
+        """From a hub id or a local folder.
+
+        Raises:
+            TeacherUnavailableError: it cannot be loaded; the sentence says why.
+        """
+        kwargs: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source, **kwargs)
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype or "auto", **kwargs, **model_kwargs)
+        except (OSError, ValueError) as error:
+            hint = "a local folder" if Path(source).exists() else "neither a local folder nor a model that the hub gave"
+            reason = str(error).strip().splitlines()[0]
+            raise TeacherUnavailableError(
+                f"teacher {name!r}: {source!r} ({hint}) could not be loaded: {reason}"
+            ) from error
+        return cls(name, model, tokenizer)
+
+    def agree_with(self, tokenizer: PreTrainedTokenizerBase, visible: int) -> str | None:
+        """Check the vocabulary against the student's; returns what was masked, in words, or None.
+
+        Raises:
+            VocabularyMismatchError: the vocabularies differ.
+        """
+        if self.tokenizer is not None:
+            agree(tokenizer, self.tokenizer, self.name)
+        self.visible = visible
+        return check_rows(self.model.get_output_embeddings().weight.shape[0], visible, f"teacher {self.name!r}")
+
+    @torch.inference_mode()
+    def speak(
+        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"], rows: Int[Tensor, " N"]
+    ) -> Spoken:
+        """Last hidden states of the flattened positions `rows`, and the head."""
+        device = self.model.device
+        hidden = last_hidden_state(self.model, input_ids=input_ids.to(device), attention_mask=attention_mask.to(device))
+        return Spoken(hidden.flatten(0, 1)[rows.to(device)], head_of(self.model, self.visible))
+
+
+Teachers = Mapping[str, str | PreTrainedModel | LocalTeacher] | Sequence[str | PreTrainedModel | LocalTeacher]
+
+
+def named_teachers(teachers: Teachers) -> list[LocalTeacher]:
+    """Teachers from what a user writes: name -> hub id, folder, model or teacher; or a list of them.
+
+    In a list, teachers are named after their folder or hub id.
+
+    Raises:
+        ValueError: no teachers, or two of one name.
+    """
+    if isinstance(teachers, Mapping):
+        pairs = list(teachers.items())
+    else:
+        pairs = [(_name_of(teacher), teacher) for teacher in teachers]
+    if not pairs:
+        raise ValueError("at least one teacher is needed")
+    names = [name for name, _ in pairs]
+    if len(set(names)) != len(names):
+        raise ValueError(f"teachers must have different names, got {names}; give them as a dictionary name -> model")
+    return [_as_teacher(name, teacher) for name, teacher in pairs]
+
+
+def _as_teacher(name: str, teacher: str | PreTrainedModel | LocalTeacher) -> LocalTeacher:
+    if isinstance(teacher, LocalTeacher):
+        teacher.name = name
+        return teacher
+    if isinstance(teacher, str | Path):
+        return LocalTeacher.load(name, str(teacher))
+    folder = Path(getattr(teacher, "name_or_path", "") or "")
+    has_tokenizer = (folder / "tokenizer_config.json").is_file()
+    return LocalTeacher(name, teacher, AutoTokenizer.from_pretrained(str(folder)) if has_tokenizer else None)
+
+
+def _name_of(teacher: str | PreTrainedModel | LocalTeacher) -> str:
+    if isinstance(teacher, LocalTeacher):
+        return teacher.name
+    source = str(teacher) if isinstance(teacher, str | Path) else str(getattr(teacher, "name_or_path", "") or "teacher")
+    return source.rstrip("/").split("/")[-1]

@@ -1,0 +1,190 @@
+"""One step of multi-scale adaptive distillation, as the algorithm reads.
+
+spoken = teachers(batch)                        # hidden states and heads
+def decide(statistics, carry): ...              # compose, floor, safety: one chunk at a time
+out = objective(student, spoken, decide)        # one pooled target per position
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from polydistill.logprobs import UNKNOWN, Head, Positions, Spoken
+from polydistill.objective import ForwardKL, NonFiniteError, Outcome, ReverseKL, distil
+from polydistill.pipeline import Pipeline
+
+IGNORED = -100
+"""Label of a position that is not trained on."""
+
+
+class TeacherSource(Protocol):
+    """Anything that speaks: batch -> what a teacher says about some of its positions."""
+
+    name: str
+
+    def speak(
+        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"], rows: Int[Tensor, " N"]
+    ) -> Spoken:
+        """Hidden states of the flattened positions `rows`, and the head."""
+        ...
+
+
+class NonFiniteValueError(FloatingPointError):
+    """NaN or an infinity in a model's output; raised before the update, naming model, step and row."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Token sequences with what is known about them.
+
+    Attributes:
+        input_ids: token ids.
+        attention_mask: 1 for real tokens.
+        labels: as Transformers has them: not shifted, `-100` where nothing is learned.
+        task: task index of each token's sequence, or `UNKNOWN`.
+        teacher: index of the teacher named for it, or `UNKNOWN`.
+        severity: in [0, 1].
+        document_start: a document begins at this token; the first real token of a sequence always is one.
+    """
+
+    input_ids: Int[Tensor, "B T"]
+    attention_mask: Int[Tensor, "B T"]
+    labels: Int[Tensor, "B T"]
+    task: Int[Tensor, "B T"] | None = None
+    teacher: Int[Tensor, "B T"] | None = None
+    severity: Float[Tensor, "B T"] | None = None
+    document_start: Int[Tensor, "B T"] | None = None
+
+    def positions(self, reads_prefix: bool) -> tuple[Int[Tensor, " N"], Positions]:
+        """Flattened positions that carry loss or evidence, sequence-major, and what is known about them.
+
+        Position t predicts token t + 1; it carries evidence when both tokens are real, loss when the label of the
+        latter says so. The last position of a sequence predicts nothing.
+
+        Args:
+            reads_prefix: the stack reads labels of earlier positions, so that prompts carry evidence. Otherwise
+                positions without loss are left out.
+        """
+        real = self.attention_mask.bool()
+        starts = real.clone()
+        starts[:, 1:] &= ~real[:, :-1]
+        if self.document_start is not None:
+            starts |= self.document_start.bool() & real
+        follows = torch.zeros_like(real)
+        follows[:, :-1] = real[:, :-1] & real[:, 1:] & ~(starts[:, 1:])
+        next_label = torch.full_like(self.labels, IGNORED)
+        next_label[:, :-1] = self.labels[:, 1:]
+        has_loss = follows & (next_label != IGNORED)
+        target = torch.zeros_like(self.input_ids)
+        target[:, :-1] = self.input_ids[:, 1:]
+        keep = follows if reads_prefix else has_loss
+        rows = keep.flatten().nonzero().squeeze(1)
+
+        def taken(values: Tensor | None, default: Tensor) -> Tensor:
+            return (default if values is None else values).flatten()[rows]
+
+        unknown = torch.full_like(self.input_ids, UNKNOWN)
+        # Without its prompt a document's first kept position may not be its first one.
+        document = starts.flatten().cumsum(0)[rows]
+        first = torch.ones_like(document, dtype=torch.bool)
+        first[1:] = document[1:] != document[:-1]
+        positions = Positions(
+            target=target.flatten()[rows],
+            has_target=follows.flatten()[rows],
+            has_loss=has_loss.flatten()[rows],
+            document_start=first,
+            task=taken(self.task, unknown),
+            teacher=taken(self.teacher, unknown),
+            severity=taken(self.severity, torch.zeros(self.input_ids.shape, device=self.input_ids.device)),
+        )
+        return rows, positions
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """What one batch gave, and where the time went.
+
+    Attributes:
+        outcome: of the objective.
+        rows: flattened positions that the outcome is about.
+        positions: what is known about them.
+        seconds: the objective's parts and `teachers`.
+    """
+
+    outcome: Outcome
+    rows: Int[Tensor, " N"]
+    positions: Positions
+    seconds: dict[str, float]
+
+
+def listen_to(teachers: Sequence[TeacherSource], batch: Batch, rows: Int[Tensor, " N"]) -> tuple[list[Spoken], float]:
+    """What every teacher says about `rows`, each run once, and the seconds that it took."""
+    clock = perf_counter()
+    spoken = [teacher.speak(batch.input_ids, batch.attention_mask, rows) for teacher in teachers]
+    return spoken, perf_counter() - clock
+
+
+def step(
+    hidden: Float[Tensor, "B T D"],
+    head: Head,
+    teachers: Sequence[TeacherSource],
+    batch: Batch,
+    pipeline: Pipeline,
+    divergence: ForwardKL | ReverseKL,
+    *,
+    loss_bytes: int | None = None,
+    where: str = "",
+) -> StepOutcome:
+    """Distil one batch; the loss is a sum over positions, to be divided by the number of positions of the whole step.
+
+    Args:
+        hidden: student's last hidden states.
+        head: student's head.
+        teachers: in the order of `pipeline.teachers`.
+        batch: the sequences.
+        pipeline: whom we trust.
+        divergence: what we learn.
+        loss_bytes: byte budget of a chunk of the objective.
+        where: prefix for errors, e.g. `step 12`.
+
+    Raises:
+        NonFiniteValueError: a teacher or the student is not finite; names it, the sequence and the token.
+    """
+    rows, positions = batch.positions(pipeline.stack.reads_prefix_labels)
+    spoken, seconds = listen_to(teachers, batch, rows)
+    try:
+        outcome = distil(
+            hidden.flatten(0, 1)[rows],
+            head,
+            spoken,
+            positions,
+            pipeline.decide,
+            divergence,
+            needs=pipeline.stack.needs,
+            loss_bytes=loss_bytes,
+        )
+    except NonFiniteError as error:
+        raise non_finite(error, pipeline, rows, batch.input_ids.shape[1], where) from error
+    return StepOutcome(outcome, rows, positions, {"teachers": seconds, **outcome.seconds})
+
+
+def non_finite(
+    error: NonFiniteError, pipeline: Pipeline, rows: Int[Tensor, " N"], length: int, where: str
+) -> NonFiniteValueError:
+    """The objective's error in the caller's words: name, step, sequence and token."""
+    sequence, token = divmod(int(rows[error.row]), length)
+    who = "the student" if error.teacher is None else f"teacher {pipeline.teachers[error.teacher]!r}"
+    advice = (
+        "lower the learning rate, clip gradients, or train in float32"
+        if error.teacher is None
+        else "check its weights and dtype (float16 overflows; try bfloat16 or float32), or leave it out"
+    )
+    return NonFiniteValueError(
+        f"{where + ': ' if where else ''}{who} gave a value that is not finite at row {sequence} of the batch, token "
+        f"{token}; nothing was updated; {advice}"
+    )

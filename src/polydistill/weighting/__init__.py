@@ -1,0 +1,45 @@
+"""Whom we trust: operators from statistics to log-weights, at three scales, and their composition.
+
+>>> from polydistill.signals import Entropy
+>>> stack = TaskPrior({"maths": {"m": 3, "c": 1}}) * PrefixPosterior(share=0.02) * Softmax(2.0)(Entropy(spread=4))
+>>> round(stack.bind(["c", "m"], ["maths"]).guarantee().range, 3)  # log 3 + log(1 + 2 * 0.98 / 0.02) + 4 / 2
+7.694
+"""
+
+from polydistill.weighting.context import ClippedPosterior, DiscountedPosterior, PrefixPosterior, TeacherRouter
+from polydistill.weighting.operator import (
+    Carry,
+    Names,
+    Operator,
+    Power,
+    Product,
+    Tag,
+    UnboundOperatorError,
+    Uniform,
+    Weighting,
+    not_an_operator,
+)
+from polydistill.weighting.task import Hedge, TaskPrior, TaskRouter
+from polydistill.weighting.token import Custom, Softmax
+
+__all__ = [
+    "Carry",
+    "ClippedPosterior",
+    "Custom",
+    "DiscountedPosterior",
+    "Hedge",
+    "Names",
+    "Operator",
+    "Power",
+    "PrefixPosterior",
+    "Product",
+    "Softmax",
+    "Tag",
+    "TaskPrior",
+    "TaskRouter",
+    "TeacherRouter",
+    "UnboundOperatorError",
+    "Uniform",
+    "Weighting",
+    "not_an_operator",
+]

@@ -1,0 +1,312 @@
+"""Operators: from the statistics of a chunk of positions to log-weights over teachers.
+
+Operators form a vector space, and Python's operators are its operations: `*` adds log-weights and renormalises (the
+product-structure composition), `** a` scales them, `Uniform()` is the identity and `** -1` the inverse. A stack
+written that way is *unbound*: teachers and tasks have names in it. `bind(teachers, tasks)` resolves the names once
+and returns the stack that runs.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, ClassVar, Protocol, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from polydistill import guarantee as calculus
+from polydistill.guarantee import Guarantee
+from polydistill.logprobs import Statistics
+from polydistill.simplex import compose, power, uniform
+
+Carry = Any
+"""What an operator remembers between chunks of one batch: None, a tensor, or a tuple of carries of its factors."""
+
+
+class Tag(IntEnum):
+    """How weights depend on the student, from the strongest convergence theorem to the weakest (T13).
+
+    STATIC: constants. DATA_FIXED: teachers and data only. VARIATIONAL: minimise `<w, L> + tau Omega(w)` for the very
+    losses that the objective uses. DYNAMIC: the rest.
+    """
+
+    STATIC = 0
+    DATA_FIXED = 1
+    VARIATIONAL = 2
+    DYNAMIC = 3
+
+
+class UnboundOperatorError(RuntimeError):
+    """A stack was run before its teachers were named."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """The teachers, in order, and the tasks, in order, that a stack is bound to."""
+
+    teachers: tuple[str, ...]
+    tasks: tuple[str, ...] = ()
+
+    def teacher(self, name: str, where: str) -> int:
+        """Index of a teacher.
+
+        Raises:
+            ValueError: no teacher has that name.
+        """
+        return _index(self.teachers, name, "teacher", where)
+
+    def task(self, name: str, where: str) -> int:
+        """Index of a task."""
+        return _index(self.tasks, name, "task", where)
+
+
+def _index(names: tuple[str, ...], name: str, kind: str, where: str) -> int:
+    if name not in names:
+        raise ValueError(
+            f"{where} names the {kind} {name!r}, but the {kind}s are {', '.join(map(repr, names)) or 'none'}"
+        )
+    return names.index(name)
+
+
+class Signal(Protocol):
+    """What a weighting is applied to: anything from statistics to evidence `[n, K]` that says what it reads."""
+
+    name: ClassVar[str]
+    needs: ClassVar[frozenset[str]]
+    reads_label: ClassVar[bool]
+    reads_student: ClassVar[bool]
+
+    @property
+    def spread(self) -> float:
+        """Bound on the evidence's spread, nats."""
+        ...
+
+    def __call__(self, statistics: Statistics) -> Float[Tensor, "n K"]:
+        """Evidence, larger = more trust."""
+        ...
+
+
+class Operator(nn.Module):
+    """From statistics to log-weights. Subclasses implement `weigh` and `guarantee`.
+
+    Attributes:
+        scale: `token`, `task` or `context`: which axes the weights vary over.
+        tag: which convergence theorem applies.
+        needs: statistics that `weigh` reads.
+        reads_label: the weight of a position reads the label of that very position.
+        reads_prefix_labels: it reads the labels of earlier positions.
+    """
+
+    scale: str = "token"
+    tag: Tag = Tag.STATIC
+    needs: frozenset[str] = frozenset()
+    reads_label: bool = False
+    reads_prefix_labels: bool = False
+    names: Names | None = None
+
+    def weigh(self, statistics: Statistics, carry: Carry) -> tuple[Float[Tensor, "n K"], Carry]:
+        """Log-weights of one chunk, and what to remember for the next one."""
+        raise TypeError(f"{type(self).__name__} does not say how to weigh; override `weigh`")
+
+    def guarantee(self) -> Guarantee:
+        """What holds for every evidence. The default promises nothing; override it to promise more."""
+        return calculus.undeclared(len(self.bound_names().teachers), "evidence", type(self).__name__)
+
+    def resolve(self, names: Names) -> None:
+        """Turn names into tensors, once. The default has nothing to resolve."""
+
+    def observe(self, statistics: Statistics) -> None:
+        """Take note of a training chunk. The default learns nothing."""
+
+    def commit(self) -> None:
+        """End of an optimizer step: what was observed takes effect (lagged, equal on all ranks)."""
+
+    def bind(self, teachers: Sequence[str], tasks: Sequence[str] = ()) -> Self:
+        """A copy of this stack that runs, bound to named teachers and tasks."""
+        for kind, given in (("teachers", teachers), ("tasks", tasks)):
+            if len(set(given)) != len(given):
+                raise ValueError(f"{kind} must have different names, got {list(given)}")
+        if not teachers:
+            raise ValueError("a stack needs at least one teacher to be bound to")
+        bound = copy.deepcopy(self)
+        names = Names(tuple(teachers), tuple(tasks))
+        for module in bound.modules():
+            if isinstance(module, Operator):
+                module.names = names
+                module.resolve(names)
+        return bound
+
+    def bound_names(self) -> Names:
+        """Teachers and tasks.
+
+        Raises:
+            UnboundOperatorError: `bind` was not called.
+        """
+        if self.names is None:
+            raise UnboundOperatorError(
+                f"{self!r} is not bound to teachers; call bind(teachers, tasks) once and use what it returns"
+            )
+        return self.names
+
+    def forward(self, statistics: Statistics, carry: Carry = None) -> tuple[Float[Tensor, "n K"], Carry]:
+        """`weigh`, for a bound stack and the number of teachers that it was bound to."""
+        expected = len(self.bound_names().teachers)
+        if statistics.teachers != expected:
+            raise ValueError(f"{self!r} is bound to {expected} teachers, the statistics are of {statistics.teachers}")
+        return self.weigh(statistics, carry)
+
+    def __mul__(self, other: object) -> "Product":
+        if not isinstance(other, Operator):
+            raise TypeError(not_an_operator(other))
+        left = self.factors if isinstance(self, Product) else [self]
+        right = other.factors if isinstance(other, Product) else [other]
+        return Product([*left, *right])
+
+    def __pow__(self, exponent: float) -> "Power":
+        return Power(self, float(exponent))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+def not_an_operator(thing: object) -> str:
+    """Why something cannot stand in a stack."""
+    if isinstance(thing, Weighting):
+        return f"{thing!r} is a weighting without a signal; apply it to one, e.g. Softmax(2.0)(Entropy())"
+    if hasattr(thing, "evidence"):
+        return f"{thing!r} is a signal; apply a weighting to it, e.g. Softmax(2.0)({thing!r})"
+    return f"{thing!r} is not an operator; a stack is made of such as TaskPrior(table) or Softmax(2.0)(Entropy())"
+
+
+class Weighting:
+    """A map from evidence to log-weights that still lacks its signal; calling it with one gives an operator."""
+
+    def __call__(self, signal: Signal) -> Operator:
+        """The operator that applies this weighting to a signal."""
+        raise TypeError(f"{type(self).__name__} does not make operators; override `__call__`")
+
+    def __mul__(self, other: object) -> Operator:
+        raise TypeError(not_an_operator(self))
+
+    __rmul__ = __mul__
+
+    def __pow__(self, exponent: float) -> Operator:
+        raise TypeError(not_an_operator(self))
+
+
+class Product(Operator):
+    """`w ~ prod_i w_i` (T1, T20): before the floor the log-odds of the factors add."""
+
+    def __init__(self, factors: Sequence[Operator]) -> None:
+        super().__init__()
+        for factor in factors:
+            if not isinstance(factor, Operator):
+                raise TypeError(not_an_operator(factor))
+        self._factors = nn.ModuleList(factors)
+        self.scale = "token" if any(f.scale == "token" for f in factors) else _coarsest([f.scale for f in factors])
+        self.tag = product_tag([factor.tag for factor in factors])
+        self.needs = frozenset().union(*(factor.needs for factor in factors))
+        self.reads_label = any(factor.reads_label for factor in factors)
+        self.reads_prefix_labels = any(factor.reads_prefix_labels for factor in factors)
+
+    @property
+    def factors(self) -> list[Operator]:
+        """The factors, in order."""
+        return [factor for factor in self._factors if isinstance(factor, Operator)]
+
+    def contributions(self, statistics: Statistics, carry: Carry) -> tuple[list[Float[Tensor, "n K"]], Carry]:
+        """Log-weights of every factor by itself, in order."""
+        carries = carry if carry is not None else [None] * len(self.factors)
+        pairs = [factor(statistics, own) for factor, own in zip(self.factors, carries, strict=True)]
+        return [log_w for log_w, _ in pairs], tuple(own for _, own in pairs)
+
+    def weigh(self, statistics: Statistics, carry: Carry) -> tuple[Float[Tensor, "n K"], Carry]:
+        """Sum of the factors' log-weights, normalised."""
+        logs, carry = self.contributions(statistics, carry)
+        return compose(*logs), carry
+
+    def guarantee(self) -> Guarantee:
+        """Ranges add, one modulus per evidence."""
+        return calculus.product(*(factor.guarantee() for factor in self.factors))
+
+    def observe(self, statistics: Statistics) -> None:
+        """Every factor observes."""
+        for factor in self.factors:
+            factor.observe(statistics)
+
+    def commit(self) -> None:
+        """Every factor commits."""
+        for factor in self.factors:
+            factor.commit()
+
+    def __repr__(self) -> str:
+        return " * ".join(map(repr, self.factors))
+
+
+class Power(Operator):
+    """`w ** a`, renormalised."""
+
+    def __init__(self, base: Operator, exponent: float) -> None:
+        super().__init__()
+        self.base, self.exponent = base, exponent
+        self.scale, self.needs = base.scale, base.needs
+        keeps = exponent > 0 or base.tag < Tag.VARIATIONAL
+        self.tag = Tag.STATIC if exponent == 0 else base.tag if keeps else Tag.DYNAMIC
+        self.reads_label, self.reads_prefix_labels = base.reads_label, base.reads_prefix_labels
+
+    def weigh(self, statistics: Statistics, carry: Carry) -> tuple[Float[Tensor, "n K"], Carry]:
+        """Log-weights times the exponent, normalised."""
+        log_w, carry = self.base(statistics, carry)
+        return power(log_w, self.exponent), carry
+
+    def guarantee(self) -> Guarantee:
+        """Range and moduli times `|a|`."""
+        return calculus.power(self.base.guarantee(), self.exponent)
+
+    def observe(self, statistics: Statistics) -> None:
+        """The base observes."""
+        self.base.observe(statistics)
+
+    def commit(self) -> None:
+        """The base commits."""
+        self.base.commit()
+
+    def __repr__(self) -> str:
+        inner = f"({self.base!r})" if isinstance(self.base, Product) else repr(self.base)
+        return f"{inner} ** {self.exponent:g}"
+
+
+class Uniform(Operator):
+    """The identity of composition: every teacher the same."""
+
+    scale = "task"
+
+    def weigh(self, statistics: Statistics, carry: Carry) -> tuple[Float[Tensor, "n K"], Carry]:
+        """`-log K`."""
+        like = statistics.label_log_prob
+        return uniform(tuple(like.shape), like), carry
+
+    def guarantee(self) -> Guarantee:
+        """Range 0."""
+        return calculus.static(len(self.bound_names().teachers), 0.0, "uniform")
+
+
+def product_tag(tags: Sequence[Tag]) -> Tag:
+    """Static and data-fixed factors are the prior of a variational one; two variational ones are not one problem."""
+    if list(tags).count(Tag.VARIATIONAL) > 1:
+        return Tag.DYNAMIC
+    return max(tags, default=Tag.STATIC)
+
+
+def _coarsest(scales: list[str]) -> str:
+    return "context" if "context" in scales else "task"
+
+
+def observed_mean(total: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum and count over all ranks, in place of this rank's own."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(total)
+        torch.distributed.all_reduce(count)
+    return total, count

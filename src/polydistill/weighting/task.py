@@ -1,0 +1,215 @@
+"""Task scale: weights that are constant within a task."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from polydistill import guarantee as calculus
+from polydistill.guarantee import Guarantee
+from polydistill.logprobs import UNKNOWN, Statistics
+from polydistill.simplex import clip_spread, mix, normalise, spread
+from polydistill.weighting.operator import Carry, Names, Operator, Signal, Tag, Weighting, observed_mean
+
+Table = Mapping[str, Mapping[str, float]]
+"""task -> teacher -> number."""
+
+
+def task_rows(table: Float[Tensor, "J K"], task: Tensor) -> Float[Tensor, "n K"]:
+    """Row of each position's task; uniform (0 before normalisation) where the task is unknown."""
+    neutral = table.new_full((1, table.shape[-1]), -math.log(table.shape[-1]))
+    extended = torch.cat([table, neutral])
+    return extended[torch.where(task == UNKNOWN, len(table), task)]
+
+
+class TaskPrior(Operator):
+    """Fixed weights per task. Tasks that the table does not name, and positions without a task, get uniform weights.
+
+    Args:
+        table: task -> teacher -> weight >= 0; teachers that a row leaves out get its smallest weight. Rows are
+            normalised. A weight of 0 is a veto: that teacher takes no part in the task.
+    """
+
+    scale = "task"
+    tag = Tag.STATIC
+
+    def __init__(self, table: Table) -> None:
+        super().__init__()
+        for task, row in table.items():
+            if not row or any(not weight >= 0 for weight in row.values()) or not any(row.values()):
+                raise ValueError(f"TaskPrior: weights of task {task!r} must be >= 0 and not all 0, got {dict(row)}")
+        self.table = {task: dict(row) for task, row in table.items()}
+        self.log_prior: Tensor
+        self.register_buffer("log_prior", torch.zeros(0, 0), persistent=False)
+
+    @classmethod
+    def from_losses(cls, losses: Table, temperature: float = 0.5) -> "TaskPrior":
+        """`w ~ exp(-loss / temperature)` from held-out losses, nats per token."""
+        if not temperature > 0:
+            raise ValueError(f"TaskPrior.from_losses: temperature must be > 0, got {temperature}")
+        best = {task: min(row.values()) for task, row in losses.items()}
+        return cls(
+            {
+                task: {name: math.exp(-(loss - best[task]) / temperature) for name, loss in row.items()}
+                for task, row in losses.items()
+            }
+        )
+
+    def resolve(self, names: Names) -> None:
+        """The table as log-weights `[J, K]`, in the order of the names."""
+        rows = torch.zeros(len(names.tasks), len(names.teachers))
+        for task, row in self.table.items():
+            for teacher in row:
+                names.teacher(teacher, f"TaskPrior, task {task!r},")
+            index = names.task(task, "TaskPrior")
+            least = min(row.values())
+            rows[index] = torch.tensor([row.get(name, least) for name in names.teachers]).log()
+        self.log_prior = normalise(rows)
+
+    def weigh(self, statistics: Statistics, carry: Carry) -> tuple[Float[Tensor, "n K"], Carry]:
+        """The row of each position's task."""
+        table = self.log_prior.to(statistics.label_log_prob)
+        return task_rows(table, statistics.positions.task), carry
+
+    def guarantee(self) -> Guarantee:
+        """Range: the widest row."""
+        teachers = len(self.bound_names().teachers)
+        rows = self.log_prior
+        if not rows.numel():
+            return calculus.static(teachers, 0.0, "no task has a prior")
+        vetoes = bool(torch.isinf(rows).any())
+        return calculus.static(teachers, math.inf if vetoes else float(spread(rows).max()), "task prior")
+
+    def __repr__(self) -> str:
+        return f"TaskPrior({self.table})"
+
+
+class TaskRouter(Operator):
+    """Each task is handed to one teacher, by bounded odds.
+
+    Args:
+        route: task -> teacher.
+        strength: nats by which the named teacher leads; `inf` is a hard route (no range, not continuous).
+    """
+
+    scale = "task"
+    tag = Tag.STATIC
+
+    def __init__(self, route: Mapping[str, str], strength: float = 4.0) -> None:
+        super().__init__()
+        self.route, self.strength = dict(route), _strength(strength)
+        self.table: Tensor
+        self.register_buffer("table", torch.zeros(0, 0), persistent=False)
+
+    def resolve(self, names: Names) -> None:
+        """The route as log-weights `[J, K]`."""
+        rows = torch.zeros(len(names.tasks), len(names.teachers))
+        for task, teacher in self.route.items():
+            row = torch.full((len(names.teachers),), -self.strength)
+            row[names.teacher(teacher, f"TaskRouter, task {task!r},")] = 0.0
+            rows[names.task(task, "TaskRouter")] = row
+        self.table = normalise(rows)
+
+    def weigh(self, statistics: Statistics, carry: Carry) -> tuple[Float[Tensor, "n K"], Carry]:
+        """The row of each position's task."""
+        return task_rows(self.table.to(statistics.label_log_prob), statistics.positions.task), carry
+
+    def guarantee(self) -> Guarantee:
+        """Range `strength`."""
+        teachers = len(self.bound_names().teachers)
+        return calculus.static(teachers, self.strength if teachers > 1 else 0.0, "task route")
+
+    def __repr__(self) -> str:
+        return f"TaskRouter({self.route}, strength={self.strength:g})"
+
+
+class Hedge(Weighting):
+    """Multiplicative weights per task (Freund and Schapire 1997): `log w <- log w + rate * e`, from earlier steps.
+
+    `e` is the mean evidence of a task in a step. After each update the weights are mixed with uniform (`share`,
+    which bounds the range and lets them come back). State `[J, K]` is a buffer: in the checkpoint, equal on all ranks.
+
+    Args:
+        rate: learning rate per optimizer step, > 0.
+        share: uniform share mixed in after each update, in (0, 1].
+    """
+
+    def __init__(self, rate: float = 0.5, share: float = 0.02) -> None:
+        if not rate > 0:
+            raise ValueError(f"Hedge: rate must be > 0, got {rate}")
+        if not 0 < share <= 1:
+            raise ValueError(f"Hedge: share must lie in (0, 1], got {share}")
+        self.rate, self.share = float(rate), float(share)
+
+    def __call__(self, signal: Signal) -> "HedgeOf":
+        """The operator that learns from `signal`."""
+        return HedgeOf(self, signal)
+
+    def __repr__(self) -> str:
+        return f"Hedge(rate={self.rate:g}, share={self.share:g})"
+
+
+class HedgeOf(Operator):
+    """Multiplicative weights over one signal; see `Hedge`."""
+
+    scale = "task"
+    tag = Tag.DYNAMIC
+
+    def __init__(self, weighting: Hedge, signal: Signal) -> None:
+        super().__init__()
+        self.weighting, self.signal, self.needs = weighting, signal, signal.needs
+        self.log_state: Tensor
+        self.pending: Tensor
+        self.pending_count: Tensor
+        for name in ("log_state", "pending", "pending_count"):
+            self.register_buffer(name, torch.zeros(0, 0))
+
+    def resolve(self, names: Names) -> None:
+        """Uniform weights for every task."""
+        tasks, teachers = max(len(names.tasks), 1), len(names.teachers)
+        self.log_state = normalise(torch.zeros(tasks, teachers))
+        self.pending = torch.zeros(tasks, teachers, dtype=torch.float64)
+        self.pending_count = torch.zeros(tasks, 1, dtype=torch.float64)
+
+    def reset(self) -> None:
+        """Forget everything that was learned."""
+        self.resolve(self.bound_names())
+
+    def weigh(self, statistics: Statistics, carry: Carry) -> tuple[Float[Tensor, "n K"], Carry]:
+        """The row of each position's task (the only row when there are no tasks)."""
+        task = statistics.positions.task if self.bound_names().tasks else torch.zeros_like(statistics.positions.task)
+        return task_rows(self.log_state.to(statistics.label_log_prob), task), carry
+
+    def observe(self, statistics: Statistics) -> None:
+        """Add up the evidence of positions that carry loss, task by task."""
+        positions = statistics.positions
+        task = positions.task if self.bound_names().tasks else torch.zeros_like(positions.task)
+        rows = positions.has_loss & (task != UNKNOWN)
+        evidence = self.signal(statistics)[rows].to(self.pending)
+        self.pending.index_add_(0, task[rows].to(self.pending.device), evidence)
+        self.pending_count.index_add_(0, task[rows].to(self.pending.device), torch.ones_like(evidence[:, :1]))
+
+    def commit(self) -> None:
+        """`log w <- mix(log w + rate * mean evidence)` for tasks that were seen; the sums start anew."""
+        total, count = observed_mean(self.pending, self.pending_count)
+        mean = clip_spread(total / count.clamp_min(1.0), self.signal.spread)
+        moved = mix(normalise(self.log_state.double() + self.weighting.rate * mean), self.weighting.share)
+        self.log_state.copy_(torch.where(count > 0, moved, self.log_state.double()))
+        self.pending.zero_()
+        self.pending_count.zero_()
+
+    def guarantee(self) -> Guarantee:
+        """That of the fixed-share recursion, with `rate` per nat of one step's mean evidence."""
+        weighting, teachers = self.weighting, len(self.bound_names().teachers)
+        return calculus.fixed_share(teachers, weighting.share, f"{self.signal.name} of earlier steps", weighting.rate)
+
+    def __repr__(self) -> str:
+        return f"{self.weighting!r}({self.signal!r})"
+
+
+def _strength(strength: float) -> float:
+    if not strength >= 0:
+        raise ValueError(f"a router's strength must be >= 0 nats, got {strength}")
+    return float(strength)

@@ -1,0 +1,132 @@
+"""Token scale: weights from the evidence of the very position. Also works on evidence of any other scale."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from polydistill import guarantee as calculus
+from polydistill.guarantee import Guarantee
+from polydistill.logprobs import Statistics
+from polydistill.simplex import normalise
+from polydistill.weighting.operator import Carry, Operator, Signal, Tag, Weighting
+
+
+class Softmax(Weighting):
+    """`w ~ exp(e / temperature)`: range `spread / temperature`, modulus `1 / temperature` (T1).
+
+    It is also the minimiser of `<w, -e> - temperature H(w)`, which makes it variational when `-e` is the loss.
+
+    Args:
+        temperature: nats, > 0; smaller is sharper.
+    """
+
+    def __init__(self, temperature: float) -> None:
+        if not temperature > 0:
+            raise ValueError(f"Softmax: temperature must be > 0, got {temperature}")
+        self.temperature = float(temperature)
+
+    def log_weights(self, evidence: Float[Tensor, "*positions K"]) -> Float[Tensor, "*positions K"]:
+        """Log-weights of evidence, on the teachers whose evidence is not `-inf`."""
+        return normalise(evidence / self.temperature)
+
+    def __call__(self, signal: Signal) -> "SoftmaxOf":
+        """The operator that reads `signal`."""
+        return SoftmaxOf(self, signal)
+
+    def __repr__(self) -> str:
+        return f"Softmax({self.temperature:g})"
+
+
+class SoftmaxOf(Operator):
+    """A softmax of the clipped evidence of one signal."""
+
+    def __init__(self, weighting: Softmax, signal: Signal) -> None:
+        super().__init__()
+        self.weighting, self.signal = weighting, signal
+        self.needs, self.reads_label = signal.needs, signal.reads_label
+        # Clipping the evidence breaks the variational property (DESIGN 2.1), so only unclipped student gaps have it.
+        easy = signal.reads_student and not getattr(signal, "hard_first", True) and math.isinf(signal.spread)
+        self.tag = Tag.VARIATIONAL if easy else Tag.DYNAMIC if signal.reads_student else Tag.DATA_FIXED
+
+    def weigh(self, statistics: Statistics, carry: Carry) -> tuple[Float[Tensor, "n K"], Carry]:
+        """`softmax(clip(e) / temperature)` in logs."""
+        return self.weighting.log_weights(self.signal(statistics)), carry
+
+    def guarantee(self) -> Guarantee:
+        """Range `spread / temperature`, modulus `1 / temperature`."""
+        teachers = len(self.bound_names().teachers)
+        return calculus.softmax(teachers, self.weighting.temperature, self.signal.spread, self.signal.name)
+
+    def __repr__(self) -> str:
+        return f"{self.weighting!r}({self.signal!r})"
+
+
+class Custom(Weighting):
+    """A user's own function from evidence `[n, K]` to weights or log-weights `[n, K]`.
+
+    Log-weights are told from weights by their sign: weights are >= 0, log-weights <= 0. Nothing is promised about
+    the function (range and modulus infinite) until `certify` has looked at it.
+
+    Args:
+        function: the rule; it must be normalised to within 1e-3, which is checked at every call.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        if not callable(function):
+            raise TypeError(f"Custom needs a function from evidence to weights, got {function!r}")
+        self.function = function
+
+    def log_weights(self, evidence: Float[Tensor, "*positions K"]) -> Float[Tensor, "*positions K"]:
+        """Log-weights of evidence.
+
+        Raises:
+            ValueError: the function's output has another shape, is not finite where it must be, or does not sum to 1.
+        """
+        out = self.function(evidence)
+        name = getattr(self.function, "__name__", repr(self.function))
+        if not isinstance(out, Tensor) or out.shape != evidence.shape:
+            raise ValueError(
+                f"{name} must map evidence {list(evidence.shape)} to weights of that shape, got "
+                f"{list(out.shape) if isinstance(out, Tensor) else type(out).__name__}"
+            )
+        log_w = out if (out <= 0).all() and (out < 0).any() else out.log()
+        total = log_w.exp().sum(-1)
+        if not ((total - 1.0).abs() <= 1e-3).all():
+            worst = (total - 1.0).abs().nan_to_num(math.inf).argmax()
+            raise ValueError(
+                f"weights of {name} must sum to 1 at every position; one sum is {total.flatten()[worst]:.6g}"
+            )
+        return normalise(log_w)
+
+    def __call__(self, signal: Signal) -> "CustomOf":
+        """The operator that reads `signal`."""
+        return CustomOf(self, signal)
+
+    def __repr__(self) -> str:
+        return f"Custom({getattr(self.function, '__name__', self.function)})"
+
+
+class CustomOf(Operator):
+    """A user's own function of the evidence of one signal."""
+
+    def __init__(self, weighting: Custom, signal: Signal) -> None:
+        super().__init__()
+        self.weighting, self.signal = weighting, signal
+        if isinstance(weighting.function, torch.nn.Module):
+            self.module = weighting.function
+        self.needs, self.reads_label = signal.needs, signal.reads_label
+        self.tag = Tag.DYNAMIC if signal.reads_student else Tag.DATA_FIXED
+
+    def weigh(self, statistics: Statistics, carry: Carry) -> tuple[Float[Tensor, "n K"], Carry]:
+        """The function's weights, in logs."""
+        return self.weighting.log_weights(self.signal(statistics)), carry
+
+    def guarantee(self) -> Guarantee:
+        """Nothing."""
+        return calculus.undeclared(len(self.bound_names().teachers), self.signal.name, repr(self.weighting))
+
+    def __repr__(self) -> str:
+        return f"{self.weighting!r}({self.signal!r})"
