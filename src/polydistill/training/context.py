@@ -1,0 +1,94 @@
+"""From the columns of a data set to what is known about each sequence: task, named teacher, severity."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from polydistill.logprobs import UNKNOWN
+
+COLUMNS = ("task", "severity", "teacher_id")
+"""Columns of a data set that are context; all optional."""
+
+
+class DataError(ValueError):
+    """A data set is missing, empty, or says something that cannot be used; the sentence says which row."""
+
+
+@dataclass(frozen=True)
+class ContextCollator:
+    """Wraps a data collator: what it makes of token ids, plus context as `[B]` tensors.
+
+    Attributes:
+        inner: the collator that pads token ids and labels.
+        teachers: names, for `teacher_id`.
+        tasks: names, for `task`.
+    """
+
+    inner: Callable[[list[dict[str, Any]]], dict[str, Any]]
+    teachers: tuple[str, ...]
+    tasks: tuple[str, ...]
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        """A batch with `task`, `teacher_id` (indices) and `severity` beside what `inner` makes."""
+        plain = [{key: value for key, value in example.items() if key not in COLUMNS} for example in examples]
+        batch = dict(self.inner(plain))
+        batch["task"] = torch.tensor([self._index(example, "task", self.tasks) for example in examples])
+        batch["teacher_id"] = torch.tensor([self._index(example, "teacher_id", self.teachers) for example in examples])
+        batch["severity"] = torch.tensor([_severity(example) for example in examples])
+        return batch
+
+    @staticmethod
+    def _index(example: dict[str, Any], column: str, names: tuple[str, ...]) -> int:
+        value = example.get(column)
+        if value is None:
+            return UNKNOWN
+        if column == "teacher_id" and isinstance(value, int) and 0 <= value < len(names):
+            return value
+        if value in names:
+            return names.index(value)
+        if column == "task":  # a task that only the held-out data has: no operator knows it
+            return UNKNOWN
+        raise DataError(f"column {column!r} says {value!r}, which is none of the teachers {', '.join(names)}")
+
+
+def _severity(example: dict[str, Any]) -> float:
+    value = example.get("severity")
+    if value is None:
+        return 0.0
+    if not 0.0 <= float(value) <= 1.0:
+        raise DataError(f"column 'severity' must lie in [0, 1], got {value}")
+    return float(value)
+
+
+def task_names(dataset: Any) -> tuple[str, ...]:
+    """Tasks of a data set, sorted; empty without the column or for a stream."""
+    columns = getattr(dataset, "column_names", None) or []
+    if "task" not in columns or not hasattr(dataset, "unique"):
+        return ()
+    return tuple(sorted(str(task) for task in dataset.unique("task") if task is not None))
+
+
+def refuse_empty(dataset: Any, name: str) -> None:
+    """A data set of known length must not be empty.
+
+    Raises:
+        DataError: it is.
+    """
+    if hasattr(dataset, "__len__") and len(dataset) == 0:
+        raise DataError(f"the {name} data set is empty; nothing can be learned from it")
+
+
+def refuse_masked(dataset: Any, name: str, columns: Sequence[str] = ("labels",)) -> None:
+    """After preparation some example must be left, that is, have a label that is not masked.
+
+    Raises:
+        DataError: every label of every example is masked.
+    """
+    if hasattr(dataset, "__len__") and len(dataset) == 0:
+        raise DataError(
+            f"every label of the {name} data set is masked after preparation: no token would be learned; check "
+            "completion_only_loss and assistant_only_loss, the chat template, and that max_length does not cut the "
+            "answers off"
+        )

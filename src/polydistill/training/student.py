@@ -1,0 +1,56 @@
+"""The student: its body runs inside its own (wrapped) forward, and the loss is made there too.
+
+DDP, FSDP2 and autocast act on `forward`; a loss that reached around it for the hidden states and the head would lose
+gradient reduction, gathered parameters or the compute dtype. So the forward of the instance learns one more keyword,
+`distil`: a function from hidden states and head to the loss.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from polydistill.logprobs import Head
+from polydistill.teachers import head_of
+
+Distil = Callable[[Tensor, Head], Tensor]
+
+
+def teach_forward(model: PreTrainedModel, visible: int) -> None:
+    """Let `model(..., distil=function)` return `{"loss": function(hidden [B, T, D], head), "aux_loss": ...}`.
+
+    Without `distil` the forward is what it was, so generation does not change.
+
+    Args:
+        model: a causal language model; inside PEFT, the base model.
+        visible: entries of the vocabulary that are real.
+    """
+    plain = model.forward
+
+    @functools.wraps(type(model).forward)
+    def forward(*args: Any, distil: Distil | None = None, **kwargs: Any) -> Any:
+        if distil is None:
+            return plain(*args, **kwargs)
+        routed = bool(getattr(model.config.get_text_config(), "output_router_logits", False))
+        if routed:
+            kwargs["output_router_logits"] = True
+        body = model.base_model(*args, **{**kwargs, "use_cache": False})
+        loss = distil(body.last_hidden_state, head_of(model, visible))
+        return {"loss": loss, "aux_loss": _load_balance(model, body, kwargs) if routed else None}
+
+    model.forward = forward
+
+
+def _load_balance(model: PreTrainedModel, body: Any, inputs: dict[str, Any]) -> Tensor:
+    """The load-balancing loss of a mixture-of-experts model, as its own forward computes it."""
+    from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
+
+    config = model.config.get_text_config()
+    experts = getattr(model, "num_experts", None) or getattr(config, "num_experts", None) or config.num_local_experts
+    loss = load_balancing_loss_func(
+        body.router_logits, experts, config.num_experts_per_tok, inputs.get("attention_mask")
+    )
+    return torch.as_tensor(loss)
