@@ -314,6 +314,24 @@ Proof.
   assert (w i - v i <= rsum K w - rsum K w) by (apply T; intros j Hj; pose proof (H j Hj); lra). lra.
 Qed.
 
+Lemma tv_nonneg K p q : 0 <= tv K p q.
+Proof. unfold tv. pose proof (rsum_nonneg K (fun i => Rabs (p i - q i)) (fun i _ => Rabs_pos _)). lra. Qed.
+
+Lemma tv_triangle K p q r : tv K p r <= tv K p q + tv K q r.
+Proof.
+  unfold tv. assert (rsum K (fun i => Rabs (p i - r i)) <= rsum K (fun i => Rabs (p i - q i) + Rabs (q i - r i))).
+  { apply rsum_le. intros i Hi. replace (p i - r i) with ((p i - q i) + (q i - r i)) by ring. apply Rabs_triang. }
+  rewrite rsum_plus in H. lra.
+Qed.
+
+Lemma tv_le_1 K p q : (forall i, (i < K)%nat -> 0 <= p i) -> rsum K p = 1 ->
+  (forall i, (i < K)%nat -> 0 <= q i) -> rsum K q = 1 -> tv K p q <= 1.
+Proof.
+  intros Hp Sp Hq Sq. unfold tv. assert (rsum K (fun i => Rabs (p i - q i)) <= rsum K (fun i => p i + q i)).
+  { apply rsum_le. intros i Hi. pose proof (Hp i Hi). pose proof (Hq i Hi). unfold Rabs; destruct Rcase_abs; lra. }
+  rewrite rsum_plus in H. lra.
+Qed.
+
 (* A permutation of the indices does not change a sum. *)
 Definition perm K (s : nat -> nat) :=
   (forall i, (i < K)%nat -> (s i < K)%nat) /\

@@ -1,11 +1,15 @@
-(* T12. *)
+(* T12. Order and bounds together. Teachers are numbered by safety. Log-isotonic projection: isotonic regression
+   of the log-weights, normalised; it is the least-squares projection onto ordered vectors, equal to the max-min
+   formula and to pool-adjacent-violators; range and modulus do not grow; it has O1 but not O2. KL clipping to
+   [lo, hi] scales the weights and clips them so that they sum to one: it exists when K lo <= 1 <= K hi, is
+   unique, has range at most ln(hi/lo), and does not enlarge distances. The KL projection onto weights that are
+   ordered and lie in [lo, hi] is log-isotonic, then KL clipping. *)
 Require Import Reals Lra Lia.
-From Proofs Require Import Finite Rules T1_products Topical Isotonic.
+From Proofs Require Import Finite Rules Topical Isotonic T1_products T4_targets.
 Open Scope R_scope.
 
 (* Isotonic regression as the least-squares projection itself (no algorithm): any minimiser. *)
 Definition sq K (x z : nat -> R) := rsum K (fun i => (x i - z i) * (x i - z i)).
-Definition mono K (z : nat -> R) := forall i, (S i < K)%nat -> z i <= z (S i).
 Definition proj K x z := mono K z /\ forall c, mono K c -> sq K x z <= sq K x c.
 
 Lemma proj_unique K x z z' : proj K x z -> proj K x z' -> forall i, (i < K)%nat -> z i = z' i.
@@ -69,4 +73,315 @@ Proof.
     - pose proof (osc_ge K f i j Hi Hj); lra.
     - pose proof (osc_ge K (fun i => f i - 0) i j Hi Hj) as G; simpl in G; lra. }
   rewrite !E in H. exact H.
+Qed.
+
+(* Pool-adjacent-violators and the max-min formula are the projection. *)
+Lemma kkt_proj K x z : kkt K x z -> proj K x z.
+Proof.
+  intros H. split; [apply H|]. intros c Hc.
+  pose proof (kkt_mono K x z c H Hc) as A. pose proof (kkt_orthogonal K x z (fun y => y) H) as B. cbv beta in B.
+  assert (E : sq K x c = sq K x z + rsum K (fun i => (z i - c i) * (z i - c i)) -
+    2 * rsum K (fun i => (x i - z i) * c i) + 2 * rsum K (fun i => (x i - z i) * z i)).
+  { unfold sq. rewrite <- !rsum_scal, <- rsum_plus, <- rsum_minus, <- rsum_plus. apply rsum_ext. intros; ring. }
+  assert (0 <= rsum K (fun i => (z i - c i) * (z i - c i))) by (apply rsum_nonneg; intros; apply Rle_0_sqr). lra.
+Qed.
+
+Theorem T12_pav_projection K x : proj K x (pav K x).
+Proof. apply kkt_proj, pav_kkt. Qed.
+
+Theorem T12_isotonic_projection K x : proj K x (iso K x).
+Proof. apply kkt_proj, iso_kkt. Qed.
+
+Theorem T12_pav_isotonic K x i : (i < K)%nat -> pav K x i = iso K x i.
+Proof. intros Hi. symmetry. apply kkt_iso; [apply pav_kkt|exact Hi]. Qed.
+
+(* Hence any minimiser is the max-min formula. *)
+Theorem T12_projection_unique K x z i : proj K x z -> (i < K)%nat -> z i = iso K x i.
+Proof. intros H Hi. apply (proj_unique K x); [exact H|apply T12_isotonic_projection|exact Hi]. Qed.
+
+(* Log-isotonic projection of weights: ordered (O1), and neither range nor modulus grows. *)
+Definition log_isotonic K (w : nat -> R) := softmax K (iso K (fun i => ln (w i))).
+
+Theorem T12_isotonic_ordered K w i j : (i <= j)%nat -> (j < K)%nat -> log_isotonic K w i <= log_isotonic K w j.
+Proof.
+  intros Hij Hj. unfold log_isotonic, softmax, Rdiv. apply Rmult_le_compat_r.
+  - apply Rlt_le, Rinv_0_lt_compat, softmax_den; lia.
+  - apply exp_le. apply (mono_le K); [intros a Ha; apply iso_monotone, Ha|exact Hij|exact Hj].
+Qed.
+
+Theorem T12_isotonic_range K w r : (0 < K)%nat -> range K w <= r -> range K (log_isotonic K w) <= r.
+Proof.
+  intros HK Hr. unfold log_isotonic. rewrite softmax_range by exact HK. eapply Rle_trans; [|exact Hr].
+  apply proj_range; [exact HK|apply T12_isotonic_projection].
+Qed.
+
+Theorem T12_isotonic_modulus K w w' : (0 < K)%nat ->
+  hilbert K (log_isotonic K w) (log_isotonic K w') <= hilbert K w w'.
+Proof.
+  intros HK. unfold log_isotonic. rewrite softmax_hilbert by exact HK.
+  exact (iso_nonexpansive K (fun i => ln (w i)) (fun i => ln (w' i)) HK).
+Qed.
+
+Theorem T12_isotonic_lipschitz K W l : (0 < K)%nat -> lipschitz K W l -> lipschitz K (fun e => log_isotonic K (W e)) l.
+Proof. intros HK HW e e'. eapply Rle_trans; [apply T12_isotonic_modulus, HK|apply HW]. Qed.
+
+(* Not O2: log-weights 0, 5, 1 with safety rising are projected to 0, 3, 3, and the log-odds of teacher 1 against
+   the less safe teacher 0 fall from 5 to 3. *)
+Theorem T12_isotonic_not_O2 : let x := fun i => match i with 0%nat => 0 | 1%nat => 5 | _ => 1 end in
+  iso 3 x 0 = 0 /\ iso 3 x 1 = 3 /\ iso 3 x 2 = 3 /\ iso 3 x 1 - iso 3 x 0 < x 1%nat - x 0%nat.
+Proof.
+  intros x.
+  assert (H : kkt 3 x (fun i => match i with 0%nat => 0 | _ => 3 end)).
+  { repeat split.
+    - intros [|[|i]] Hi; try lra; lia.
+    - intros [|[|[|[|k]]]] Hk; unfold gain, x; simpl; try lra; lia.
+    - unfold gain, x; simpl; lra.
+    - intros [|[|k]] Hk Hz; unfold gain, x; simpl; try lra; lia. }
+  rewrite !(kkt_iso 3 x _ _ H) by lia. unfold x; repeat split; lra.
+Qed.
+
+(* KL clipping. *)
+Definition clip lo hi (x : R) := Rmax lo (Rmin hi x).
+Definition kl_clipped K lo hi (w v : nat -> R) :=
+  rsum K v = 1 /\ exists mu, forall i, (i < K)%nat -> v i = clip lo hi (exp mu * w i).
+
+Lemma clip_bounds lo hi x : lo <= hi -> lo <= clip lo hi x <= hi.
+Proof. intros H. unfold clip, Rmax, Rmin; repeat destruct Rle_dec; lra. Qed.
+
+Lemma clip_mono lo hi x y : x <= y -> clip lo hi x <= clip lo hi y.
+Proof. intros H. unfold clip, Rmax, Rmin; repeat destruct Rle_dec; lra. Qed.
+
+Lemma clip_near lo hi x y : lo <= hi -> Rabs (clip lo hi x - clip lo hi y) <= Rabs (x - y).
+Proof. intros H. unfold clip, Rmax, Rmin, Rabs; repeat destruct Rle_dec; repeat destruct Rcase_abs; lra. Qed.
+
+(* Clipping weights is clipping log-weights. *)
+Lemma ln_clip lo hi x : 0 < lo <= hi -> 0 < x -> ln (clip lo hi x) = Rmax (ln lo) (Rmin (ln hi) (ln x)).
+Proof.
+  intros H Hx. unfold clip.
+  assert (A : ln (Rmin hi x) = Rmin (ln hi) (ln x)).
+  { unfold Rmin. destruct (Rle_dec hi x) as [L|L].
+    - pose proof (ln_le hi x ltac:(lra) L). destruct Rle_dec; [reflexivity|lra].
+    - assert (ln x < ln hi) by (apply ln_increasing; lra). destruct Rle_dec; [lra|reflexivity]. }
+  assert (0 < Rmin hi x) by (unfold Rmin; destruct Rle_dec; lra).
+  rewrite <- A. unfold Rmax at 1. destruct (Rle_dec lo (Rmin hi x)) as [L|L].
+  - pose proof (ln_le lo _ ltac:(lra) L). unfold Rmax; destruct Rle_dec; [reflexivity|lra].
+  - assert (ln (Rmin hi x) < ln lo) by (apply ln_increasing; lra). unfold Rmax; destruct Rle_dec; [lra|reflexivity].
+Qed.
+
+Theorem T12_kl_clip_range K lo hi w v : (0 < K)%nat -> 0 < lo <= hi -> kl_clipped K lo hi w v ->
+  range K v <= rule_kl_clip_range lo hi.
+Proof.
+  intros HK Hb [_ [mu Hv]]. apply osc_le; [exact HK|]. intros i j Hi Hj. unfold rule_kl_clip_range.
+  rewrite ln_quot, !Hv by (assumption || lra).
+  destruct (clip_bounds lo hi (exp mu * w i) (proj2 Hb)) as [A B]. destruct (clip_bounds lo hi (exp mu * w j) (proj2 Hb)) as [A' B'].
+  assert (ln (clip lo hi (exp mu * w i)) <= ln hi) by (apply ln_le; lra).
+  assert (ln lo <= ln (clip lo hi (exp mu * w j))) by (apply ln_le; lra). lra.
+Qed.
+
+(* Attained: two teachers far apart. *)
+Theorem T12_kl_clip_range_attained lo : 0 < lo < 1/2 ->
+  kl_clipped 2 lo (1 - lo) (two (1 - lo / 2) (lo / 2)) (two (1 - lo) lo) /\
+  range 2 (two (1 - lo) lo) = rule_kl_clip_range lo (1 - lo).
+Proof.
+  intros H. split.
+  - split; [simpl; lra|]. exists 0. intros [|[|i]] Hi; try lia; simpl; rewrite exp_0; unfold clip, Rmax, Rmin; repeat destruct Rle_dec; lra.
+  - unfold range, rule_kl_clip_range. rewrite osc_two, ln_quot by lra. simpl. apply Rabs_pos_eq.
+    pose proof (ln_le lo (1 - lo) ltac:(lra) ltac:(lra)). lra.
+Qed.
+
+(* The distance does not grow. With it, the result is unique. *)
+Theorem T12_kl_clip_modulus K lo hi w w' v v' : (0 < K)%nat -> 0 < lo <= hi -> pos K w -> pos K w' ->
+  kl_clipped K lo hi w v -> kl_clipped K lo hi w' v' -> hilbert K v v' <= hilbert K w w'.
+Proof.
+  intros HK Hb Hw Hw' [Sv [mu Hv]] [Sv' [mu' Hv']].
+  set (y := fun i => mu + ln (w i)). set (y' := fun i => mu' + ln (w' i)).
+  assert (Pv : pos K v) by (intros i Hi; rewrite Hv by exact Hi; pose proof (clip_bounds lo hi (exp mu * w i) (proj2 Hb)); lra).
+  assert (Pv' : pos K v') by (intros i Hi; rewrite Hv' by exact Hi; pose proof (clip_bounds lo hi (exp mu' * w' i) (proj2 Hb)); lra).
+  assert (L : forall i, (i < K)%nat -> ln (v i) = Rmax (ln lo) (Rmin (ln hi) (y i))).
+  { intros i Hi. rewrite Hv, ln_clip, ln_mult, ln_exp by (auto using exp_pos; apply Rmult_lt_0_compat; auto using exp_pos). reflexivity. }
+  assert (L' : forall i, (i < K)%nat -> ln (v' i) = Rmax (ln lo) (Rmin (ln hi) (y' i))).
+  { intros i Hi. rewrite Hv', ln_clip, ln_mult, ln_exp by (auto using exp_pos; apply Rmult_lt_0_compat; auto using exp_pos). reflexivity. }
+  assert (Yo : hilbert K w w' = osc K (fun i => y i - y' i)) by (apply osc_shift; [exact HK|]; intros; unfold y, y'; ring).
+  rewrite Yo. pose proof (ln_le lo hi (proj1 Hb) (proj2 Hb)) as Lb.
+  destruct (rmin_attained K (fun i => y i - y' i) HK) as [a [Ha Ea]]. destruct (rmax_attained K (fun i => y i - y' i) HK) as [b [Hb' Eb]].
+  cbv beta in Ea, Eb.
+  assert (Same : (forall i, (i < K)%nat -> v i = v' i) -> hilbert K v v' <= osc K (fun i => y i - y' i)).
+  { intros E. unfold hilbert. rewrite (osc_ext K _ (fun _ => 0)) by (try exact HK; intros; rewrite E by assumption; ring).
+    rewrite osc_const by exact HK. apply osc_nonneg, HK. }
+  destruct (Rlt_le_dec 0 (y a - y' a)) as [U|U].
+  - (* y above y' everywhere: the sums are equal, so the clipped weights agree *)
+    apply Same. intros i Hi. symmetry. apply (same_sum K v' v); [lra| |exact Hi]. intros j Hj.
+    pose proof (rmin_le K (fun i => y i - y' i) j Hj) as R. rewrite Ea in R. cbv beta in R.
+    assert (ln (v' j) <= ln (v j)).
+    { rewrite L, L' by exact Hj. unfold Rmax, Rmin; repeat destruct Rle_dec; lra. }
+    apply exp_le in H. rewrite !exp_ln in H by auto. exact H.
+  - destruct (Rlt_le_dec (y b - y' b) 0) as [D|D].
+    + apply Same. intros i Hi. apply (same_sum K v v'); [lra| |exact Hi]. intros j Hj.
+      pose proof (rmax_ge K (fun i => y i - y' i) j Hj) as R. rewrite Eb in R. cbv beta in R.
+      assert (ln (v j) <= ln (v' j)).
+      { rewrite L, L' by exact Hj. unfold Rmax, Rmin; repeat destruct Rle_dec; lra. }
+      apply exp_le in H. rewrite !exp_ln in H by auto. exact H.
+    + (* otherwise 0 lies between the extremes of y - y', and clipping moves differences towards 0 *)
+      apply osc_le; [exact HK|]. intros i j Hi Hj. rewrite !L, !L' by assumption.
+      pose proof (osc_ge K (fun i => y i - y' i) i j Hi Hj) as O1. pose proof (osc_ge K (fun i => y i - y' i) i a Hi Ha) as O2.
+      pose proof (osc_ge K (fun i => y i - y' i) b j Hb' Hj) as O3. pose proof (osc_nonneg K (fun i => y i - y' i) HK) as O4.
+      cbv beta in O1, O2, O3. set (o := osc K (fun i => y i - y' i)) in *.
+      generalize dependent (y i). generalize dependent (y' i). generalize dependent (y j). generalize dependent (y' j).
+      intros. unfold Rmax, Rmin; repeat destruct Rle_dec; lra.
+Qed.
+
+Theorem T12_kl_clip_unique K lo hi w v v' i : 0 < lo <= hi -> pos K w ->
+  kl_clipped K lo hi w v -> kl_clipped K lo hi w v' -> (i < K)%nat -> v i = v' i.
+Proof.
+  intros Hb Hw [Sv [mu Hv]] [Sv' [mu' Hv']] Hi.
+  assert (G : forall m m' u u', m <= m' -> (forall i, (i < K)%nat -> u i = clip lo hi (exp m * w i)) ->
+    (forall i, (i < K)%nat -> u' i = clip lo hi (exp m' * w i)) -> forall j, (j < K)%nat -> u j <= u' j).
+  { intros m m' u u' Hm E E' j Hj. rewrite E, E' by exact Hj. apply clip_mono, Rmult_le_compat_r; [apply Rlt_le; auto|apply exp_le, Hm]. }
+  destruct (Rle_dec mu mu') as [M|M].
+  - apply (same_sum K v v'); [lra|apply (G mu mu'); auto|exact Hi].
+  - symmetry. apply (same_sum K v' v); [lra|apply (G mu' mu); auto; lra|exact Hi].
+Qed.
+
+Lemma rsum_continuous n (f : nat -> R -> R) : (forall i, (i < n)%nat -> continuity (f i)) -> continuity (fun t => rsum n (fun i => f i t)).
+Proof.
+  induction n as [|n IH]; intros H; simpl; [apply continuity_const; intros a b; reflexivity|].
+  apply (continuity_plus (fun t => rsum n (fun i => f i t)) (f n)); [apply IH; intros; apply H; lia|apply H; lia].
+Qed.
+
+Lemma clip_continuous lo hi c : lo <= hi -> continuity (fun mu => clip lo hi (exp mu * c)).
+Proof.
+  intros H mu eps Heps.
+  assert (C : continuity_pt (fun mu => exp mu * c) mu).
+  { apply (continuity_pt_mult exp (fun _ => c)); [apply derivable_continuous_pt, derivable_pt_exp|apply continuity_pt_const; intros a b; reflexivity]. }
+  destruct (C eps Heps) as [d [Hd D]]. exists d. split; [exact Hd|]. intros t Ht. specialize (D t Ht).
+  simpl in *. unfold R_dist in *. eapply Rle_lt_trans; [apply clip_near, H|exact D].
+Qed.
+
+(* It exists exactly when the bounds leave room. *)
+Theorem T12_kl_clip_exists K lo hi w : (0 < K)%nat -> 0 < lo <= hi -> pos K w ->
+  INR K * lo <= 1 <= INR K * hi -> exists v, kl_clipped K lo hi w v.
+Proof.
+  intros HK Hb Hw Room. set (g := fun mu => rsum K (fun i => clip lo hi (exp mu * w i)) - 1).
+  assert (Cg : continuity g).
+  { unfold g. apply (continuity_minus (fun mu => rsum K (fun i => clip lo hi (exp mu * w i))) (fun _ => 1)).
+    - apply (rsum_continuous K (fun i mu => clip lo hi (exp mu * w i))). intros i Hi. apply clip_continuous; lra.
+    - apply continuity_const; intros a b; reflexivity. }
+  (* far to the left everything is clipped to lo, far to the right to hi *)
+  set (m1 := rmin K (fun i => ln lo - ln (w i)) - 1). set (m2 := rmax K (fun i => ln hi - ln (w i)) + 1).
+  assert (E1 : forall i, (i < K)%nat -> clip lo hi (exp m1 * w i) = lo).
+  { intros i Hi. pose proof (rmin_le K (fun i => ln lo - ln (w i)) i Hi) as R. cbv beta in R.
+    assert (exp m1 * w i <= lo).
+    { rewrite <- (exp_ln (w i)) by auto. rewrite <- exp_plus. rewrite <- (exp_ln lo) by lra. apply exp_le. unfold m1; lra. }
+    unfold clip, Rmax, Rmin; repeat destruct Rle_dec; lra. }
+  assert (E2 : forall i, (i < K)%nat -> clip lo hi (exp m2 * w i) = hi).
+  { intros i Hi. pose proof (rmax_ge K (fun i => ln hi - ln (w i)) i Hi) as R. cbv beta in R.
+    assert (hi <= exp m2 * w i).
+    { rewrite <- (exp_ln (w i)) by auto. rewrite <- exp_plus. rewrite <- (exp_ln hi) by lra. apply exp_le. unfold m2; lra. }
+    unfold clip, Rmax, Rmin; repeat destruct Rle_dec; lra. }
+  assert (G1 : g m1 = INR K * lo - 1) by (unfold g; rewrite (rsum_ext K _ (fun _ => lo) E1), rsum_const; reflexivity).
+  assert (G2 : g m2 = INR K * hi - 1) by (unfold g; rewrite (rsum_ext K _ (fun _ => hi) E2), rsum_const; reflexivity).
+  assert (H12 : m1 <= m2).
+  { unfold m1, m2. pose proof (rmin_le K (fun i => ln lo - ln (w i)) 0 HK). pose proof (rmax_ge K (fun i => ln hi - ln (w i)) 0 HK).
+    pose proof (ln_le lo hi (proj1 Hb) (proj2 Hb)). cbv beta in *. lra. }
+  destruct (IVT_cor g m1 m2 Cg H12) as [mu [_ Hmu]].
+  { rewrite G1, G2. assert (0 <= (1 - INR K * lo) * (INR K * hi - 1)) by (apply Rmult_le_pos; lra). lra. }
+  exists (fun i => clip lo hi (exp mu * w i)). split; [unfold g in Hmu; lra|]. exists mu. reflexivity.
+Qed.
+
+Theorem T12_kl_clip_room K lo hi w v : (0 < K)%nat -> lo <= hi -> kl_clipped K lo hi w v -> INR K * lo <= 1 <= INR K * hi.
+Proof.
+  intros HK Hb [Sv [mu Hv]]. rewrite <- Sv, <- !rsum_const.
+  split; apply rsum_le; intros i Hi; rewrite Hv by exact Hi; apply clip_bounds; exact Hb.
+Qed.
+
+(* Gibbs: KL is non-negative, and zero only between equals. *)
+Lemma gibbs_term a b : 0 < a -> 0 < b -> a - b <= a * ln (a / b).
+Proof.
+  intros Ha Hb. assert (P : 0 < b / a) by (apply Rdiv_lt_0_compat; assumption).
+  pose proof (ln_le_sub (b / a) P) as L. replace (a / b) with (/ (b / a)) by (field; lra). rewrite ln_Rinv by assumption.
+  apply (Rmult_le_compat_l a) in L; [|lra]. replace (a * (b / a - 1)) with (b - a) in L by (field; lra). lra.
+Qed.
+
+Lemma gibbs_term_strict a b : 0 < a -> 0 < b -> a <> b -> a - b < a * ln (a / b).
+Proof.
+  intros Ha Hb N. assert (P : 0 < b / a) by (apply Rdiv_lt_0_compat; assumption).
+  assert (Q : ln (b / a) <> 0).
+  { intros E. apply N. assert (b / a = 1) by (apply ln_inv; [exact P|lra|rewrite ln_1; exact E]).
+    apply (Rmult_eq_compat_r a) in H. unfold Rdiv in H. rewrite Rmult_assoc, Rinv_l in H by lra. lra. }
+  pose proof (exp_ineq1 _ Q) as L. rewrite exp_ln in L by exact P.
+  replace (a / b) with (/ (b / a)) by (field; lra). rewrite ln_Rinv by assumption.
+  assert (L' : ln (b / a) < b / a - 1) by lra. apply (Rmult_lt_compat_l a) in L'; [|lra].
+  replace (a * (b / a - 1)) with (b - a) in L' by (field; lra). lra.
+Qed.
+
+Theorem T12_gibbs K u v : pos K u -> pos K v -> rsum K u = 1 -> rsum K v = 1 ->
+  0 <= KL K u v /\ (KL K u v = 0 -> forall i, (i < K)%nat -> u i = v i).
+Proof.
+  intros Pu Pv Su Sv.
+  assert (T : forall i, (i < K)%nat -> 0 <= u i * ln (u i / v i) - (u i - v i)).
+  { intros i Hi. pose proof (gibbs_term (u i) (v i) (Pu i Hi) (Pv i Hi)). lra. }
+  assert (E : KL K u v = rsum K (fun i => u i * ln (u i / v i) - (u i - v i))).
+  { unfold KL. rewrite !rsum_minus, Su, Sv. ring. }
+  rewrite E. split; [apply rsum_nonneg, T|]. intros Z i Hi. destruct (Req_dec (u i) (v i)) as [Q|N]; [exact Q|].
+  pose proof (gibbs_term_strict (u i) (v i) (Pu i Hi) (Pv i Hi) N).
+  pose proof (rsum_term_le K (fun i => u i * ln (u i / v i) - (u i - v i)) i Hi T) as B. cbv beta in B. lra.
+Qed.
+
+(* The KL projection of w: log-isotonic projection, then KL clipping. Weights u in the same set are farther from w
+   by at least their divergence from v (Pythagoras), so v is the minimiser, and the only one. *)
+Theorem T12_projection K lo hi w v : (0 < K)%nat -> 0 < lo <= hi -> pos K w ->
+  kl_clipped K lo hi (log_isotonic K w) v ->
+  mono K v /\ (forall i, (i < K)%nat -> lo <= v i <= hi) /\
+  forall u, rsum K u = 1 -> mono K u -> (forall i, (i < K)%nat -> lo <= u i <= hi) ->
+    KL K u v + KL K v w <= KL K u w /\ KL K v w <= KL K u w /\
+    (KL K u w <= KL K v w -> forall i, (i < K)%nat -> u i = v i).
+Proof.
+  intros HK Hb Hw [Sv [mu Hv]]. set (x := fun i => ln (w i)). set (z := iso K x).
+  assert (Pi : pos K (log_isotonic K w)) by (apply softmax_pos, HK).
+  assert (Bv : forall i, (i < K)%nat -> lo <= v i <= hi) by (intros i Hi; rewrite Hv by exact Hi; apply clip_bounds; lra).
+  assert (Mv : mono K v).
+  { intros i Hi. rewrite !Hv by lia. apply clip_mono, Rmult_le_compat_l; [apply Rlt_le, exp_pos|].
+    apply T12_isotonic_ordered; lia. }
+  split; [exact Mv|]. split; [exact Bv|]. intros u Su Mu Bu.
+  assert (Pv : pos K v) by (intros i Hi; pose proof (Bv i Hi); lra). assert (Pu : pos K u) by (intros i Hi; pose proof (Bu i Hi); lra).
+  set (nu := mu - ln (rsum K (fun j => exp (z j)))).
+  (* v is clip of exp(z + nu), so a function of z *)
+  assert (Vz : forall i, (i < K)%nat -> v i = clip lo hi (exp (z i + nu))).
+  { intros i Hi. rewrite Hv by exact Hi. f_equal. unfold log_isotonic, softmax. fold x z.
+    unfold nu, Rminus. rewrite !exp_plus, exp_Ropp, exp_ln by (apply (softmax_den K z), HK).
+    field. pose proof (softmax_den K z HK). lra. }
+  assert (KK : kkt K x z) by apply iso_kkt.
+  assert (Zu : rsum K (fun i => (x i - z i) * u i) <= 0) by (apply kkt_mono; assumption).
+  assert (Zv : rsum K (fun i => (x i - z i) * v i) = 0).
+  { rewrite (rsum_ext K _ (fun i => (x i - z i) * clip lo hi (exp (z i + nu)))) by (intros; rewrite Vz by assumption; reflexivity).
+    apply (kkt_orthogonal K x z (fun y => clip lo hi (exp (y + nu)))). exact KK. }
+  (* (u - v) (ln v - (z + nu)) >= 0 entry by entry *)
+  assert (Cl : 0 <= rsum K (fun i => (u i - v i) * (ln (v i) - (z i + nu)))).
+  { apply rsum_nonneg. intros i Hi. destruct (Bu i Hi) as [U1 U2]. rewrite Vz by exact Hi.
+    rewrite ln_clip by (auto using exp_pos). rewrite ln_exp. unfold clip.
+    destruct (Rle_dec (exp (z i + nu)) lo) as [A|A].
+    - rewrite (Rmin_right hi) by lra. rewrite (Rmax_left lo) by lra. apply Rmult_le_pos; [lra|].
+      pose proof (Rmax_l (ln lo) (Rmin (ln hi) (z i + nu))).
+      assert (z i + nu <= ln lo) by (rewrite <- (ln_exp (z i + nu)); apply ln_le; [apply exp_pos|exact A]). lra.
+    - destruct (Rle_dec hi (exp (z i + nu))) as [B|B].
+      + rewrite (Rmin_left hi) by lra. rewrite (Rmax_right lo hi) by lra.
+        assert (ln hi <= z i + nu) by (rewrite <- (ln_exp (z i + nu)); apply ln_le; lra).
+        rewrite (Rmin_left (ln hi)) by lra. rewrite (Rmax_right (ln lo)) by (apply ln_le; lra).
+        assert (0 <= (hi - u i) * ((z i + nu) - ln hi)) by (apply Rmult_le_pos; lra). lra.
+      + assert (ln lo <= z i + nu) by (rewrite <- (ln_exp (z i + nu)); apply ln_le; lra).
+        assert (z i + nu <= ln hi) by (rewrite <- (ln_exp (z i + nu)); apply ln_le; [apply exp_pos|lra]).
+        rewrite (Rmin_right (ln hi)) by lra. rewrite (Rmax_right (ln lo)) by lra. replace (z i + nu - (z i + nu)) with 0 by ring. lra. }
+  assert (Py : KL K u w - KL K v w - KL K u v = rsum K (fun i => (u i - v i) * (ln (v i) - (z i + nu))) -
+     rsum K (fun i => (x i - z i) * u i) + rsum K (fun i => (x i - z i) * v i)).
+  { assert (E : KL K u w - KL K v w - KL K u v = rsum K (fun i => (u i - v i) * (ln (v i) - (z i + nu)) - (x i - z i) * u i + (x i - z i) * v i + (nu * u i - nu * v i))).
+    { unfold KL. rewrite <- !rsum_minus. apply rsum_ext. intros i Hi. rewrite !ln_quot by auto. unfold x. ring. }
+    rewrite E, rsum_plus, rsum_plus, !rsum_minus, !rsum_scal, Su, Sv. ring. }
+  destruct (T12_gibbs K u v Pu Pv Su Sv) as [G G0]. repeat split; [lra|lra|]. intros H. apply G0. lra.
+Qed.
+
+(* An instance: three teachers, weights against the order; bounds 1/10 and 1/2. *)
+Theorem T12_instance : let w := fun i => match i with 0%nat => 1/2 | 1%nat => 1/4 | _ => 1/4 end in
+  exists v, kl_clipped 3 (1/10) (1/2) (log_isotonic 3 w) v.
+Proof.
+  intros w. apply T12_kl_clip_exists; [lia|lra|apply softmax_pos; lia|simpl; lra].
 Qed.

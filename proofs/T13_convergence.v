@@ -5,7 +5,7 @@ Open Scope R_scope.
 
 (* T13, nonconvex, in expectation form: g t stands for E||grad F_t(theta_t)||^2, a t for E F_t(theta_t),
    n t for E F_t(theta_(t+1)); the one-step hypothesis is the descent lemma with unbiased gradient of variance s2. *)
-Theorem T13 (T : nat) (L eta s2 Os inf : R) (a n g v : nat -> R) :
+Theorem T13_nonconvex (T : nat) (L eta s2 Os inf : R) (a n g v : nat -> R) :
   (0 < T)%nat -> 0 < L -> 0 < eta -> eta * L <= 1 ->
   (forall t, 0 <= g t) ->
   (forall t, n t <= a t - eta * g t + L * (eta * eta) / 2 * (g t + s2)) ->
