@@ -35,9 +35,9 @@ def _shift_invariant(rule: Rule, evidence: Tensor, shift: Tensor) -> dict[str, T
 def _measurable(
     rule: Rule, evidence: Tensor, other: Tensor, scale: str, task: Sequence[int] | None = None
 ) -> dict[str, Tensor]:
-    check = {"token": _token_scale, "context": _context_scale, "task": _task_scale}
+    check = {"token": _token_scale, "causal": _causal, "context": _context_scale, "task": _task_scale}
     if scale not in check:
-        raise ValueError(f"scale must be one of token, context, task, got {scale!r}")
+        raise ValueError(f"scale must be one of {', '.join(check)}, got {scale!r}")
     tasks = [0] * evidence.shape[1] if task is None else list(task)
     return {"gap": torch.stack([check[scale](rule, e, o, tasks) for e, o in zip(evidence, other, strict=True)])}
 
@@ -54,6 +54,13 @@ def _context_scale(rule: Rule, evidence: Tensor, other: Tensor, task: Sequence[i
     together = rule(evidence)
     rows = range(len(evidence))
     changed = [rule(torch.cat([evidence[:t], other[t:]]))[t] for t in rows]
+    return hilbert(together, torch.stack(changed)).max()
+
+
+def _causal(rule: Rule, evidence: Tensor, other: Tensor, task: Sequence[int]) -> Tensor:
+    together = rule(evidence)
+    rows = range(len(evidence))
+    changed = [rule(torch.cat([evidence[: t + 1], other[t + 1 :]]))[t] for t in rows]
     return hilbert(together, torch.stack(changed)).max()
 
 
@@ -118,7 +125,8 @@ S = Axiom(
     title="scale measurability",
     words=(
         "Weights vary over their own scale only: a token operator reads its own position, a context operator never "
-        "the current or a later token, a task operator is constant within a task."
+        "the current or a later token, a task operator is constant within a task. A product of token and context "
+        "operators is causal: it reads nothing of later positions."
     ),
     formula="w_t is a function of (e_t), of (e_s, s < t), of the task",
     source=OURS,

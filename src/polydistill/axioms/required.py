@@ -70,9 +70,17 @@ def _continuous(
     shift_invariant: bool = True,
     prefix: int = 0,
     sustained: float = math.inf,
+    severity: Tensor | None = None,
+    severity_then: Tensor | None = None,
+    severity_modulus: float = 0.0,
 ) -> dict[str, Tensor]:
-    moved = hilbert(rule(first), rule(second))
-    allowed = evidence_distance(
+    if severity is None or severity_then is None:
+        moved, allowed = hilbert(rule(first), rule(second)), torch.zeros(len(first), dtype=first.dtype)
+    else:
+        moved = hilbert(rule(first, severity), rule(second, severity_then))
+        step = (severity - severity_then).abs()
+        allowed = torch.where(step > 0, step * severity_modulus, 0.0)
+    allowed = allowed + evidence_distance(
         first, second, modulus, shift_invariant=shift_invariant, prefix=prefix, sustained=sustained
     )
     gap = torch.where(torch.isinf(allowed), -math.inf, moved - allowed)
@@ -129,8 +137,8 @@ C = Axiom(
     source=PAPER,
     required=True,
     measure=_continuous,
-    sentence="evidence {apart:.3g} nats apart gives weights {moved:.6g} nats apart, {allowed:.3g} are allowed",
-    rows=("first", "second"),
+    sentence="inputs {apart:.3g} nats apart give weights {moved:.6g} nats apart, {allowed:.3g} nats are allowed",
+    rows=("first", "second", "severity", "severity_then"),
 )
 O1 = Axiom(
     name="O1",

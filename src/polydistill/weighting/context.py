@@ -43,6 +43,7 @@ class _Posterior(Operator):
     scale = "context"
     tag = Tag.DATA_FIXED
     reads_prefix_labels = True
+    laws = frozenset("EUX")
 
     def steps(self, log_p: Float[Tensor, "n K"], start: Tensor) -> Float[Tensor, "n K ..."]:
         """One element of the semigroup per position: (at a document start, forget,) then take in the token."""
@@ -203,6 +204,7 @@ class TeacherRouter(Operator):
 
     scale = "context"
     tag = Tag.DATA_FIXED
+    laws = frozenset("MX")
 
     def __init__(self, strength: float = 4.0) -> None:
         super().__init__()

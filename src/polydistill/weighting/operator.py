@@ -10,7 +10,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -23,6 +23,9 @@ from polydistill.simplex import compose, power, uniform
 
 Carry = Any
 """What an operator remembers between chunks of one batch: None, a tensor, or a tuple of carries of its factors."""
+
+
+Bindable = TypeVar("Bindable", bound="Operator")
 
 
 class Tag(IntEnum):
@@ -70,6 +73,7 @@ def _index(names: tuple[str, ...], name: str, kind: str, where: str) -> int:
     return names.index(name)
 
 
+@runtime_checkable
 class Signal(Protocol):
     """What a weighting is applied to: anything from statistics to evidence `[n, K]` that says what it reads."""
 
@@ -97,6 +101,8 @@ class Operator(nn.Module):
         needs: statistics that `weigh` reads.
         reads_label: the weight of a position reads the label of that very position.
         reads_prefix_labels: it reads the labels of earlier positions.
+        signals: the signals that `weigh` reads.
+        laws: names of the laws among E, M, U, X, D that it declares (`polydistill.axioms`).
     """
 
     scale: str = "token"
@@ -104,6 +110,8 @@ class Operator(nn.Module):
     needs: frozenset[str] = frozenset()
     reads_label: bool = False
     reads_prefix_labels: bool = False
+    signals: tuple[Signal, ...] = ()
+    laws: frozenset[str] = frozenset()
     names: Names | None = None
 
     def weigh(self, statistics: Statistics, carry: Carry) -> tuple[Float[Tensor, "n K"], Carry]:
@@ -123,7 +131,7 @@ class Operator(nn.Module):
     def commit(self) -> None:
         """End of an optimizer step: what was observed takes effect (lagged, equal on all ranks)."""
 
-    def bind(self, teachers: Sequence[str], tasks: Sequence[str] = ()) -> Self:
+    def bind(self: Bindable, teachers: Sequence[str], tasks: Sequence[str] = ()) -> Bindable:
         """A copy of this stack that runs, bound to named teachers and tasks."""
         for kind, given in (("teachers", teachers), ("tasks", tasks)):
             if len(set(given)) != len(given):
@@ -210,6 +218,8 @@ class Product(Operator):
         self.needs = frozenset().union(*(factor.needs for factor in factors))
         self.reads_label = any(factor.reads_label for factor in factors)
         self.reads_prefix_labels = any(factor.reads_prefix_labels for factor in factors)
+        self.signals = tuple(signal for factor in factors for signal in factor.signals)
+        self.laws = frozenset("EMUX").intersection(*(factor.laws for factor in factors))
 
     @property
     def factors(self) -> list[Operator]:
@@ -255,6 +265,8 @@ class Power(Operator):
         keeps = exponent > 0 or base.tag < Tag.VARIATIONAL
         self.tag = Tag.STATIC if exponent == 0 else base.tag if keeps else Tag.DYNAMIC
         self.reads_label, self.reads_prefix_labels = base.reads_label, base.reads_prefix_labels
+        self.signals = base.signals
+        self.laws = base.laws - ({"D"} if exponent >= 0 else {"D", "M"})
 
     def weigh(self, statistics: Statistics, carry: Carry) -> tuple[Float[Tensor, "n K"], Carry]:
         """Log-weights times the exponent, normalised."""
@@ -282,6 +294,7 @@ class Uniform(Operator):
     """The identity of composition: every teacher the same."""
 
     scale = "task"
+    laws = frozenset("EMUX")
 
     def weigh(self, statistics: Statistics, carry: Carry) -> tuple[Float[Tensor, "n K"], Carry]:
         """`-log K`."""

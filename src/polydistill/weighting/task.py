@@ -34,6 +34,7 @@ class TaskPrior(Operator):
 
     scale = "task"
     tag = Tag.STATIC
+    laws = frozenset("EMX")
 
     def __init__(self, table: Table) -> None:
         super().__init__()
@@ -96,6 +97,7 @@ class TaskRouter(Operator):
 
     scale = "task"
     tag = Tag.STATIC
+    laws = frozenset("EMX")
 
     def __init__(self, route: Mapping[str, str], strength: float = 4.0) -> None:
         super().__init__()
@@ -156,6 +158,7 @@ class HedgeOf(Operator):
 
     scale = "task"
     tag = Tag.DYNAMIC
+    laws = frozenset("MX")
 
     def __init__(self, weighting: Hedge, signal: Signal) -> None:
         super().__init__()

@@ -43,10 +43,12 @@ class Softmax(Weighting):
 class SoftmaxOf(Operator):
     """A softmax of the clipped evidence of one signal."""
 
+    laws = frozenset("EMUX")
+
     def __init__(self, weighting: Softmax, signal: Signal) -> None:
         super().__init__()
         self.weighting, self.signal = weighting, signal
-        self.needs, self.reads_label = signal.needs, signal.reads_label
+        self.needs, self.reads_label, self.signals = signal.needs, signal.reads_label, (signal,)
         # Clipping the evidence breaks the variational property (DESIGN 2.1), so only unclipped student gaps have it.
         easy = signal.reads_student and not getattr(signal, "hard_first", True) and math.isinf(signal.spread)
         self.tag = Tag.VARIATIONAL if easy else Tag.DYNAMIC if signal.reads_student else Tag.DATA_FIXED
@@ -92,7 +94,8 @@ class Custom(Weighting):
                 f"{name} must map evidence {list(evidence.shape)} to weights of that shape, got "
                 f"{list(out.shape) if isinstance(out, Tensor) else type(out).__name__}"
             )
-        log_w = out if (out <= 0).all() and (out < 0).any() else out.log()
+        # All 0 are the log-weights of a single teacher; as weights they would sum to 0.
+        log_w = out if (out <= 0).all() else out.log()
         total = log_w.exp().sum(-1)
         if not ((total - 1.0).abs() <= 1e-3).all():
             worst = (total - 1.0).abs().nan_to_num(math.inf).argmax()
@@ -117,7 +120,7 @@ class CustomOf(Operator):
         self.weighting, self.signal = weighting, signal
         if isinstance(weighting.function, torch.nn.Module):
             self.module = weighting.function
-        self.needs, self.reads_label = signal.needs, signal.reads_label
+        self.needs, self.reads_label, self.signals = signal.needs, signal.reads_label, (signal,)
         self.tag = Tag.DYNAMIC if signal.reads_student else Tag.DATA_FIXED
 
     def weigh(self, statistics: Statistics, carry: Carry) -> tuple[Float[Tensor, "n K"], Carry]:
