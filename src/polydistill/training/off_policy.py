@@ -125,7 +125,7 @@ class PolyDistillTrainer(SFTTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         """Mean loss over the visible tokens of the whole optimizer step."""
-        batch = self._batch(inputs)
+        batch = self.batch_of(inputs)
         training = bool(model.training)
         made: list[StepOutcome] = []
 
@@ -155,7 +155,8 @@ class PolyDistillTrainer(SFTTrainer):
         self._note(done, batch, "train" if training else "eval")
         return loss
 
-    def _batch(self, inputs: dict[str, Any]) -> Batch:
+    def batch_of(self, inputs: dict[str, Any]) -> Batch:
+        """What the collator made, as the method's own batch."""
         ids = inputs["input_ids"]
 
         def per_token(name: str) -> Tensor | None:
@@ -190,7 +191,7 @@ class PolyDistillTrainer(SFTTrainer):
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         known: list[str] = list(self._signature_columns or [])
-        self._signature_columns = list(dict.fromkeys([*known, *COLUMNS]))
+        self._signature_columns = list(dict.fromkeys([*known, *COLUMNS]))  # type: ignore[assignment]
 
     def _clip_grad_norm(self, model: Any) -> Any:
         norm = super()._clip_grad_norm(model)
@@ -202,7 +203,8 @@ class PolyDistillTrainer(SFTTrainer):
         return norm
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        keep, self.args.save_total_limit = self.args.save_total_limit, None
+        keep = self.args.save_total_limit
+        self.args.save_total_limit = None
         try:
             super()._save_checkpoint(model, trial)
         finally:

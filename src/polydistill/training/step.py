@@ -8,7 +8,7 @@ out = objective(student, spoken, decide)        # one pooled target per position
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -22,6 +22,7 @@ IGNORED = -100
 """Label of a position that is not trained on."""
 
 
+@runtime_checkable
 class TeacherSource(Protocol):
     """Anything that speaks: batch -> what a teacher says about some of its positions."""
 

@@ -1,0 +1,211 @@
+"""The commands. Each imports what it needs when it runs, so that `--help` answers at once."""
+
+import json
+import shlex
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from polydistill.cli.faults import leave
+
+app = typer.Typer(
+    name="polydistill",
+    help="Distil several teachers into one student, with weights that adapt and carry checked guarantees.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+
+ConfigFile = Annotated[Path, typer.Argument(help="YAML file; `polydistill init` writes a starter")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key.path=value, over the file")]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="also write the result here")]
+
+
+def main() -> None:
+    """Entry point: errors that are the user's to mend end in one sentence and an exit code."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as stop:
+        raise SystemExit(stop.exit_code) from None
+    except (KeyboardInterrupt, typer.Abort):
+        print("polydistill: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+    except Exception as error:
+        if hasattr(error, "format_message"):  # click: a wrong option or command
+            print(f"polydistill: {error.format_message()}", file=sys.stderr)
+            raise SystemExit(2) from None
+        leave(error)
+
+
+@app.command()
+def init(path: Annotated[Path, typer.Argument(help="file to write")] = Path("run.yaml")) -> None:
+    """Write a commented starter configuration."""
+    from polydistill.cli.starter import STARTER
+    from polydistill.training.config_file import ConfigError
+
+    if path.exists():
+        raise ConfigError(f"{path} exists; it is left as it is")
+    path.write_text(STARTER.format(path=path), encoding="utf-8")
+    console.print(f"wrote {path}; fill in the models and the data, then: polydistill check {path}")
+
+
+@app.command()
+def schema(json_file: JsonFile = None) -> None:
+    """JSON schema of the configuration, for editors."""
+    from polydistill.training.config import RunConfig
+
+    text = json.dumps(RunConfig.model_json_schema(), indent=2)
+    if json_file is None:
+        print(text)
+    else:
+        _write(json_file, RunConfig.model_json_schema())
+
+
+@app.command()
+def check(config: ConfigFile, overrides: Overrides = None, json_file: JsonFile = None) -> None:
+    """Validate a run cheaply: models, vocabularies, one batch, and what it promises and costs."""
+    from dataclasses import asdict
+
+    from polydistill.training.check import check_run
+    from polydistill.training.config_file import load_config
+
+    _quiet()
+    found = check_run(load_config(config, overrides or ()))
+    for fact in found.facts:
+        console.print(fact, highlight=False, markup=False, soft_wrap=True)
+    console.print("\nThis stack promises, for every evidence:", style="bold")
+    for promise in found.promises:
+        console.print(f"  {promise}", highlight=False, markup=False, soft_wrap=True)
+    console.print("derived by:", style="dim")
+    for line in found.derivation:
+        console.print(f"  {line}", style="dim", highlight=False, markup=False, soft_wrap=True)
+    console.print()
+    for line in found.estimate.lines():
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(f"\nnext: polydistill train {config}", highlight=False, markup=False, soft_wrap=True)
+    _write(json_file, asdict(found))
+
+
+@app.command()
+def train(config: ConfigFile, overrides: Overrides = None, json_file: JsonFile = None) -> None:
+    """Train a student; run it again to go on after an interruption."""
+    from polydistill.report import write_report
+    from polydistill.training.config_file import load_config
+    from polydistill.training.run import STUDENT, train_run, weights_hash
+
+    run = load_config(config, overrides or ())
+    _quiet()
+    command = shlex.join(["polydistill", "train", str(config), *(overrides or ())])
+    summary = train_run(run, command, console)
+    folder = Path(run.output)
+    if not summary.steps:  # another rank than the main one
+        return
+    report = write_report(folder)
+    _scores(summary)
+    console.print(f"student: {folder / STUDENT}\nreport:  {report}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"next: polydistill eval {folder}", highlight=False, markup=False, soft_wrap=True)
+    _write(json_file, {**summary.model_dump(mode="json"), "weights_xxh3": weights_hash(folder / STUDENT)})
+
+
+@app.command("eval")
+def evaluate(run: Annotated[Path, typer.Argument(help="folder of a finished run")], json_file: JsonFile = None) -> None:
+    """Held-out losses: the student beside every teacher, and how far it is from each and from the pool."""
+    from polydistill.training.run import evaluate_run
+
+    _quiet()
+    record = evaluate_run(run).record
+    table = Table("nats per token", *record.losses, title=f"{run}: held-out data")
+    table.add_row("student", *(f"{x:.3f}" for x in record.losses.values()), style="bold")
+    for name, losses in record.teacher_losses.items():
+        table.add_row(f"teacher {name}", *(f"{x:.3f}" for x in losses.values()))
+    for name, gaps in record.kl_to_teacher.items():
+        table.add_row(f"KL({name} || student)", *(f"{x:.3f}" for x in gaps.values()), style="dim")
+    table.add_row("KL(pool || student)", *(f"{x:.3f}" for x in record.kl_to_pool.values()), style="dim")
+    console.print(table)
+    _write(json_file, record.model_dump(mode="json"))
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="folders of finished runs")], json_file: JsonFile = None
+) -> None:
+    """A table of finished runs."""
+    from polydistill.records import SUMMARY, read_summary
+    from polydistill.training.config_file import ConfigError
+
+    rows: list[dict[str, Any]] = []
+    for run in runs:
+        try:
+            summary = read_summary(run / SUMMARY)
+        except FileNotFoundError:
+            raise ConfigError(f"{run} is not a finished run: it has no {SUMMARY}") from None
+        mine = next((score for score in summary.scores if score.name == summary.main_student), None)
+        losses = {} if mine is None else mine.losses
+        mean = None if mine is None else mine.mean
+        rows.append(
+            {"run": str(run), "steps": summary.steps, "mean": mean, "losses": losses, "stack": summary.weighting}
+        )
+    domains = list(dict.fromkeys(domain for row in rows for domain in row["losses"]))
+    table = Table("run", "steps", *domains, "mean", "weighting")
+    for row in sorted(rows, key=lambda row: float("inf") if row["mean"] is None else row["mean"]):
+        cells = [f"{row['losses'][d]:.3f}" if d in row["losses"] else "" for d in domains]
+        shown = "" if row["mean"] is None else f"{row['mean']:.3f}"
+        table.add_row(row["run"], str(row["steps"]), *cells, shown, row["stack"])
+    console.print(table)
+    _write(json_file, rows)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="folder of a run, finished or not")]) -> None:
+    """Write the run's report.html anew from what it recorded; needs no torch."""
+    from polydistill.report import write_report
+
+    console.print(str(write_report(run)), highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="folder of the run")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="of the students and their data order")] = 0,
+    json_file: JsonFile = None,
+) -> None:
+    """The main job, small, on real text: three teachers, one student, no network."""
+    from polydistill.demo import main as run
+
+    run(folder, seed, json_file, console)
+
+
+def _quiet() -> None:
+    """Bars of the libraries underneath are noise beside our own progress."""
+    import datasets
+    from transformers.utils import logging
+
+    datasets.disable_progress_bars()
+    logging.disable_progress_bar()
+
+
+def _scores(summary: Any) -> None:
+    if not summary.scores:
+        return
+    table = Table("nats per token", *summary.domains, "mean")
+    for score in summary.scores:
+        cells = [f"{score.losses[d]:.3f}" if d in score.losses else "" for d in summary.domains]
+        table.add_row(
+            f"{score.role} {score.name}" if score.role == "teacher" else score.name,
+            *cells,
+            "" if score.mean is None else f"{score.mean:.3f}",
+        )
+    console.print(table)
+
+
+def _write(path: Path | None, content: Any) -> None:
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")

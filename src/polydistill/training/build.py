@@ -1,0 +1,222 @@
+"""From a configuration to what it describes: the stack, the objective, the trainer."""
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig as PeftLoraConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import SFTConfig
+
+from polydistill import signals, weighting
+from polydistill.objective import ForwardKL, ReverseKL
+from polydistill.safety import Ordered, Tilt
+from polydistill.teachers import LocalTeacher
+from polydistill.training import config as c
+from polydistill.training.config_file import ConfigError
+from polydistill.training.data import load_data
+from polydistill.training.off_policy import Observer, PolyDistillTrainer
+from polydistill.weighting import Operator
+
+DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+SIGNALS: dict[str, Callable[[float], signals.Signal]] = {
+    "entropy": signals.Entropy,
+    "label_likelihood": signals.LabelLikelihood,
+    "consensus": signals.Consensus,
+    "student_gap": signals.StudentGap,
+    "student_gap_hard_first": lambda spread: signals.StudentGap(spread, hard_first=True),
+    "margin": signals.Margin,
+}
+
+OBJECTIVES: dict[str, type[ForwardKL] | type[ReverseKL]] = {"forward_kl": ForwardKL, "reverse_kl": ReverseKL}
+
+
+def build_stack(factors: list[c.AnyFactor]) -> Operator:
+    """The product of the configured factors, unbound."""
+    stack: Operator | None = None
+    for factor in factors:
+        operator = _operator(factor)
+        operator = operator if factor.power == 1.0 else operator**factor.power
+        stack = operator if stack is None else stack * operator
+    if stack is None:
+        raise ConfigError("weighting: at least one factor is needed; `uniform` averaging is `floor: 1`")
+    return stack
+
+
+def _operator(factor: c.AnyFactor) -> Operator:
+    match factor:
+        case c.SoftmaxFactor():
+            return weighting.Softmax(factor.temperature)(SIGNALS[factor.signal](factor.spread))
+        case c.TaskPriorFactor(losses=dict(losses)):
+            return weighting.TaskPrior.from_losses(losses, factor.temperature)
+        case c.TaskPriorFactor():
+            return weighting.TaskPrior(factor.table or {})
+        case c.TaskRouterFactor():
+            return weighting.TaskRouter(factor.route, factor.strength)
+        case c.TeacherRouterFactor():
+            return weighting.TeacherRouter(factor.strength)
+        case c.HedgeFactor():
+            return weighting.Hedge(factor.rate, factor.share)(SIGNALS[factor.signal](factor.spread))
+        case c.PrefixPosteriorFactor():
+            return weighting.PrefixPosterior(factor.share)
+        case c.DiscountedPosteriorFactor():
+            return weighting.DiscountedPosterior(factor.discount, factor.spread)
+        case c.ClippedPosteriorFactor():
+            return weighting.ClippedPosterior(factor.spread)
+    return _custom(factor)
+
+
+def _custom(factor: c.CustomFactor) -> Operator:
+    thing = import_object(factor.function)
+    if isinstance(thing, Operator):
+        return thing
+    if not callable(thing):
+        raise ConfigError(f"weighting: {factor.function} is neither a function nor an operator, got {thing!r}")
+    return weighting.Custom(thing)(SIGNALS[factor.signal](factor.spread))
+
+
+def import_object(name: str) -> Any:
+    """The object `module:name`, with the current folder importable.
+
+    Raises:
+        ConfigError: there is no such module or name.
+    """
+    module_name, _, attribute = name.partition(":")
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        thing = importlib.import_module(module_name)
+        for part in attribute.split("."):
+            thing = getattr(thing, part)
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{name}: there is no module {error.name!r} here or among the installed ones") from error
+    except AttributeError as error:
+        raise ConfigError(f"{name}: {error}") from error
+    return thing
+
+
+def build_safety(section: c.TiltConfig | c.OrderedConfig | None) -> Tilt | Ordered | None:
+    """The enforcement, unbound."""
+    if section is None:
+        return None
+    if isinstance(section, c.TiltConfig):
+        return Tilt(section.scores, section.strength)
+    return Ordered(section.scores, section.critical)
+
+
+def build_objective(section: c.ObjectiveConfig) -> ForwardKL | ReverseKL:
+    """The divergence."""
+    return OBJECTIVES[section.kind](section.temperature, section.ce, section.temperature_squared)
+
+
+def build_teachers(config: c.RunConfig) -> dict[str, LocalTeacher]:
+    """Every teacher, loaded."""
+    return {
+        name: LocalTeacher.load(
+            name,
+            section.model,
+            dtype=DTYPES[section.dtype],
+            revision=section.revision,
+            trust_remote_code=section.trust_remote_code,
+            **({} if section.device_map is None else {"device_map": section.device_map}),
+        )
+        for name, section in config.teachers.items()
+    }
+
+
+def build_student(section: c.StudentConfig) -> tuple[Any, Any]:
+    """Student model and tokenizer.
+
+    Raises:
+        ConfigError: it cannot be loaded.
+    """
+    kwargs: dict[str, Any] = {"revision": section.revision, "trust_remote_code": section.trust_remote_code}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(section.model, **kwargs)
+        model = AutoModelForCausalLM.from_pretrained(section.model, dtype=DTYPES[section.dtype] or "auto", **kwargs)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"student.model: {section.model!r} could not be loaded: {reason}") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model, tokenizer
+
+
+def sft_config(config: c.RunConfig) -> SFTConfig:
+    """TRL's arguments; ours are where users know them, `training.extra` passes the rest."""
+    t, data = config.training, config.data
+    wanted: dict[str, Any] = {
+        "output_dir": config.output,
+        "max_steps": t.max_steps,
+        "num_train_epochs": t.epochs,
+        "per_device_train_batch_size": t.batch_size,
+        "per_device_eval_batch_size": t.batch_size,
+        "gradient_accumulation_steps": t.gradient_accumulation,
+        "learning_rate": t.learning_rate,
+        "lr_scheduler_type": t.schedule,
+        "warmup_steps": t.warmup_steps,
+        "weight_decay": t.weight_decay,
+        "max_grad_norm": t.max_grad_norm,
+        "seed": t.seed,
+        "data_seed": t.seed,
+        "bf16": t.bf16,
+        "gradient_checkpointing": t.gradient_checkpointing,
+        "logging_steps": t.log_steps,
+        "save_steps": t.save_steps,
+        "save_total_limit": t.keep_checkpoints,
+        "use_cpu": t.cpu,
+        "report_to": t.report_to,
+        "max_length": data.max_length,
+        "dataset_text_field": data.text_field,
+        "eval_strategy": "no" if t.evaluation_steps is None or data.evaluation is None else "steps",
+        "eval_steps": t.evaluation_steps,
+        "completion_only_loss": {"completion": True, "all": False}.get(str(data.loss)),
+        "assistant_only_loss": data.loss == "assistant",
+    }
+    try:
+        return SFTConfig(**{**wanted, **t.extra})
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"training: {str(error).strip().splitlines()[0]}") from error
+
+
+def build_trainer(config: c.RunConfig, observers: list[Observer] | None = None) -> PolyDistillTrainer:
+    """Everything loaded and put together; data first, since it is the cheapest to get wrong."""
+    if config.training.threads is not None:
+        torch.set_num_threads(config.training.threads)
+    data, lora = config.data, config.student.lora
+    stack = build_stack(config.weighting)
+    stack.bind(list(config.teachers), config.tasks or ()) if config.tasks is not None else None
+    train = load_data(data.train, data.train_split, data.text_field)
+    held_out = None if data.evaluation is None else load_data(data.evaluation, data.evaluation_split, data.text_field)
+    arguments = sft_config(config)
+    model, tokenizer = build_student(config.student)
+    adapters = None
+    if lora is not None:
+        adapters = PeftLoraConfig(
+            r=lora.r,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=lora.target_modules,
+            task_type="CAUSAL_LM",
+        )
+    mib = config.training.loss_mib
+    return PolyDistillTrainer(
+        model,
+        build_teachers(config),
+        stack,
+        args=arguments,
+        floor=config.floor,
+        safety=build_safety(config.safety),
+        objective=build_objective(config.objective),
+        tasks=config.tasks,
+        loss_bytes=None if mib is None else mib * 2**20,
+        observers=observers or [],
+        train_dataset=train,
+        eval_dataset=held_out,
+        processing_class=tokenizer,
+        peft_config=adapters,
+    )

@@ -1,0 +1,57 @@
+"""The model card of a distilled student: who taught it, under which weights, with which promises."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from polydistill.records import RunSummary
+
+
+def write_card(
+    folder: Path, summary: RunSummary, promises: Sequence[str], teacher_sources: dict[str, str], base: str
+) -> None:
+    """Write `README.md` beside the student's weights."""
+    domains = summary.domains
+    table = ["| model | " + " | ".join(domains) + " | mean |", "|---|" + "---|" * (len(domains) + 1)]
+    for score in summary.scores:
+        cells = [f"{score.losses[d]:.3f}" if d in score.losses else "" for d in domains]
+        mean = "" if score.mean is None else f"{score.mean:.3f}"
+        table.append(f"| {score.label or score.name} | {' | '.join(cells)} | {mean} |")
+    lines = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        "tags: [knowledge-distillation, polydistill]",
+        "---",
+        "",
+        f"# {summary.title}",
+        "",
+        f"A student ({base}) of {len(teacher_sources)} teachers, distilled with polydistill {summary.package_version}.",
+        "",
+        "## Teachers",
+        "",
+        *[f"- `{name}`: {source}" for name, source in teacher_sources.items()],
+        "",
+        "## Weighting",
+        "",
+        f"`{summary.weighting}`",
+        "",
+        f"Objective: `{summary.objective}`, {summary.steps} steps.",
+        "",
+        "## What the weights promise",
+        "",
+        *[f"- {promise}" for promise in promises],
+        "",
+        "These are limits on the weights during training, not promises about what the student says.",
+        "",
+        "## Held-out loss, nats per token",
+        "",
+        *table,
+        "",
+        "## Command",
+        "",
+        "```",
+        summary.command,
+        "```",
+        "",
+    ]
+    (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")

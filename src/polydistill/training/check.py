@@ -1,0 +1,153 @@
+"""Checking a run before it starts: everything that can go wrong in the first minute, and what the rest will cost."""
+
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from torch import nn
+
+from polydistill.objective.distil import DEFAULT_BYTES
+from polydistill.training.build import build_trainer
+from polydistill.training.config import RunConfig
+from polydistill.training.off_policy import PolyDistillTrainer
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will cost; from sizes and from one timed batch.
+
+    Attributes:
+        steps: optimizer steps.
+        seconds: of training, from one timed batch.
+        teacher_seconds: of that, running the teachers.
+        memory: part -> bytes.
+        disk: bytes of checkpoints and the student.
+        free_disk: bytes free where the run goes.
+    """
+
+    steps: int
+    seconds: float
+    teacher_seconds: float
+    memory: dict[str, int]
+    disk: int
+    free_disk: int
+
+    def lines(self) -> list[str]:
+        """The estimate in words."""
+        total = sum(self.memory.values())
+        parts = ", ".join(f"{name} {_size(size)}" for name, size in self.memory.items())
+        return [
+            f"memory: about {_size(total)} beside activations ({parts})",
+            f"disk: about {_size(self.disk)} of {_size(self.free_disk)} free",
+            f"time: about {_duration(self.seconds)} for {self.steps} steps, "
+            f"{self.teacher_seconds / max(self.seconds, 1e-9):.0%} of it running the teachers (one batch timed, cold)",
+        ]
+
+
+@dataclass(frozen=True)
+class Check:
+    """What was found: facts in words, promises in words, and the estimate."""
+
+    facts: list[str]
+    promises: list[str]
+    derivation: list[str]
+    estimate: Estimate
+
+
+def check_run(config: RunConfig) -> Check:
+    """Load everything, run one batch forward and backward, update nothing.
+
+    Raises:
+        ValueError, RuntimeError, FloatingPointError: whatever training would raise in its first step.
+    """
+    trainer = build_trainer(config)
+    student: Any = trainer.model
+    dataset: Any = trainer.train_dataset
+    facts = [
+        f"student: {_count(student)} parameters, {sum(p.numel() for p in student.parameters() if p.requires_grad):,} "
+        "trained",
+        *(f"teacher {t.name!r}: {_count(t.model)} parameters, {t.model.dtype}" for t in trainer.teachers),
+        f"vocabulary: {trainer.visible:,} tokens, the same for all",
+        *trainer.masked,
+        f"data: {len(dataset):,} training examples; tasks: {', '.join(trainer.pipeline.tasks) or 'none'}",
+    ]
+    loader = trainer.get_train_dataloader()
+    inputs = trainer._prepare_inputs(next(iter(loader)))
+    clock = perf_counter()
+    loss = trainer.compute_loss(trainer.model, inputs)
+    loss.backward()
+    loss = loss.detach()
+    seconds = perf_counter() - clock
+    student.zero_grad(set_to_none=True)
+    done = trainer.last_step
+    assert done is not None
+    facts.append(f"one batch: loss {float(loss):.4f} over {done.outcome.count:,} tokens, {seconds:.2f} s")
+    accumulation = config.training.gradient_accumulation
+    steps = _steps(config, trainer)
+    estimate = Estimate(
+        steps=steps,
+        seconds=steps * accumulation * seconds,
+        teacher_seconds=steps * accumulation * (done.seconds["teachers"] + done.seconds["teacher heads"]),
+        memory=_memory(config, trainer),
+        disk=_disk(config, student),
+        free_disk=shutil.disk_usage(_existing(Path(config.output))).free,
+    )
+    if estimate.disk > estimate.free_disk:
+        facts.append("WARNING: the checkpoints will not fit on this disk; lower training.keep_checkpoints")
+    guarantee = trainer.pipeline.guarantee()
+    return Check(facts, trainer.pipeline.promises(), guarantee.step.lines(), estimate)
+
+
+def _steps(config: RunConfig, trainer: PolyDistillTrainer) -> int:
+    if config.training.max_steps > 0:
+        return config.training.max_steps
+    world = max(trainer.accelerator.num_processes, 1)
+    per_step = config.training.batch_size * config.training.gradient_accumulation * world
+    dataset: Any = trainer.train_dataset
+    return math.ceil(config.training.epochs * len(dataset) / per_step)
+
+
+def _memory(config: RunConfig, trainer: PolyDistillTrainer) -> dict[str, int]:
+    student: Any = trainer.model
+    trained = sum(p.numel() * p.element_size() for p in student.parameters() if p.requires_grad)
+    mib = config.training.loss_mib
+    device = trainer.args.device.type
+    return {
+        "student": _bytes(student),
+        "gradients and optimizer": 3 * trained,
+        "teachers": sum(_bytes(teacher.model) for teacher in trainer.teachers),
+        "objective": DEFAULT_BYTES.get(device, DEFAULT_BYTES["cuda"]) if mib is None else mib * MIB,
+    }
+
+
+def _disk(config: RunConfig, student: nn.Module) -> int:
+    trained = sum(p.numel() * p.element_size() for p in student.parameters() if p.requires_grad)
+    # One more than is kept: the new checkpoint is verified before the oldest one goes.
+    return (config.training.keep_checkpoints + 1) * (3 * trained) + _bytes(student)
+
+
+def _existing(path: Path) -> Path:
+    return path if path.exists() else _existing(path.absolute().parent)
+
+
+def _bytes(module: nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for p in module.parameters())
+
+
+def _count(module: nn.Module) -> str:
+    return f"{sum(p.numel() for p in module.parameters()):,}"
+
+
+def _size(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / MIB:.0f} MiB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,238 @@
+"""The configuration of a run: inert, strict, saved whole with every run."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+
+class Section(BaseModel):
+    """A section of the file: frozen, and a key that it does not have is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(Section):
+    """A causal language model: hub id or local folder."""
+
+    model: str = Field(description="hub id or local folder")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    revision: str | None = Field(default=None, description="branch, tag or commit on the hub")
+    trust_remote_code: bool = Field(default=False, description="run Python code that the model's repository brings")
+    device_map: str | None = Field(default=None, description="as in Transformers; teachers only")
+
+
+class LoraConfig(Section):
+    """A LoRA student through peft."""
+
+    r: int = Field(default=16, ge=1)
+    alpha: int = Field(default=32, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: list[str] | Literal["all-linear"] = "all-linear"
+
+
+class StudentConfig(ModelConfig):
+    """The student, in full or with LoRA adapters."""
+
+    lora: LoraConfig | None = None
+
+
+class DataConfig(Section):
+    """Training and held-out data in any of TRL's formats: `text`, `messages`, or `prompt` and `completion`."""
+
+    train: str = Field(description="a .jsonl, .json, .parquet or .csv file, or the id of a hub data set")
+    evaluation: str | None = Field(default=None, description="held-out data, likewise")
+    train_split: str = "train"
+    evaluation_split: str = "test"
+    text_field: str = "text"
+    loss: Literal["all", "completion", "assistant"] | None = Field(
+        default=None, description="which tokens are learned; by default completions where the data has them, else all"
+    )
+    max_length: int | None = Field(default=1024, ge=2, description="tokens; longer examples are cut")
+
+
+SignalName = Literal["entropy", "label_likelihood", "consensus", "student_gap", "student_gap_hard_first", "margin"]
+
+
+class Factor(Section):
+    """One factor of the weighting, raised to a power."""
+
+    power: float = Field(default=1.0, description="exponent of this factor's weights")
+
+
+class SoftmaxFactor(Factor):
+    """Softmax of a signal at temperature `temperature`."""
+
+    kind: Literal["softmax"]
+    signal: SignalName = "entropy"
+    temperature: float = Field(default=2.0, gt=0)
+    spread: float = Field(default=4.0, gt=0, description="evidence is clipped to this spread, nats")
+
+
+class TaskPriorFactor(Factor):
+    """Fixed weights per task, from a table or from held-out losses."""
+
+    kind: Literal["task_prior"]
+    table: dict[str, dict[str, float]] | None = Field(default=None, description="task -> teacher -> weight")
+    losses: dict[str, dict[str, float]] | None = Field(
+        default=None, description="task -> teacher -> held-out loss, nats"
+    )
+    temperature: float = Field(default=0.5, gt=0, description="of the losses")
+
+    @model_validator(mode="after")
+    def _one_of(self) -> "TaskPriorFactor":
+        if (self.table is None) == (self.losses is None):
+            raise ValueError("a task_prior needs either `table` or `losses`")
+        return self
+
+
+class TaskRouterFactor(Factor):
+    """Each task is handed to one teacher."""
+
+    kind: Literal["task_router"]
+    route: dict[str, str]
+    strength: float = Field(default=4.0, ge=0, description="lead of the named teacher, nats")
+
+
+class TeacherRouterFactor(Factor):
+    """The data's `teacher_id` leads."""
+
+    kind: Literal["teacher_router"]
+    strength: float = Field(default=4.0, ge=0, description="lead of the named teacher, nats")
+
+
+class HedgeFactor(Factor):
+    """Multiplicative weights per task, learned from earlier steps."""
+
+    kind: Literal["hedge"]
+    signal: SignalName = "label_likelihood"
+    rate: float = Field(default=0.5, gt=0)
+    share: float = Field(default=0.02, gt=0, le=1)
+    spread: float = Field(default=4.0, gt=0)
+
+
+class PrefixPosteriorFactor(Factor):
+    """Fixed-share posterior over teachers given the text so far."""
+
+    kind: Literal["prefix_posterior"]
+    share: float = Field(default=0.02, gt=0, le=1, description="chance per token that another teacher takes over")
+
+
+class DiscountedPosteriorFactor(Factor):
+    """Posterior that forgets geometrically."""
+
+    kind: Literal["discounted_posterior"]
+    discount: float = Field(default=0.8, ge=0, lt=1)
+    spread: float = Field(default=8.0, gt=0)
+
+
+class ClippedPosteriorFactor(Factor):
+    """Posterior whose log-odds never exceed `spread`."""
+
+    kind: Literal["clipped_posterior"]
+    spread: float = Field(default=8.0, gt=0)
+
+
+class CustomFactor(Factor):
+    """Your own Python: `module:name` of a function from evidence `[n, K]` to weights, or of an operator."""
+
+    kind: Literal["custom"]
+    function: str = Field(pattern=r"^[\w.]+:[\w.]+$", description="module:name, importable where the run starts")
+    signal: SignalName = "entropy"
+    spread: float = Field(default=4.0, gt=0)
+
+
+AnyFactor = Annotated[
+    SoftmaxFactor
+    | TaskPriorFactor
+    | TaskRouterFactor
+    | TeacherRouterFactor
+    | HedgeFactor
+    | PrefixPosteriorFactor
+    | DiscountedPosteriorFactor
+    | ClippedPosteriorFactor
+    | CustomFactor,
+    Field(discriminator="kind"),
+]
+
+
+class TiltConfig(Section):
+    """Safer teachers gain `severity * strength * score` nats."""
+
+    kind: Literal["tilt"]
+    scores: dict[str, float] = Field(description="teacher -> safety score; larger is safer")
+    strength: float = Field(default=3.0, ge=0)
+
+
+class OrderedConfig(Section):
+    """Weights are projected onto the order of the scores from severity `critical` on."""
+
+    kind: Literal["ordered"]
+    scores: dict[str, float] = Field(description="teacher -> safety score; larger is safer")
+    critical: float = Field(default=0.5, gt=0, le=1)
+
+
+class ObjectiveConfig(Section):
+    """What is learned from the teachers."""
+
+    kind: Literal["forward_kl", "reverse_kl"] = "forward_kl"
+    temperature: float = Field(default=1.0, gt=0)
+    ce: float = Field(default=0.1, ge=0, le=1, description="share of cross-entropy on the labels")
+    temperature_squared: bool = False
+
+
+class TrainingConfig(Section):
+    """The loop; `extra` goes to `trl.SFTConfig` as it is."""
+
+    max_steps: int = Field(default=-1, description="optimizer steps; -1: `epochs` decides")
+    epochs: float = Field(default=1.0, gt=0)
+    batch_size: int = Field(default=8, ge=1, description="sequences per device and forward")
+    gradient_accumulation: int = Field(default=1, ge=1)
+    learning_rate: float = Field(default=2e-5, gt=0)
+    schedule: str = "cosine"
+    warmup_steps: int = Field(default=0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    seed: int = 0
+    bf16: bool = False
+    gradient_checkpointing: bool = False
+    log_steps: int = Field(default=10, ge=1)
+    evaluation_steps: int | None = Field(
+        default=None, ge=1, description="evaluate every so many steps; at the end always"
+    )
+    save_steps: int = Field(default=100, ge=1)
+    keep_checkpoints: int = Field(default=2, ge=1)
+    cpu: bool = Field(default=False, description="stay on the CPU even if there is a GPU")
+    threads: int | None = Field(default=None, ge=1, description="torch threads of this process")
+    loss_mib: int | None = Field(default=None, ge=1, description="memory of the objective's chunks, MiB")
+    report_to: list[str] = []
+    extra: dict[str, Any] = {}
+
+
+class RunConfig(Section):
+    """A run: one student, its teachers, the data, and whom to trust."""
+
+    output: str = Field(description="folder of the run")
+    student: StudentConfig
+    teachers: dict[str, ModelConfig] = Field(
+        min_length=1, description="name -> model; the order is the order of weights"
+    )
+    data: DataConfig
+    tasks: list[str] | None = Field(default=None, description="names of the tasks; found in the data when left out")
+    weighting: list[AnyFactor] = Field(min_length=1, description="factors, multiplied")
+    floor: float = Field(default=0.02, ge=0, le=1, description="share of uniform weights mixed in after composition")
+    safety: Annotated[TiltConfig | OrderedConfig, Field(discriminator="kind")] | None = None
+    objective: ObjectiveConfig = ObjectiveConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    @field_validator("teachers", mode="before")
+    @classmethod
+    def _short(cls, teachers: Any) -> Any:
+        """`name: folder` is short for `name: {model: folder}`."""
+        if not isinstance(teachers, dict):
+            return teachers
+        return {name: {"model": value} if isinstance(value, str) else value for name, value in teachers.items()}
+
+    @field_validator("student", mode="before")
+    @classmethod
+    def _short_student(cls, student: Any) -> Any:
+        return {"model": student} if isinstance(student, str) else student

@@ -1,0 +1,176 @@
+"""Reading a configuration: YAML 1.2, overrides, and errors that name the line and suggest the key."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from polydistill.training.config import RunConfig
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used; one sentence per fault, with file and line."""
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """A checked configuration: command line over file over default.
+
+    Args:
+        path: YAML file. Relative paths in it are relative to where the command is run.
+        overrides: `key.path=value`, values read as YAML.
+
+    Raises:
+        ConfigError: the file is missing or unreadable, a key is unknown, or a value does not fit.
+    """
+    tree = _read(Path(path))
+    given = _apply(tree, overrides)
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_sentence(fault, tree, path, given) for fault in error.errors())) from error
+
+
+def dump_config(config: RunConfig, path: str | Path) -> None:
+    """Write a resolved configuration, defaults and all."""
+    yaml = YAML(typ="safe")
+    yaml.default_flow_style, yaml.sort_base_mapping_type_on_output = False, False  # type: ignore[assignment]
+    with Path(path).open("w", encoding="utf-8") as stream:
+        yaml.dump(config.model_dump(mode="json"), stream)
+
+
+def _read(path: Path) -> CommentedMap:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such file; `polydistill init {path}` writes a starter") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    try:
+        tree = YAML(typ="rt").load(text)
+    except YAMLError as error:
+        mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
+        where = f", line {mark.line + 1}" if mark is not None else ""
+        problem = error.problem if isinstance(error, MarkedYAMLError) else str(error)
+        raise ConfigError(f"{path}{where}: not valid YAML: {problem}") from error
+    if not isinstance(tree, CommentedMap):
+        raise ConfigError(f"{path}: expected keys such as `student:` and `teachers:` at the top level")
+    return tree
+
+
+def _apply(tree: CommentedMap, overrides: Sequence[str]) -> set[tuple[str, ...]]:
+    given: set[tuple[str, ...]] = set()
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"an override reads key.path=value, got {override!r}")
+        parts = key.split(".")
+        node: Any = tree
+        for part in parts[:-1]:
+            if isinstance(node, CommentedSeq):
+                node = _item(node, part, override)
+            else:
+                if not isinstance(node.get(part), CommentedMap | CommentedSeq):
+                    node[part] = CommentedMap() if node.get(part) is None else CommentedMap({"model": node[part]})
+                node = node[part]
+        try:
+            value = YAML(typ="safe").load(text)
+        except YAMLError as error:
+            raise ConfigError(f"the value of the override {override!r} is not valid YAML") from error
+        if isinstance(node, CommentedSeq):
+            _item(node, parts[-1], override)
+            node[int(parts[-1])] = value
+        else:
+            node[parts[-1]] = value
+        given.add(tuple(parts))
+    return given
+
+
+def _item(sequence: CommentedSeq, part: str, override: str) -> Any:
+    if not part.isdigit() or int(part) >= len(sequence):
+        raise ConfigError(f"the override {override!r} needs an index from 0 to {len(sequence) - 1} instead of {part!r}")
+    return sequence[int(part)]
+
+
+def _sentence(fault: Any, tree: CommentedMap, path: str | Path, given: set[tuple[str, ...]]) -> str:
+    tags = {tag for member in _factors() for tag in _kind(member)} | {"tilt", "ordered"}
+    location = [part for part in fault["loc"] if part not in tags]
+    name = ".".join(str(part) for part in location)
+    where = (
+        "command line"
+        if any(tuple(str(p) for p in location)[: len(key)] == key for key in given)
+        else f"{path}{_line(tree, location)}"
+    )
+    if fault["type"] == "extra_forbidden":
+        known = _known_keys(location[:-1], tree)
+        close = difflib.get_close_matches(str(location[-1]), known, n=1)
+        advice = f"did you mean {close[0]!r}?" if close else f"known keys here: {', '.join(known)}"
+        return f"{where}: unknown key {name!r}; {advice}"
+    if fault["type"] == "missing":
+        return f"{where}: {name!r} is missing"
+    message = fault["msg"].removeprefix("Value error, ")
+    shown = "" if isinstance(fault["input"], dict | list) else f", got {fault['input']!r}"
+    return f"{where}: {name}: {message[0].lower() + message[1:]}{shown}"
+
+
+def _factors() -> list[type[BaseModel]]:
+    from polydistill.training import config
+
+    return [
+        member
+        for member in vars(config).values()
+        if isinstance(member, type) and issubclass(member, config.Factor) and "kind" in member.model_fields
+    ]
+
+
+def _kind(model: type[BaseModel]) -> tuple[str, ...]:
+    """The values of a section's `kind`; empty when it has none."""
+    field = model.model_fields.get("kind")
+    return () if field is None else get_args(field.annotation)
+
+
+def _known_keys(location: Sequence[Any], tree: CommentedMap) -> list[str]:
+    """Keys of the section at a location, following models, mappings and tagged lists."""
+    model: Any = RunConfig
+    node: Any = tree
+    for part in location:
+        node = node[part] if isinstance(node, dict | list) and _has(node, part) else None
+        if isinstance(part, int):
+            kind = node.get("kind") if isinstance(node, dict) else None
+            model = next((f for f in _factors() if kind in _kind(f)), model)
+            continue
+        field = getattr(model, "model_fields", {}).get(part)
+        found = None if field is None else _models_in(field.annotation)
+        if found:
+            kind = node.get("kind") if isinstance(node, dict) else None
+            tagged = [m for m in found if kind in _kind(m)]
+            model = (tagged or found)[0]
+    return list(getattr(model, "model_fields", {}))
+
+
+def _has(node: Any, part: Any) -> bool:
+    return part in node if isinstance(node, dict) else isinstance(part, int) and part < len(node)
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models_in(argument)]
+
+
+def _line(tree: Any, location: Sequence[Any]) -> str:
+    """`, line N` of the deepest key that is in the file."""
+    line, node = None, tree
+    for part in location:
+        if not isinstance(node, CommentedMap | CommentedSeq) or not _has(node, part):
+            break
+        try:
+            line = (node.lc.key(part) if isinstance(node, CommentedMap) else node.lc.item(part))[0] + 1
+        except (KeyError, AttributeError):
+            break
+        node = node[part]
+    return "" if line is None else f", line {line}"

@@ -1,0 +1,74 @@
+"""Loading a data set from a file or the hub, with errors that name the file and the row."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, load_dataset
+from datasets.exceptions import DatasetGenerationError
+
+from polydistill.training.context import COLUMNS, DataError, refuse_empty
+
+FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
+
+
+def load_data(source: str, split: str, text_field: str) -> Dataset:
+    """A data set in one of TRL's formats.
+
+    Args:
+        source: a .jsonl, .json, .parquet or .csv file, or the id of a hub data set.
+        split: of a hub data set; files have only one.
+        text_field: column of plain text.
+
+    Raises:
+        DataError: it is missing, unreadable, empty, or in none of the formats.
+    """
+    path = Path(source)
+    if path.suffix in FORMATS:
+        if not path.is_file():
+            raise DataError(f"{source}: there is no such file; paths are relative to where the command is run")
+        if path.stat().st_size == 0:
+            raise DataError(f"{source} is empty; nothing can be learned from it")
+        if path.suffix == ".jsonl":
+            _check_lines(path)
+        try:
+            data = load_dataset(FORMATS[path.suffix], data_files=str(path), split="train")
+        except (DatasetGenerationError, ValueError, OSError) as error:
+            reason = str(error.__cause__ or error).strip().splitlines()[0]
+            raise DataError(f"{source} cannot be read as {FORMATS[path.suffix]}: {reason}") from error
+    else:
+        try:
+            data = load_dataset(source, split=split)
+        except Exception as error:  # the hub client raises a dozen unrelated types
+            reason = str(error).strip().splitlines()[0]
+            raise DataError(
+                f"{source!r} is neither a {', '.join(FORMATS)} file nor a data set that the hub gave: {reason}"
+            ) from error
+    refuse_empty(data, source)
+    _check_format(data, source, text_field)
+    return data
+
+
+def _check_lines(path: Path) -> None:
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        for number, line in enumerate(stream, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(
+                    f"{path}, line {number}: not valid JSON ({error.msg} at column {error.colno})"
+                ) from error
+            if not isinstance(row, dict):
+                raise DataError(f"{path}, line {number}: a row must be an object, got {type(row).__name__}")
+
+
+def _check_format(data: Any, source: str, text_field: str) -> None:
+    columns = set(data.column_names)
+    if text_field in columns or "messages" in columns or {"prompt", "completion"} <= columns or "input_ids" in columns:
+        return
+    raise DataError(
+        f"{source} has the columns {', '.join(sorted(columns))}; one of `{text_field}`, `messages`, or `prompt` and "
+        f"`completion` is needed (beside the optional {', '.join(COLUMNS)})"
+    )

@@ -1,0 +1,184 @@
+"""Held-out text: the student beside every teacher, task by task, and ribbons of who was trusted where."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from polydistill.logprobs import Head, Positions, Spoken, Statistics
+from polydistill.objective import ForwardKL, distil
+from polydistill.pipeline import Pipeline
+from polydistill.records import EvaluationRecord, Ribbon
+from polydistill.teachers import head_of, last_hidden_state
+from polydistill.training.step import Batch, TeacherSource, listen_to
+
+ROWS = 256
+"""Positions whose full distributions are held at once."""
+
+ALL = "all"
+"""Name of the only task when the data names none."""
+
+
+@dataclass
+class _Sums:
+    tokens: int = 0
+    loss: float = 0.0
+    kl_to_pool: float = 0.0
+    teacher_loss: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    kl_to_teacher: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What held-out text showed: the record, and ribbons of its first texts."""
+
+    record: EvaluationRecord
+    ribbons: list[Ribbon]
+
+    @property
+    def mean(self) -> float:
+        """Student's loss over all positions, nats per token."""
+        return weighted_mean(self.record.losses, self.record.tokens)
+
+
+def weighted_mean(values: dict[str, float], tokens: dict[str, int]) -> float:
+    """Mean over tasks, weighted by their tokens."""
+    total = sum(tokens.values())
+    return float("nan") if total == 0 else sum(values[task] * tokens[task] for task in values) / total
+
+
+@torch.no_grad()
+def evaluate(
+    student: Any,
+    visible: int,
+    teachers: Sequence[TeacherSource],
+    pipeline: Pipeline,
+    batches: Iterable[Batch],
+    tokenizer: Any,
+    *,
+    step: int,
+    task_of: Sequence[str] | None = None,
+    ribbons: int = 6,
+) -> Evaluation:
+    """Losses and divergences of the student on held-out batches; nothing is updated.
+
+    Args:
+        student: causal language model.
+        visible: entries of the vocabulary.
+        teachers: in the order of the pipeline.
+        pipeline: the weights that training uses.
+        batches: held-out.
+        tokenizer: for the ribbons' text.
+        step: updates done so far, for the record.
+        task_of: names of the tasks; the pipeline's when None.
+        ribbons: texts shown token by token.
+    """
+    was_training = student.training
+    student.eval()
+    names = pipeline.tasks if task_of is None else tuple(task_of)
+    sums: dict[str, _Sums] = defaultdict(_Sums)
+    shown: list[Ribbon] = []
+    for batch in batches:
+        rows, positions = batch.positions(reads_prefix=True)
+        hidden = last_hidden_state(student, input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+        spoken, _ = listen_to(teachers, batch, rows)
+        head, flat = head_of(student, visible), hidden.flatten(0, 1)[rows]
+        needs = pipeline.stack.needs | {"student_gap"}
+        outcome = distil(flat, head, spoken, positions, pipeline.decide, ForwardKL(), needs=needs)
+        pool = _kl_to_pool(flat, head, spoken, positions, outcome.log_w)
+        _add(sums, names, pipeline.teachers, positions, outcome.statistics, outcome.cross_entropy, pool)
+        if len(shown) < ribbons:
+            shown += _ribbons(
+                batch, rows, outcome.log_w, outcome.cross_entropy, pipeline.teachers, tokenizer, len(shown)
+            )
+    student.train(was_training)
+    kept = {task: total for task, total in sums.items() if total.tokens}
+    record = EvaluationRecord(
+        step=step,
+        losses={task: total.loss / total.tokens for task, total in kept.items()},
+        tokens={task: total.tokens for task, total in kept.items()},
+        teacher_losses=_by_teacher(kept, pipeline.teachers, "teacher_loss"),
+        kl_to_teacher=_by_teacher(kept, pipeline.teachers, "kl_to_teacher"),
+        kl_to_pool={task: total.kl_to_pool / total.tokens for task, total in kept.items()},
+    )
+    return Evaluation(record, shown[:ribbons])
+
+
+def _kl_to_pool(
+    hidden: Float[Tensor, "N D"],
+    head: Head,
+    spoken: Sequence[Spoken],
+    positions: Positions,
+    log_w: Float[Tensor, "N K"],
+) -> Float[Tensor, " N"]:
+    """`KL(sum_k w_k p_k || q)` on the positions with loss, 0 elsewhere."""
+    result = torch.zeros(len(hidden), device=hidden.device)
+    for rows in positions.has_loss.nonzero().squeeze(1).split(ROWS):
+        log_q = head.logits(hidden[rows]).log_softmax(-1)
+        teacher_log_p = [s.head.logits(s.hidden[rows]).log_softmax(-1).to(log_q) for s in spoken]
+        pooled = (torch.stack(teacher_log_p, -1) + log_w[rows][:, None, :]).logsumexp(-1)
+        result[rows] = (pooled.exp() * (pooled - log_q)).sum(-1)
+    return result
+
+
+def _add(
+    sums: dict[str, _Sums],
+    tasks: Sequence[str],
+    teachers: Sequence[str],
+    positions: Positions,
+    statistics: Statistics,
+    loss: Float[Tensor, " N"],
+    pool: Float[Tensor, " N"],
+) -> None:
+    gap = statistics.student_gap
+    assert gap is not None
+    for index in positions.task.unique().tolist():
+        chosen = positions.has_loss & (positions.task == index)
+        total = sums[tasks[index] if 0 <= index < len(tasks) else (ALL if not tasks else "other")]
+        total.tokens += int(chosen.sum())
+        total.loss += float(loss[chosen].double().sum())
+        total.kl_to_pool += float(pool[chosen].double().sum())
+        for k, name in enumerate(teachers):
+            total.teacher_loss[name] -= float(statistics.label_log_prob[chosen, k].double().sum())
+            total.kl_to_teacher[name] += float(gap[chosen, k].double().sum())
+
+
+def _by_teacher(sums: dict[str, _Sums], teachers: Sequence[str], what: str) -> dict[str, dict[str, float]]:
+    return {
+        name: {task: getattr(total, what)[name] / total.tokens for task, total in sums.items()} for name in teachers
+    }
+
+
+def _ribbons(
+    batch: Batch,
+    rows: Tensor,
+    log_w: Float[Tensor, "N K"],
+    loss: Float[Tensor, " N"],
+    teachers: Sequence[str],
+    tokenizer: Any,
+    already: int,
+) -> list[Ribbon]:
+    """One ribbon per sequence: the weights with which each token was predicted."""
+    length = batch.input_ids.shape[1]
+    at = {int(row): index for index, row in enumerate(rows.tolist())}
+    made = []
+    for b, ids in enumerate(batch.input_ids.tolist()):
+        real = batch.attention_mask[b].nonzero().squeeze(1).tolist()
+        before = [at.get(b * length + t - 1) if t > 0 else None for t in real]
+        weights = [None if i is None else [round(x, 4) for x in log_w[i].exp().tolist()] for i in before]
+        losses = [None if i is None else round(float(loss[i]), 4) for i in before]
+        tokens = [tokenizer.decode([ids[t]]) for t in real]
+        made.append(
+            Ribbon(
+                name=f"held-out text {already + b + 1}",
+                teachers=list(teachers),
+                tokens=tokens,
+                weights=weights,
+                loss=losses,
+            )
+        )
+    return made

@@ -1,0 +1,257 @@
+"""A whole run from a configuration: lock, train, evaluate, and a folder that says what happened."""
+
+import json
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+import xxhash
+from filelock import FileLock, Timeout
+from peft import PeftModel
+from rich.console import Console
+from transformers import GenerationConfig, PrinterCallback
+from transformers.trainer_callback import ProgressCallback as TqdmCallback
+
+from polydistill import __version__
+from polydistill.pipeline import Pipeline
+from polydistill.records import (
+    CERTIFICATE,
+    CONFIG,
+    METRICS,
+    RIBBONS,
+    SUMMARY,
+    RecordWriter,
+    RunSummary,
+    Score,
+    write_ribbons,
+    write_summary,
+)
+from polydistill.training.build import build_trainer
+from polydistill.training.card import write_card
+from polydistill.training.config import RunConfig
+from polydistill.training.config_file import ConfigError, dump_config, load_config
+from polydistill.training.evaluate import ALL, Evaluation, evaluate, weighted_mean
+from polydistill.training.off_policy import PolyDistillTrainer
+from polydistill.training.progress import ProgressCallback
+from polydistill.training.recorder import Recorder
+
+STUDENT = "student"
+"""Folder of the finished student inside a run."""
+
+LOCK = "run.lock"
+
+
+class LockedError(RuntimeError):
+    """Another process works in the run folder."""
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run folder for this process; ranks of one distributed run share the main rank's lock.
+
+    Raises:
+        LockedError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if int(os.environ.get("RANK", "0")) != 0:
+        yield
+        return
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise LockedError(f"{folder} is in use by another process; wait for it, or choose another `output`") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def train_run(config: RunConfig, command: str, console: Console | None = None) -> RunSummary:
+    """Train, or go on where the folder's last whole checkpoint ends; leaves a finished student behind.
+
+    Raises:
+        ConfigError: the folder holds a run of another configuration.
+        LockedError: another process works there.
+    """
+    folder = Path(config.output)
+    with locked(folder):
+        _same_run(config, folder)
+        started, clock = datetime.now(UTC), perf_counter()
+        recorder = Recorder(folder)
+        trainer = build_trainer(config, [recorder])
+        trainer.add_callback(recorder)
+        if console is not None:
+            trainer.remove_callback(PrinterCallback)
+            trainer.remove_callback(TqdmCallback)
+            trainer.add_callback(ProgressCallback(console))
+        main = trainer.is_world_process_zero()
+        if main:
+            dump_config(config, folder / CONFIG)
+            write_certificate(folder, trainer.pipeline)
+        trainer.train(resume_from_checkpoint=True)
+        summary = RunSummary(title=folder.name)
+        if main:
+            evaluation = evaluate_trainer(trainer)
+            save_student(trainer, folder / STUDENT)
+            summary = _summary(config, trainer, evaluation, recorder, command, started, perf_counter() - clock)
+            _leave_behind(config, folder, trainer.pipeline, evaluation, summary)
+        trainer.accelerator.wait_for_everyone()
+        trainer.accelerator.end_training()
+        return summary
+
+
+def evaluate_trainer(trainer: PolyDistillTrainer) -> Evaluation | None:
+    """The student on the held-out data, by task; None without held-out data."""
+    if trainer.eval_dataset is None:
+        return None
+    student: Any = trainer.accelerator.unwrap_model(trainer.model)
+    student = student.get_base_model() if isinstance(student, PeftModel) else student
+    dataset: Any = trainer.eval_dataset
+    # The loader of a single process: evaluation is the main rank's, whatever the number of ranks.
+    loader = torch.utils.data.DataLoader(
+        dataset, batch_size=trainer.args.per_device_eval_batch_size, collate_fn=trainer.data_collator
+    )
+    batches = (trainer.batch_of({k: v.to(trainer.args.device) for k, v in batch.items()}) for batch in loader)
+    return evaluate(
+        student,
+        trainer.visible,
+        trainer.teachers,
+        trainer.pipeline,
+        batches,
+        trainer.processing_class,
+        step=trainer.state.global_step,
+    )
+
+
+def save_student(trainer: PolyDistillTrainer, folder: Path) -> None:
+    """Weights, tokenizer and generation config, loadable by plain Transformers; LoRA adapters are merged."""
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    if isinstance(model, PeftModel):
+        model = model.merge_and_unload()
+    if model.generation_config is None:
+        model.generation_config = GenerationConfig.from_model_config(model.config)
+    model.save_pretrained(folder)
+    tokenizer: Any = trainer.processing_class
+    tokenizer.save_pretrained(folder)
+
+
+def write_certificate(folder: Path, pipeline: Pipeline) -> None:
+    """What the weights promise, derived before the run starts."""
+    guarantee = pipeline.guarantee()
+    certificate = {
+        "version": __version__,
+        "weighting": repr(pipeline.stack),
+        "promises": pipeline.promises(),
+        "derivation": guarantee.step.lines(),
+        "proved": guarantee.proved(),
+        "floor": guarantee.floor,
+        "ceiling": guarantee.ceiling,
+        "range": guarantee.range,
+        "tag": pipeline.stack.tag.name.lower().replace("_", "-"),
+    }
+    (folder / CERTIFICATE).write_text(json.dumps(certificate, indent=2) + "\n", encoding="utf-8")
+
+
+def hardware() -> str:
+    """This machine, in words."""
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads{gpu}"
+
+
+def weights_hash(folder: Path) -> str:
+    """xxh3 of the student's weight files, in order of their names."""
+    digest = xxhash.xxh3_64()
+    for path in sorted(folder.glob("*.safetensors")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _same_run(config: RunConfig, folder: Path) -> None:
+    if not (folder / CONFIG).is_file():
+        return
+    before, now = load_config(folder / CONFIG).model_dump(), config.model_dump()
+    different = sorted(key for key in now if before.get(key) != now[key])
+    if different:
+        raise ConfigError(
+            f"{folder} holds a run with another configuration (it differs in {', '.join(different)}); choose another "
+            "`output`, or remove the folder to start anew"
+        )
+
+
+def _summary(
+    config: RunConfig,
+    trainer: PolyDistillTrainer,
+    evaluation: Evaluation | None,
+    recorder: Recorder,
+    command: str,
+    started: datetime,
+    seconds: float,
+) -> RunSummary:
+    scores: list[Score] = []
+    domains: list[str] = []
+    if evaluation is not None:
+        record = evaluation.record
+        domains = list(record.losses)
+        scores = [Score(name=STUDENT, role="student", losses=record.losses, mean=evaluation.mean)]
+        scores += [
+            Score(name=name, role="teacher", losses=losses, mean=weighted_mean(losses, record.tokens))
+            for name, losses in record.teacher_losses.items()
+        ]
+    return RunSummary(
+        title=Path(config.output).name,
+        command=command,
+        package_version=__version__,
+        hardware=hardware(),
+        started=started.isoformat(timespec="seconds"),
+        steps=trainer.state.global_step,
+        tokens=trainer._total_train_tokens,
+        teachers=list(trainer.pipeline.teachers),
+        domains=domains,
+        weighting=repr(trainer.pipeline.stack),
+        objective=repr(trainer.objective),
+        main_student=STUDENT,
+        scores=scores,
+        says=trainer.masked + trainer.pipeline.promises(),
+        seconds=dict(recorder.total_seconds),
+        wall_seconds=seconds,
+    )
+
+
+def _leave_behind(
+    config: RunConfig, folder: Path, pipeline: Pipeline, evaluation: Evaluation | None, summary: RunSummary
+) -> None:
+    if evaluation is not None:
+        with RecordWriter(folder / METRICS) as writer:
+            writer.write(evaluation.record)
+        write_ribbons(folder / RIBBONS, evaluation.ribbons)
+    write_summary(folder / SUMMARY, summary)
+    sources = {name: section.model for name, section in config.teachers.items()}
+    write_card(folder / STUDENT, summary, pipeline.promises(), sources, config.student.model)
+
+
+def evaluate_run(folder: Path) -> Evaluation:
+    """Evaluate the finished student of a run again, from its files.
+
+    Raises:
+        ConfigError: the folder is not a finished run, or has no held-out data.
+    """
+    if not (folder / CONFIG).is_file() or not (folder / STUDENT).is_dir():
+        raise ConfigError(f"{folder} is not a finished run: it needs {CONFIG} and the folder {STUDENT}")
+    config = load_config(folder / CONFIG)
+    if config.data.evaluation is None:
+        raise ConfigError(f"{folder}: the run has no held-out data; give one with data.evaluation=FILE")
+    student = config.student.model_copy(update={"model": str(folder / STUDENT), "lora": None, "revision": None})
+    trainer = build_trainer(config.model_copy(update={"student": student}))
+    evaluation = evaluate_trainer(trainer)
+    assert evaluation is not None
+    return evaluation
+
+
+__all__ = ["ALL", "LockedError", "evaluate_run", "train_run"]
