@@ -53,11 +53,11 @@ def active(log_w: LogWeights) -> Bool[Tensor, "*positions K"]:
 
 def uniform(shape: tuple[int, ...], like: Tensor | None = None) -> LogWeights:
     """`-log K` everywhere; `shape` ends with K."""
-    log_w = torch.full(shape, -math.log(shape[-1]))
-    return log_w if like is None else log_w.to(like)
+    dtype, device = (None, None) if like is None else (like.dtype, like.device)
+    return torch.full(shape, -math.log(shape[-1]), dtype=dtype, device=device)
 
 
-def compose(*factors: LogWeights) -> LogWeights:
+def compose(*factors: Float[Tensor, "*#positions K"]) -> Float[Tensor, "*_ K"]:
     """Product-structure normalisation: `w ~ prod_i w_i`, factors broadcast against each other (T1, T20).
 
     A teacher is active in the product exactly when it is active in every factor.
@@ -192,7 +192,23 @@ def kl_clip(log_w: LogWeights, low: float, high: float) -> LogWeights:
             "K * low must be <= 1 and K * high >= 1"
         )
     log_low, log_high = math.log(low), math.log(high)
-    safe = log_w.masked_fill(~inside, 0.0)
+    # In double precision: mu is as large as the weights are extreme, and its rounding would be an error of the total.
+    safe = log_w.double().masked_fill(~inside, 0.0)
+    raised = safe + _level(safe.detach(), inside, log_low, log_high)
+    # Once it is known who is clipped, mu is `log(what is left) - logsumexp(free)`: exact, with finite gradients.
+    free = inside & (raised > log_low) & (raised < log_high)
+    held = raised.detach().clamp(log_low, log_high)
+    left = 1.0 - (held.exp() * (inside & ~free)).sum(-1, keepdim=True)
+    some = free.any(-1, keepdim=True)
+    mu = torch.where(some, left, 1.0).log() - safe.masked_fill(~free & some, -math.inf).logsumexp(-1, keepdim=True)
+    clipped = torch.where(free, (safe + mu).clamp(log_low, log_high), held)
+    return torch.where(inside, clipped, -math.inf).to(log_w.dtype)
+
+
+def _level(
+    safe: Float[Tensor, "*positions K"], inside: Bool[Tensor, "*positions K"], log_low: float, log_high: float
+) -> Float[Tensor, "*positions 1"]:
+    """The `mu` at which the clipped weights sum to 1, from the breakpoints where a weight reaches a bound."""
     breaks = torch.cat([log_low - safe, log_high - safe], -1)
     outside = ~torch.cat([inside, inside], -1)
     last = breaks.masked_fill(outside, -math.inf).amax(-1, keepdim=True)
@@ -203,5 +219,4 @@ def kl_clip(log_w: LogWeights, low: float, high: float) -> LogWeights:
     mu_left, gap = breaks.gather(-1, left), breaks.gather(-1, left + 1) - breaks.gather(-1, left)
     total_left, rise = total.gather(-1, left), total.gather(-1, left + 1) - total.gather(-1, left)
     part = torch.where(rise > 0, (1.0 - total_left) / rise.clamp_min(1e-30), 0.0).clamp(0.0, 1.0)
-    mu = mu_left + torch.logaddexp((1.0 - part).log(), part.log() + gap)
-    return torch.where(inside, (safe + mu).clamp(log_low, log_high), -math.inf)
+    return mu_left + torch.logaddexp((1.0 - part).log(), part.log() + gap)

@@ -1,8 +1,9 @@
 """Vocabulary agreement: distributions can be pooled only when the same id means the same token everywhere."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """What is needed of a tokenizer."""
 

@@ -1,0 +1,48 @@
+"""One thread, no network, annotations that are checked, laws that are searched the same way every time."""
+
+import os
+from collections.abc import Iterator
+
+import hypothesis
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    TRANSFORMERS_OFFLINE="1",
+    HF_DATASETS_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    HF_HUB_DISABLE_PROGRESS_BARS="1",
+    HF_DATASETS_DISABLE_PROGRESS_BARS="1",
+    TOKENIZERS_PARALLELISM="false",
+    OMP_NUM_THREADS="1",
+    MKL_NUM_THREADS="1",
+    TRL_EXPERIMENTAL_SILENCE="1",
+)
+
+install_import_hook("polydistill", "beartype.beartype")  # before the first import of the package
+torch.set_num_threads(1)
+hypothesis.settings.register_profile(
+    "polydistill",
+    deadline=None,
+    derandomize=True,
+    max_examples=50,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.differing_executors],
+)
+hypothesis.settings.load_profile("polydistill")
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers_every_time() -> Iterator[None]:
+    torch.manual_seed(0)
+    yield
+    assert torch.get_default_dtype() == torch.float32, "a test left another default dtype behind"
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """The byte-level tokenizer of `models`; do not change it."""
+    import models
+
+    return models.tokenizer()
