@@ -69,6 +69,7 @@ def check_collapse(trial: Trial) -> Result:
             value = divergence_of(rule, logits, log_p, log_w)
             worst.see((sums - target).abs(), 1e-9)
             worst.see((value.divergence - sums).abs(), 1e-9)
+            assert value.gradient is not None
             slopes.see((value.gradient - _slope(rule, logits, p, w, temperature)).abs().amax(-1), 1e-9)
     squared = ForwardKL(temperature=2.0, temperature_squared=True)
     plain = ForwardKL(temperature=2.0)

@@ -12,7 +12,7 @@ from polydistill.simplex import clip_spread, compose, hilbert, mix, normalise, p
 from polydistill.theory.scene import with_entropy
 from polydistill.theory.search import HUGE, ascend, evidence, one_apart, osc, weights
 from polydistill.theory.statement import Part, Result, Statement, Trial, Worst, at_least, equal, normal
-from polydistill.weighting import PrefixPosterior, Softmax, TaskPrior, Uniform
+from polydistill.weighting import Softmax, TaskPrior, Uniform
 
 SPREADS, TEMPERATURES = (4.0, 1.0), (2.0, 0.5)
 
