@@ -98,7 +98,8 @@ def mean_weights(outcome: Outcome, pipeline: Pipeline) -> dict[str, dict[str, fl
     """Mean weight of every teacher by task, over the positions with loss; tasks without any are left out.
 
     Returns:
-        task -> teacher -> mean weight; positions without a task are under `no task`, or `all text` if there are no tasks.
+        task -> teacher -> mean weight; positions without a task are under `no task`, or `all text` if no task has a
+        name.
     """
     positions = outcome.statistics.positions
     names = (*pipeline.tasks, NO_TASK if pipeline.tasks else EVERYTHING)
@@ -115,7 +116,7 @@ def mean_weights(outcome: Outcome, pipeline: Pipeline) -> dict[str, dict[str, fl
 
 
 def realised_modulus(
-    statistics: Statistics, pipeline: Pipeline, promised: Guarantee, *, error: float = 0.05, sample: int = 256
+    statistics: Statistics, pipeline: Pipeline, promised: Guarantee, *, error: float = 0.05, sample: int = 128
 ) -> Float[Tensor, ""] | None:
     """How much of the promised modulus is used when evidence is off, as a share of the promise.
 
@@ -171,7 +172,7 @@ def sampled_conflict(
     spoken: Sequence[Spoken],
     has_loss: Bool[Tensor, " N"],
     *,
-    sample: int = 128,
+    sample: int = 64,
 ) -> Float[Tensor, ""]:
     """Share of positions in conflict, on evenly spaced ones of those with loss; NaN when there is none.
 

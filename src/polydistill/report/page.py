@@ -1,0 +1,99 @@
+"""The page: one HTML file with everything in it, that asks nothing of the network.
+
+A content security policy names the hash of each of its own scripts: text of the run that should look like a script
+cannot run, and nothing can be loaded from anywhere, whatever is in the data.
+"""
+
+import base64
+import hashlib
+import os
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import BaseLoader, Environment, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from polydistill.records import REPORT
+from polydistill.report import figures
+from polydistill.report.figures import Figure
+from polydistill.report.folder import Run, read_run
+from polydistill.report.ribbon import RibbonView, view
+from polydistill.report.tables import columns, headlines, rows, time_shares
+from polydistill.report.words import UNDERLINES, duration, teacher_colour
+
+RIBBONS_SHOWN = 12
+"""Texts shown; a page with hundreds of texts opens in nobody's browser."""
+
+
+def write_report(run_folder: Path | str) -> Path:
+    """Write `report.html` into a run folder from what the run wrote down; returns its path.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        RecordError: a file of records is there and cannot be read.
+    """
+    folder = Path(run_folder)
+    page = render(read_run(folder))
+    path = folder / REPORT
+    temporary = path.with_name(f".{REPORT}.{os.getpid()}")
+    temporary.write_text(page, encoding="utf-8")
+    os.replace(temporary, path)
+    return path
+
+
+def render(run: Run) -> str:
+    """The page of a run as HTML."""
+    scripts = [get_plotlyjs().replace("\r\n", "\n"), _asset("page.js")]
+    main = run.main_student
+    plots = {figure.name: figure for figure in _plots(run)}
+    shown = run.ribbons[:RIBBONS_SHOWN]
+    ribbon_plots = [figures.ribbon_weights(ribbon, i, run.teachers) for i, ribbon in enumerate(shown)]
+    weight_plots = [figure for student in run.students if (figure := figures.weights(run, student)) is not None]
+    weight_plots.sort(key=lambda figure: figure.name != f"weights-{run.students.index(main) if main else 0}")
+    diagnostic_plots = figures.diagnostics(run, main) if main is not None else []
+    every = [*plots.values(), *weight_plots, *ribbon_plots, *diagnostic_plots]
+    environment = Environment(loader=BaseLoader(), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return environment.from_string(_asset("page.html.j2")).render(
+        run=run,
+        summary=run.summary,
+        title=run.summary.title if run.summary is not None else run.name,
+        main_label=run.label(main) if main is not None else "",
+        headlines=headlines(run),
+        columns=columns(run),
+        rows=rows(run),
+        plots=plots,
+        weight_plots=weight_plots,
+        ribbons=[_placed(view(ribbon), run) for ribbon in shown],
+        ribbon_plots=ribbon_plots,
+        ribbons_left=len(run.ribbons) - len(shown),
+        diagnostic_plots=diagnostic_plots,
+        legend=[(name, teacher_colour(k), k) for k, name in enumerate(run.teachers)],
+        underlines=UNDERLINES,
+        time=time_shares(run),
+        duration=duration,
+        data={figure.name: figure.as_plotly() for figure in every},
+        style=Markup(_asset("page.css")),
+        scripts=[Markup(script) for script in scripts],
+        policy=" ".join(f"'{_hash(script)}'" for script in scripts),
+    )
+
+
+def _plots(run: Run) -> list[Figure]:
+    optional = [figures.held_out_losses(run), figures.divergences(run)]
+    return [*figures.training_losses(run), *(figure for figure in optional if figure is not None)]
+
+
+def _placed(ribbon: RibbonView, run: Run) -> dict[str, Any]:
+    """A ribbon with each of its teachers' place among all teachers, which is its colour."""
+    places = [run.teachers.index(t) if t in run.teachers else k for k, t in enumerate(ribbon.teachers)]
+    return {"view": ribbon, "places": places}
+
+
+def _asset(name: str) -> str:
+    return files("polydistill.report").joinpath("page", name).read_text(encoding="utf-8")
+
+
+def _hash(script: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

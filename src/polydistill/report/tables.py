@@ -1,0 +1,141 @@
+"""The figures at the head of a report and its tables."""
+
+import math
+from dataclasses import dataclass
+
+from polydistill.records import Score
+from polydistill.report.folder import Run
+from polydistill.report.words import duration, student_colour, teacher_colour
+
+ABSENT = "\u2013"
+"""A dash where nothing was measured."""
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A figure at the head of the page."""
+
+    value: str
+    says: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A loss in the table: its text, whether it is the lowest of its column and group, its place from best to worst."""
+
+    text: str
+    best: bool = False
+    shade: float = 0.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table of held-out losses."""
+
+    label: str
+    role: str
+    colour: str
+    main: bool
+    cells: list[Cell]
+
+
+@dataclass(frozen=True)
+class Share:
+    """A part of the time."""
+
+    part: str
+    spent: str
+    share: float
+    colour: str
+
+
+def headlines(run: Run) -> list[Headline]:
+    """Figures at the head: only those that the run has."""
+    found = []
+    if run.summary is not None and run.summary.gap_closed is not None:
+        found.append(
+            Headline(
+                f"{run.summary.gap_closed:.0%}", "of the gap between averaging the teachers and an oracle is closed"
+            )
+        )
+    score = next((s for s in run.scores() if s.role == "student" and s.name == run.main_student), None)
+    if score is not None and score.mean is not None:
+        found.append(Headline(f"{score.mean:.3f}", f"nats per token on held-out text, {score.label or score.name}"))
+    teachers = [s for s in run.scores() if s.role == "teacher" and s.mean is not None]
+    if teachers:
+        best = min(teachers, key=lambda s: s.mean or 0.0)
+        found.append(
+            Headline(f"{best.mean:.3f}", f"nats per token of the best single teacher, {best.label or best.name}")
+        )
+    certificate = run.certificate
+    if certificate is not None and certificate.floor is not None and certificate.ceiling is not None:
+        found.append(
+            Headline(
+                f"{_percent(certificate.floor)} to {_percent(certificate.ceiling)}",
+                "is what any teacher can ever weigh",
+            )
+        )
+    if run.summary is not None and run.summary.wall_seconds is not None:
+        found.append(Headline(duration(run.summary.wall_seconds), "from start to end"))
+    return found
+
+
+def columns(run: Run) -> list[str]:
+    """Domains of the table of held-out losses, in order."""
+    named = run.summary.domains if run.summary is not None else []
+    return list(dict.fromkeys([*named, *(domain for score in run.scores() for domain in score.losses)]))
+
+
+def rows(run: Run) -> list[Row]:
+    """Rows of the table of held-out losses, students first; the lowest of each column among students is marked."""
+    scores = sorted(run.scores(), key=lambda score: score.role != "student")
+    losses = [[score.losses.get(domain) for domain in columns(run)] for score in scores]
+    if any(score.mean is not None for score in scores):
+        losses = [[*row, score.mean] for row, score in zip(losses, scores, strict=True)]
+    students = sum(score.role == "student" for score in scores)
+    by_column = [_column(list(column), students) for column in zip(*losses, strict=True)]
+    return [
+        Row(
+            label=score.label or score.name,
+            role=score.role,
+            colour=_colour(run, score),
+            main=score.role == "student" and score.name == run.main_student,
+            cells=[column[i] for column in by_column],
+        )
+        for i, score in enumerate(scores)
+    ]
+
+
+def _column(losses: list[float | None], students: int) -> list[Cell]:
+    """Cells of one column whose first `students` rows are students."""
+    known = [loss for loss in losses if loss is not None and math.isfinite(loss)]
+    rivals = [loss for loss in losses[:students] if loss is not None and math.isfinite(loss)]
+    low, high = (min(known), max(known)) if known else (0.0, 0.0)
+    cells = []
+    for row, loss in enumerate(losses):
+        if loss is None or not math.isfinite(loss):
+            cells.append(Cell(ABSENT if loss is None else str(loss)))
+            continue
+        best = row < students and len(rivals) > 1 and loss == min(rivals)
+        cells.append(Cell(f"{loss:.3f}", best, (loss - low) / (high - low) if high > low else 0.0))
+    return cells
+
+
+def _colour(run: Run, score: Score) -> str:
+    if score.role == "student":
+        return student_colour(run.students.index(score.name))
+    return teacher_colour(run.teachers.index(score.name)) if score.name in run.teachers else "#7f7f7f"
+
+
+def time_shares(run: Run) -> list[Share]:
+    """Parts of the time, the longest first."""
+    parts = run.seconds()
+    total = sum(parts.values())
+    return [
+        Share(part, duration(spent), spent / total if total else 0.0, student_colour(i))
+        for i, (part, spent) in enumerate(parts.items())
+    ]
+
+
+def _percent(share: float) -> str:
+    return f"{share:.2%}" if share < 0.01 else f"{share:.1%}"
