@@ -1,6 +1,7 @@
 """Statements about safety order: T10 attenuation, T11 tilt against projection, T12 order and bounds together."""
 
 import math
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -64,7 +65,7 @@ def check_attenuation(trial: Trial) -> Result:
     for tiers in (SIGMA, torch.arange(K, dtype=torch.float64), torch.zeros(K, dtype=torch.float64)):
         log_w = isotonic(weights(cases, K, generator), tiers)
         log_p = distributions((K, cases, 5), generator)
-        unsafe, log_p = _by_safety(log_p, tiers)
+        log_p = _by_safety(log_p, tiers)
         uniform = torch.full_like(log_w, -math.log(K))
         strict = len(set(tiers.tolist())) == K
         if strict:
@@ -91,11 +92,11 @@ def check_attenuation(trial: Trial) -> Result:
     )
 
 
-def _by_safety(log_p: Float[Tensor, "K n V"], tiers: Float[Tensor, " K"]) -> tuple[Tensor, Tensor]:
+def _by_safety(log_p: Float[Tensor, "K n V"], tiers: Float[Tensor, " K"]) -> Float[Tensor, "K n V"]:
     """Teachers handed out so that the mass of entry 0 does not increase with safety."""
     order = log_p[..., 0].argsort(0, descending=True)
     ranked = log_p.gather(0, order[..., None].expand_as(log_p))
-    return ranked[..., 0].exp(), ranked[tiers.argsort(stable=True).argsort()]
+    return ranked[tiers.argsort(stable=True).argsort()]
 
 
 def _ascend_mass(trial: Trial, worst: Worst) -> None:
@@ -240,7 +241,7 @@ def check_projection(trial: Trial) -> Result:
         box.see(torch.maximum(low - first.exp().amin(-1), first.exp().amax(-1) - high), 0.0)
         mass.see((first.exp().sum(-1) - 1).abs(), 1e-9)
         pair = normal((trial.times(16), 2, K), generator)
-        _, found = ascend(lambda x, t=tiers: _projected_ratio(x, t, low, high), pair, trial.times(80), 0.03)
+        _, found = ascend(partial(_projected_ratio, tiers=tiers, low=low, high=high), pair, trial.times(80), 0.03)
         one, two = normalise(found[:, 0]), normalise(found[:, 1])
         moduli.see(hilbert(*(kl_clip(isotonic(w, tiers), low, high) for w in (one, two))), hilbert(one, two))
     return Result(

@@ -6,7 +6,7 @@ wrong bound shows as `fails`, never as an exception.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -86,8 +86,8 @@ class Curve:
     """A named line of a figure."""
 
     name: str
-    x: list[float]
-    y: list[float]
+    x: Sequence[float]
+    y: Sequence[float]
 
 
 @dataclass(frozen=True)

@@ -206,15 +206,15 @@ T6 = Statement(
     number=6,
     title="pooling collapse",
     words="A weighted sum of divergences is one divergence to one pooled target plus a constant: forward KL to the "
-    "linear pool, reverse KL to the log pool, every Amari alpha-divergence to a power-mean pool with the position-dependent "
-    "factor Z^alpha kept, Bregman losses to the mean, Jeffreys to two targets. JSD, skew KL and total variation do not "
+    "linear pool, reverse KL to the log pool, every Amari alpha-divergence to a power-mean pool with the "
+    "position-dependent factor Z^alpha kept, Bregman losses to the mean, Jeffreys to two targets. JSD, skew KL and total variation do not "
     "collapse: pool-then-divide and divide-then-pool are two objectives.",
     formula="sum_k w_k KL(p_k||q) = KL(sum_k w_k p_k||q) + JS_w;  sum_k w_k KL(q||p_k) = KL(q||log pool) - log Z",
     source="Bregman information: Banerjee et al. 2005; alpha-divergences: Amari 2007; non-collapse ours",
     run=check_collapse,
     code=("objective.ForwardKL", "objective.ReverseKL", "objective.distil"),
     remarks="Temper first, pool then; signals read temperature 1. Loss values are the sums on the left, JS_w included, "
-    "so that they can be compared between weightings. The factor Z^alpha depends on weights and position: leaving it out "
-    "changes the objective.",
+    "so that they can be compared between weightings. The factor Z^alpha depends on weights and position: leaving it "
+    "out changes the objective.",
 )
 STATEMENTS = (T4, T5, T6)

@@ -1,0 +1,193 @@
+"""T18: what gradient modification does to the weights of teachers."""
+
+import importlib.util
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from polydistill.simplex import normalise
+from polydistill.theory import surgery
+from polydistill.theory.scene import linear_pool
+from polydistill.theory.search import distributions
+from polydistill.theory.statement import (
+    Part,
+    Result,
+    Statement,
+    Trial,
+    Worst,
+    at_least,
+    equal,
+    normal,
+    reported,
+    shown,
+)
+
+TEACHERS, VOCABULARY = 3, 6
+Scheme = Callable[[Tensor], Tensor]
+SCHEMES: dict[str, Scheme] = {
+    "MGDA": surgery.mgda,
+    "PCGrad": surgery.pcgrad,
+    "UPGrad": surgery.upgrad,
+    "CAGrad": surgery.cagrad,
+    "IMTL-G": surgery.imtl_g,
+    "Nash-MTL": surgery.nash_mtl,
+}
+
+
+def logit_gradients(q: Float[Tensor, "n V"], log_p: Float[Tensor, "K n V"]) -> Float[Tensor, "n K V"]:
+    """`q - p_k`: gradient of `KL(p_k || q)` with respect to the student's logits."""
+    return (q - log_p.exp()).transpose(0, 1)
+
+
+def effective(
+    gradient: Float[Tensor, "n V"], gradients: Float[Tensor, "n K V"]
+) -> tuple[Float[Tensor, "n K"], Float[Tensor, " n"]]:
+    """Coefficients of the least-squares fit of a modified gradient by the teachers', and its relative residual."""
+    columns = gradients.transpose(1, 2)
+    fitted = torch.linalg.lstsq(columns, gradient[..., None]).solution
+    residual = (columns @ fitted)[..., 0] - gradient
+    return fitted[..., 0], residual.norm(dim=-1) / gradient.norm(dim=-1).clamp_min(1e-12)
+
+
+def check_gradients(trial: Trial) -> Result:
+    """T18."""
+    generator, cases = trial.generator(18), trial.times(1500)
+    log_p = distributions((TEACHERS, cases, VOCABULARY), generator, 1.0)
+    q = normal((cases, VOCABULARY), generator).softmax(-1)
+    plain = logit_gradients(q, log_p)
+    log_w = normalise(normal((cases, TEACHERS), generator).sort(-1).values)  # safety rises with the index
+    weighted = log_w.exp()[..., None] * plain
+    gramian = weighted @ weighted.transpose(1, 2)
+    parts = [*_hull(q, log_p, plain), _jump()]
+    kept = surgery.mean(gramian) * log_w.exp() * TEACHERS
+    parts.append(equal("control: the plain sum has the weights as effective weights", _gap(kept, log_w.exp()), cases))
+    for name, scheme in SCHEMES.items():
+        parts += _report(name, scheme(gramian) * log_w.exp())
+    threshold = torch.rand((cases, VOCABULARY), generator=generator).double()
+    coefficients, residual = effective(surgery.graddrop(weighted, threshold), plain)
+    parts += _report("GradDrop", coefficients)
+    claim = "GradDrop is not a weighting: greatest relative residual of the least-squares fit"
+    parts.append(at_least(claim, float(residual.max()), 0.1, cases))
+    parts.append(_direction(gramian, weighted, log_w, plain))
+    parts += _torchjd(weighted[: trial.times(40, 8)])
+    return Result(tuple(parts), details=_details())
+
+
+def _gap(one: Tensor, two: Tensor) -> float:
+    return float((one - two).abs().max())
+
+
+def _details() -> str:
+    found = importlib.util.find_spec("torchjd") is not None
+    return "torchjd is installed and compared with" if found else "torchjd is not installed; references only"
+
+
+def _hull(q: Float[Tensor, "n V"], log_p: Float[Tensor, "K n V"], plain: Float[Tensor, "n K V"]) -> list[Part]:
+    """MGDA against Frank-Wolfe on `|q - P|^2`, P in the hull of the teachers."""
+    alpha = surgery.mgda(plain @ plain.transpose(1, 2))
+    target = torch.einsum("nk,knv->nv", alpha, log_p.exp())
+    p = log_p.exp().transpose(0, 1)
+    guess = p[:, 0]
+    for _ in range(1500):
+        corner = p[torch.arange(len(p)), (p @ (guess - q)[..., None])[..., 0].argmin(-1)]
+        step = corner - guess
+        length = ((q - guess) * step).sum(-1) / step.square().sum(-1).clamp_min(1e-15)
+        guess = guess + length.clamp(0.0, 1.0)[:, None] * step
+    distance, reference = (q - target).norm(dim=-1), (q - guess).norm(dim=-1)
+    gap = Worst(1e-9)
+    gap.see(distance - reference, 0.0)
+    easiest = Worst()
+    uniform = linear_pool(torch.full_like(alpha, 1 / TEACHERS).log(), log_p)
+    easiest.see(distance, torch.minimum((q[:, None] - p).norm(dim=-1).amin(-1), (q - uniform).norm(dim=-1)))
+    return [
+        gap.part("MGDA in logit space: distance from q to its target, beyond Frank-Wolfe's projection onto the hull"),
+        easiest.part("it is the easiest mixture: distance from q, against every teacher's and the uniform pool's"),
+        reported("it is not where the weights pointed: share of positions with a teacher of effective weight 0",
+                 float((alpha.amin(-1) < 1e-9).double().mean()), len(q)),
+    ]  # fmt: skip
+
+
+def _report(name: str, coefficients: Float[Tensor, "n K"]) -> list[Part]:
+    """Effective weights, the safety order and the floor."""
+    total = coefficients.sum(-1)
+    usable = total.abs() > 1e-9
+    alpha = (coefficients / total[:, None])[usable]
+    inverted = (alpha[:, :-1] > alpha[:, 1:] + 1e-9).any(-1)
+    cases = len(coefficients)
+    scale = float(total.quantile(0.99) / total.quantile(0.01).clamp_min(1e-12))
+    parts = [
+        at_least(
+            f"{name}: share of positions where ordered weights come out not ordered (O1 broken)",
+            float(inverted.double().mean()),
+            1 / cases,
+            cases,
+            note=f"scale apart: coefficients sum to numbers that differ by a factor {scale:.3g} (1% to 99%)",
+        ),
+        reported(f"{name}: least effective weight (B needs > 0)", float(alpha.min()), cases),
+    ]
+    return parts
+
+
+def _jump() -> Part:
+    """Two teachers that differ by 1e-6: which of them MGDA chooses flips with the sign of the difference."""
+    base = torch.tensor([[0.5, 0.3, 0.2]], dtype=torch.float64)
+    nudge = 1e-6 * torch.tensor([[1.0, -1.0, 0.0]], dtype=torch.float64)
+    q, far = torch.tensor([[0.7, 0.2, 0.1]], dtype=torch.float64), torch.tensor([[0.0, 0.0, 1.0]], dtype=torch.float64)
+    picked = []
+    for sign in (1.0, -1.0):
+        p = torch.stack([base + sign * nudge, base - sign * nudge, far])
+        gradients = (q - p).transpose(0, 1)
+        picked.append(surgery.mgda(gradients @ gradients.transpose(1, 2))[0])
+    moved = float((picked[0] - picked[1]).abs().sum() / 2)
+    return at_least(
+        "MGDA: weights jump when two teachers swap a difference of 1e-6 (C broken): total variation", moved, 0.9
+    )
+
+
+def _direction(gramian: Tensor, weighted: Tensor, log_w: Tensor, plain: Tensor) -> Part:
+    """Coefficients read back off the direction by least squares are the coefficients."""
+    worst, expected = 0.0, surgery.pcgrad(gramian)
+    coefficients, _ = effective((expected[..., None] * weighted).sum(1), plain)
+    good = torch.linalg.cond(plain) < 1e4
+    worst = _gap(coefficients[good], (expected * log_w.exp())[good])
+    return equal("effective weights read off the direction by least squares: difference", worst, len(plain), slack=1e-8)
+
+
+def _torchjd(weighted: Float[Tensor, "n K V"]) -> list[Part]:
+    """Our references against torchjd's aggregators, where it is installed."""
+    if importlib.util.find_spec("torchjd") is None:
+        return []
+    aggregation = importlib.import_module("torchjd.aggregation")
+    parts = []
+    for name, kind in (("MGDA", "MGDA"), ("UPGrad", "UPGrad"), ("IMTL-G", "IMTLG")):
+        aggregator, missed, error = getattr(aggregation, kind)(), 0, 0.0
+        for gradients in weighted:
+            ours = (SCHEMES[name]((gradients @ gradients.T)[None])[0, :, None] * gradients).sum(0)
+            size = gradients.norm()
+            theirs = aggregator(gradients)
+            gap = float((ours - theirs).norm() / size)
+            error = max(error, gap)
+            missed += gap > 5e-2
+        parts.append(
+            shown(f"torchjd's {name} and ours agree to 5% of the gradients' size", missed, len(weighted),
+                  note=f"greatest difference {error:.2g}")
+        )  # fmt: skip
+    return parts
+
+
+T18 = Statement(
+    number=18,
+    title="gradient modification",
+    words="A scheme that gives weights on teachers gives effective weights alpha / sum(alpha); where these are negative "
+    "or absent (GradDrop), the least-squares fit with its residual. Axioms are checked again on those, the scale is "
+    "reported apart. In logit space MGDA is the projection of q onto the hull of the teachers: the easiest mixture.",
+    formula="MGDA: argmin |q - sum_k alpha_k p_k| over the simplex",
+    source="the schemes: see `theory.surgery`; the reading as weights ours",
+    run=check_gradients,
+    code=("theory.surgery", "theory.gradients.effective"),
+    remarks="Every scheme that was tried turns some ordered weights into weights that are not ordered: enforcement of "
+    "the safety order before gradient modification is not enforcement after it.",
+)
+STATEMENTS = (T18,)
