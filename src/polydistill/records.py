@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
@@ -141,7 +141,7 @@ class Ribbon(Record):
     student: str = "student"
 
     @model_validator(mode="after")
-    def _lengths(self) -> Self:
+    def _lengths(self) -> "Ribbon":
         n, teachers = len(self.tokens), len(self.teachers)
         if len(self.weights) != n:
             raise ValueError(f"ribbon {self.name!r} has {n} tokens and weights for {len(self.weights)}")
@@ -251,8 +251,6 @@ class CertificateRecord(BaseModel):
 
 
 Line = Annotated[StepRecord | EvaluationRecord | ResumeRecord | Ribbon, Field(discriminator="kind")]
-T = TypeVar("T")
-
 _LINE: TypeAdapter[StepRecord | EvaluationRecord | ResumeRecord | Ribbon] = TypeAdapter(Line)
 
 
@@ -281,7 +279,7 @@ class RecordWriter:
             os.close(self._file)
             self._file = -1
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "RecordWriter":
         return self
 
     def __exit__(
@@ -300,7 +298,13 @@ def read_lines(path: Path | str) -> list[StepRecord | EvaluationRecord | ResumeR
     """
     content = Path(path).read_bytes()
     lines = content[: content.rfind(b"\n") + 1].splitlines()
-    return [_parsed(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(_LINE.validate_json(line))
+        except ValidationError as error:
+            raise _refusal(error, f"{path}, line {number}") from error
+    return records
 
 
 def read_metrics(path: Path | str) -> tuple[list[StepRecord], list[EvaluationRecord]]:
@@ -351,7 +355,10 @@ def read_summary(path: Path | str) -> RunSummary:
         SchemaVersionError: it is of another version.
         RecordError: it cannot be read.
     """
-    return _validated(TypeAdapter(RunSummary), Path(path).read_bytes(), str(path))
+    try:
+        return RunSummary.model_validate_json(Path(path).read_bytes())
+    except ValidationError as error:
+        raise _refusal(error, str(path)) from error
 
 
 def read_certificate(path: Path | str) -> CertificateRecord:
@@ -361,25 +368,21 @@ def read_certificate(path: Path | str) -> CertificateRecord:
         FileNotFoundError: there is no such file.
         RecordError: it cannot be read.
     """
-    return _validated(TypeAdapter(CertificateRecord), Path(path).read_bytes(), str(path))
-
-
-def _parsed(line: bytes, where: str) -> StepRecord | EvaluationRecord | ResumeRecord | Ribbon:
-    return _validated(_LINE, line, where)
-
-
-def _validated(adapter: TypeAdapter[T], text: bytes, where: str) -> T:
     try:
-        return adapter.validate_json(text)
+        return CertificateRecord.model_validate_json(Path(path).read_bytes())
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        if field.endswith("schema_version"):
-            raise SchemaVersionError(
-                f"{where}: written by schema version {first['input']!r}, this polydistill reads version "
-                f"{SCHEMA_VERSION}; read it with the version of polydistill that wrote it"
-            ) from error
-        raise RecordError(f"{where}: {field + ': ' if field else ''}{first['msg']}") from error
+        raise _refusal(error, str(path)) from error
+
+
+def _refusal(error: ValidationError, where: str) -> RecordError:
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
+    if field.endswith("schema_version"):
+        return SchemaVersionError(
+            f"{where}: written by schema version {first['input']!r}, this polydistill reads version {SCHEMA_VERSION}; "
+            "read it with the version of polydistill that wrote it"
+        )
+    return RecordError(f"{where}: {field + ': ' if field else ''}{first['msg']}")
 
 
 def _replace(path: Path, text: str) -> None:

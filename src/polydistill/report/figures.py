@@ -245,7 +245,7 @@ def _curves(run: Run, students: list[str], quantity: str, name: str, title: str,
     if lows and cut:
         margin = 0.06 * (max(highs) - min(lows) or 1.0)
         layout["yaxis"]["range"] = [min(lows) - margin, max(highs) + margin]
-        caption += " The axis starts after the first tenth of the steps; double-click the plot to see all of it."
+        caption += " The axis fits the steps after the first tenth; a double click shows all of it."
     alt = f"Line plot of {title[0].lower()}{title[1:]} against training steps, one line per student."
     return Figure(name, title, alt, traces, layout, caption=caption)
 

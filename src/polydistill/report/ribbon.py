@@ -87,7 +87,7 @@ def view(ribbon: Ribbon) -> RibbonView:
 def visible(text: str) -> str:
     """A token's text with line breaks, tabs and control characters as marks."""
     marks = {"\n": "⏎", "\t": "⇥", "\r": "␍"}
-    return "".join(marks.get(c, c if c.isprintable() or c == " " else f"\\x{ord(c):02x}") for c in text)
+    return "".join(marks.get(c, c if c.isprintable() or c == " " else f"\\u{ord(c):04x}") for c in text)
 
 
 def _strength(weights: list[float] | None) -> float:

@@ -1,6 +1,7 @@
 """Long series made short: running means, and one point for many steps."""
 
 import math
+from collections import deque
 from collections.abc import Sequence
 
 POINTS = 500
@@ -27,8 +28,14 @@ def thin(steps: Sequence[float], values: Sequence[float | None], points: int = P
 
 def running_mean(values: Sequence[float | None], window: int) -> list[float | None]:
     """Mean of the last `window` values that are known; None as long as there is none."""
+    total, known = 0.0, 0
     means: list[float | None] = []
-    for end in range(1, len(values) + 1):
-        known = [v for v in map(finite, values[max(0, end - window) : end]) if v is not None]
-        means.append(sum(known) / len(known) if known else None)
+    recent: deque[float | None] = deque()
+    for value in map(finite, values):
+        recent.append(value)
+        if value is not None:
+            total, known = total + value, known + 1
+        if len(recent) > window and (left := recent.popleft()) is not None:
+            total, known = total - left, known - 1
+        means.append(total / known if known else None)
     return means

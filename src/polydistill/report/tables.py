@@ -7,8 +7,7 @@ from polydistill.records import Score
 from polydistill.report.folder import Run
 from polydistill.report.words import duration, student_colour, teacher_colour
 
-ABSENT = "\u2013"
-"""A dash where nothing was measured."""
+DASH = "\u2013"
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class Headline:
 
 @dataclass(frozen=True)
 class Cell:
-    """A loss in the table: its text, whether it is the lowest of its column and group, its place from best to worst."""
+    """A loss in the table: its text, whether it is the lowest of its kind, and where between lowest and highest."""
 
     text: str
     best: bool = False
@@ -71,7 +70,7 @@ def headlines(run: Run) -> list[Headline]:
     if certificate is not None and certificate.floor is not None and certificate.ceiling is not None:
         found.append(
             Headline(
-                f"{_percent(certificate.floor)} to {_percent(certificate.ceiling)}",
+                f"{_percent(certificate.floor)}{DASH}{_percent(certificate.ceiling)}",
                 "is what any teacher can ever weigh",
             )
         )
@@ -93,7 +92,10 @@ def rows(run: Run) -> list[Row]:
     if any(score.mean is not None for score in scores):
         losses = [[*row, score.mean] for row, score in zip(losses, scores, strict=True)]
     students = sum(score.role == "student" for score in scores)
-    by_column = [_column(list(column), students) for column in zip(*losses, strict=True)]
+    by_column = [
+        _column(list(column[:students]), mark=True) + _column(list(column[students:]), mark=False)
+        for column in zip(*losses, strict=True)
+    ]
     return [
         Row(
             label=score.label or score.name,
@@ -106,17 +108,16 @@ def rows(run: Run) -> list[Row]:
     ]
 
 
-def _column(losses: list[float | None], students: int) -> list[Cell]:
-    """Cells of one column whose first `students` rows are students."""
+def _column(losses: list[float | None], *, mark: bool) -> list[Cell]:
+    """Cells of one column for the students or for the teachers; with `mark` the lowest is marked."""
     known = [loss for loss in losses if loss is not None and math.isfinite(loss)]
-    rivals = [loss for loss in losses[:students] if loss is not None and math.isfinite(loss)]
     low, high = (min(known), max(known)) if known else (0.0, 0.0)
     cells = []
-    for row, loss in enumerate(losses):
+    for loss in losses:
         if loss is None or not math.isfinite(loss):
-            cells.append(Cell(ABSENT if loss is None else str(loss)))
+            cells.append(Cell(DASH if loss is None else str(loss)))
             continue
-        best = row < students and len(rivals) > 1 and loss == min(rivals)
+        best = mark and len(known) > 1 and loss == low
         cells.append(Cell(f"{loss:.3f}", best, (loss - low) / (high - low) if high > low else 0.0))
     return cells
 

@@ -31,7 +31,7 @@
     return out;
   };
 
-  const config = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"] };
+  const config = { displayModeBar: false, responsive: true };
 
   const draw = (canvas) => {
     const { data, layout } = figures[canvas.dataset.figure];
