@@ -128,6 +128,21 @@ def test_ribbons_summary_and_certificate_round_trip(tmp_path):
     assert read_certificate(tmp_path / "certificate.json") == CertificateRecord(promises=["p"])
 
 
+def test_a_certificate_of_the_search_is_read_in_words(tmp_path):
+    finding = {"basis": "proved", "trials": 1200, "bound": 2.0, "worst": 1.9, "witness": None, "note": ""}
+    broken = {"basis": "none", "trials": 7, "bound": None, "worst": 3.0, "witness": {"says": "w sums to 1.2"}}
+    idle = {"basis": "declared", "trials": 0, "bound": "inf", "worst": None, "witness": None, "note": "one teacher"}
+    findings = [{"axiom": name, **entry} for name, entry in (("B", finding), ("N", broken), ("E", idle))]
+    (tmp_path / "certificate.json").write_text(json.dumps({"consequences": ["c"], "findings": findings}))
+    read = read_certificate(tmp_path / "certificate.json")
+    assert read.promises == ["c"]
+    assert [(f.law, f.verdict, f.detail) for f in read.findings] == [
+        ("B", "proved; not refuted in 1,200 trials", "worst found 1.9; bound 2"),
+        ("N", "refuted", "w sums to 1.2"),
+        ("E", "not applicable", "one teacher"),
+    ]
+
+
 def test_a_writer_killed_with_sigkill_loses_no_line_that_it_reported(tmp_path):
     path = tmp_path / "metrics.jsonl"
     program = (

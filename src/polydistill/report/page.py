@@ -61,6 +61,7 @@ def render(run: Run) -> str:
         title=run.summary.title if run.summary is not None else run.name,
         main_label=run.label(main) if main is not None else "",
         headlines=headlines(run),
+        says=_says(run),
         columns=columns(run),
         rows=rows(run),
         plots=plots,
@@ -78,6 +79,12 @@ def render(run: Run) -> str:
         scripts=[Markup(script) for script in scripts],
         policy=" ".join(f"'{_hash(script)}'" for script in scripts),
     )
+
+
+def _says(run: Run) -> list[str]:
+    """Sentences for the head of the page; what the certificate promises stands in its own section."""
+    promises = run.certificate.promises if run.certificate is not None else []
+    return [] if run.summary is None else [sentence for sentence in run.summary.says if sentence not in promises]
 
 
 def _plots(run: Run) -> list[Figure]:

@@ -1,0 +1,83 @@
+"""What a run writes down, and how it is read back.
+
+A run folder holds
+
+    metrics.jsonl      one line per record: `StepRecord`, `EvaluationRecord`, `ResumeRecord`
+    ribbons.jsonl      one `Ribbon` per line: held-out text with the weights that each token was given
+    summary.json       `RunSummary`: what came out, once the run has ended
+    certificate.json   `CertificateRecord`, and whatever else the certificate says
+    config.yaml        the resolved configuration
+
+Lines are only ever appended, each by one `write(2)`, so that a killed run loses at most the line it was writing. A line
+counts once its newline is there. A resumed run writes some steps a second time; the last record of a step is the one
+that happened. Every record carries the version of this schema; another version is refused, never guessed at. Losses
+and divergences are in nats per token, times in seconds, weights in [0, 1] and summing to 1 over teachers.
+
+>>> import tempfile
+>>> with tempfile.TemporaryDirectory() as folder:
+...     with RecordWriter(f"{folder}/{METRICS}") as writer:
+...         writer.write(StepRecord(step=1, loss=4.0))
+...     steps, evaluations = read_metrics(f"{folder}/{METRICS}")
+>>> steps[0].loss
+4.0
+"""
+
+from polydistill.records.files import (
+    CERTIFICATE,
+    CONFIG,
+    METRICS,
+    REPORT,
+    RIBBONS,
+    SUMMARY,
+    RecordError,
+    RecordWriter,
+    SchemaVersionError,
+    read_certificate,
+    read_lines,
+    read_metrics,
+    read_ribbons,
+    read_summary,
+    write_ribbons,
+    write_summary,
+)
+from polydistill.records.schema import (
+    SCHEMA_VERSION,
+    CertificateRecord,
+    EvaluationRecord,
+    Finding,
+    Record,
+    ResumeRecord,
+    Ribbon,
+    RunSummary,
+    Score,
+    StepRecord,
+)
+
+__all__ = [
+    "CERTIFICATE",
+    "CONFIG",
+    "METRICS",
+    "REPORT",
+    "RIBBONS",
+    "SCHEMA_VERSION",
+    "SUMMARY",
+    "CertificateRecord",
+    "EvaluationRecord",
+    "Finding",
+    "Record",
+    "RecordError",
+    "RecordWriter",
+    "ResumeRecord",
+    "Ribbon",
+    "RunSummary",
+    "SchemaVersionError",
+    "Score",
+    "StepRecord",
+    "read_certificate",
+    "read_lines",
+    "read_metrics",
+    "read_ribbons",
+    "read_summary",
+    "write_ribbons",
+    "write_summary",
+]

@@ -1,0 +1,241 @@
+"""The schema of the records of a run."""
+
+from typing import Any, Literal
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
+
+SCHEMA_VERSION = 1
+"""Raised by one whenever a field changes its meaning or goes away."""
+
+ByTask = dict[str, float]
+"""Task or domain -> number."""
+ByTeacher = dict[str, float]
+"""Teacher -> number."""
+
+
+class Record(BaseModel):
+    """What all records have in common: frozen, strict about unknown keys, of one schema version."""
+
+    # NaN and infinities are written as strings: bare NaN is not JSON, and null would read as "not measured".
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+
+    schema_version: Literal[1] = 1
+
+
+class StepRecord(Record):
+    """One optimizer step of one student.
+
+    Attributes:
+        step: counted from 1; the number of updates done after it.
+        student: which student, where a run trains several.
+        epoch: passes over the data so far.
+        tokens: positions with loss seen so far, all ranks together.
+        loss: `(1 - ce) divergence + ce cross_entropy`, mean over the step's positions with loss.
+        divergence: `sum_k w_k D(p_k, q)`, mean.
+        cross_entropy: of the labels, mean.
+        learning_rate: of this step.
+        weights: task -> teacher -> mean weight over the step's positions with loss.
+        diagnostics: name -> value, as `polydistill.diagnostics.summarise` names them.
+        seconds: wall-clock time of this step by part.
+    """
+
+    kind: Literal["step"] = "step"
+    step: int = Field(ge=0)
+    student: str = "student"
+    epoch: float = 0.0
+    tokens: int = Field(default=0, ge=0)
+    loss: float
+    divergence: float | None = None
+    cross_entropy: float | None = None
+    learning_rate: float | None = None
+    weights: dict[str, ByTeacher] = {}
+    diagnostics: dict[str, float] = {}
+    seconds: dict[str, float] = {}
+
+
+class EvaluationRecord(Record):
+    """Held-out text after some step of one student.
+
+    Attributes:
+        step: updates done before the evaluation.
+        student: which student.
+        losses: task or domain -> student's cross-entropy, nats per token.
+        tokens: task or domain -> positions evaluated.
+        teacher_losses: teacher -> task or domain -> cross-entropy.
+        kl_to_teacher: teacher -> task or domain -> `KL(p_k || q)`.
+        kl_to_pool: task or domain -> `KL(pool || q)`, the pool under the weights that training uses.
+    """
+
+    kind: Literal["evaluation"] = "evaluation"
+    step: int = Field(ge=0)
+    student: str = "student"
+    losses: ByTask
+    tokens: dict[str, int] = {}
+    teacher_losses: dict[str, ByTask] = {}
+    kl_to_teacher: dict[str, ByTask] = {}
+    kl_to_pool: ByTask = {}
+
+
+class ResumeRecord(Record):
+    """The run went on from a checkpoint; what was recorded beyond `step` before this line did not happen."""
+
+    kind: Literal["resume"] = "resume"
+    step: int = Field(ge=0)
+
+
+class Ribbon(Record):
+    """A held-out text, token by token, with the trust that each token's prediction was given.
+
+    Attributes:
+        name: shown as its heading.
+        teachers: names, in the order of the weights.
+        tokens: the text, cut into tokens; joined they are the text.
+        weights: `[n, K]`; how much each teacher counted where this token was predicted; None where nobody was asked
+            (the first token of a document).
+        loss: student's cross-entropy of each token in nats, None where there is none; empty when not measured.
+        expected: teacher of the domain that each token truly comes from, where that is known; empty otherwise.
+        student: which student the loss is of.
+    """
+
+    kind: Literal["ribbon"] = "ribbon"
+    name: str
+    teachers: list[str] = Field(min_length=1)
+    tokens: list[str] = Field(min_length=1)
+    weights: list[list[float] | None]
+    loss: list[float | None] = []
+    expected: list[str | None] = []
+    student: str = "student"
+
+    @model_validator(mode="after")
+    def _lengths(self) -> "Ribbon":
+        n, teachers = len(self.tokens), len(self.teachers)
+        if len(self.weights) != n:
+            raise ValueError(f"ribbon {self.name!r} has {n} tokens and weights for {len(self.weights)}")
+        if any(row is not None and len(row) != teachers for row in self.weights):
+            raise ValueError(f"ribbon {self.name!r} has {teachers} teachers and a row of weights of another length")
+        for name, values in (("loss", self.loss), ("expected", self.expected)):
+            if values and len(values) != n:
+                raise ValueError(f"ribbon {self.name!r} has {n} tokens and {len(values)} entries in {name}")
+        return self
+
+
+class Score(Record):
+    """Held-out losses of one model.
+
+    Attributes:
+        name: of the student or teacher, as in the other records.
+        role: what it is.
+        label: how to show it; `name` when empty.
+        losses: domain -> nats per token.
+        mean: over all held-out text, nats per token.
+    """
+
+    name: str
+    role: Literal["student", "teacher"]
+    label: str = ""
+    losses: ByTask
+    mean: float | None = None
+
+
+class RunSummary(Record):
+    """What came out of a run.
+
+    Attributes:
+        title: of the report.
+        command: that started the run.
+        package_version: of polydistill.
+        finished: the run reached its last step.
+        hardware: in words.
+        started: ISO 8601 date and time.
+        steps: updates of each student.
+        tokens: positions with loss, of each student.
+        teachers: names, in order.
+        domains: columns of the table of losses, in order.
+        weighting: the stack as Python writes it.
+        objective: likewise.
+        main_student: the student that the report puts first.
+        scores: one row of the table each.
+        gap_closed: share of the way from uniform weights to the oracle that the main student covers; 1 is all of it.
+        says: sentences for the head of the report, each measured or derived in this run.
+        seconds: where the time went, by part, over the whole run.
+        wall_seconds: from start to end.
+    """
+
+    kind: Literal["summary"] = "summary"
+    title: str = "polydistill run"
+    command: str = ""
+    package_version: str = ""
+    finished: bool = True
+    hardware: str = ""
+    started: str = ""
+    steps: int = 0
+    tokens: int = 0
+    teachers: list[str] = []
+    domains: list[str] = []
+    weighting: str = ""
+    objective: str = ""
+    main_student: str = ""
+    scores: list[Score] = []
+    gap_closed: float | None = None
+    says: list[str] = []
+    seconds: dict[str, float] = {}
+    wall_seconds: float | None = None
+
+
+class Finding(BaseModel):
+    """What a certificate says about one law, in words.
+
+    Attributes:
+        law: its name.
+        verdict: proved, derived, not refuted in n trials, refuted.
+        detail: the numbers, or what the witness shows.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    law: str
+    verdict: str
+    detail: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_words(cls, given: Any) -> Any:
+        """A finding as `polydistill.certify` writes it: basis, trials, bound, worst value and witness."""
+        if not isinstance(given, dict) or "axiom" not in given:
+            return given
+        witness, trials, basis = given.get("witness"), given.get("trials", 0), given.get("basis", "none")
+        tried = f"not refuted in {trials:,} trials"
+        verdict = "refuted" if witness else "not applicable" if not trials else tried
+        if basis in ("proved", "derived") and not witness and trials:
+            verdict = f"{basis}; {tried}"
+        numbers = [
+            f"{name} {given[key]:.4g}"
+            for name, key in (("worst found", "worst"), ("bound", "bound"))
+            if isinstance(given.get(key), float | int)
+        ]
+        detail = witness["says"] if witness else "; ".join([*numbers, *filter(None, [given.get("note")])])
+        return {"law": given["axiom"], "verdict": verdict, "detail": detail}
+
+
+class CertificateRecord(BaseModel):
+    """The part of `certificate.json` that a report shows; a certificate says more, and that is left alone.
+
+    Attributes:
+        promises: the guarantee in a user's words, one sentence each; `consequences` is read as well.
+        derivation: the derivation as an indented tree, one line each.
+        proved: every rule of the derivation names a theorem.
+        floor: least weight of any teacher.
+        ceiling: greatest weight of any teacher.
+        range: bound on `osc(log w)`, nats.
+        findings: law by law.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True, ser_json_inf_nan="strings")
+
+    promises: list[str] = Field(default=[], validation_alias=AliasChoices("promises", "consequences"))
+    derivation: list[str] = []
+    proved: bool | None = None
+    floor: float | None = None
+    ceiling: float | None = None
+    range: float | None = None
+    findings: list[Finding] = []
