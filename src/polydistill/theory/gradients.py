@@ -117,7 +117,7 @@ def _report(name: str, coefficients: Float[Tensor, "n K"]) -> list[Part]:
     inverted = (alpha[:, :-1] > alpha[:, 1:] + 1e-9).any(-1)
     cases = len(coefficients)
     scale = float(total.quantile(0.99) / total.quantile(0.01).clamp_min(1e-12))
-    parts = [
+    return [
         at_least(
             f"{name}: share of positions where ordered weights come out not ordered (O1 broken)",
             float(inverted.double().mean()),
@@ -127,7 +127,6 @@ def _report(name: str, coefficients: Float[Tensor, "n K"]) -> list[Part]:
         ),
         reported(f"{name}: least effective weight (B needs > 0)", float(alpha.min()), cases),
     ]
-    return parts
 
 
 def _jump() -> Part:
@@ -148,7 +147,7 @@ def _jump() -> Part:
 
 def _direction(gramian: Tensor, weighted: Tensor, log_w: Tensor, plain: Tensor) -> Part:
     """Coefficients read back off the direction by least squares are the coefficients."""
-    worst, expected = 0.0, surgery.pcgrad(gramian)
+    expected = surgery.pcgrad(gramian)
     coefficients, _ = effective((expected[..., None] * weighted).sum(1), plain)
     good = torch.linalg.cond(plain) < 1e4
     worst = _gap(coefficients[good], (expected * log_w.exp())[good])
@@ -180,8 +179,8 @@ def _torchjd(weighted: Float[Tensor, "n K V"]) -> list[Part]:
 T18 = Statement(
     number=18,
     title="gradient modification",
-    words="A scheme that gives weights on teachers gives effective weights alpha / sum(alpha); where these are negative "
-    "or absent (GradDrop), the least-squares fit with its residual. Axioms are checked again on those, the scale is "
+    words="A scheme that gives weights on teachers gives effective weights alpha / sum(alpha); where these are "
+    "negative or absent (GradDrop), the least-squares fit with its residual. Axioms are checked again on those, the scale is "
     "reported apart. In logit space MGDA is the projection of q onto the hull of the teachers: the easiest mixture.",
     formula="MGDA: argmin |q - sum_k alpha_k p_k| over the simplex",
     source="the schemes: see `theory.surgery`; the reading as weights ours",

@@ -207,8 +207,8 @@ T6 = Statement(
     title="pooling collapse",
     words="A weighted sum of divergences is one divergence to one pooled target plus a constant: forward KL to the "
     "linear pool, reverse KL to the log pool, every Amari alpha-divergence to a power-mean pool with the "
-    "position-dependent factor Z^alpha kept, Bregman losses to the mean, Jeffreys to two targets. JSD, skew KL and total variation do not "
-    "collapse: pool-then-divide and divide-then-pool are two objectives.",
+    "position-dependent factor Z^alpha kept, Bregman losses to the mean, Jeffreys to two targets. JSD, skew KL "
+    "and total variation do not collapse: pool-then-divide and divide-then-pool are two objectives.",
     formula="sum_k w_k KL(p_k||q) = KL(sum_k w_k p_k||q) + JS_w;  sum_k w_k KL(q||p_k) = KL(q||log pool) - log Z",
     source="Bregman information: Banerjee et al. 2005; alpha-divergences: Amari 2007; non-collapse ours",
     run=check_collapse,
