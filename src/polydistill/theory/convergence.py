@@ -257,17 +257,17 @@ def _timescales(trial: Trial) -> list[Part]:
 T13 = Statement(
     number=13,
     title="convergence",
-    words="SGD with steps eta <= 1/L on F_t = <w_t, L>, osc_k L_k <= B, weights not made from the same minibatch, reaches "
-    "stationarity up to noise and drift; under PL it reaches the minimum up to noise, for convex losses the average "
-    "does. For variational weights detaching them gives the exact gradient of a true objective, without drift.",
+    words="SGD with steps eta <= 1/L on F_t = <w_t, L>, osc_k L_k <= B, weights not made from the same minibatch, "
+    "reaches stationarity up to noise and drift; under PL it reaches the minimum up to noise, for convex losses the "
+    "average does. For variational weights detaching them gives the exact gradient of a true objective, without drift.",
     formula="mean |grad F_t|^2 <= 2 (F_1 - inf F) / (eta T) + L eta sigma^2 + B V_T / (eta T), "
     "V_T = sum_t |w_{t+1} - w_t|_1",
     source="descent lemma; PL: Polyak 1963, Karimi et al. 2016; the drift term ours",
     run=check_convergence,
     code=("weighting.Tag", "weighting.Softmax", "signals.StudentGap"),
-    remarks="For plain SGD only: nothing of this is claimed under AdamW, momentum or clipped gradients, and in training "
-    "V_T is a diagnostic, not a bound. B and sigma^2 are the greatest seen on the way; inf F is bounded below by "
-    "JS_w when weights do not move and by 0 when they do. The soft minimum has the smoothness L from above, which is all "
-    "that descent needs, but it is not convex: for variational weights only stationarity is claimed.",
+    remarks="For plain SGD only: nothing of this is claimed under AdamW, momentum or clipped gradients, and in "
+    "training V_T is a diagnostic, not a bound. B and sigma^2 are the greatest seen on the way; inf F is bounded below "
+    "by JS_w when weights do not move and by 0 when they do. The soft minimum has the smoothness L from above, "
+    "which is all that descent needs, but it is not convex: for variational weights only stationarity is claimed.",
 )
 STATEMENTS = (T13,)

@@ -180,8 +180,8 @@ T18 = Statement(
     number=18,
     title="gradient modification",
     words="A scheme that gives weights on teachers gives effective weights alpha / sum(alpha); where these are "
-    "negative or absent (GradDrop), the least-squares fit with its residual. Axioms are checked again on those, the scale is "
-    "reported apart. In logit space MGDA is the projection of q onto the hull of the teachers: the easiest mixture.",
+    "negative or absent (GradDrop), the least-squares fit with its residual. Axioms are checked again on those, "
+    "the scale is reported apart. In logit space MGDA is the projection of q onto the hull of the teachers: the easiest mixture.",
     formula="MGDA: argmin |q - sum_k alpha_k p_k| over the simplex",
     source="the schemes: see `theory.surgery`; the reading as weights ours",
     run=check_gradients,
