@@ -45,7 +45,8 @@ def _measurable(
 def _token_scale(rule: Rule, evidence: Tensor, other: Tensor, task: Sequence[int]) -> Tensor:
     together = rule(evidence)
     rows = range(len(evidence))
-    swapped = [rule(torch.where(torch.arange(len(evidence))[:, None] == t, evidence, other))[t] for t in rows]
+    here = torch.eye(len(evidence), dtype=torch.bool).reshape(len(evidence), -1, *(1,) * (evidence.ndim - 1))
+    swapped = [rule(torch.where(here[t], evidence, other))[t] for t in rows]
     alone = [rule(evidence[t : t + 1])[0] for t in rows]
     return torch.maximum(hilbert(together, torch.stack(alone)), hilbert(together, torch.stack(swapped))).max()
 

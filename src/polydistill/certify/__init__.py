@@ -1,0 +1,20 @@
+"""What we can claim: derived bounds, random and adversarial search, and a certificate that keeps the two apart.
+
+>>> import torch
+>>> def sharpest(evidence):
+...     return torch.nn.functional.one_hot(evidence.argmax(-1), evidence.shape[-1]).double()
+>>> certificate = certify(sharpest, teachers=3)
+>>> [finding.axiom for finding in certificate.refuted]
+['B', 'C']
+>>> certificate.exit_ok
+False
+"""
+
+from polydistill.certify.certificate import Basis, Certificate, Finding
+from polydistill.certify.driven import Driven
+from polydistill.certify.proofs import Proofs
+from polydistill.certify.rule import rule_of
+from polydistill.certify.run import certify
+from polydistill.certify.table import rendered, table
+
+__all__ = ["Basis", "Certificate", "Driven", "Finding", "Proofs", "certify", "rendered", "rule_of", "table"]

@@ -1,0 +1,372 @@
+"""One attack per law: random structured inputs first, then the worst of them made worse."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from polydistill.axioms import AXIOMS, Axiom, Witness, evidence_distance
+from polydistill.axioms.law import Rule
+from polydistill.certify import sampling
+from polydistill.certify.bench import Bench
+from polydistill.certify.search import Objective, ascend, climb, jumps, worth
+from polydistill.simplex import hilbert
+
+STEEP = 1e3
+"""Nats of weights per nat of evidence from which a rule that declares no modulus is said to have none."""
+SLIGHT = 1e-7
+"""Nats that float64 may miss a bound by."""
+REACH, STEP = 48.0, 0.016
+"""Lines are scanned this far to both sides in steps of this many nats; a difference of two moves twice that."""
+
+
+@dataclass(frozen=True)
+class Attack:
+    """What an attack on one law found on one bench.
+
+    Attributes:
+        axiom: the law.
+        worst: largest value reached: osc(log w) for B, the modulus (or the share of it) for C, the gap for the others.
+        trials: inputs evaluated.
+        witness: or None.
+        note: what the numbers do not say.
+    """
+
+    axiom: Axiom
+    worst: float
+    trials: int
+    witness: Witness | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Means:
+    """How hard to look.
+
+    Attributes:
+        effort: multiplies the numbers of trials.
+        generator: of the randomness.
+    """
+
+    effort: float
+    generator: Generator
+
+    def rows(self, number: int, bench: Bench, least: int = 16) -> int:
+        """Trials, fewer for rules that are slow."""
+        return max(least, int(number * self.effort / bench.cost))
+
+    def rounds(self, number: int, bench: Bench) -> int:
+        """Rounds of a search; they grow with the square root of the effort, as the candidates do."""
+        slow = 0.5 if bench.cost > 1 else 1.0
+        return max(4, int(number * slow * math.sqrt(self.effort)))
+
+    def candidates(self, number: int, bench: Bench) -> int:
+        """Candidates of a search."""
+        return max(8, int(number * math.sqrt(self.effort) / math.sqrt(bench.cost)))
+
+
+def _sharpen(
+    objective: Objective, x: Tensor, means: Means, bench: Bench, free: Tensor | None = None
+) -> tuple[Tensor, int]:
+    """The most promising candidates after ascent and climb, and the evaluations spent."""
+    value = worth(objective, x)
+    size = min(means.candidates(96, bench), len(x))
+    x = x[value.topk(size).indices]
+    rounds = means.rounds(40, bench)
+    climbed = climb(objective, ascend(objective, x, rounds), rounds, means.generator, free)
+    return torch.cat([climbed, x]), 2 * rounds * size
+
+
+def _law(name: str, bench: Bench, tolerance: float, rule: Rule | None = None, **inputs: Any) -> Witness | None:
+    with torch.no_grad():
+        return AXIOMS[name](rule or bench.rule, tolerance=tolerance, source=bench.source, **inputs)
+
+
+def _largest(values: Tensor) -> float:
+    return float(values.nan_to_num(nan=math.inf, posinf=math.inf).max()) if values.numel() else 0.0
+
+
+def normalised(bench: Bench, means: Means) -> Attack:
+    """Law N on structured rows, and along lines, where it may fail in a slab only."""
+    x = sampling.evidence(means.rows(4096, bench), bench.shape, means.generator)
+    base, direction = _lines(bench, means, 4 if bench.teachers <= 5 else 1)
+    times = torch.arange(-REACH, REACH, 2 * STEP, dtype=x.dtype)
+    shape = (1, len(times)) + (1,) * (base.ndim - 1)
+    if bench.cost == 1:
+        x = torch.cat([x, (base[:, None] + times.reshape(shape) * direction[:, None]).flatten(0, 1)])
+    with torch.no_grad():
+        gaps = AXIOMS["N"].gap(bench.rule, evidence=x)
+    worst = int(gaps.argmax())
+    return Attack(AXIOMS["N"], float(gaps[worst]), len(x), _law("N", bench, 1e-6, evidence=x[worst : worst + 1]))
+
+
+def bounded(bench: Bench, means: Means) -> Attack:
+    """Law B: the largest osc(log w); without a declared range, whether it keeps growing with the evidence."""
+    axiom = AXIOMS["B"]
+
+    def osc(x: Tensor) -> Tensor:
+        return axiom.measure(bench.rule, evidence=x, range=math.inf)["osc"]
+
+    x = sampling.evidence(means.rows(4096, bench), bench.shape, means.generator)
+    sharp, spent = _sharpen(osc, x, means, bench)
+    everything = torch.cat([sharp.clamp(-1e4, 1e4), x])
+    value = worth(osc, everything)
+    best, worst = everything[value.argmax()][None], float(value.max())
+    trials = len(x) + spent
+    if math.isfinite(bench.range):
+        return Attack(axiom, worst, trials, _law("B", bench, SLIGHT, evidence=best, range=bench.range))
+    grows, at = _grows(osc, x)
+    if not grows:
+        return Attack(axiom, worst, trials, note="no range is declared; the search found it bounded")
+    far = at if float(osc(at)) >= worst else best
+    reached = float(osc(far))
+    # Any range is refuted by going far enough; the witness shows one.
+    claimed = reached / 2 if math.isfinite(reached) else 1e4
+    witness = _law("B", bench, SLIGHT, evidence=far, range=claimed)
+    return Attack(axiom, reached, trials, witness, "no range: the larger the evidence, the larger the odds")
+
+
+def _grows(osc: Objective, x: Tensor) -> tuple[bool, Tensor]:
+    """Whether osc(log w) rises with every decade of evidence up to 1e6 nats."""
+    rows = tuple(range(1, x.ndim))
+    unit = x / x.abs().amax(rows, keepdim=True).clamp_min(1e-300)
+    heights = []
+    far = x[:1]
+    for decade in range(2, 7):
+        value = worth(osc, unit * 10.0**decade)
+        far = (unit * 10.0**decade)[value.argmax()][None] if decade <= 4 else far
+        heights.append(float(value.max()))
+    rises = [math.isinf(b) or b > a + 0.25 for a, b in pairwise(heights)]
+    return all(rises[1:]), far
+
+
+def continuous(bench: Bench, means: Means, shift_invariant: bool) -> Attack:
+    """Law C: the largest modulus, lines scanned for jumps, and severity."""
+    axiom = AXIOMS["C"]
+    declared = bool(bench.open_channels)
+    channels = bench.open_channels or tuple(range(len(bench.moduli)))
+    moduli = tuple(m if math.isfinite(m) else STEEP for m in bench.moduli) if not declared else bench.moduli
+    modulus = moduli if bench.channels else moduli[0]
+    same: dict[str, Any] = {"shift_invariant": shift_invariant, "prefix": bench.prefix, "sustained": bench.sustained}
+    free = torch.zeros(2, *bench.shape, dtype=torch.float64)
+    free[0] = 1.0
+    if bench.channels:
+        free[1, list(channels)] = 1.0
+    else:
+        free[1] = 1.0
+
+    def share(x: Tensor) -> Tensor:
+        first, second = x[:, 0], x[:, 0] + x[:, 1]
+        allowed = evidence_distance(first, second, modulus, **same)
+        moved = hilbert(bench.rule(first), bench.rule(second))
+        size = 1.0 + first.abs().flatten(1).amax(-1)
+        ratio = (moved - 1e-11 * size) / allowed.clamp_min(1e-300)
+        return torch.where(allowed > 1e-9 * size, ratio, 0.0)
+
+    n = means.rows(8192, bench)
+    x = torch.stack(
+        [
+            sampling.evidence(n, bench.shape, means.generator),
+            sampling.steps(n, bench.shape, channels, means.generator),
+        ],
+        1,
+    )
+    sharp, spent = _sharpen(share, x, means, bench, free)
+    pairs = torch.cat([sharp, x])
+    value = worth(share, pairs)
+    best = pairs[value.argmax()][None]
+    worst, trials = float(value.max()), n + spent
+    claim: dict[str, Any] = {"modulus": modulus, **same}
+    witness = _law("C", bench, SLIGHT, first=best[:, 0], second=best[:, 0] + best[:, 1], **claim)
+    left, right, scanned = _scan(bench, means, channels)
+    jump = _law("C", bench, 1e-4, first=left, second=right, **claim)
+    # A jump is the clearer failure of the two: no modulus at all, over next to no distance.
+    witness = jump or witness
+    worst = math.inf if jump else worst
+    if bench.graded and math.isfinite(bench.severity_modulus) and witness is None:
+        witness, tried = _in_severity(bench, means, claim)
+        trials += tried
+    scale = 1.0 if bench.channels and len(set(moduli)) > 1 else float(moduli[0])
+    unit = "of what the moduli allow" if scale == 1.0 and bench.channels else "nats per nat"
+    note = unit if declared else f"{unit}; no modulus is declared, above {STEEP:g} counts as none"
+    return Attack(axiom, worst * scale, trials + scanned, witness, note)
+
+
+def _in_severity(bench: Bench, means: Means, claim: dict[str, Any]) -> tuple[Witness | None, int]:
+    n = means.rows(2048, bench)
+    x = sampling.evidence(n, bench.shape, means.generator)
+    low = torch.rand(n, dtype=x.dtype, generator=means.generator)
+    step = 10.0 ** (-6.0 * torch.rand(n, dtype=x.dtype, generator=means.generator))
+    high = (low + step).clamp(max=1.0)
+    severity: dict[str, Any] = {"severity": low, "severity_then": high, "severity_modulus": bench.severity_modulus}
+    return _law("C", bench, SLIGHT, first=x, second=x, **severity, **claim), n
+
+
+def _lines(bench: Bench, means: Means, repeats: int, channels: Sequence[int] = (0,)) -> tuple[Tensor, Tensor]:
+    """Lines along every axis, every difference of two teachers (a choice of them for many), and at random."""
+    teachers = bench.teachers
+    eye = torch.eye(teachers, dtype=torch.float64)
+    first, second = torch.triu_indices(teachers, teachers, 1)
+    ways = torch.cat([eye, eye[first] - eye[second]])
+    if len(ways) > 12:
+        ways = ways[torch.randperm(len(ways), generator=means.generator)[:12]]
+    random = torch.randn(2, teachers, dtype=torch.float64, generator=means.generator)
+    ways = torch.cat([ways, random / random.abs().amax(-1, keepdim=True).clamp_min(1e-9)]).repeat(repeats, 1)
+    size = torch.tensor([0.0, 1.0, 1.0, 3.0, 3.0, 10.0], dtype=torch.float64)
+    size = size[torch.randint(len(size), (len(ways),), generator=means.generator)]
+    base = torch.randn(len(ways), *bench.shape, dtype=torch.float64, generator=means.generator)
+    base = base * size.reshape(-1, *(1,) * len(bench.shape))
+    if not bench.channels:
+        return base, ways
+    direction = torch.zeros_like(base)
+    which = torch.tensor(list(channels))[torch.arange(len(ways)) % len(channels)]
+    direction[torch.arange(len(ways)), which] = ways
+    return base, direction
+
+
+def _scan(bench: Bench, means: Means, channels: Sequence[int]) -> tuple[Tensor, Tensor, int]:
+    often = 12 if bench.teachers <= 5 else 2
+    repeats = max(1, int(often * means.effort / bench.cost))
+    base, direction = _lines(bench, means, repeats, channels)
+    if bench.cost > 1:
+        least = max(4, int(64 * means.effort / bench.cost))
+        base, direction = base[:least], direction[:least]
+    return jumps(bench.rule, base, direction, REACH, STEP)
+
+
+def ordered(bench: Bench, means: Means) -> Attack | None:
+    """Law O1 from the critical severity on."""
+    if bench.sigma is None or bench.critical > 1.0 or bench.teachers < 2:
+        return None
+    n = means.rows(4096, bench)
+    x = sampling.evidence(n, bench.shape, means.generator)
+    level = bench.critical + (1.0 - bench.critical) * torch.rand(n, dtype=x.dtype, generator=means.generator)
+    level[::3], level[1::3] = bench.critical, 1.0
+    return _safety("O1", bench, means, x, {"severity": level}, sigma=bench.sigma, critical=bench.critical)
+
+
+def rising(bench: Bench, means: Means) -> Attack | None:
+    """Law O2 between two severities."""
+    if bench.sigma is None or not bench.graded or bench.teachers < 2:
+        return None
+    n = means.rows(4096, bench)
+    x = sampling.evidence(n, bench.shape, means.generator)
+    ends = torch.rand(n, 2, dtype=x.dtype, generator=means.generator).sort(-1).values
+    low, high = ends[:, 0].clone(), ends[:, 1].clone()
+    low[::3], high[1::3] = 0.0, 1.0
+    low[::7], high[::7] = 0.0, 1.0
+    return _safety("O2", bench, means, x, {"low": low, "high": high}, sigma=bench.sigma)
+
+
+def _safety(name: str, bench: Bench, means: Means, x: Tensor, levels: dict[str, Tensor], **constants: Any) -> Attack:
+    """Severities stay with their rows, so the climb moves the evidence of all rows in place."""
+    axiom, rule = AXIOMS[name], bench.rule
+    value = worth(lambda e: axiom.gap(rule, evidence=e, **levels, **constants), x)
+    top = value.topk(min(means.candidates(128, bench), len(x))).indices
+    rounds = means.rounds(40, bench)
+    best, best_value = x[top], value[top]
+    kept = {key: level[top] for key, level in levels.items()}
+    for _ in range(rounds):
+        length = 10.0 ** (5.0 * torch.rand(best.shape[:1], dtype=x.dtype, generator=means.generator) - 3.0)
+        step = torch.randn(best.shape, dtype=x.dtype, generator=means.generator)
+        trial = best + step * length.reshape(-1, *(1,) * (best.ndim - 1))
+        now = worth(lambda e: axiom.gap(rule, evidence=e, **kept, **constants), trial)
+        better = now > best_value
+        best[better], best_value[better] = trial[better], now[better]
+    witness = _law(name, bench, SLIGHT, rule, evidence=best, **kept, **constants)
+    return Attack(axiom, float(best_value.max()), len(x) + rounds * len(top), witness)
+
+
+def equivariant(bench: Bench, means: Means) -> Attack | None:
+    """Law E under random permutations."""
+    if bench.teachers < 2:
+        return None
+    worst, trials, witness = -math.inf, 0, None
+    for _ in range(max(2, int(4 * math.sqrt(means.effort)))):
+        order = torch.randperm(bench.teachers, generator=means.generator).tolist()
+        other = bench.permuted(order)
+        if other is None:
+            return None
+        permuted, define = other
+        x = sampling.evidence(means.rows(512, bench), bench.shape, means.generator)
+        with torch.no_grad():
+            worst = max(worst, _largest(AXIOMS["E"].gap(bench.rule, evidence=x, order=order, permuted=permuted)))
+        trials += len(x)
+        aware = replace(bench, source=f"{bench.source}\n{define}")
+        witness = witness or _law("E", aware, SLIGHT, evidence=x, order=order, permuted=permuted)
+    return Attack(AXIOMS["E"], worst, trials, witness)
+
+
+def monotone(bench: Bench, means: Means) -> Attack | None:
+    """Law M in every channel of which larger means more trust."""
+    if not bench.monotone:
+        return None
+    n = means.rows(4096, bench)
+    x = sampling.evidence(n, bench.shape, means.generator)
+    rise = sampling.steps(n, (bench.teachers,), (), means.generator).abs().amax(-1)
+    if bench.channels:
+        channel = torch.tensor(bench.monotone)[torch.randint(len(bench.monotone), (n,), generator=means.generator)]
+        rise = torch.nn.functional.one_hot(channel, len(bench.channels)) * rise[:, None]
+    teacher = torch.randint(bench.teachers, (n,), generator=means.generator)
+    return _plain("M", bench, evidence=x, teacher=teacher, rise=rise)
+
+
+def neutral(bench: Bench, means: Means) -> Attack:
+    """Law U at equal evidence."""
+    return _plain("U", bench, evidence=sampling.evidence(means.rows(512, bench), bench.shape, means.generator))
+
+
+def shift_invariant(bench: Bench, means: Means) -> Attack:
+    """Law X under shifts of up to 1e3 nats."""
+    n = means.rows(2048, bench)
+    x = sampling.evidence(n, bench.shape, means.generator)
+    shift = 10.0 ** (5.0 * torch.rand(x.shape[:-1], dtype=x.dtype, generator=means.generator) - 2.0)
+    # Evidence of 1e4 nats and more loses digits to the shift itself.
+    return _plain("X", bench, evidence=x.clamp(-1e3, 1e3), shift=shift)
+
+
+def measurable(bench: Bench, means: Means) -> Attack | None:
+    """Law S on short documents."""
+    if bench.sequence is None:
+        return None
+    documents, length = max(2, int(4 * math.sqrt(means.effort))), 6
+    shape = (documents, length, *bench.sequence_shape)
+    rows = documents * length
+    x, other = (
+        sampling.evidence(rows, bench.sequence_shape, means.generator).clamp(-30, 30).reshape(shape) for _ in range(2)
+    )
+    aware = replace(bench, source=f"{bench.source}\n{bench.sequence_source}")
+    return _plain("S", aware, bench.sequence, evidence=x, other=other, scale=bench.scale, task=bench.task)
+
+
+def clone_robust(bench: Bench, means: Means) -> Attack | None:
+    """Law D for functions of any number of teachers."""
+    if not bench.clones or bench.teachers > 6:
+        return None
+    x = sampling.evidence(means.rows(1024, bench), bench.shape, means.generator)
+    with torch.no_grad():
+        if not torch.isfinite(bench.rule(torch.zeros(1, bench.teachers + 1, dtype=x.dtype))).all():
+            return None
+    return _plain("D", bench, evidence=x, clone=0)
+
+
+def _plain(name: str, bench: Bench, rule: Rule | None = None, **inputs: Any) -> Attack:
+    axiom = AXIOMS[name]
+    with torch.no_grad():
+        gaps = axiom.gap(rule or bench.rule, **inputs)
+    return Attack(axiom, _largest(gaps), len(gaps), _law(name, bench, SLIGHT, rule, **inputs))
+
+
+FURTHER: tuple[Callable[[Bench, Means], Attack | None], ...] = (
+    equivariant,
+    monotone,
+    neutral,
+    shift_invariant,
+    measurable,
+    clone_robust,
+)
+"""Attacks on the laws that are reported, not required."""

@@ -1,0 +1,263 @@
+"""What is put to the test: one rule at one number of teachers, in one context, with everything that is declared."""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from polydistill.axioms import Rule
+from polydistill.certify import driven as drive
+from polydistill.certify import rule as function_rule
+from polydistill.certify.driven import Driven, DrivenSequence
+from polydistill.certify.rule import FunctionRule
+from polydistill.guarantee import Guarantee, Modulus
+from polydistill.logprobs import UNKNOWN
+from polydistill.pipeline import Pipeline
+
+SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32, 48, 64)
+"""Numbers of teachers that a function is tried with."""
+Permuted = tuple[Rule, str]
+"""A rule, and lines that define it as `permuted_rule` once `rule` is defined."""
+PREFIX = 12
+"""Tokens of the prefix that an attack on a prefix posterior controls."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A rule, and what it claims.
+
+    Attributes:
+        teachers: K.
+        rule: evidence to log-weights; with severity as a second argument when `graded`.
+        channels: names of the evidences, `[n, C, K]`; empty for a plain function of `[n, K]`.
+        prefix: how many leading channels are tokens of one prefix.
+        range: declared bound, inf without one.
+        moduli: declared modulus of each channel (a single one for a plain function), inf without one.
+        sustained: declared modulus for errors at every token of the prefix.
+        severity_modulus: declared modulus in severity, inf without one.
+        graded: the rule reads severity.
+        sigma: safety scores, or None where no order is claimed.
+        critical: severity from which O1 is claimed.
+        scale: `token`, `task`, `context` or `causal`.
+        sequence: one document's positions together, for law S.
+        sequence_shape: of one position of it.
+        sequence_source: lines that define it as `rule` once the rule is defined.
+        task: task of each of the document's positions.
+        monotone: channels in which more evidence means more trust.
+        source: lines that define the rule in a prompt.
+        context: what is fixed: task, route, severity.
+        permuted: the rule of the teachers in another order with lines that define it, or None where there is none.
+        clones: the rule takes one teacher more.
+        cost: of one row, relative to a softmax.
+    """
+
+    teachers: int
+    rule: Rule = field(repr=False)
+    channels: tuple[str, ...] = ()
+    prefix: int = 0
+    range: float = math.inf
+    moduli: tuple[float, ...] = (math.inf,)
+    sustained: float = math.inf
+    severity_modulus: float = math.inf
+    graded: bool = False
+    sigma: tuple[float, ...] | None = None
+    critical: float = 1.0
+    scale: str = "token"
+    sequence: Rule | None = field(default=None, repr=False)
+    sequence_shape: tuple[int, ...] = ()
+    sequence_source: str = field(default="", repr=False)
+    task: tuple[int, ...] | None = None
+    monotone: tuple[int, ...] = (0,)
+    source: str = field(default="", repr=False)
+    context: str = ""
+    permuted: Callable[[Sequence[int]], Permuted | None] = field(default=lambda order: None, repr=False)
+    clones: bool = False
+    cost: int = 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one row of evidence."""
+        return (len(self.channels), self.teachers) if self.channels else (self.teachers,)
+
+    @property
+    def open_channels(self) -> tuple[int, ...]:
+        """Channels with a finite modulus, the ones that an attack on it may move."""
+        return tuple(c for c, modulus in enumerate(self.moduli) if math.isfinite(modulus))
+
+
+def guarded(rule: Rule) -> Rule:
+    """A rule that gives NaN where it raises, so that a search can go on and N can be refuted."""
+
+    def safe(evidence: Tensor, *severity: Tensor) -> Tensor:
+        try:
+            return rule(evidence, *severity)
+        except (ValueError, RuntimeError, ArithmeticError, IndexError):
+            if len(evidence) <= 1:
+                return evidence.new_full((len(evidence), evidence.shape[-1]), math.nan)
+            half = len(evidence) // 2
+            parts = [safe(evidence[rows], *(s[rows] for s in severity)) for rows in (slice(0, half), slice(half, None))]
+            return torch.cat(parts)
+
+    return safe
+
+
+def function_benches(rule: FunctionRule, sizes: Sequence[int] | None, claims: dict[str, Any]) -> list[Bench]:
+    """One bench per number of teachers that the function takes, and per severity when it reads that.
+
+    Args:
+        rule: the probed function.
+        sizes: numbers of teachers; None tries `SIZES`.
+        claims: fields of `Bench` that the user declares.
+    """
+    benches = []
+    fixed = (len(rule.sigma),) if rule.sigma is not None else SIZES
+    for teachers in fixed if sizes is None else sizes:
+        try:
+            with torch.no_grad():
+                rule(torch.zeros(2, teachers, dtype=torch.float64))
+        except Exception:
+            if sizes is not None:
+                raise
+            continue
+        orders = rule.graded or rule.sigma is not None
+        for severity in (1.0, 0.0) if rule.graded else (0.0,):
+            here = replace(rule, severity=severity)
+
+            def permuted(order: Sequence[int], here: FunctionRule = here) -> Permuted | None:
+                return _permuted_function(here, order)
+
+            benches.append(
+                Bench(
+                    teachers,
+                    guarded(here),
+                    graded=rule.graded,
+                    sigma=rule.scores(teachers) if orders else None,
+                    sequence=None if rule.vector else guarded(here.whole),
+                    sequence_shape=(teachers,),
+                    sequence_source="rule = rule.whole",
+                    source=function_rule.source_of(here),
+                    context=f"severity {severity:g}" if rule.graded else "",
+                    permuted=permuted,
+                    clones=True,
+                    cost=50 if rule.row_by_row or rule.vector else 1,
+                    **claims,
+                )
+            )
+    return benches
+
+
+def _permuted_function(rule: FunctionRule, order: Sequence[int]) -> Permuted:
+    scores = rule.scores(len(order))
+    sigma = tuple(scores[k] for k in order) if rule.graded or rule.sigma is not None else None
+    define = f"from dataclasses import replace\npermuted_rule = replace(rule, sigma={sigma})"
+    return guarded(replace(rule, sigma=sigma)), define
+
+
+def pipeline_benches(pipeline: Pipeline, contexts: int, critical: float | None) -> list[Bench]:
+    """One bench per context: tasks, routes and severities, all of them or an even choice of `contexts`.
+
+    Args:
+        pipeline: bound.
+        contexts: how many at most.
+        critical: severity from which O1 is asked for; None asks from where the pipeline claims it.
+    """
+    stack, promise = pipeline.stack, pipeline.guarantee()
+    prefix = PREFIX if stack.reads_prefix_labels else 0
+    tasks = [*range(len(pipeline.tasks)), UNKNOWN]
+    teachers = range(len(pipeline.teachers))
+    routes = [*teachers, UNKNOWN] if "TeacherRouter" in {type(part).__name__ for part in stack.modules()} else [UNKNOWN]
+    levels = [1.0, 0.0, 0.5] if pipeline.safety is not None else [0.0]
+    every = list(itertools.product(levels, routes, tasks))
+    chosen = [every[i * len(every) // min(contexts, len(every))] for i in range(min(contexts, len(every)))]
+    return [_pipeline_bench(Driven(pipeline, prefix, t, r, s), promise, critical) for s, r, t in chosen]
+
+
+def _pipeline_bench(driven: Driven, promise: Guarantee, critical: float | None) -> Bench:
+    pipeline = driven.pipeline
+    channels = driven.channels or ("none",)
+    moduli, sustained = _moduli(driven, promise)
+    names = pipeline.teachers
+    scale = "causal" if pipeline.stack.scale == "token" and pipeline.stack.reads_prefix_labels else pipeline.stack.scale
+    task = tuple(i % max(len(pipeline.tasks), 1) for i in range(6)) if scale == "task" and pipeline.tasks else None
+    sequence = DrivenSequence(driven, task)
+    from_severity = pipeline.ordered_from()
+    reach = 1 + 4 * driven.prefix
+    oriented = tuple(
+        driven.prefix + i for i, name in enumerate(driven.statistics_read) if driven.linear_in(name) is not None
+    )
+
+    def permuted(order: Sequence[int]) -> Permuted | None:
+        others = tuple(names[k] for k in order)
+        other = drive.renamed(pipeline, others)
+        if other is None:
+            return None
+        route = UNKNOWN if driven.teacher == UNKNOWN else list(order).index(driven.teacher)
+        define = (
+            "from dataclasses import replace\nfrom polydistill.certify.driven import renamed\n"
+            f"permuted_rule = replace(rule, pipeline=renamed(rule.pipeline, {others}), teacher={route})"
+        )
+        return guarded(replace(driven, pipeline=other, teacher=route)), define
+
+    return Bench(
+        len(names),
+        guarded(driven),
+        channels,
+        driven.prefix,
+        promise.range,
+        moduli,
+        sustained,
+        promise.severity_modulus,
+        pipeline.safety is not None,
+        None if pipeline.safety is None else pipeline.safety.sigma,
+        (from_severity if from_severity is not None else 1.0) if critical is None else critical,
+        scale,
+        guarded(sequence),
+        (sequence.channels, len(names)),
+        f"from polydistill.certify.driven import DrivenSequence\nrule = DrivenSequence(rule, {task})",
+        task,
+        (*range(driven.prefix), *oriented),
+        drive.source_of(driven),
+        _words(driven),
+        permuted,
+        cost=reach,
+    )
+
+
+def _moduli(driven: Driven, promise: Guarantee) -> tuple[tuple[float, ...], float]:
+    """Modulus of every channel, and the sustained one of the prefix."""
+    statistics = driven.statistics_read
+    prefix_moduli = [m for m in promise.moduli if m.evidence == "prefix likelihood"]
+    once = sum(m.once for m in prefix_moduli) if prefix_moduli else math.inf
+    sustained = sum(m.sustained for m in prefix_moduli) if prefix_moduli else math.inf
+    read = {statistic: _modulus(driven, statistic, promise.moduli) for statistic in statistics}
+    moduli = (once,) * driven.prefix + tuple(read[statistic] for statistic in statistics)
+    return moduli or (0.0,), sustained
+
+
+def _modulus(driven: Driven, statistic: str, moduli: Sequence[Modulus]) -> float:
+    """Sum over the signals that read a statistic; inf where one is not the statistic itself, up to the sign."""
+    if driven.linear_in(statistic) is None:
+        return math.inf
+    label = drive.LABEL
+    names = {
+        signal.name
+        for signal in driven.pipeline.stack.signals
+        if statistic in signal.needs or (signal.reads_label and statistic == label)
+    }
+    return sum(modulus.once for modulus in moduli if modulus.evidence in names)
+
+
+def _words(driven: Driven) -> str:
+    pipeline = driven.pipeline
+    parts = []
+    if driven.task != UNKNOWN:
+        parts.append(f"task {pipeline.tasks[driven.task]}")
+    if driven.teacher != UNKNOWN:
+        parts.append(f"route to {pipeline.teachers[driven.teacher]}")
+    if pipeline.safety is not None:
+        parts.append(f"severity {driven.severity:g}")
+    return ", ".join(parts)
