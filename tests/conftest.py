@@ -21,7 +21,8 @@ os.environ.update(
     TRL_EXPERIMENTAL_SILENCE="1",
 )
 
-install_import_hook("polydistill", "beartype.beartype")  # before the first import of the package
+# Before the first import of the package. An int is a float, as everywhere in Python's typing (PEP 484).
+install_import_hook("polydistill", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 torch.set_num_threads(1)
 hypothesis.settings.register_profile(
     "polydistill",

@@ -87,36 +87,30 @@ def statistics(
     student: Tensor, teachers: Sequence[Tensor], positions: Positions, needs: frozenset[str] = frozenset()
 ) -> Statistics:
     """Every statistic of every position from full log-probabilities `[N, V]`; 0 where nothing is measured."""
-    log_p = [z.log_softmax(-1) for z in teachers]
     log_q = student.log_softmax(-1)
-    mean = torch.stack([lp.exp() for lp in log_p]).mean(0)
-    n = len(positions)
-    label = torch.zeros(n, len(teachers), dtype=torch.float64)
-    other = {name: torch.zeros(n, len(teachers), dtype=torch.float64) for name in needs}
-    for i in range(n):
-        for k, lp in enumerate(log_p):
-            if positions.has_target[i]:
-                label[i, k] = lp[i, positions.target[i]]
-            if not positions.has_loss[i]:
-                continue
-            row, p = lp[i], lp[i].exp()
-            best = row.sort(descending=True).values
-            measured = {
-                "entropy": -_sum(p, row),
-                "maximum": best[0],
-                "margin": best[0] - best[1],
-                "distance_to_pool": _sum(p, row - mean[i].clamp_min(1e-300).log()),
-                "student_gap": _sum(p, row - log_q[i]),
-                "student_gap_reverse": _sum(log_q[i].exp(), log_q[i] - row),
-            }
-            for name in needs:
-                other[name][i, k] = measured[name]
-    return Statistics(positions=positions, label_log_prob=label, **other)
+    log_mean = (torch.stack([z.softmax(-1) for z in teachers]).mean(0)).clamp_min(1e-300).log()
+    columns: dict[str, list[Tensor]] = {"label_log_prob": [], **{name: [] for name in needs}}
+    for z in teachers:
+        log_p = z.log_softmax(-1)
+        p, best = log_p.exp(), log_p.sort(descending=True).values
+        measured = {
+            "entropy": -_sum(p, log_p),
+            "maximum": best[:, 0],
+            "margin": best[:, 0] - best[:, 1],
+            "distance_to_pool": _sum(p, log_p - log_mean),
+            "student_gap": _sum(p, log_p - log_q),
+            "student_gap_reverse": _sum(log_q.exp(), log_q - log_p),
+        }
+        for name in needs - {"label_log_prob"}:
+            columns[name].append(torch.where(positions.has_loss, measured[name], 0.0))
+        label = log_p.gather(1, positions.target[:, None]).squeeze(1)
+        columns["label_log_prob"].append(torch.where(positions.has_target, label, 0.0))
+    return Statistics(positions=positions, **{name: torch.stack(values, -1) for name, values in columns.items()})
 
 
 def _sum(p: Tensor, values: Tensor) -> Tensor:
-    """`sum p values` with `0 * inf = 0`."""
-    return torch.where(p > 0, p * values, 0.0).sum()
+    """`sum_v p values` with `0 * inf = 0`."""
+    return torch.where(p > 0, p * values, 0.0).sum(-1)
 
 
 def objective(
@@ -131,24 +125,18 @@ def objective(
     temperature_squared: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss sum, divergence `[N]` and cross-entropy `[N]` from the definition: K divergences, no pool."""
-    tempered_q = (student / temperature).log_softmax(-1)
-    log_q = student.log_softmax(-1)
+    log_q = (student / temperature).log_softmax(-1)
+    divergence = student.new_zeros(len(positions))
+    for k, z in enumerate(teachers):
+        log_p = (z / temperature).log_softmax(-1)
+        one = _sum(log_q.exp(), log_q - log_p) if reverse else _sum(log_p.exp(), log_p - log_q)
+        divergence = divergence + log_w[:, k].exp() * one
+    cross_entropy = -student.log_softmax(-1).gather(1, positions.target[:, None]).squeeze(1)
+    divergence = torch.where(positions.has_loss, divergence, 0.0)
+    cross_entropy = torch.where(positions.has_loss, cross_entropy, 0.0)
     scale = temperature**2 if temperature_squared else 1.0
-    total = student.new_zeros(())
-    divergence, cross_entropy = student.new_zeros(len(positions)), student.new_zeros(len(positions))
-    for i in positions.has_loss.nonzero().flatten().tolist():
-        here = student.new_zeros(())
-        for k, z in enumerate(teachers):
-            weight = log_w[i, k].exp()
-            if weight == 0:
-                continue
-            log_p = (z[i] / temperature).log_softmax(-1)
-            gap = log_p - tempered_q[i]
-            here = here + weight * (-_sum(tempered_q[i].exp(), gap) if reverse else _sum(log_p.exp(), gap))
-        label = -log_q[i, positions.target[i]]
-        total = total + (1 - ce) * scale * here + ce * label
-        divergence[i], cross_entropy[i] = here.detach(), label.detach()
-    return total, divergence, cross_entropy
+    total = ((1 - ce) * scale * divergence + ce * cross_entropy).sum()
+    return total, divergence.detach(), cross_entropy.detach()
 
 
 def distil(

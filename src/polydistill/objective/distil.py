@@ -87,15 +87,20 @@ def distil(
         NonFiniteError: a logit of a teacher or of the student is NaN or infinite.
     """
     _validate(hidden, head, spoken, positions, needs)
-    keeps_gradient = torch.is_grad_enabled() and (hidden.requires_grad or head.weight.requires_grad)
-    run = _Run(head, spoken, positions, decide, divergence, needs, _rows(hidden, head, len(spoken), loss_bytes))
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device):
+        hidden = hidden.to(torch.get_autocast_dtype(device))
     bias = head.bias if head.bias is not None else hidden.new_zeros(0)
-    if keeps_gradient:
-        loss = _PooledLoss.apply(hidden, head.weight, bias, run)
-    else:
-        with torch.no_grad():
-            loss = run.forward(hidden, False, False)[0]
-    return run.outcome(loss)
+    keeps_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in (hidden, head.weight, bias))
+    run = _Run(head, spoken, positions, decide, divergence, needs, _rows(hidden, head, len(spoken), loss_bytes))
+    # Autocast acts on matrix products, and einsum is one: entropies and losses would be summed in 8 bits.
+    with torch.autocast(device, enabled=False):
+        if keeps_gradient:
+            loss = _PooledLoss.apply(hidden, head.weight, bias, run)
+        else:
+            with torch.no_grad():
+                loss = run.forward(hidden, False, False, False)[0]
+        return run.outcome(loss)
 
 
 def _validate(
@@ -145,7 +150,7 @@ class _Run:
         self.seconds = {"teacher heads": 0.0, "signals and weights": 0.0, "student head and loss": 0.0}
 
     def forward(
-        self, hidden: Float[Tensor, "N D"], for_hidden: bool, for_weight: bool
+        self, hidden: Float[Tensor, "N D"], for_hidden: bool, for_weight: bool, for_bias: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
         """Loss sum, and the gradients for hidden states, head weight and head bias that are asked for."""
         head = self.head
@@ -153,7 +158,7 @@ class _Run:
         loss = torch.zeros((), dtype=torch.float64, device=hidden.device)
         d_hidden = torch.zeros_like(hidden) if for_hidden else None
         d_weight = torch.zeros(head.weight.shape, dtype=exact, device=hidden.device) if for_weight else None
-        d_bias = None if not for_weight or head.bias is None else torch.zeros_like(head.bias, dtype=exact)
+        d_bias = torch.zeros_like(head.bias, dtype=exact) if for_bias and head.bias is not None else None
         carry = None
         for start in range(0, hidden.shape[0], self.rows):
             rows = slice(start, start + self.rows)
@@ -169,7 +174,7 @@ class _Run:
             clock = self._spend("teacher heads", clock)
             log_w, carry = self.decide(heard.statistics, carry)
             clock = self._spend("signals and weights", clock)
-            with_gradient = for_hidden or for_weight
+            with_gradient = for_hidden or for_weight or for_bias
             slope = _slope(head, logits) if with_gradient else None
             point = self.divergence.evaluate(
                 logits, heard.kept, heard.entropy, log_w[local], positions.target[local], with_gradient
@@ -212,6 +217,8 @@ class _Run:
 
     def outcome(self, loss: Tensor) -> Outcome:
         """The records, put together."""
+        if not self.chunks:
+            return self._nothing(loss)
         first = self.chunks[0]
         merged = {name: torch.cat([dict(c.measured())[name] for c in self.chunks]) for name, _ in first.measured()}
         return Outcome(
@@ -224,13 +231,19 @@ class _Run:
             seconds=self.seconds,
         )
 
+    def _nothing(self, loss: Tensor) -> Outcome:
+        """Of a batch without a single position: the loss is 0, its gradient too, and nothing was noticed."""
+        none, empty = loss.detach().new_zeros(0), loss.detach().new_zeros(0, len(self.spoken))
+        noticed = dict.fromkeys(self.needs | {"label_log_prob"}, empty)
+        return Outcome(loss, 0, empty, none, none, Statistics(positions=self.positions, **noticed), self.seconds)
+
 
 class _PooledLoss(torch.autograd.Function):
     """The gradients are made in the forward pass, where the chunk's logits still exist, and scaled in the backward."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, run: _Run) -> Tensor:
-        loss, *gradients = run.forward(hidden, ctx.needs_input_grad[0], ctx.needs_input_grad[1])
+        loss, *gradients = run.forward(hidden, *ctx.needs_input_grad[:3])
         ctx.gradients = gradients
         ctx.dtypes = hidden.dtype, weight.dtype, bias.dtype
         return loss

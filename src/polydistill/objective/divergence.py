@@ -147,7 +147,8 @@ class ReverseKL(Divergence):
 def _student(
     logits: Float[Tensor, "n V"], label: Int[Tensor, " n"], temperature: float
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, "n V"]]:
-    """Cross-entropy at temperature 1, log-normaliser of the tempered logits, and the logits."""
+    """Cross-entropy at temperature 1, log-normaliser of the tempered logits, and the logits (shifted, in place)."""
+    logits.sub_(logits.amax(-1, keepdim=True))  # or the normaliser of large logits is rounded at their size
     log_z = logits.logsumexp(-1)
     cross_entropy = log_z - logits.gather(1, label[:, None]).squeeze(1)
     return cross_entropy, log_z if temperature == 1.0 else (logits / temperature).logsumexp(-1), logits

@@ -1,0 +1,137 @@
+"""The same numbers as the single-teacher divergence of trl, and far less memory than full logits."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from cases import head, hidden, positions, spoken
+from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
+
+from polydistill.logprobs import Head, Spoken
+from polydistill.objective import ForwardKL, ReverseKL, distil
+
+
+def constant(s, carry):
+    return torch.zeros(len(s.positions), 1), carry
+
+
+@pytest.mark.parametrize(("divergence", "beta"), [(ForwardKL, 0.0), (ReverseKL, 1.0)])
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("options", [{}, {"bias": True}, {"scale": 0.5, "softcap": 5.0}], ids=lambda o: " ".join(o))
+def test_one_teacher_equals_the_divergence_of_trl(divergence, beta, temperature, options):
+    n, v = 300, 97
+    student, own = hidden(n, 12, seed=1), head(v, 12, seed=2, size=0.4, **options)
+    (teacher,) = spoken(n, v, [20], size=0.4, **options)
+    where = positions(n, v)
+
+    def leaves():
+        made = [student.clone(), own.weight.clone(), torch.zeros(v) if own.bias is None else own.bias.clone()]
+        return [x.requires_grad_() for x in made]
+
+    h, weight, bias = leaves()
+    top = Head(weight, bias, own.scale, own.softcap)
+    distil(h, top, [teacher], where, constant, divergence(temperature)).loss.backward()
+    ours = distil(h, top, [teacher], where, constant, divergence(temperature)).divergence
+
+    h2, weight2, bias2 = leaves()
+    t = teacher.head
+    theirs, _ = ChunkedDivergenceFunction.apply(
+        *(h2, weight2, bias2),
+        *(teacher.hidden, t.weight, t.bias),
+        *(beta, temperature),
+        *(own.scale, own.softcap, t.scale, t.softcap),
+    )
+    theirs.sum().backward()
+    assert ours.mean().item() == pytest.approx(theirs.mean().item(), rel=1e-6, abs=1e-6)
+    torch.testing.assert_close(ours, theirs.detach(), rtol=1e-6, atol=4e-6)
+    torch.testing.assert_close(h.grad, h2.grad, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(weight.grad, weight2.grad, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(bias.grad, bias2.grad, rtol=1e-5, atol=1e-5)
+
+
+def test_equal_weights_on_copies_of_one_teacher_equal_the_divergence_of_trl():
+    n, v = 200, 50
+    student, own = hidden(n, 8, seed=1), head(v, 8, seed=2, size=0.5)
+    (teacher,) = spoken(n, v, [8], size=0.5)
+    ours = distil(
+        student,
+        own,
+        [teacher, Spoken(teacher.hidden, teacher.head)],
+        positions(n, v),
+        lambda s, c: (torch.full((len(s.positions), 2), -0.6931472), c),
+        ForwardKL(),
+    )
+    theirs, _ = ChunkedDivergenceFunction.apply(
+        student, own.weight, None, teacher.hidden, teacher.head.weight, None, 0.0
+    )
+    torch.testing.assert_close(ours.divergence, theirs, rtol=1e-5, atol=1e-6)
+
+
+MEASURE = """
+import json, resource, sys
+sys.path.insert(0, sys.argv[2])
+import torch
+from cases import head, hidden, positions, spoken
+from reference import objective
+from polydistill.objective import ForwardKL, distil
+torch.set_num_threads(1)
+n, v, d, k = 4096, 4000, 16, 4
+teachers, where = spoken(n, v, [d] * k), positions(n, v)
+student, own = hidden(n, d, seed=1).requires_grad_(), head(v, d, seed=2)
+weight = own.weight.requires_grad_()
+log_w = torch.full((n, k), 1 / k).log()
+(student[:128] @ weight.T).sum().backward()  # warm up the matrix product
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+if sys.argv[1] == "fused":
+    out = distil(student, own, teachers, where, lambda s, c: (log_w[: len(s.positions)], c), ForwardKL(), loss_bytes=1)
+    loss = out.loss
+else:
+    loss = objective(student @ weight.T, [t.hidden @ t.head.weight.T for t in teachers], log_w, where)[0]
+loss.backward()
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps({"extra": (after - before) * 1024, "loss": loss.item(), "one": n * v * 4}))
+"""
+
+
+def measure(which):
+    tests = str(Path(__file__).parents[1])
+    run = subprocess.run([sys.executable, "-c", MEASURE, which, tests], capture_output=True, text=True, check=True)
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_full_logits_never_exist_so_that_the_peak_is_a_small_share_of_the_naive_one():
+    fused, naive = measure("fused"), measure("naive")
+    assert fused["loss"] == pytest.approx(naive["loss"], rel=1e-5)
+    assert fused["extra"] < 0.6 * fused["one"], "less than one [N, V]"
+    assert fused["extra"] < 0.06 * naive["extra"]
+
+
+def test_no_tensor_of_all_positions_by_the_vocabulary_is_ever_made():
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        largest = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            for x in out if isinstance(out, (tuple, list)) else [out]:
+                if isinstance(x, torch.Tensor):
+                    Watch.largest = max(Watch.largest, x.numel())
+            return out
+
+    n, v, k = 1024, 300, 3
+    student, own = hidden(n, 4, seed=1).requires_grad_(), head(v, 4, seed=2)
+    heard, where = spoken(n, v, [4] * k), positions(n, v, loss_share=0.8)
+    with Watch():
+        distil(
+            student,
+            own,
+            heard,
+            where,
+            lambda s, c: (torch.zeros(len(s.positions), k) - 1.0986, c),
+            ForwardKL(ce=0.1),
+            loss_bytes=1,
+        ).loss.backward()
+    assert 128 * v <= Watch.largest <= k * 128 * v
