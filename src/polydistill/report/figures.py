@@ -11,6 +11,9 @@ from polydistill.report.words import diagnostic, student_colour, teacher_colour
 
 Trace = dict[str, Any]
 
+SETTLES = 50
+"""Steps from which on the axis of a loss fits what comes after the first tenth of them."""
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -51,7 +54,8 @@ def training_losses(run: Run) -> list[Figure]:
                 "cross_entropy",
                 "train-cross-entropy",
                 "Cross-entropy on the training text",
-                "Nats per token on the labels of each step, the same measure for every student.",
+                "Nats per token on the labels of each step."
+                + (" The same measure for every student." if len(students) > 1 else ""),
             )
         )
     if run.steps:
@@ -152,7 +156,7 @@ def weights(run: Run, student: str) -> Figure | None:
     averaged = f", running mean over {window} steps" if window > 1 else ""
     return Figure(
         f"weights-{run.students.index(student)}",
-        f"Whom {run.label(student)} trusted",
+        f"Mean weights, {run.label(student)}",
         "Stacked areas of the mean weight of each teacher against training steps, one panel per task.",
         traces,
         layout | {"hovermode": "x unified"},
@@ -228,7 +232,7 @@ def _curves(run: Run, students: list[str], quantity: str, name: str, title: str,
         window = max(1, len(records) // 40)
         smooth = [value for value in running_mean(raw, window) if value is not None]
         settled = smooth[len(smooth) // 10 :]
-        if settled:
+        if settled and len(smooth) >= SETTLES:
             lows.append(min(settled))
             highs.append(max(settled))
             cut = cut or max(smooth) > max(settled)

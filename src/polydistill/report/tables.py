@@ -67,13 +67,9 @@ def headlines(run: Run) -> list[Headline]:
             Headline(f"{best.mean:.3f}", f"nats per token of the best single teacher, {best.label or best.name}")
         )
     certificate = run.certificate
-    if certificate is not None and certificate.floor is not None and certificate.ceiling is not None:
-        found.append(
-            Headline(
-                f"{_percent(certificate.floor)}{DASH}{_percent(certificate.ceiling)}",
-                "is what any teacher can ever weigh",
-            )
-        )
+    low, high = (certificate.floor, certificate.ceiling) if certificate is not None else (None, None)
+    if low is not None and high is not None and 0.0 < low < high:
+        found.append(Headline(f"{_percent(low)}{DASH}{_percent(high)}", "is what any teacher can ever weigh"))
     if run.summary is not None and run.summary.wall_seconds is not None:
         found.append(Headline(duration(run.summary.wall_seconds), "from start to end"))
     return found
