@@ -4,6 +4,7 @@ import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
@@ -65,7 +66,11 @@ def check_run(config: RunConfig) -> Check:
     Raises:
         ValueError, RuntimeError, FloatingPointError: whatever training would raise in its first step.
     """
-    trainer = build_trainer(config)
+    with TemporaryDirectory() as elsewhere:  # a trainer makes its folder; a check leaves nothing behind
+        return _check(config, build_trainer(config.model_copy(update={"output": elsewhere})))
+
+
+def _check(config: RunConfig, trainer: PolyDistillTrainer) -> Check:
     student: Any = trainer.model
     dataset: Any = trainer.train_dataset
     facts = [

@@ -11,6 +11,7 @@ import xxhash
 MANIFEST = "polydistill_manifest.json"
 STATE = "polydistill_state.safetensors"
 PREFIX = "checkpoint-"
+DUAL = "constraints/"
 SCHEMA = 1
 
 

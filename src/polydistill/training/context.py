@@ -18,7 +18,7 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class ContextCollator:
-    """Wraps a data collator: what it makes of token ids, plus context as `[B]` tensors.
+    """Wraps a data collator: what it makes of token ids, plus context as `[B]` tensors (severity also `[B, T]`).
 
     Attributes:
         inner: the collator that pads token ids and labels.
@@ -36,8 +36,32 @@ class ContextCollator:
         batch = dict(self.inner(plain))
         batch["task"] = torch.tensor([self._index(example, "task", self.tasks) for example in examples])
         batch["teacher_id"] = torch.tensor([self._index(example, "teacher_id", self.teachers) for example in examples])
-        batch["severity"] = torch.tensor([_severity(example) for example in examples])
+        batch["severity"] = self._severities(examples, batch)
         return batch
+
+    @staticmethod
+    def _severities(examples: list[dict[str, Any]], batch: dict[str, Any]) -> torch.Tensor:
+        """`[B]`, or `[B, T]` where an example has one severity per token."""
+        if not any(isinstance(example.get("severity"), list) for example in examples):
+            return torch.tensor([_severity(example) for example in examples])
+        width = batch["input_ids"].shape[1]
+        rows = torch.zeros(len(examples), width)
+        for row, mask, example in zip(rows, batch["attention_mask"], examples, strict=True):
+            value = example.get("severity")
+            if not isinstance(value, list):
+                row.fill_(_severity(example))
+                continue
+            number = len(example["input_ids"])
+            if len(value) < number:
+                raise DataError(
+                    f"column 'severity' has {len(value)} numbers for {number} tokens; one per token is needed"
+                )
+            own = torch.tensor(value[:number], dtype=torch.float32)
+            if not bool(((own >= 0) & (own <= 1)).all()):
+                raise DataError(f"column 'severity' must lie in [0, 1], got {value}")
+            # The collator pads on either side; the mask says where the tokens are.
+            row[mask.bool().nonzero().squeeze(1)] = own
+        return rows
 
     @staticmethod
     def _index(example: dict[str, Any], column: str, names: tuple[str, ...]) -> int:

@@ -15,12 +15,14 @@ from trl import SFTConfig, SFTTrainer
 from polydistill.logprobs import Head
 from polydistill.objective import ForwardKL, ReverseKL
 from polydistill.pipeline import Pipeline
-from polydistill.safety import Ordered, Tilt
+from polydistill.safety import Order
 from polydistill.teachers import Teachers, check_rows, named_teachers
 from polydistill.teachers.vocabulary import tokens_by_id
 from polydistill.training import checkpoint
 from polydistill.training.checkpoint import CheckpointError
+from polydistill.training.constrained import Constrained, student_writer
 from polydistill.training.context import COLUMNS, ContextCollator, refuse_empty, refuse_masked, task_names
+from polydistill.training.severity import Source, annotate, annotate_tokens
 from polydistill.training.step import Batch, NonFiniteValueError, StepOutcome, step
 from polydistill.training.student import teach_forward
 from polydistill.weighting import Operator
@@ -35,7 +37,7 @@ class PolyDistillTrainer(SFTTrainer):
     """`trl.SFTTrainer` whose loss is distillation from several teachers under adaptive weights.
 
     The arguments that `SFTTrainer` has mean what they mean there. Data sets may have the columns `task` (a name),
-    `severity` (0 to 1) and `teacher_id` (a teacher's name or index), all optional.
+    `severity` (0 to 1, or a list with one number per token) and `teacher_id` (a teacher's name or index), all optional.
 
     Args:
         model: student: hub id, folder or model.
@@ -43,7 +45,9 @@ class PolyDistillTrainer(SFTTrainer):
         weighting: operator stack, or a function from evidence `[n, K]` to weights.
         args: `trl.SFTConfig`.
         floor: share of uniform weights mixed in, in [0, 1].
-        safety: `Tilt` or `Ordered`.
+        safety: `Tilt`, `Ordered` or `Veto`.
+        constraints: limits on the student; their multipliers move once per optimizer step.
+        severity: how critical each context is; the data's column `severity` when None.
         objective: `ForwardKL` or `ReverseKL`.
         tasks: names of the tasks; found in the data set's `task` column when None.
         loss_bytes: byte budget of a chunk of the objective.
@@ -65,7 +69,9 @@ class PolyDistillTrainer(SFTTrainer):
         *,
         args: SFTConfig | None = None,
         floor: float = 0.0,
-        safety: Tilt | Ordered | None = None,
+        safety: Order | None = None,
+        constraints: Constrained | None = None,
+        severity: Source | None = None,
         objective: ForwardKL | ReverseKL | None = None,
         tasks: Sequence[str] | None = None,
         loss_bytes: int | None = None,
@@ -77,6 +83,8 @@ class PolyDistillTrainer(SFTTrainer):
         for name in ("train_dataset", "eval_dataset"):
             if kwargs.get(name) is not None:
                 refuse_empty(kwargs[name], name)
+                if severity is not None:
+                    kwargs[name] = annotate(kwargs[name], severity, args.dataset_text_field)
         args.logging_nan_inf_filter = False  # it would hide a NaN in the logged loss
         self.teachers = named_teachers(teachers)
         names = tuple(teacher.name for teacher in self.teachers)
@@ -84,12 +92,20 @@ class PolyDistillTrainer(SFTTrainer):
         found = task_names(kwargs.get("train_dataset")) if tasks is None else tuple(tasks)
         # Bound before any model is loaded: a name that does not exist should not cost a minute.
         self.pipeline = Pipeline.of(weighting, names, found, floor=floor, safety=safety)
+        self.constraints = constraints
+        if constraints is not None:
+            constraints.bind(names, found, self.pipeline.safety)
         self.loss_bytes, self.observers = loss_bytes, list(observers)
         self.last_step: StepOutcome | None = None
         super().__init__(model=model, args=args, **kwargs)
         refuse_masked(self.train_dataset, "training")
+        if severity is not None:
+            self.train_dataset = annotate_tokens(self.train_dataset, severity, self._tokenizer)
+            self.eval_dataset = annotate_tokens(self.eval_dataset, severity, self._tokenizer)
         self.data_collator = ContextCollator(self.data_collator, names, found)
         self.pipeline.stack.to(self.args.device)
+        if constraints is not None:
+            constraints.dual.to(self.args.device)
         student = cast(PreTrainedModel, self.model)
         student = student.get_base_model() if isinstance(student, PeftModel) else student
         self.masked = self._agree_on_vocabulary(student)
@@ -137,11 +153,12 @@ class PolyDistillTrainer(SFTTrainer):
                 batch,
                 self.pipeline,
                 self.objective,
+                penalty=self.constraints.penalty if self.constraints is not None and training else None,
                 loss_bytes=self.loss_bytes,
                 where=f"step {self.state.global_step + 1}" if training else "evaluation",
             )
             made.append(done)
-            return done.outcome.loss
+            return done.loss
 
         outputs = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, distil=distil)
         done = self.last_step = made[-1]
@@ -161,7 +178,9 @@ class PolyDistillTrainer(SFTTrainer):
 
         def per_token(name: str) -> Tensor | None:
             value = inputs.get(name)
-            return None if value is None else value[:, None].expand(ids.shape)
+            if value is None or value.ndim == 2:
+                return value
+            return value[:, None].expand(ids.shape)
 
         return Batch(
             input_ids=ids,
@@ -213,6 +232,9 @@ class PolyDistillTrainer(SFTTrainer):
             run = Path(str(self.args.output_dir))
             folder = run / f"{checkpoint.PREFIX}{self.state.global_step}"
             state = {name: value.contiguous().cpu() for name, value in self.pipeline.stack.state_dict().items()}
+            if self.constraints is not None:
+                dual = self.constraints.dual.state_dict()
+                state |= {checkpoint.DUAL + name: value.contiguous().cpu() for name, value in dual.items()}
             save_file(state or {"empty": torch.zeros(1)}, folder / checkpoint.STATE)
         self.accelerator.wait_for_everyone()  # every rank's files are there before they are hashed
         if self.args.should_save:
@@ -235,6 +257,9 @@ class PolyDistillTrainer(SFTTrainer):
         if folder is not None:
             state = load_file(folder / checkpoint.STATE)
             state.pop("empty", None)
+            dual = {name: state.pop(name) for name in list(state) if name.startswith(checkpoint.DUAL)}
+            if self.constraints is not None:
+                self.constraints.dual.load_state_dict({k.removeprefix(checkpoint.DUAL): v for k, v in dual.items()})
             self.pipeline.stack.load_state_dict(state)
         return super().train(resume_from_checkpoint=None if folder is None else str(folder), **kwargs)
 
@@ -269,8 +294,13 @@ class _Commit(TrainerCallback):
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Commit the observed evidence."""
-        self.trainer.pipeline.stack.commit()
+        """Commit the observed evidence; multipliers move."""
+        trainer = self.trainer
+        trainer.pipeline.stack.commit()
+        if trainer.constraints is not None:
+            student = trainer.accelerator.unwrap_model(trainer.model)
+            trainer.constraints.rates(state.global_step + 1, student_writer(student, trainer.processing_class))
+            trainer.constraints.commit()
 
 
 def _refuse_unsupported(args: SFTConfig, kwargs: dict[str, Any]) -> None:

@@ -35,6 +35,23 @@ class TeacherSource(Protocol):
         ...
 
 
+@runtime_checkable
+class Penalty(Protocol):
+    """Anything that adds to the loss what it measures on the student, e.g. constraints with their multipliers."""
+
+    def __call__(
+        self,
+        hidden: Float[Tensor, "N D"],
+        head: Head,
+        spoken: Sequence[Spoken],
+        positions: Positions,
+        batch: "Batch",
+        rows: Int[Tensor, " N"],
+    ) -> Float[Tensor, ""]:
+        """A sum over positions, differentiable in hidden states and head."""
+        ...
+
+
 class NonFiniteValueError(FloatingPointError):
     """NaN or an infinity in a model's output; raised before the update, naming model, step and row."""
 
@@ -111,12 +128,14 @@ class StepOutcome:
     """What one batch gave, and where the time went.
 
     Attributes:
+        loss: sum over positions of the objective, and of the penalty if there is one; differentiable.
         outcome: of the objective.
         rows: flattened positions that the outcome is about.
         positions: what is known about them.
         seconds: the objective's parts and `teachers`.
     """
 
+    loss: Float[Tensor, ""]
     outcome: Outcome
     rows: Int[Tensor, " N"]
     positions: Positions
@@ -138,6 +157,7 @@ def step(
     pipeline: Pipeline,
     divergence: ForwardKL | ReverseKL,
     *,
+    penalty: Penalty | None = None,
     loss_bytes: int | None = None,
     where: str = "",
 ) -> StepOutcome:
@@ -150,6 +170,7 @@ def step(
         batch: the sequences.
         pipeline: whom we trust.
         divergence: what we learn.
+        penalty: added to the loss, e.g. constraints on the student.
         loss_bytes: byte budget of a chunk of the objective.
         where: prefix for errors, e.g. `step 12`.
 
@@ -158,9 +179,10 @@ def step(
     """
     rows, positions = batch.positions(pipeline.stack.reads_prefix_labels)
     spoken, seconds = listen_to(teachers, batch, rows)
+    flat = hidden.flatten(0, 1)[rows]
     try:
         outcome = distil(
-            hidden.flatten(0, 1)[rows],
+            flat,
             head,
             spoken,
             positions,
@@ -171,7 +193,12 @@ def step(
         )
     except NonFiniteError as error:
         raise non_finite(error, pipeline, rows, batch.input_ids.shape[1], where) from error
-    return StepOutcome(outcome, rows, positions, {"teachers": seconds, **outcome.seconds})
+    loss, spent = outcome.loss, {"teachers": seconds, **outcome.seconds}
+    if penalty is not None:
+        clock = perf_counter()
+        loss = loss + penalty(flat, head, spoken, positions, batch, rows).to(loss)
+        spent["constraints"] = perf_counter() - clock
+    return StepOutcome(loss, outcome, rows, positions, spent)
 
 
 def non_finite(
