@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-fast check docs bench install clean
+.PHONY: demo test test-fast check proofs docs bench install clean
 
 demo: $(VENV)/.demo
 	$(BIN)/polydistill demo
@@ -23,6 +23,17 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The Coq development; proofs/README.md says what it proves.
+proofs:
+	sh proofs/check.sh
+
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build -q -b html docs docs/_build/html
+	@echo docs/_build/html/index.html
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/objective.py
+
 install: $(VENV)/.dev
 
 # torch comes first and alone, at its pinned version, so that no other package's range picks another build.
@@ -38,6 +49,10 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@ $(VENV)/.demo
+
+$(VENV)/.docs: $(VENV)/.torch pyproject.toml
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
