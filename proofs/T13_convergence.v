@@ -1,31 +1,177 @@
-(* T13. *)
+(* T13. Convergence of SGD with step eta <= 1/L when the weights are not computed from the same minibatch.
+   a t = E F_t(theta_t), n t = E F_t(theta_(t+1)), g t = E ||grad F_t(theta_t)||^2, s2 the gradient's variance,
+   v t = ||w_(t+1) - w_t||_1 and B a bound on osc_k L_k. The hypotheses are the descent lemma for L-smooth F_t,
+   and the drift, which T13_drift proves; the expectations themselves are not modelled here. Non-convex:
+   mean g <= 2 (a_0 - inf)/(eta T) + L eta s2 + B V/(eta T), V the sum of v; PL and convex versions. For variational
+   weights (the minimiser of <w, L> + tau KL(w||pi)) detached weights give the exact gradient. *)
 Require Import Reals Lra Lia.
-From Proofs Require Import Finite.
+From Coquelicot Require Import Coquelicot.
+From Proofs Require Import Finite T4_targets T12_projection.
 Open Scope R_scope.
 
-(* T13, nonconvex, in expectation form: g t stands for E||grad F_t(theta_t)||^2, a t for E F_t(theta_t),
-   n t for E F_t(theta_(t+1)); the one-step hypothesis is the descent lemma with unbiased gradient of variance s2. *)
-Theorem T13_nonconvex (T : nat) (L eta s2 Os inf : R) (a n g v : nat -> R) :
+(* Changing the weights from w to w' moves the weighted loss by at most half the spread of the losses per unit of l1. *)
+Theorem T13_drift K w w' l b : (0 < K)%nat -> rsum K w = rsum K w' -> osc K l <= b ->
+  rsum K (fun k => w' k * l k) - rsum K (fun k => w k * l k) <= b / 2 * rsum K (fun k => Rabs (w' k - w k)).
+Proof.
+  intros HK Hs Hb. set (m := (rmax K l + rmin K l) / 2).
+  replace (rsum K (fun k => w' k * l k) - rsum K (fun k => w k * l k)) with (rsum K (fun k => (w' k - w k) * (l k - m))).
+  - rewrite <- rsum_scal. apply rsum_le. intros k Hk.
+    eapply Rle_trans; [apply Rle_abs|]. rewrite Rabs_mult, Rmult_comm. apply Rmult_le_compat_r; [apply Rabs_pos|].
+    pose proof (rmax_ge K l k Hk). pose proof (rmin_le K l k Hk). unfold osc in Hb.
+    unfold m, Rabs; destruct Rcase_abs; lra.
+  - rewrite (rsum_ext K _ (fun k => w' k * l k - w k * l k - (w' k * m - w k * m))) by (intros; ring).
+    rewrite !rsum_minus, !rsum_scal_r, Hs. ring.
+Qed.
+
+Theorem T13_nonconvex (T : nat) (L eta s2 B inf : R) (a n g v : nat -> R) :
   (0 < T)%nat -> 0 < L -> 0 < eta -> eta * L <= 1 ->
-  (forall t, 0 <= g t) ->
-  (forall t, n t <= a t - eta * g t + L * (eta * eta) / 2 * (g t + s2)) ->
-  (forall t, a (S t) - n t <= Os / 2 * v t) ->
+  (forall t, (t < T)%nat -> 0 <= g t) ->
+  (forall t, (t < T)%nat -> n t <= a t - eta * g t + L * (eta * eta) / 2 * (g t + s2)) ->
+  (forall t, (t < T)%nat -> a (S t) - n t <= B / 2 * v t) ->
   inf <= a T ->
-  rsum T g / INR T <= 2 * (a O - inf) / (eta * INR T) + L * eta * s2 + Os * rsum T v / (eta * INR T).
+  rsum T g / INR T <= 2 * (a O - inf) / (eta * INR T) + L * eta * s2 + B * rsum T v / (eta * INR T).
 Proof.
   intros HT HL He HeL Hg Hd Hv Hinf.
   assert (PT : 0 < INR T) by (apply lt_0_INR; exact HT).
-  assert (Step : forall t, eta / 2 * g t <= a t - a (S t) + L * (eta * eta) / 2 * s2 + Os / 2 * v t).
-  { intros t. specialize (Hd t). specialize (Hv t). specialize (Hg t).
+  assert (Step : forall t, (t < T)%nat -> eta / 2 * g t <= a t - a (S t) + L * (eta * eta) / 2 * s2 + B / 2 * v t).
+  { intros t Ht. specialize (Hd t Ht). specialize (Hv t Ht). specialize (Hg t Ht).
     assert (L * (eta * eta) * g t <= eta * g t).
     { replace (L * (eta * eta) * g t) with (eta * L * (eta * g t)) by ring.
       rewrite <- (Rmult_1_l (eta * g t)) at 2. apply Rmult_le_compat_r; [apply Rmult_le_pos; lra|exact HeL]. }
     lra. }
-  assert (Sum : forall m, eta / 2 * rsum m g <= a O - a m + INR m * (L * (eta * eta) / 2 * s2) + Os / 2 * rsum m v).
-  { induction m as [|m IH]; [simpl; lra|]. rewrite S_INR. simpl rsum. specialize (Step m). lra. }
-  specialize (Sum T). apply Rmult_le_reg_l with (eta / 2 * INR T); [apply Rmult_lt_0_compat; lra|].
+  assert (Sum : forall m, (m <= T)%nat -> eta / 2 * rsum m g <= a O - a m + INR m * (L * (eta * eta) / 2 * s2) + B / 2 * rsum m v).
+  { induction m as [|m IH]; intros Hm; [simpl; lra|]. rewrite S_INR. simpl rsum. specialize (Step m ltac:(lia)). specialize (IH ltac:(lia)). lra. }
+  specialize (Sum T (Nat.le_refl T)). apply Rmult_le_reg_l with (eta / 2 * INR T); [apply Rmult_lt_0_compat; lra|].
   replace (eta / 2 * INR T * (rsum T g / INR T)) with (eta / 2 * rsum T g) by (field; lra).
-  replace (eta / 2 * INR T * (2 * (a O - inf) / (eta * INR T) + L * eta * s2 + Os * rsum T v / (eta * INR T)))
-    with (a O - inf + INR T * (L * (eta * eta) / 2 * s2) + Os / 2 * rsum T v) by (field; lra).
+  replace (eta / 2 * INR T * (2 * (a O - inf) / (eta * INR T) + L * eta * s2 + B * rsum T v / (eta * INR T)))
+    with (a O - inf + INR T * (L * (eta * eta) / 2 * s2) + B / 2 * rsum T v) by (field; lra).
   lra.
+Qed.
+
+(* PL: c t is the infimum of F_t over theta, and moves with the weights too. *)
+Theorem T13_pl (T : nat) (L eta mu s2 B : R) (a n g v c : nat -> R) :
+  0 < L -> 0 < eta -> eta * L <= 1 -> 0 < mu -> eta * mu <= 1 -> 0 <= s2 -> 0 <= B ->
+  (forall t, (t < T)%nat -> 0 <= g t) -> (forall t, (t < T)%nat -> 0 <= v t) ->
+  (forall t, (t < T)%nat -> n t <= a t - eta * g t + L * (eta * eta) / 2 * (g t + s2)) ->
+  (forall t, (t < T)%nat -> 2 * mu * (a t - c t) <= g t) ->
+  (forall t, (t < T)%nat -> a (S t) - n t <= B / 2 * v t) ->
+  (forall t, (t < T)%nat -> c t - c (S t) <= B / 2 * v t) ->
+  a T - c T <= (1 - eta * mu) ^ T * (a O - c O) + L * eta * s2 / (2 * mu) + B * rsum T v.
+Proof.
+  intros HL He HeL Hmu Hem Hs HB Hg Hv0 Hd Hpl Hv Hc.
+  set (r := 1 - eta * mu). assert (r0 : 0 <= r) by (unfold r; lra).
+  assert (r1 : r <= 1) by (unfold r; assert (0 <= eta * mu) by (apply Rmult_le_pos; lra); lra).
+  set (q := L * eta * s2 / (2 * mu)).
+  assert (Fix : r * q + L * (eta * eta) / 2 * s2 = q) by (unfold r, q; field; lra).
+  assert (Step : forall t, (t < T)%nat -> a (S t) - c (S t) <= r * (a t - c t) + L * (eta * eta) / 2 * s2 + B * v t).
+  { intros t Ht. specialize (Hd t Ht). specialize (Hpl t Ht). specialize (Hv t Ht). specialize (Hc t Ht). specialize (Hg t Ht).
+    assert (L * (eta * eta) * g t <= eta * g t).
+    { replace (L * (eta * eta) * g t) with (eta * L * (eta * g t)) by ring.
+      rewrite <- (Rmult_1_l (eta * g t)) at 2. apply Rmult_le_compat_r; [apply Rmult_le_pos; lra|exact HeL]. }
+    apply (Rmult_le_compat_l (eta / 2)) in Hpl; [|lra]. unfold r. lra. }
+  assert (Sum : forall m, (m <= T)%nat -> a m - c m <= r ^ m * (a O - c O) + q + B * rsum m v).
+  { induction m as [|m IH]; intros Hm.
+    - simpl. assert (0 <= q); [|lra]. unfold q. apply Rmult_le_pos; [apply Rmult_le_pos; [apply Rmult_le_pos; lra|exact Hs]|].
+      apply Rlt_le, Rinv_0_lt_compat; lra.
+    - specialize (IH ltac:(lia)). specialize (Step m ltac:(lia)). apply (Rmult_le_compat_l r) in IH; [|exact r0].
+      assert (V0 : 0 <= B * rsum m v) by (apply Rmult_le_pos; [exact HB|apply rsum_nonneg; intros; apply Hv0; lia]).
+      assert (r * (B * rsum m v) <= 1 * (B * rsum m v)) by (apply Rmult_le_compat_r; assumption).
+      simpl. lra. }
+  apply Sum; lia.
+Qed.
+
+(* Convex: c t = F_t(u) for a fixed comparator u, d t = E ||theta_t - u||^2, ip t = E <grad F_t(theta_t), theta_t - u>. *)
+Theorem T13_convex (T : nat) (L eta s2 B : R) (a n g v c d ip : nat -> R) :
+  (0 < T)%nat -> 0 < L -> 0 < eta -> eta * L <= 1 -> 0 <= s2 ->
+  (forall t, (t < T)%nat -> 0 <= g t) ->
+  (forall t, (t < T)%nat -> n t <= a t - eta * g t + L * (eta * eta) / 2 * (g t + s2)) ->
+  (forall t, (t < T)%nat -> a t - c t <= ip t) ->
+  (forall t, (t < T)%nat -> d (S t) = d t - 2 * eta * ip t + eta * eta * (g t + s2)) ->
+  0 <= d T ->
+  (forall t, (t < T)%nat -> a (S t) - n t <= B / 2 * v t) ->
+  (forall t, (t < T)%nat -> c t - c (S t) <= B / 2 * v t) ->
+  rsum T (fun t => a (S t) - c (S t)) / INR T <= d O / (2 * eta * INR T) + eta * s2 + B * rsum T v / INR T.
+Proof.
+  intros HT HL He HeL Hs Hg Hd Hcv Hdist HdT Hv Hc.
+  assert (PT : 0 < INR T) by (apply lt_0_INR; exact HT).
+  assert (Step : forall t, (t < T)%nat -> 2 * eta * (a (S t) - c (S t)) <= d t - d (S t) + 2 * (eta * eta) * s2 + 2 * eta * (B * v t)).
+  { intros t Ht. specialize (Hd t Ht). specialize (Hcv t Ht). specialize (Hv t Ht). specialize (Hc t Ht). specialize (Hg t Ht).
+    specialize (Hdist t Ht).
+    assert (Q : forall y, 0 <= y -> L * (eta * eta) * y <= eta * y).
+    { intros y Hy. replace (L * (eta * eta) * y) with (eta * L * (eta * y)) by ring.
+      rewrite <- (Rmult_1_l (eta * y)) at 2. apply Rmult_le_compat_r; [apply Rmult_le_pos; lra|exact HeL]. }
+    pose proof (Q (g t) Hg) as Qg. pose proof (Q s2 Hs) as Qs.
+    assert (R1 : a (S t) - c (S t) <= ip t - eta * g t / 2 + eta * s2 / 2 + B * v t) by lra.
+    apply (Rmult_le_compat_l (2 * eta)) in R1; [|lra]. lra. }
+  assert (Sum : forall m, (m <= T)%nat -> 2 * eta * rsum m (fun t => a (S t) - c (S t)) <=
+     d O - d m + INR m * (2 * (eta * eta) * s2) + 2 * eta * (B * rsum m v)).
+  { induction m as [|m IH]; intros Hm; [simpl; lra|]. rewrite S_INR. simpl rsum. specialize (Step m ltac:(lia)). specialize (IH ltac:(lia)). lra. }
+  specialize (Sum T (Nat.le_refl T)). apply Rmult_le_reg_l with (2 * eta * INR T); [apply Rmult_lt_0_compat; lra|].
+  replace (2 * eta * INR T * (rsum T (fun t => a (S t) - c (S t)) / INR T)) with (2 * eta * rsum T (fun t => a (S t) - c (S t))) by (field; lra).
+  replace (2 * eta * INR T * (d O / (2 * eta * INR T) + eta * s2 + B * rsum T v / INR T))
+    with (d O + INR T * (2 * (eta * eta) * s2) + 2 * eta * (B * rsum T v)) by (field; lra). lra.
+Qed.
+
+(* Variational weights: the minimiser of <w, l> + tau KL(w || pi), and the minimum. *)
+Definition variational K tau (pi l : nat -> R) := softmax K (fun k => ln (pi k) - l k / tau).
+Definition free_energy K tau (pi l : nat -> R) := - tau * ln (rsum K (fun k => exp (ln (pi k) - l k / tau))).
+Definition objective K tau (pi l w : nat -> R) := rsum K (fun k => w k * l k) + tau * KL K w pi.
+
+Theorem T13_variational K tau pi l w : (0 < K)%nat -> 0 < tau -> pos K pi -> pos K w -> rsum K w = 1 ->
+  objective K tau pi l (variational K tau pi l) = free_energy K tau pi l /\
+  free_energy K tau pi l <= objective K tau pi l w /\
+  (objective K tau pi l w <= free_energy K tau pi l -> forall k, (k < K)%nat -> w k = variational K tau pi l k).
+Proof.
+  intros HK Ht Hpi Hw Hs. set (s := variational K tau pi l).
+  assert (Ps : pos K s) by (apply softmax_pos, HK). assert (Ss : rsum K s = 1) by (apply softmax_sum, HK).
+  assert (E : forall u, pos K u -> rsum K u = 1 -> objective K tau pi l u = free_energy K tau pi l + tau * KL K u s).
+  { intros u Pu Su. unfold objective, free_energy, KL. set (z := ln (rsum K (fun k => exp (ln (pi k) - l k / tau)))).
+    rewrite <- (Rmult_1_r (- tau * z)), <- Su, <- !rsum_scal, <- !rsum_plus. apply rsum_ext. intros k Hk.
+    rewrite !ln_quot by auto. unfold s, variational at 1. rewrite ln_softmax by exact HK. fold z. field. lra. }
+  assert (Z : KL K s s = 0).
+  { unfold KL. rewrite (rsum_ext K _ (fun _ => 0)); [rewrite rsum_const; ring|]. intros k Hk. rewrite ln_quot by auto. ring. }
+  destruct (T12_gibbs K w s Hw Ps Hs Ss) as [G G0]. repeat split.
+  - rewrite E, Z by assumption. ring.
+  - rewrite E by assumption. assert (0 <= tau * KL K w s) by (apply Rmult_le_pos; lra). lra.
+  - rewrite E by assumption. intros H. apply G0. assert (tau * KL K w s <= tau * 0) by lra. apply Rmult_le_reg_l in H0; lra.
+Qed.
+
+(* Detached weights give the exact derivative along any differentiable path of losses. *)
+Theorem T13_detach K tau pi (l : nat -> R -> R) (dl : nat -> R) x : (0 < K)%nat -> 0 < tau ->
+  (forall k, (k < K)%nat -> is_derive (l k) x (dl k)) ->
+  is_derive (fun t => free_energy K tau pi (fun k => l k t)) x
+    (rsum K (fun k => variational K tau pi (fun k => l k x) k * dl k)).
+Proof.
+  intros HK Ht Hl. set (e := fun k t => exp (ln (pi k) - l k t / tau)).
+  assert (PZ : 0 < rsum K (fun k => e k x)) by (apply rsum_pos; [exact HK|]; intros; apply exp_pos).
+  assert (De : forall k, (k < K)%nat -> is_derive (e k) x (- (dl k / tau) * e k x)).
+  { intros k Hk. unfold e. apply (is_derive_comp exp (fun t => ln (pi k) - l k t / tau)).
+    - apply is_derive_Reals, derivable_pt_lim_exp.
+    - replace (- (dl k / tau)) with (minus 0 (scal (/ tau) (dl k))) by (unfold minus, plus, opp, scal; simpl; unfold mult; simpl; field; lra).
+      apply (is_derive_minus (V := R_NormedModule) (fun _ => ln (pi k)) (fun t => l k t / tau)).
+      + apply (is_derive_const (V := R_NormedModule)).
+      + apply (is_derive_ext (fun t => scal (/ tau) (l k t))); [intros; unfold scal; simpl; unfold mult; simpl; apply Rmult_comm|].
+        apply (is_derive_scal (l k) x (/ tau) (dl k)), Hl, Hk. }
+  assert (DZ : is_derive (fun t => rsum K (fun k => e k t)) x (rsum K (fun k => - (dl k / tau) * e k x))) by (apply is_derive_rsum, De).
+  assert (DL : is_derive (fun t => ln (rsum K (fun k => e k t))) x (rsum K (fun k => - (dl k / tau) * e k x) * / rsum K (fun k => e k x))).
+  { apply (is_derive_comp ln (fun t => rsum K (fun k => e k t))); [|exact DZ]. apply is_derive_Reals, derivable_pt_lim_ln, PZ. }
+  apply (is_derive_scal _ x (- tau)) in DL. unfold free_energy. 
+  replace (rsum K (fun k => variational K tau pi (fun k => l k x) k * dl k)) with
+    (- tau * (rsum K (fun k => - (dl k / tau) * e k x) * / rsum K (fun k => e k x))); [exact DL|].
+  rewrite <- rsum_scal_r, <- rsum_scal. apply rsum_ext. intros k Hk. unfold variational, softmax. fold (e k x).
+  change (rsum K (fun j => exp (ln (pi j) - l j x / tau))) with (rsum K (fun k => e k x)). field. split; lra.
+Qed.
+
+(* An instance: F(theta) = theta^2 / 2 for every t, theta_0 = 1, eta = 1/2, no noise and constant weights; descent,
+   PL (mu = 1) and drift hold, with equality in the descent lemma. *)
+Theorem T13_instance T : (0 < T)%nat -> let a := fun t => (1/4)^t / 2 in let g := fun t => (1/4)^t in
+  let n := fun t => a (S t) in
+  rsum T g / INR T <= 2 * (a O - 0) / (1/2 * INR T) + 1 * (1/2) * 0 + 0 * rsum T (fun _ => 0) / (1/2 * INR T) /\
+  a T - 0 <= (1 - 1/2 * 1) ^ T * (a O - 0) + 1 * (1/2) * 0 / (2 * 1) + 0 * rsum T (fun _ => 0).
+Proof.
+  intros HT a g n. assert (P : forall t, 0 < (1/4)^t) by (intros; apply pow_lt; lra). split.
+  - apply (T13_nonconvex T 1 (1/2) 0 0 0 a n g (fun _ => 0)); try lra; try assumption; intros; unfold n, a, g; simpl; try lra.
+    + apply Rlt_le, P. + pose proof (P T). lra.
+  - apply (T13_pl T 1 (1/2) 1 0 0 a n g (fun _ => 0) (fun _ => 0)); try lra; intros; unfold n, a, g; simpl; try lra.
+    apply Rlt_le, P.
 Qed.

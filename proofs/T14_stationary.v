@@ -1,4 +1,6 @@
-(* T14. *)
+(* T14. A claim to avoid: "stationary, hence KL = 0" is false in general. Student q = (s(theta^2), 1 - s(theta^2))
+   with the logistic s, target (3/4, 1/4), F(theta) = KL(target || q): theta = 0 is stationary with F = 0.1308,
+   although F is differentiable, non-negative and reaches 0. *)
 Require Import Reals Lra Lia.
 From Coquelicot Require Import Coquelicot.
 From Proofs Require Import Finite.
@@ -23,6 +25,7 @@ Proof.
   - lra.
 Qed.
 
+(* The value at the stationary point. *)
 Lemma F0 : F 0 = 1/4 * ln (27/16).
 Proof.
   unfold F, s. rewrite Rmult_0_l, Ropp_0, exp_0.
@@ -46,6 +49,10 @@ Proof.
   assert (C : 16/27 < (1587/1600)^64) by lra.
   apply Rinv_lt_contravar; [|lra]. apply Rmult_lt_0_compat; [lra|apply exp_pos].
 Qed.
+
+(* Exactly. *)
+Theorem T14_gap_value : F 0 = 1/4 * ln (27/16).
+Proof. exact F0. Qed.
 
 Theorem T14_nonneg th : 0 <= F th.
 Proof.
@@ -76,7 +83,7 @@ Proof.
   - intros y [th ->]. apply T14_nonneg.
   - intros b Hb. destruct T14_attained as [th [_ E]]. rewrite <- E. apply Hb. exists th; reflexivity.
 Qed.
-(* The paper's inference, and its refutation. *)
+(* The inference, and its refutation. *)
 Theorem T14_refuted : ~ (forall f : R -> R, (forall x, ex_derive f x) -> (forall x, 0 <= f x) -> (exists x, f x = 0) ->
    forall x, is_derive f x 0 -> f x = 0).
 Proof.

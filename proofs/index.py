@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -98,6 +99,10 @@ def main():
         sys.exit(f"proofs: unexpected axioms: {', '.join(extra)}")
     full = {name.rsplit(".", 1)[1]: name for name in ALLOWED}
     found = theorems()
+    cited = {name for rule in tomllib.loads((HERE / "instances.toml").read_text())["rules"].values() for name in rule["theorems"]}
+    unknown = sorted(cited - {name for name, _, _ in found})
+    if unknown:
+        sys.exit(f"proofs: instances.toml cites what is not proved: {', '.join(unknown)}")
     answers = ask_coq(found)
     index = []
     for name, number, file in found:
