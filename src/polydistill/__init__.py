@@ -28,7 +28,7 @@ _HOMES = {
         "Uniform",
     ),
     "polydistill.signals": ("Consensus", "Entropy", "LabelLikelihood", "Margin", "StudentGap"),
-    "polydistill.safety": ("Ordered", "Tilt"),
+    "polydistill.safety": ("Ordered", "Tilt", "Veto"),
     "polydistill.objective": ("ForwardKL", "ReverseKL"),
     "polydistill.pipeline": ("Pipeline",),
     "polydistill.teachers": ("LocalTeacher",),

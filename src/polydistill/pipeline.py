@@ -13,7 +13,7 @@ from torch import Tensor
 from polydistill import guarantee as calculus
 from polydistill.guarantee import Guarantee
 from polydistill.logprobs import Statistics
-from polydistill.safety import Ordered, Tilt
+from polydistill.safety import Order
 from polydistill.signals import Entropy
 from polydistill.simplex import mix
 from polydistill.weighting import Carry, Custom, Operator, Weighting, not_an_operator
@@ -46,7 +46,7 @@ class Pipeline:
 
     stack: Operator
     floor: float = 0.0
-    safety: Tilt | Ordered | None = None
+    safety: Order | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.floor <= 1.0:
@@ -60,16 +60,20 @@ class Pipeline:
         tasks: Sequence[str] = (),
         *,
         floor: float = 0.0,
-        safety: Tilt | Ordered | None = None,
+        safety: Order | None = None,
     ) -> "Pipeline":
         """Bind everything to named teachers and tasks."""
         stack = as_operator(weighting).bind(teachers, tasks)
         return cls(stack, floor, None if safety is None else safety.bind(tuple(teachers)))
 
+    def weigh(self, statistics: Statistics, carry: Carry) -> tuple[Float[Tensor, "n K"], Carry]:
+        """Log-weights of one chunk before safety (composed, then floored), and the next carry."""
+        log_w, carry = self.stack(statistics, carry)
+        return mix(log_w, self.floor), carry
+
     def decide(self, statistics: Statistics, carry: Carry) -> tuple[Float[Tensor, "n K"], Carry]:
         """Enforced log-weights of one chunk, and the next carry."""
-        log_w, carry = self.stack(statistics, carry)
-        log_w = mix(log_w, self.floor)
+        log_w, carry = self.weigh(statistics, carry)
         if self.safety is not None:
             log_w = self.safety.enforce(log_w, statistics.positions.severity)
         return log_w, carry

@@ -13,9 +13,11 @@ from trl import SFTConfig
 
 from polydistill import signals, weighting
 from polydistill.objective import ForwardKL, ReverseKL
-from polydistill.safety import Ordered, Tilt
+from polydistill.safety import Order, Ordered, Tilt, Veto, scores_of
 from polydistill.teachers import LocalTeacher
 from polydistill.training import config as c
+from polydistill.training import config_safety
+from polydistill.training.build_safety import build_constraints, build_severity
 from polydistill.training.config_file import ConfigError
 from polydistill.training.data import load_data
 from polydistill.training.off_policy import Observer, PolyDistillTrainer
@@ -99,13 +101,17 @@ def import_object(name: str) -> Any:
     return thing
 
 
-def build_safety(section: c.TiltConfig | c.OrderedConfig | None) -> Tilt | Ordered | None:
-    """The enforcement, unbound."""
-    if section is None:
-        return None
-    if isinstance(section, c.TiltConfig):
-        return Tilt(section.scores, section.strength)
-    return Ordered(section.scores, section.critical)
+def build_safety(section: config_safety.AnySafety | None) -> Order | None:
+    """The enforcement, unbound; None where nothing orders the teachers."""
+    match section:
+        case config_safety.TiltConfig():
+            return Tilt(section.scores or scores_of(section.tiers), section.strength)
+        case config_safety.OrderedConfig():
+            scores = section.scores or scores_of(section.tiers)
+            return Ordered(scores, section.critical, low=section.low, high=section.high)
+        case config_safety.VetoConfig():
+            return Veto(section.scores or scores_of(section.tiers), section.least, section.critical)
+    return None
 
 
 def build_objective(section: c.ObjectiveConfig) -> ForwardKL | ReverseKL:
@@ -211,6 +217,8 @@ def build_trainer(config: c.RunConfig, observers: list[Observer] | None = None) 
         args=arguments,
         floor=config.floor,
         safety=build_safety(config.safety),
+        constraints=build_constraints(config.safety, tokenizer),
+        severity=build_severity(config.safety),
         objective=build_objective(config.objective),
         tasks=config.tasks,
         loss_bytes=None if mib is None else mib * 2**20,

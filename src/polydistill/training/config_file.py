@@ -97,7 +97,7 @@ def _item(sequence: CommentedSeq, part: str, override: str) -> Any:
 
 
 def _sentence(fault: Any, tree: CommentedMap, path: str | Path, given: set[tuple[str, ...]]) -> str:
-    tags = {tag for member in _factors() for tag in _kind(member)} | {"tilt", "ordered"}
+    tags = {tag for member in _tagged() for tag in _kind(member)}
     location = [part for part in fault["loc"] if part not in tags]
     name = ".".join(str(part) for part in location)
     where = (
@@ -117,13 +117,14 @@ def _sentence(fault: Any, tree: CommentedMap, path: str | Path, given: set[tuple
     return f"{where}: {name}: {message[0].lower() + message[1:]}{shown}"
 
 
-def _factors() -> list[type[BaseModel]]:
-    from polydistill.training import config
+def _tagged() -> list[type[BaseModel]]:
+    """Sections that are told apart by their `kind`."""
+    from polydistill.training import config, config_safety
 
     return [
         member
-        for member in vars(config).values()
-        if isinstance(member, type) and issubclass(member, config.Factor) and "kind" in member.model_fields
+        for member in (vars(config) | vars(config_safety)).values()
+        if isinstance(member, type) and issubclass(member, config.Section) and "kind" in member.model_fields
     ]
 
 
@@ -141,7 +142,7 @@ def _known_keys(location: Sequence[Any], tree: CommentedMap) -> list[str]:
         node = node[part] if isinstance(node, dict | list) and _has(node, part) else None
         if isinstance(part, int):
             kind = node.get("kind") if isinstance(node, dict) else None
-            model = next((f for f in _factors() if kind in _kind(f)), model)
+            model = next((f for f in _tagged() if kind in _kind(f)), model)
             continue
         field = getattr(model, "model_fields", {}).get(part)
         found = None if field is None else _models_in(field.annotation)

@@ -216,13 +216,16 @@ class Constrained:
             if not len(mine):
                 continue
             at, constraint = taken[mine], self._measured(j)
+
+            def said(k: int, at: Tensor = at) -> Tensor:
+                teacher = spoken[k]
+                return teacher.head.logits(teacher.hidden[at.to(teacher.hidden.device)]).to(logits)
+
             view = View(
                 logits=logits[mine],
                 target=positions.target[at],
                 prefix=prefix[mine],
-                teacher=lambda k, at=at: (
-                    spoken[k].head.logits(spoken[k].hidden[at.to(spoken[k].hidden.device)]).to(logits)
-                ),
+                teacher=said,
             )
             with torch.no_grad():
                 totals[j] = constraint.points(view).double().sum()
