@@ -192,13 +192,16 @@ def check_composition(trial: Trial) -> Result:
     powered = (power(mask(one, keep), -1.5).exp() - mask(power(one, -1.5), keep).exp()).abs().max()
     return Result(
         (
-            shown("defined exactly when some teacher is active in every factor; every pattern of 2 and 3 factors",
-                  wrong, tried),
+            shown(
+                "defined exactly when some teacher is active in every factor; every pattern of 2 and 3 factors",
+                wrong,
+                tried,
+            ),
             equal("masking before or after a product is the same", commute, 3 * cases),
             equal("and before or after a power", float(powered), cases),
             *_vetoes(trial),
         )
-    )  # fmt: skip
+    )
 
 
 def _defined(parts: list[Tensor]) -> bool:

@@ -68,18 +68,28 @@ def check_convergence(trial: Trial) -> Result:
                 smooth = path.slope.mean(1).cumsum(0) / torch.arange(1, steps + 1)
                 curves.append(Curve(f"measured, {rule}", list(range(1, steps + 1)), smooth.tolist()))
     figure = Figure(
-        "t13_convergence", "Mean |grad F_t|^2 on softmax regression, step 0.1 / L", "step", "mean so far",
-        tuple(curves), log_x=True, log_y=True,
-    )  # fmt: skip
+        "t13_convergence",
+        "Mean |grad F_t|^2 on softmax regression, step 0.1 / L",
+        "step",
+        "mean so far",
+        tuple(curves),
+        log_x=True,
+        log_y=True,
+    )
     step_parts, step_figure = _step_sizes(problems["softmax regression"], trial)
     drift_parts, drift_figure = _drifting(trial)
     return Result(
         (
-            *parts, _convex(problems["softmax regression"], trial), *_growth(trial), *_exact(trial),
-            *step_parts, *drift_parts, *_timescales(trial),
+            *parts,
+            _convex(problems["softmax regression"], trial),
+            *_growth(trial),
+            *_exact(trial),
+            *step_parts,
+            *drift_parts,
+            *_timescales(trial),
         ),
         (figure, step_figure, drift_figure),
-    )  # fmt: skip
+    )
 
 
 def _convex(problem: Problem, trial: Trial) -> Part:
@@ -188,21 +198,29 @@ def _step_sizes(problem: Problem, trial: Trial) -> tuple[list[Part], Figure]:
         moving.append(sgd(problem, hard_first(0.1), eta, steps, generator).stationarity_bound(problem.smoothness, eta))
     useful = [part for part, bound in zip(parts_of_limit, still, strict=True) if bound < trivial]
     figure = Figure(
-        "t13_steps", f"Step sizes for which the bound says something, {steps} steps", "eta L", "mean |grad F_t|^2",
+        "t13_steps",
+        f"Step sizes for which the bound says something, {steps} steps",
+        "eta L",
+        "mean |grad F_t|^2",
         (
             Curve("measured, static", parts_of_limit, measured),
             Curve("bound, static", parts_of_limit, still),
             Curve("bound, dynamic", parts_of_limit, moving),
             Curve("known without running", parts_of_limit, [trivial] * len(still)),
         ),
-        log_x=True, log_y=True,
-    )  # fmt: skip
+        log_x=True,
+        log_y=True,
+    )
     parts = [
-        at_least("the bound is meaningful (below 2 mean |x|^2) at some step: trivial / bound at the best step",
-                 trivial / min(still), 1.0, len(still)),
+        at_least(
+            "the bound is meaningful (below 2 mean |x|^2) at some step: trivial / bound at the best step",
+            trivial / min(still),
+            1.0,
+            len(still),
+        ),
         reported("smallest eta L for which it is", min(useful, default=float("nan")), len(still)),
         reported("eta L where the bound is smallest", parts_of_limit[still.index(min(still))], len(still)),
-    ]  # fmt: skip
+    ]
     return parts, figure
 
 
@@ -221,17 +239,25 @@ def _drifting(trial: Trial) -> tuple[list[Part], Figure]:
         worst.see(path.slope.mean()[None], bound)
     alternating_end, averaged_end = ends["alternating", 4 * steps], ends["averaged", 4 * steps]
     figure = Figure(
-        "t13_drift", "Weights that drift for ever, and their average", "step", "|grad F_t|^2", tuple(curves),
-        log_x=True, log_y=True,
-    )  # fmt: skip
+        "t13_drift",
+        "Weights that drift for ever, and their average",
+        "step",
+        "|grad F_t|^2",
+        tuple(curves),
+        log_x=True,
+        log_y=True,
+    )
     return [
         worst.part("drifting weights: mean |grad F_t|^2, against the bound"),
-        at_least("alternating weights do not converge: last half's |grad F_t|^2 after 4 T steps, relative to T",
-                 alternating_end[0] / ends["alternating", steps][0], 0.9),
+        at_least(
+            "alternating weights do not converge: last half's |grad F_t|^2 after 4 T steps, relative to T",
+            alternating_end[0] / ends["alternating", steps][0],
+            0.9,
+        ),
         at_most("averaged weights do: the same", averaged_end[0] / ends["averaged", steps][0], 0.3),
         reported("V_T / T, alternating", alternating_end[1].drift / (4 * steps)),
         reported("V_T / T, averaged", averaged_end[1].drift / (4 * steps)),
-    ], figure  # fmt: skip
+    ], figure
 
 
 def _timescales(trial: Trial) -> list[Part]:
@@ -246,12 +272,15 @@ def _timescales(trial: Trial) -> list[Part]:
     calm = sgd(problem, constant(torch.full((1, 1, 3), 1 / 3).double()), eta, steps, trial.generator(139))
     return [
         at_most("two timescales: V_T with averaging rate 0.01, relative to rate 1", drifts[2] / drifts[0], 0.2),
-        at_least("drift ratio of alternating weights (warns above 1)",
-                 wild.drift_ratio(1.0 / opposed().smoothness), 1.0),
+        at_least(
+            "drift ratio of alternating weights (warns above 1)", wild.drift_ratio(1.0 / opposed().smoothness), 1.0
+        ),
         at_most("drift ratio of static weights", calm.drift_ratio(eta), 0.0),
-        *(reported(f"drift ratio, hard first with rate {rate:g}", ratio) for rate, ratio in
-          zip((1.0, 0.1, 0.01), ratios, strict=True)),
-    ]  # fmt: skip
+        *(
+            reported(f"drift ratio, hard first with rate {rate:g}", ratio)
+            for rate, ratio in zip((1.0, 0.1, 0.01), ratios, strict=True)
+        ),
+    ]
 
 
 T13 = Statement(

@@ -104,9 +104,12 @@ def _hull(q: Float[Tensor, "n V"], log_p: Float[Tensor, "K n V"], plain: Float[T
     return [
         gap.part("MGDA in logit space: distance from q to its target, beyond Frank-Wolfe's projection onto the hull"),
         easiest.part("it is the easiest mixture: distance from q, against every teacher's and the uniform pool's"),
-        reported("it is not where the weights pointed: share of positions with a teacher of effective weight 0",
-                 float((alpha.amin(-1) < 1e-9).double().mean()), len(q)),
-    ]  # fmt: skip
+        reported(
+            "it is not where the weights pointed: share of positions with a teacher of effective weight 0",
+            float((alpha.amin(-1) < 1e-9).double().mean()),
+            len(q),
+        ),
+    ]
 
 
 def _report(name: str, coefficients: Float[Tensor, "n K"]) -> list[Part]:
@@ -170,9 +173,13 @@ def _torchjd(weighted: Float[Tensor, "n K V"]) -> list[Part]:
             error = max(error, gap)
             missed += gap > 5e-2
         parts.append(
-            shown(f"torchjd's {name} and ours agree to 5% of the gradients' size", missed, len(weighted),
-                  note=f"greatest difference {error:.2g}")
-        )  # fmt: skip
+            shown(
+                f"torchjd's {name} and ours agree to 5% of the gradients' size",
+                missed,
+                len(weighted),
+                note=f"greatest difference {error:.2g}",
+            )
+        )
     return parts
 
 
@@ -181,7 +188,8 @@ T18 = Statement(
     title="gradient modification",
     words="A scheme that gives weights on teachers gives effective weights alpha / sum(alpha); where these are "
     "negative or absent (GradDrop), the least-squares fit with its residual. Axioms are checked again on those, "
-    "the scale is reported apart. In logit space MGDA is the projection of q onto the hull of the teachers: the easiest mixture.",
+    "the scale is reported apart. In logit space MGDA is the projection of q onto the hull of the teachers: the "
+    "easiest mixture.",
     formula="MGDA: argmin |q - sum_k alpha_k p_k| over the simplex",
     source="the schemes: see `theory.surgery`; the reading as weights ours",
     run=check_gradients,

@@ -58,14 +58,19 @@ def check_on_policy(trial: Trial) -> Result:
         (
             unbiased.part("log-pool reward, weights that ignore y: against reverse KL's gradient: difference"),
             linear.part("linear-pool reward log sum_k w_k p_k(y) - log q(y): against its gradient: difference"),
-            at_least("weights that read the sampled y: greatest relative error of the expectation, random cases",
-                     float(_relative(read, -truth).max()), 0.5, cases),
+            at_least(
+                "weights that read the sampled y: greatest relative error of the expectation, random cases",
+                float(_relative(read, -truth).max()),
+                0.5,
+                cases,
+            ),
             at_least("the same by ascent, the true gradient not small", worst, 1.27, trial.times(16)),
-            at_least("log-pool reward taken for the linear pool: greatest relative error",
-                     float(mistaken.max()), 0.5, cases),
+            at_least(
+                "log-pool reward taken for the linear pool: greatest relative error", float(mistaken.max()), 0.5, cases
+            ),
             _sampling(trial),
         )
-    )  # fmt: skip
+    )
 
 
 def _search_bias(trial: Trial) -> float:
@@ -99,8 +104,10 @@ def _sampling(trial: Trial) -> Part:
     error = (each.mean(0) - policy_gradient(logits, reward[None])[0]).abs()
     return at_most(
         f"mean over {number} sampled tokens against the gradient, in standard errors",
-        float((error / (each.std(0) / number**0.5)).max()), 5.0, number,
-    )  # fmt: skip
+        float((error / (each.std(0) / number**0.5)).max()),
+        5.0,
+        number,
+    )
 
 
 T16 = Statement(
