@@ -79,7 +79,7 @@ class Axiom:
 
         Args:
             rule: evidence to log-weights.
-            tolerance: nats; weight for N and D.
+            tolerance: nats; weight for N, E and D.
             source: lines that define `rule`, for `Witness.reproduce`.
             inputs: what the law's `measure` asks for.
         """

@@ -13,8 +13,21 @@ False
 from polydistill.certify.certificate import Basis, Certificate, Finding
 from polydistill.certify.driven import Driven
 from polydistill.certify.proofs import Proofs
+from polydistill.certify.published import PublishedTable, certify_published
 from polydistill.certify.rule import rule_of
 from polydistill.certify.run import certify
 from polydistill.certify.table import rendered, table
 
-__all__ = ["Basis", "Certificate", "Driven", "Finding", "Proofs", "certify", "rendered", "rule_of", "table"]
+__all__ = [
+    "Basis",
+    "Certificate",
+    "Driven",
+    "Finding",
+    "Proofs",
+    "PublishedTable",
+    "certify",
+    "certify_published",
+    "rendered",
+    "rule_of",
+    "table",
+]

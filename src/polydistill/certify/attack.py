@@ -69,6 +69,10 @@ class Means:
         return max(8, int(number * math.sqrt(self.effort) / math.sqrt(bench.cost)))
 
 
+def _evidence(bench: Bench, means: Means, n: int) -> Tensor:
+    return bench.drawn(sampling.evidence(n, bench.shape, means.generator))
+
+
 def _sharpen(
     objective: Objective, x: Tensor, means: Means, bench: Bench, free: Tensor | None = None
 ) -> tuple[Tensor, int]:
@@ -92,12 +96,13 @@ def _largest(values: Tensor) -> float:
 
 def normalised(bench: Bench, means: Means) -> Attack:
     """Law N on structured rows, and along lines, where it may fail in a slab only."""
-    x = sampling.evidence(means.rows(4096, bench), bench.shape, means.generator)
+    x = _evidence(bench, means, means.rows(4096, bench))
     base, direction = _lines(bench, means, 4 if bench.teachers <= 5 else 1)
     times = torch.arange(-REACH, REACH, 2 * STEP, dtype=x.dtype)
     shape = (1, len(times)) + (1,) * (base.ndim - 1)
     if bench.cost == 1:
         x = torch.cat([x, (base[:, None] + times.reshape(shape) * direction[:, None]).flatten(0, 1)])
+    x = bench.inside(x)
     with torch.no_grad():
         gaps = AXIOMS["N"].gap(bench.rule, evidence=x)
     worst = int(gaps.argmax())
@@ -109,13 +114,13 @@ def bounded(bench: Bench, means: Means) -> Attack:
     axiom = AXIOMS["B"]
 
     def osc(x: Tensor) -> Tensor:
-        return axiom.measure(bench.rule, evidence=x, range=math.inf)["osc"]
+        return axiom.measure(bench.rule, evidence=bench.inside(x), range=math.inf)["osc"]
 
-    x = sampling.evidence(means.rows(4096, bench), bench.shape, means.generator)
+    x = _evidence(bench, means, means.rows(4096, bench))
     sharp, spent = _sharpen(osc, x, means, bench)
     everything = torch.cat([sharp.clamp(-1e4, 1e4), x])
     value = worth(osc, everything)
-    best, worst = everything[value.argmax()][None], float(value.max())
+    best, worst = bench.inside(everything[value.argmax()][None]), float(value.max())
     trials = len(x) + spent
     if math.isfinite(bench.range):
         return Attack(axiom, worst, trials, _law("B", bench, SLIGHT, evidence=best, range=bench.range))
@@ -123,7 +128,7 @@ def bounded(bench: Bench, means: Means) -> Attack:
     if not grows:
         return Attack(axiom, worst, trials, note="no range is declared; the search found it bounded")
     far = at if float(osc(at)) >= worst else best
-    reached = float(osc(far))
+    far, reached = bench.inside(far), float(osc(far))
     # Any range is refuted by going far enough; the witness shows one.
     claimed = reached / 2 if math.isfinite(reached) else 1e4
     witness = _law("B", bench, SLIGHT, evidence=far, range=claimed)
@@ -160,7 +165,7 @@ def continuous(bench: Bench, means: Means, shift_invariant: bool) -> Attack:
         free[1] = 1.0
 
     def share(x: Tensor) -> Tensor:
-        first, second = x[:, 0], x[:, 0] + x[:, 1]
+        first, second = bench.inside(x[:, 0]), bench.inside(x[:, 0] + x[:, 1])
         allowed = evidence_distance(first, second, modulus, **same)
         moved = hilbert(bench.rule(first), bench.rule(second))
         size = 1.0 + first.abs().flatten(1).amax(-1)
@@ -170,7 +175,7 @@ def continuous(bench: Bench, means: Means, shift_invariant: bool) -> Attack:
     n = means.rows(8192, bench)
     x = torch.stack(
         [
-            sampling.evidence(n, bench.shape, means.generator),
+            _evidence(bench, means, n),
             sampling.steps(n, bench.shape, channels, means.generator),
         ],
         1,
@@ -181,9 +186,10 @@ def continuous(bench: Bench, means: Means, shift_invariant: bool) -> Attack:
     best = pairs[value.argmax()][None]
     worst, trials = float(value.max()), n + spent
     claim: dict[str, Any] = {"modulus": modulus, **same}
-    witness = _law("C", bench, SLIGHT, first=best[:, 0], second=best[:, 0] + best[:, 1], **claim)
+    ends: dict[str, Any] = {"first": bench.inside(best[:, 0]), "second": bench.inside(best[:, 0] + best[:, 1])}
+    witness = _law("C", bench, SLIGHT, **ends, **claim)
     left, right, scanned = _scan(bench, means, channels)
-    jump = _law("C", bench, 1e-4, first=left, second=right, **claim)
+    jump = _law("C", bench, 1e-4, first=bench.inside(left), second=bench.inside(right), **claim)
     # A jump is the clearer failure of the two: no modulus at all, over next to no distance.
     witness = jump or witness
     worst = math.inf if jump else worst
@@ -198,7 +204,7 @@ def continuous(bench: Bench, means: Means, shift_invariant: bool) -> Attack:
 
 def _in_severity(bench: Bench, means: Means, claim: dict[str, Any]) -> tuple[Witness | None, int]:
     n = means.rows(2048, bench)
-    x = sampling.evidence(n, bench.shape, means.generator)
+    x = _evidence(bench, means, n)
     low = torch.rand(n, dtype=x.dtype, generator=means.generator)
     step = 10.0 ** (-6.0 * torch.rand(n, dtype=x.dtype, generator=means.generator))
     high = (low + step).clamp(max=1.0)
@@ -235,7 +241,7 @@ def _scan(bench: Bench, means: Means, channels: Sequence[int]) -> tuple[Tensor, 
     if bench.cost > 1:
         least = max(4, int(64 * means.effort / bench.cost))
         base, direction = base[:least], direction[:least]
-    return jumps(bench.rule, base, direction, REACH, STEP)
+    return jumps(lambda x: bench.rule(bench.inside(x)), base, direction, REACH, STEP)
 
 
 def ordered(bench: Bench, means: Means) -> Attack | None:
@@ -243,7 +249,7 @@ def ordered(bench: Bench, means: Means) -> Attack | None:
     if bench.sigma is None or bench.critical > 1.0 or bench.teachers < 2:
         return None
     n = means.rows(4096, bench)
-    x = sampling.evidence(n, bench.shape, means.generator)
+    x = _evidence(bench, means, n)
     level = bench.critical + (1.0 - bench.critical) * torch.rand(n, dtype=x.dtype, generator=means.generator)
     level[::3], level[1::3] = bench.critical, 1.0
     return _safety("O1", bench, means, x, {"severity": level}, sigma=bench.sigma, critical=bench.critical)
@@ -254,7 +260,7 @@ def rising(bench: Bench, means: Means) -> Attack | None:
     if bench.sigma is None or not bench.graded or bench.teachers < 2:
         return None
     n = means.rows(4096, bench)
-    x = sampling.evidence(n, bench.shape, means.generator)
+    x = _evidence(bench, means, n)
     ends = torch.rand(n, 2, dtype=x.dtype, generator=means.generator).sort(-1).values
     low, high = ends[:, 0].clone(), ends[:, 1].clone()
     low[::3], high[1::3] = 0.0, 1.0
@@ -292,7 +298,7 @@ def equivariant(bench: Bench, means: Means) -> Attack | None:
         if other is None:
             return None
         permuted, define = other
-        x = sampling.evidence(means.rows(512, bench), bench.shape, means.generator)
+        x = _evidence(bench, means, means.rows(512, bench))
         with torch.no_grad():
             worst = max(worst, _largest(AXIOMS["E"].gap(bench.rule, evidence=x, order=order, permuted=permuted)))
         trials += len(x)
@@ -306,27 +312,29 @@ def monotone(bench: Bench, means: Means) -> Attack | None:
     if not bench.monotone:
         return None
     n = means.rows(4096, bench)
-    x = sampling.evidence(n, bench.shape, means.generator)
+    x = _evidence(bench, means, n)
     rise = sampling.steps(n, (bench.teachers,), (), means.generator).abs().amax(-1)
     if bench.channels:
         channel = torch.tensor(bench.monotone)[torch.randint(len(bench.monotone), (n,), generator=means.generator)]
         rise = torch.nn.functional.one_hot(channel, len(bench.channels)) * rise[:, None]
     teacher = torch.randint(bench.teachers, (n,), generator=means.generator)
+    x = torch.minimum(x, torch.full_like(x, bench.domain[1]) - rise[..., None])
     return _plain("M", bench, evidence=x, teacher=teacher, rise=rise)
 
 
 def neutral(bench: Bench, means: Means) -> Attack:
     """Law U at equal evidence."""
-    return _plain("U", bench, evidence=sampling.evidence(means.rows(512, bench), bench.shape, means.generator))
+    return _plain("U", bench, evidence=_evidence(bench, means, means.rows(512, bench)))
 
 
 def shift_invariant(bench: Bench, means: Means) -> Attack:
     """Law X under shifts of up to 1e3 nats."""
     n = means.rows(2048, bench)
-    x = sampling.evidence(n, bench.shape, means.generator)
+    x = _evidence(bench, means, n)
     shift = 10.0 ** (5.0 * torch.rand(x.shape[:-1], dtype=x.dtype, generator=means.generator) - 2.0)
-    # Evidence of 1e4 nats and more loses digits to the shift itself.
-    return _plain("X", bench, evidence=x.clamp(-1e3, 1e3), shift=shift)
+    # Evidence of 1e4 nats loses digits to the shift itself.
+    x = torch.minimum(x.clamp(-1e3, 1e3), torch.full_like(x, bench.domain[1]) - shift[..., None])
+    return _plain("X", bench, evidence=x, shift=shift)
 
 
 def measurable(bench: Bench, means: Means) -> Attack | None:
@@ -337,7 +345,8 @@ def measurable(bench: Bench, means: Means) -> Attack | None:
     shape = (documents, length, *bench.sequence_shape)
     rows = documents * length
     x, other = (
-        sampling.evidence(rows, bench.sequence_shape, means.generator).clamp(-30, 30).reshape(shape) for _ in range(2)
+        bench.drawn(sampling.evidence(rows, bench.sequence_shape, means.generator).clamp(-30, 30)).reshape(shape)
+        for _ in range(2)
     )
     aware = replace(bench, source=f"{bench.source}\n{bench.sequence_source}")
     return _plain("S", aware, bench.sequence, evidence=x, other=other, scale=bench.scale, task=bench.task)
@@ -347,9 +356,9 @@ def clone_robust(bench: Bench, means: Means) -> Attack | None:
     """Law D for functions of any number of teachers."""
     if not bench.clones or bench.teachers > 6:
         return None
-    x = sampling.evidence(means.rows(1024, bench), bench.shape, means.generator)
+    x = _evidence(bench, means, means.rows(1024, bench))
     with torch.no_grad():
-        if not torch.isfinite(bench.rule(torch.zeros(1, bench.teachers + 1, dtype=x.dtype))).all():
+        if torch.isnan(bench.rule(torch.cat([x, x[:, :1]], -1))).all():
             return None
     return _plain("D", bench, evidence=x, clone=0)
 

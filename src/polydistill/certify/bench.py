@@ -52,6 +52,7 @@ class Bench:
         context: what is fixed: task, route, severity.
         permuted: the rule of the teachers in another order with lines that define it, or None where there is none.
         clones: the rule takes one teacher more.
+        domain: least and largest evidence that there is.
         cost: of one row, relative to a softmax.
     """
 
@@ -76,12 +77,23 @@ class Bench:
     context: str = ""
     permuted: Callable[[Sequence[int]], Permuted | None] = field(default=lambda order: None, repr=False)
     clones: bool = False
+    domain: tuple[float, float] = (-math.inf, math.inf)
     cost: int = 1
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one row of evidence."""
         return (len(self.channels), self.teachers) if self.channels else (self.teachers,)
+
+    def inside(self, evidence: Tensor) -> Tensor:
+        """The nearest evidence in the domain."""
+        return evidence if self.domain == (-math.inf, math.inf) else evidence.clamp(*self.domain)
+
+    def drawn(self, evidence: Tensor) -> Tensor:
+        """Random evidence moved into the domain: folded at a bound at 0, so that few of it end up on the border."""
+        low, high = self.domain
+        folded = -evidence.abs() if high <= 0.0 else evidence.abs() if low >= 0.0 else evidence
+        return self.inside(folded)
 
     @property
     def open_channels(self) -> tuple[int, ...]:
@@ -139,7 +151,7 @@ def function_benches(rule: FunctionRule, sizes: Sequence[int] | None, claims: di
                     sequence=None if rule.vector else guarded(here.whole),
                     sequence_shape=(teachers,),
                     sequence_source="rule = rule.whole",
-                    source=function_rule.source_of(here),
+                    source=function_rule.source_of(here, claims.get("domain", Bench.domain)),
                     context=f"severity {severity:g}" if rule.graded else "",
                     permuted=permuted,
                     clones=True,

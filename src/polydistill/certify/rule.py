@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -126,9 +127,19 @@ def as_function(operator: Any) -> Callable[..., Tensor]:
 
 
 def rule_of(
-    function: Callable[..., Tensor], *, sigma: Sequence[float] | None = None, severity: float = 0.0
+    function: Callable[..., Tensor],
+    *,
+    sigma: Sequence[float] | None = None,
+    severity: float = 0.0,
+    domain: tuple[float, float] = (-math.inf, math.inf),
 ) -> FunctionRule:
     """Probe a function: does it return logs, does it take batches, are the rows of a batch independent?
+
+    Args:
+        function: from evidence to weights or log-weights.
+        sigma: safety scores of its teachers.
+        severity: when none is given.
+        domain: least and largest evidence that it is for.
 
     Raises:
         ValueError: it maps evidence of no number of teachers from 1 to 8 to something of the same shape.
@@ -138,6 +149,8 @@ def rule_of(
     errors = []
     for teachers in (3, 2, 4, 5, 6, 7, 8, 1) if scores is None else (len(scores),):
         probe = torch.linspace(-1.3, 1.7, 4 * teachers, dtype=torch.float64).reshape(4, teachers).sin()
+        probe = -probe.abs() if domain[1] <= 0 else probe.abs() if domain[0] >= 0 else probe
+        probe = probe.clamp(*domain)
         for vector in (False, True):
             for dtype in (torch.float64, torch.float32):
                 try:
@@ -162,10 +175,11 @@ def _probed(rule: FunctionRule, probe: Tensor) -> FunctionRule:
     )
 
 
-def source_of(rule: FunctionRule) -> str:
+def source_of(rule: FunctionRule, domain: tuple[float, float] = (-math.inf, math.inf)) -> str:
     """Lines that define `rule` in a Python prompt."""
     function = rule.function
-    keep = "" if rule.sigma is None else f", sigma={rule.sigma}"
+    keep = "" if domain == (-math.inf, math.inf) else f", domain={domain}"
+    keep += "" if rule.sigma is None else f", sigma={rule.sigma}"
     level = "" if not rule.severity else f", severity={rule.severity}"
     name = title(function)
     module = getattr(function, "__module__", "__main__")

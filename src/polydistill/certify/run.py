@@ -1,5 +1,6 @@
 """`certify`: derive what can be derived, then try to break it."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -32,6 +33,7 @@ def certify(
     range_at_most: float | None = None,
     modulus_at_most: float | None = None,
     scale: str = "token",
+    domain: tuple[float, float] = (-math.inf, math.inf),
     laws: Iterable[str] = (),
     seed: int = 0,
     effort: float = 1.0,
@@ -53,6 +55,7 @@ def certify(
         range_at_most: a function's declared range, nats.
         modulus_at_most: a function's declared modulus.
         scale: a function's scale, for law S: `token`, `context` or `task`.
+        domain: least and largest evidence that a function is for.
         laws: names of further laws that a function claims.
         seed: of the search.
         effort: multiplies the number of trials.
@@ -71,9 +74,9 @@ def certify(
     if isinstance(operator, Operator | Pipeline):
         found = _of_pipeline(operator, teachers, tasks, critical, set(laws), means, proofs or Proofs.shipped())
     else:
-        rule = rule_of(operator, sigma=safety)
+        rule = rule_of(operator, sigma=safety, domain=domain)
         sizes = [teachers] if isinstance(teachers, int) else None if teachers is None else [int(k) for k in teachers]
-        claims: dict[str, Any] = {"scale": scale, "critical": 1.0 if critical is None else critical}
+        claims: dict[str, Any] = {"scale": scale, "critical": 1.0 if critical is None else critical, "domain": domain}
         if range_at_most is not None:
             claims["range"] = float(range_at_most)
         if modulus_at_most is not None:
@@ -99,7 +102,7 @@ def _of_function(name: str, benches: Sequence[Bench], laws: set[str], means: Mea
     findings = []
     for axiom in AXIOMS:
         bound = {"B": declared.range, "C": declared.moduli[0]}.get(axiom)
-        bound = bound if bound is not None and bound < float("inf") else None
+        bound = bound if bound is not None and bound < math.inf else None
         basis = Basis.DECLARED if bound is not None or axiom in laws else Basis.NONE
         if not AXIOMS[axiom].required and axiom not in laws:
             basis = Basis.NOT_CLAIMED
@@ -139,12 +142,12 @@ def _of_pipeline(
         bound: float | None = None
         basis = Basis.DECLARED if axiom in claims else Basis.NOT_CLAIMED
         if axiom in ("B", "C"):
-            bounded = promise.range < float("inf") if axiom == "B" else bool(benches[0].open_channels)
+            bounded = promise.range < math.inf if axiom == "B" else bool(benches[0].open_channels)
             theorems = proofs.check(rules)
             basis = Basis.NONE if not bounded else Basis.PROVED if theorems else Basis.DERIVED
             bound = None if not bounded else promise.range if axiom == "B" else _modulus_bound(benches[0])
         elif axiom in ("O1", "O2") and axiom in claims:
-            theorems = proofs.check(rules, SAFETY_THEOREMS[axiom] if isinstance(pipeline.safety, Tilt) else ("",))
+            theorems = _safety_theorems(axiom, pipeline, proofs)
             basis = Basis.PROVED if theorems else Basis.DERIVED
         findings.append(_finding(axiom, attacks[axiom], basis, bound, theorems))
     safety = "" if pipeline.safety is None else f", then {pipeline.safety!r}"
@@ -164,8 +167,13 @@ def _of_pipeline(
     }
 
 
-SAFETY_THEOREMS = {"O1": ("T11_tilt_threshold",), "O2": ("T11_tilt_O2",)}
-"""What the order of the tilt rests on, beside the rules of the range."""
+def _safety_theorems(axiom: str, pipeline: Pipeline, proofs: Proofs) -> tuple[str, ...]:
+    """O2 of the tilt and O1 of the projection hold of any weights; O1 of the tilt rests on the range before it."""
+    if isinstance(pipeline.safety, Tilt):
+        if axiom == "O2":
+            return proofs.check((), ("T11_tilt_O2",))
+        return proofs.check(pipeline.before_safety().step.rules(), ("T11_tilt_O1", "T11_tilt_threshold"))
+    return proofs.check((), ("T12_isotonic_ordered",))
 
 
 def _claims(pipeline: Pipeline, laws: set[str]) -> set[str]:
