@@ -32,7 +32,7 @@ class Specimen:
     Attributes:
         name: in words.
         rule: evidence `[n, K]`, severity `[n]` (0 when left out), safety `[K]` and parameters `[K, ...]` to log-weights.
-        breaks: axioms that it is meant to break; it is meant to keep all others.
+        breaks: axioms that it is meant to break, and no others.
         range: declared, nats.
         modulus: declared.
         shift_invariant: the modulus is against the osc of the evidence.
