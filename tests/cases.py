@@ -81,12 +81,12 @@ def positions(
     )
 
 
-def statistics(n: int, teachers: int, *, seed: int = 0, size: float = 3.0, **context: int | float) -> Statistics:
+def statistics(n: int, k: int, *, seed: int = 0, size: float = 3.0, **context: int | float) -> Statistics:
     """Random statistics of every kind on n positions."""
     g = torch.Generator().manual_seed(seed + 1)
 
     def noise() -> Tensor:
-        return size * torch.rand(n, teachers, generator=g, dtype=torch.float64)
+        return size * torch.rand(n, k, generator=g, dtype=torch.float64)
 
     return Statistics(
         positions=positions(n, seed=seed, **context),
