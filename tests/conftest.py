@@ -34,6 +34,17 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("polydistill")
 
 
+THIRD_PARTY_WARNINGS = [
+    # peft asks transformers under an old name
+    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning",
+]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for line in THIRD_PARTY_WARNINGS:
+        config.addinivalue_line("filterwarnings", line)
+
+
 @pytest.fixture(autouse=True)
 def _same_numbers_every_time() -> Iterator[None]:
     torch.manual_seed(0)

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -133,7 +134,7 @@ def test_a_floor_behind_a_tilt_destroys_monotone_odds_for_three_teachers():
         return (floored[0, 1] - floored[0, 0]).item()
 
     path = [odds(x, 0.1) for x in (0.0, 2.0, 4.0, 6.0, 9.0)]
-    assert min(b - a for a, b in zip(path, path[1:], strict=False)) < -0.5
+    assert min(b - a for a, b in pairwise(path)) < -0.5
 
 
 @given(weights_and_scores(), st.floats(0, 1))

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Int
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -51,13 +52,21 @@ class LocalTeacher:
         kwargs: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         try:
             tokenizer = AutoTokenizer.from_pretrained(source, **kwargs)
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype or "auto", **kwargs, **model_kwargs)
-        except (OSError, ValueError) as error:
+            model, info = AutoModelForCausalLM.from_pretrained(
+                source, dtype=dtype or "auto", output_loading_info=True, **kwargs, **model_kwargs
+            )
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             hint = "a local folder" if Path(source).exists() else "neither a local folder nor a model that the hub gave"
             reason = str(error).strip().splitlines()[0]
             raise TeacherUnavailableError(
                 f"teacher {name!r}: {source!r} ({hint}) could not be loaded: {reason}"
             ) from error
+        # Transformers fills what a checkpoint lacks with random numbers; such a teacher would teach noise.
+        if missing := sorted(info["missing_keys"]):
+            raise TeacherUnavailableError(
+                f"teacher {name!r}: {source!r} lacks {len(missing)} of the weights that its config asks for, the first "
+                f"being {missing[0]}"
+            )
         return cls(name, model, tokenizer)
 
     def agree_with(self, tokenizer: PreTrainedTokenizerBase, visible: int) -> str | None:
@@ -77,7 +86,11 @@ class LocalTeacher:
     ) -> Spoken:
         """Last hidden states of the flattened positions `rows`, and the head."""
         device = self.model.device
-        hidden = last_hidden_state(self.model, input_ids=input_ids.to(device), attention_mask=attention_mask.to(device))
+        # A student trained under autocast must not pull the teachers into its dtype.
+        with torch.autocast(device.type, enabled=False):
+            hidden = last_hidden_state(
+                self.model, input_ids=input_ids.to(device), attention_mask=attention_mask.to(device)
+            )
         return Spoken(hidden.flatten(0, 1)[rows.to(device)], head_of(self.model, self.visible))
 
 
