@@ -11,7 +11,7 @@ Proof. intros H. replace (2 * ln x / 2) with (ln x) by field. apply exp_ln, H. Q
 Ltac numerals := rewrite ?INR_IZR_INZ; cbn [Z.of_nat Pos.of_succ_nat Pos.succ].
 Ltac fractions := first [reflexivity | lra | field; lra | field].
 Ltac logarithms := first [fractions | rewrite <- ln_1; apply (f_equal ln); fractions | apply (f_equal ln); fractions].
-Ltac point := numerals; rewrite ?tanh_frac; rewrite ?exp_twice_half by lra; rewrite ?exp_0; rewrite ?exp_ln by lra; logarithms.
+Ltac point := numerals; rewrite ?tanh_frac; rewrite ?exp_twice_half by lra; rewrite ?Ropp_0, ?exp_0, ?exp_Ropp; rewrite ?exp_ln by lra; logarithms.
 
 Lemma point_01_softmax_range : rule_softmax_range 4 2 = 2.
 Proof. unfold rule_softmax_range. point. Qed.
@@ -176,20 +176,20 @@ Proof.
   replace (1 / (1 - (1 / 50) + (1 / 50) / 3)) with (75 / 74) by field. ring.
 Qed.
 
-Lemma point_50_discount_range : rule_discount_range 3 (4 / 5) = 15.
-Proof. unfold rule_discount_range. point. Qed.
+Lemma point_50_discounted_range : rule_discounted_range 3 (4 / 5) = 15.
+Proof. unfold rule_discounted_range. point. Qed.
 
-Lemma point_51_discount_range : rule_discount_range (1 / 2) (9 / 10) = 5.
-Proof. unfold rule_discount_range. point. Qed.
+Lemma point_51_discounted_range : rule_discounted_range (1 / 2) (9 / 10) = 5.
+Proof. unfold rule_discounted_range. point. Qed.
 
-Lemma point_52_discount_modulus : rule_discount_modulus (4 / 5) = 5.
-Proof. unfold rule_discount_modulus. point. Qed.
+Lemma point_52_discounted_modulus : rule_discounted_modulus (4 / 5) = 5.
+Proof. unfold rule_discounted_modulus. point. Qed.
 
-Lemma point_53_discount_modulus : rule_discount_modulus (1 / 2) = 2.
-Proof. unfold rule_discount_modulus. point. Qed.
+Lemma point_53_discounted_modulus : rule_discounted_modulus (1 / 2) = 2.
+Proof. unfold rule_discounted_modulus. point. Qed.
 
-Lemma point_54_spread_clip_range : rule_spread_clip_range 4 = 4.
-Proof. unfold rule_spread_clip_range. point. Qed.
+Lemma point_54_clipped_range : rule_clipped_range 4 = 4.
+Proof. unfold rule_clipped_range. point. Qed.
 
 Lemma point_55_tv : rule_tv (2 * (ln 3)) = (1 / 2).
 Proof. unfold rule_tv. point. Qed.
@@ -217,3 +217,41 @@ Proof. unfold rule_logit_gradient. point. Qed.
 
 Lemma point_63_logit_gradient : rule_logit_gradient (1 / 4) (1 / 2) = 1.
 Proof. unfold rule_logit_gradient. point. Qed.
+
+Lemma point_64_mix_weight : rule_mix_weight 4 (1 / 10) (1 / 2) = (19 / 40).
+Proof. unfold rule_mix_weight. point. Qed.
+
+Lemma point_65_mix_weight : rule_mix_weight 5 (1 / 50) 0 = (1 / 250).
+Proof. unfold rule_mix_weight. point. Qed.
+
+Lemma point_66_tilt_floor : rule_tilt_floor (1 / 4) (ln 3) = (1 / 10).
+Proof. unfold rule_tilt_floor. point. Qed.
+
+Lemma point_67_tilt_floor : rule_tilt_floor (1 / 5) 0 = (1 / 5).
+Proof. unfold rule_tilt_floor. point. Qed.
+
+Lemma point_68_tilt_ceiling : rule_tilt_ceiling (3 / 4) (ln 3) = (9 / 10).
+Proof. unfold rule_tilt_ceiling. point. Qed.
+
+Lemma point_69_tilt_ceiling : rule_tilt_ceiling (1 / 2) (ln 8) = (8 / 9).
+Proof. unfold rule_tilt_ceiling. point. Qed.
+
+Lemma point_70_ramp_severity_modulus : rule_ramp_severity_modulus 3 (1 / 2) = 12.
+Proof. unfold rule_ramp_severity_modulus. point. Qed.
+
+Lemma point_71_ramp_severity_modulus : rule_ramp_severity_modulus (1 / 2) (4 / 5) = (5 / 4).
+Proof. unfold rule_ramp_severity_modulus. point. Qed.
+
+Lemma point_72_weight_shift : rule_weight_shift (ln 3) 1 2 = (1 / 2).
+Proof.
+  unfold rule_weight_shift. pose proof (ln_le_sub 3 ltac:(lra)).
+  first [rewrite Rmin_left by lra | rewrite Rmin_right by lra].
+  match goal with |- tanh (?d / 4) = _ => replace d with (2 * ln 3) by ring end. point.
+Qed.
+
+Lemma point_73_weight_shift : rule_weight_shift 100 (1 / 2) (ln 3) = (1 / 2).
+Proof.
+  unfold rule_weight_shift. pose proof (ln_le_sub 3 ltac:(lra)).
+  first [rewrite Rmin_left by lra | rewrite Rmin_right by lra].
+  match goal with |- tanh (?d / 4) = _ => replace d with (2 * ln 3) by ring end. point.
+Qed.

@@ -83,6 +83,48 @@ Proof.
   repeat split; rewrite Rabs_pos_eq; lra.
 Qed.
 
+(* Bounds on single weights, lift being at least k b osc(s). *)
+Theorem T11_tilt_weights K w s b k f M lift i : (0 < K)%nat -> pos K w -> rsum K w = 1 -> 0 <= k * b ->
+  k * b * osc K s <= lift -> (i < K)%nat -> 0 < f -> f <= w i <= M -> M < 1 ->
+  rule_tilt_floor f lift <= tilt K w s b k i <= rule_tilt_ceiling M lift.
+Proof.
+  intros HK Hw Hs Hkb Hl Hi Hf [H1 H2] HM. pose proof (Hw i Hi) as Wi.
+  pose proof (exp_pos (- lift)) as Pg. set (g := exp (- lift)) in *. set (x := fun j => exp (k * b * (s j - s i))).
+  assert (Ti : tilt K w s b k i = w i / (w i + rsum K (fun j => w j * x j - (if Nat.eq_dec i j then 1 else 0) * w j))).
+  { unfold tilt. set (d := rsum K (fun j => w j * exp (k * b * s j))).
+    assert (D : d = exp (k * b * s i) * rsum K (fun j => w j * x j)).
+    { unfold d. rewrite <- rsum_scal. apply rsum_ext. intros j Hj. unfold x.
+      replace (k * b * s j) with (k * b * s i + k * b * (s j - s i)) by ring. rewrite exp_plus. ring. }
+    rewrite rsum_minus, rsum_delta by exact Hi. rewrite D.
+    assert (0 < rsum K (fun j => w j * x j)) by (apply rsum_pos; [exact HK|]; intros; apply Rmult_lt_0_compat; [auto|apply exp_pos]).
+    pose proof (exp_pos (k * b * s i)). field. split; lra. }
+  assert (Rest : rsum K (fun j => w j - (if Nat.eq_dec i j then 1 else 0) * w j) = 1 - w i).
+  { rewrite rsum_minus, rsum_delta, Hs by exact Hi. ring. }
+  set (y := rsum K (fun j => w j * x j - (if Nat.eq_dec i j then 1 else 0) * w j)) in *.
+  assert (X : forall j, (j < K)%nat -> g <= x j <= / g).
+  { intros j Hj. unfold g, x. rewrite <- exp_Ropp, Ropp_involutive.
+    pose proof (osc_ge K s i j Hi Hj) as O1. pose proof (osc_ge K s j i Hj Hi) as O2.
+    apply (Rmult_le_compat_l (k * b)) in O1; [|exact Hkb]. apply (Rmult_le_compat_l (k * b)) in O2; [|exact Hkb].
+    split; apply exp_le; lra. }
+  assert (Xi : x i = 1) by (unfold x; replace (k * b * (s i - s i)) with 0 by ring; apply exp_0).
+  assert (Ylo : g * (1 - w i) <= y).
+  { rewrite <- Rest, <- rsum_scal. apply rsum_le. intros j Hj. pose proof (Hw j Hj). pose proof (X j Hj).
+    destruct (Nat.eq_dec i j) as [<-|Ne]; [rewrite Xi; lra|nra]. }
+  assert (Yhi : y <= / g * (1 - w i)).
+  { rewrite <- Rest, <- rsum_scal. apply rsum_le. intros j Hj. pose proof (Hw j Hj). pose proof (X j Hj).
+    destruct (Nat.eq_dec i j) as [<-|Ne]; [rewrite Xi; lra|nra]. }
+  assert (Pig : 0 < / g) by (apply Rinv_0_lt_compat; exact Pg).
+  assert (Gy : g * y <= 1 - w i).
+  { apply (Rmult_le_compat_l g) in Yhi; [|lra]. rewrite <- Rmult_assoc, Rinv_r, Rmult_1_l in Yhi by lra. exact Yhi. }
+  assert (Py : 0 < w i + y) by nra. rewrite Ti. unfold rule_tilt_floor, rule_tilt_ceiling. fold g. split.
+  - assert (D : 0 < f * g + 1 - f) by nra. apply Rmult_le_reg_r with ((f * g + 1 - f) * (w i + y)); [apply Rmult_lt_0_compat; assumption|].
+    replace (f * g / (f * g + 1 - f) * ((f * g + 1 - f) * (w i + y))) with (f * (g * w i + g * y)) by (field; lra).
+    replace (w i / (w i + y) * ((f * g + 1 - f) * (w i + y))) with (w i * (f * g + 1 - f)) by (field; lra). nra.
+  - assert (D : 0 < M + (1 - M) * g) by nra. apply Rmult_le_reg_r with ((M + (1 - M) * g) * (w i + y)); [apply Rmult_lt_0_compat; assumption|].
+    replace (w i / (w i + y) * ((M + (1 - M) * g) * (w i + y))) with (w i * (M + (1 - M) * g)) by (field; lra).
+    replace (M / (M + (1 - M) * g) * ((M + (1 - M) * g) * (w i + y))) with (M * (w i + y)) by (field; lra). nra.
+Qed.
+
 (* Unchanged in the evidence. *)
 Theorem T11_tilt_modulus K w w' s b k : (0 < K)%nat -> pos K w -> pos K w' ->
   hilbert K (tilt K w s b k) (tilt K w' s b k) = hilbert K w w'.

@@ -97,6 +97,13 @@ Proof.
   rewrite osc_scal, Rmult_assoc by exact HK. apply Rmult_le_compat_l; [apply Rabs_pos|exact HW].
 Qed.
 
+(* Constant weights: their own range, no modulus. *)
+Theorem T1_static K v : (0 < K)%nat -> bounded K (fun _ => v) (range K v) /\ lipschitz K (fun _ => v) 0.
+Proof.
+  intros HK. split; [intros e; lra|]. intros e e'. unfold hilbert.
+  rewrite (osc_ext K _ (fun _ => 0)) by (try exact HK; intros; ring). rewrite osc_const by exact HK. lra.
+Qed.
+
 (* Softmax of clipped evidence. *)
 Theorem T1_softmax_range K c tau : (0 < K)%nat -> 0 <= c -> 0 < tau ->
   bounded K (clipped_softmax K c tau) (rule_softmax_range c tau).

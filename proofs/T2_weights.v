@@ -96,3 +96,27 @@ Proof.
     { replace (t / (t + 1) - 1 / (t + 1)) with ((t - 1) * / (t + 1)) by (field; lra). apply Rmult_le_pos; [lra|apply Rlt_le, Rinv_0_lt_compat; lra]. }
     rewrite Rabs_pos_eq by exact G. rewrite Rabs_left1 by lra. field. lra.
 Qed.
+
+(* Evidence off by at most err for every teacher: osc of the error is at most 2 err; and two weight vectors of range
+   at most r are at most 2 r apart. *)
+Theorem T2_weight_shift K w w' e e' err l r : (0 < K)%nat -> pos K w -> pos K w' -> rsum K w = 1 -> rsum K w' = 1 ->
+  range K w <= r -> range K w' <= r -> 0 <= l ->
+  hilbert K w w' <= l * osc K (fun i => e i - e' i) -> (forall i, (i < K)%nat -> Rabs (e i - e' i) <= err) ->
+  tv K w w' <= rule_weight_shift err l r.
+Proof.
+  intros HK Hw Hw' Hs Hs' Hr Hr' Hl Hd He. eapply Rle_trans; [apply T2_tv_le_tanh; assumption|].
+  unfold rule_tv, rule_weight_shift. rewrite !tanh_frac. set (h := hilbert K w w') in *.
+  assert (O : osc K (fun i => e i - e' i) <= 2 * err).
+  { apply osc_le; [exact HK|]. intros i j Hi Hj. pose proof (He i Hi) as A. pose proof (He j Hj) as A'.
+    pose proof (Rle_abs (e i - e' i)). pose proof (Rle_abs (- (e j - e' j))). rewrite Rabs_Ropp in H0. lra. }
+  assert (A : h <= 2 * err * l) by nra.
+  assert (B : h <= 2 * r).
+  { apply osc_le; [exact HK|]. intros i j Hi Hj. pose proof (osc_ge K (fun i => ln (w i)) i j Hi Hj) as A1.
+    pose proof (osc_ge K (fun i => ln (w' i)) j i Hj Hi) as A2. unfold range in *. cbv beta in *. lra. }
+  assert (C : h <= Rmin (2 * err * l) (2 * r)) by (apply Rmin_glb; assumption).
+  assert (E : exp (h / 2) <= exp (Rmin (2 * err * l) (2 * r) / 2)) by (apply exp_le; lra).
+  pose proof (exp_pos (h / 2)). set (x := exp (h / 2)) in *. set (y := exp (Rmin (2 * err * l) (2 * r) / 2)) in *.
+  apply Rmult_le_reg_r with ((x + 1) * (y + 1)); [nra|].
+  replace ((x - 1) / (x + 1) * ((x + 1) * (y + 1))) with ((x - 1) * (y + 1)) by (field; lra).
+  replace ((y - 1) / (y + 1) * ((x + 1) * (y + 1))) with ((y - 1) * (x + 1)) by (field; lra). nra.
+Qed.

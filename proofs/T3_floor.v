@@ -240,8 +240,13 @@ Proof.
   - apply T3_mix_modulus_ceiling; assumption.
 Qed.
 
+(* Bounds on single weights go through. *)
+Theorem T3_mix_weights K lam w f M i : (0 < K)%nat -> 0 <= lam <= 1 -> f <= w i <= M ->
+  rule_mix_weight K lam f <= mix K lam w i <= rule_mix_weight K lam M.
+Proof. intros HK Hl H. unfold rule_mix_weight, mix. nra. Qed.
+
 (* As a rule about operators: mixing after W. *)
-Theorem T3_mix_lipschitz K W lam M l : (0 < K)%nat -> 0 < lam <= 1 ->
+Theorem T3_mix_modulus K W lam M l : (0 < K)%nat -> 0 < lam <= 1 ->
   (forall e, pos K (W e) /\ rsum K (W e) = 1 /\ (forall i, (i < K)%nat -> W e i <= M)) ->
   lipschitz K W l -> 0 <= l -> lipschitz K (fun e => mix K lam (W e)) (rule_mix_modulus K lam M * l).
 Proof.
@@ -264,7 +269,7 @@ Qed.
 Theorem T3_instance : lipschitz 3 (fun e => mix 3 (1/10) (clipped_softmax 3 2 1 e))
   (rule_mix_modulus 3 (1/10) (rule_ceiling_weight 3 2) * rule_softmax_modulus 1).
 Proof.
-  apply T3_mix_lipschitz; [lia|lra| |apply T1_softmax_modulus; lia || lra|unfold rule_softmax_modulus; lra].
+  apply T3_mix_modulus; [lia|lra| |apply T1_softmax_modulus; lia || lra|unfold rule_softmax_modulus; lra].
   intros e. assert (P : pos 3 (clipped_softmax 3 2 1 e)) by (apply softmax_pos; lia).
   assert (N : rsum 3 (clipped_softmax 3 2 1 e) = 1) by (apply softmax_sum; lia).
   repeat split; [exact P|exact N|]. intros i Hi. apply T1_ceiling_weight; auto.

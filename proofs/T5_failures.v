@@ -28,6 +28,16 @@ Proof.
   apply Rmult_le_compat_r; [apply tv_nonneg|exact HM].
 Qed.
 
+(* Whatever teacher j's distribution becomes. *)
+Theorem T5_corrupted K V w p p' j M : (j < K)%nat -> 0 <= w j <= M ->
+  (forall k v, k <> j -> p k v = p' k v) ->
+  (forall v, (v < V)%nat -> 0 <= p j v) -> rsum V (p j) = 1 -> (forall v, (v < V)%nat -> 0 <= p' j v) -> rsum V (p' j) = 1 ->
+  tv V (pool K w p) (pool K w p') <= M.
+Proof.
+  intros Hj Hw H Hp Sp Hp' Sp'. eapply Rle_trans; [apply (T5_replace_ceiling K V w p p' j M); auto; lra|].
+  pose proof (tv_le_1 V (p j) (p' j) Hp Sp Hp' Sp'). unfold rule_replace. pose proof (tv_nonneg V (p j) (p' j)). nra.
+Qed.
+
 (* The evidence reads p_j, so that the weights move too. *)
 Theorem T5_replace_chain K V w w' p p' j M m : (j < K)%nat -> pos K w -> pos K w' ->
   rsum K w = 1 -> rsum K w' = 1 -> w j <= M -> 0 <= m ->

@@ -165,6 +165,33 @@ Proof.
     apply Rmult_le_compat_l; [exact r0|]. specialize (H t). lra.
 Qed.
 
+(* Both at once. *)
+Theorem T7_fixed_share_modulus K a l l' t : (0 < K)%nat -> 0 < a <= 1 ->
+  (forall s, (forall u i, u <> s -> l u i = l' u i) ->
+     hilbert K (fixed_share K a l t) (fixed_share K a l' t) <=
+     rule_fixed_share_modulus_one K a * osc K (fun i => l s i - l' s i)) /\
+  (forall d, (forall u, osc K (fun i => l u i - l' u i) <= d) ->
+     hilbert K (fixed_share K a l t) (fixed_share K a l' t) <= rule_fixed_share_modulus_all K a * d).
+Proof.
+  intros HK Ha. split; intros; [apply T7_fixed_share_one_token|apply T7_fixed_share_every_token]; assumption.
+Qed.
+
+(* Bounds on single weights. *)
+Theorem T7_fixed_share_weights K a l t i : (0 < K)%nat -> 0 < a <= 1 -> (i < K)%nat ->
+  a / INR K <= fixed_share K a l t i <= 1 - a + a / INR K.
+Proof.
+  intros HK Ha Hi. pose proof (INR_ge_1 K HK) as K1. pose proof (Rinv_0_lt_compat (INR K) ltac:(lra)) as Pi.
+  assert (I1 : / INR K <= 1) by (rewrite <- Rinv_1; apply Rinv_le_contravar; lra).
+  destruct t as [|t]; simpl.
+  - unfold Rdiv. split; nra.
+  - unfold mix. set (b := bayes K (fixed_share K a l t) (l t)).
+    assert (B0 : 0 < b i) by (apply softmax_pos; assumption).
+    assert (B1 : b i <= 1).
+    { rewrite <- (softmax_sum K (fun i => ln (fixed_share K a l t i) + l t i) HK).
+      apply (rsum_term_le K b i Hi). intros j Hj. apply Rlt_le, softmax_pos; assumption. }
+    nra.
+Qed.
+
 (* Regret against any path of teachers. *)
 Fixpoint switches (path : nat -> nat) (n : nat) : nat :=
   match n with O => O | S m => (switches path m + if Nat.eq_dec (path m) (path (S m)) then 0 else 1)%nat end.
@@ -235,32 +262,56 @@ Proof.
     rewrite osc_scal, Rabs_pos_eq by (try exact HK; lra). specialize (Hc t). nra.
 Qed.
 
-Theorem T7_discount_range K g l c t : (0 < K)%nat -> 0 <= g < 1 -> (forall u, osc K (l u) <= c) ->
-  range K (softmax K (discounted g l t)) <= rule_discount_range c g.
+Theorem T7_discounted_range K g l c t : (0 < K)%nat -> 0 <= g < 1 -> (forall u, osc K (l u) <= c) ->
+  range K (softmax K (discounted g l t)) <= rule_discounted_range c g.
 Proof. intros HK Hg Hc. rewrite softmax_range by exact HK. apply discounted_osc; assumption. Qed.
 
-Theorem T7_discount_modulus K g l l' d t : (0 < K)%nat -> 0 <= g < 1 ->
+Theorem T7_discounted_modulus K g l l' d t : (0 < K)%nat -> 0 <= g < 1 ->
   (forall u, osc K (fun i => l u i - l' u i) <= d) ->
-  hilbert K (softmax K (discounted g l t)) (softmax K (discounted g l' t)) <= rule_discount_modulus g * d.
+  hilbert K (softmax K (discounted g l t)) (softmax K (discounted g l' t)) <= rule_discounted_modulus g * d.
 Proof.
-  intros HK Hg Hd. rewrite softmax_hilbert by exact HK. unfold rule_discount_modulus.
+  intros HK Hg Hd. rewrite softmax_hilbert by exact HK. unfold rule_discounted_modulus.
   replace (1 / (1 - g) * d) with (d / (1 - g)) by (field; lra).
   rewrite (osc_ext K _ (discounted g (fun u i => l u i - l' u i) t)); [apply discounted_osc; assumption|exact HK|].
   intros i Hi. induction t as [|t IH]; simpl; [ring|rewrite <- IH; ring].
+Qed.
+
+(* An error at one token only counts at most once. *)
+Theorem T7_discounted_one_token K g l l' s t : (0 < K)%nat -> 0 <= g <= 1 ->
+  (forall u i, u <> s -> l u i = l' u i) ->
+  hilbert K (softmax K (discounted g l t)) (softmax K (discounted g l' t)) <= osc K (fun i => l s i - l' s i).
+Proof.
+  intros HK Hg H. rewrite softmax_hilbert by exact HK. set (d := osc K (fun i => l s i - l' s i)).
+  assert (d0 : 0 <= d) by (apply osc_nonneg, HK).
+  assert (G : ((t <= s)%nat /\ forall i, discounted g l t i - discounted g l' t i = 0) \/
+    ((s < t)%nat /\ exists c, 0 <= c <= 1 /\ forall i, discounted g l t i - discounted g l' t i = c * (l s i - l' s i))).
+  { induction t as [|t [[Ht Z]|[Ht [c [Hc Z]]]]].
+    - left. split; [lia|]. intros i; simpl; ring.
+    - destruct (Nat.eq_dec t s) as [->|N].
+      + right. split; [lia|]. exists 1. split; [lra|]. intros i. simpl. specialize (Z i).
+        replace (discounted g l s i) with (discounted g l' s i) by lra. ring.
+      + left. split; [lia|]. intros i. simpl. rewrite (H t i N). specialize (Z i).
+        replace (discounted g l t i) with (discounted g l' t i) by lra. ring.
+    - right. split; [lia|]. exists (g * c). split; [split; nra|]. intros i. simpl. rewrite (H t i) by lia. specialize (Z i).
+      replace (discounted g l t i) with (discounted g l' t i + c * (l s i - l' s i)) by lra. ring. }
+  assert (E : exists c, 0 <= c <= 1 /\ forall i, discounted g l t i - discounted g l' t i = c * (l s i - l' s i)).
+  { destruct G as [[_ Z]|[_ G]]; [|exact G]. exists 0. split; [lra|]. intros i. rewrite Z. ring. }
+  destruct E as [c [Hc Z]]. rewrite (osc_ext K _ (fun i => c * (l s i - l' s i))) by (try exact HK; intros; apply Z).
+  rewrite osc_scal, Rabs_pos_eq by (try exact HK; lra). fold d. nra.
 Qed.
 
 (* Spread clip: after each token whoever is more than c behind the best is raised. *)
 Fixpoint spread_clipped K c (l : nat -> nat -> R) (t : nat) : nat -> R :=
   match t with O => fun _ => 0 | S n => spread_clip K c (fun i => spread_clipped K c l n i + l n i) end.
 
-Theorem T7_spread_clip_range K c l t : (0 < K)%nat -> 0 <= c ->
-  range K (softmax K (spread_clipped K c l t)) <= rule_spread_clip_range c.
+Theorem T7_clipped_range K c l t : (0 < K)%nat -> 0 <= c ->
+  range K (softmax K (spread_clipped K c l t)) <= rule_clipped_range c.
 Proof.
-  intros HK Hc. rewrite softmax_range by exact HK. unfold rule_spread_clip_range.
+  intros HK Hc. rewrite softmax_range by exact HK. unfold rule_clipped_range.
   destruct t as [|t]; simpl; [rewrite osc_const by exact HK; exact Hc|apply spread_clip_osc; assumption].
 Qed.
 
-Theorem T7_spread_clip_modulus K c l l' t : (0 < K)%nat ->
+Theorem T7_clipped_modulus K c l l' t : (0 < K)%nat ->
   hilbert K (softmax K (spread_clipped K c l t)) (softmax K (spread_clipped K c l' t)) <=
   rsum t (fun u => osc K (fun i => l u i - l' u i)).
 Proof.

@@ -91,7 +91,7 @@ Proof. intros H. replace (2 * ln x / 2) with (ln x) by field. apply exp_ln, H. Q
 Ltac numerals := rewrite ?INR_IZR_INZ; cbn [Z.of_nat Pos.of_succ_nat Pos.succ].
 Ltac fractions := first [reflexivity | lra | field; lra | field].
 Ltac logarithms := first [fractions | rewrite <- ln_1; apply (f_equal ln); fractions | apply (f_equal ln); fractions].
-Ltac point := numerals; rewrite ?tanh_frac; rewrite ?exp_twice_half by lra; rewrite ?exp_0; rewrite ?exp_ln by lra; logarithms.
+Ltac point := numerals; rewrite ?tanh_frac; rewrite ?exp_twice_half by lra; rewrite ?Ropp_0, ?exp_0, ?exp_Ropp; rewrite ?exp_ln by lra; logarithms.
 """
 
 
@@ -116,6 +116,12 @@ def proof(point):
             f"\n  {unfold}. numerals."
             f"\n  replace ({k} / {coq(share)}) with {coq(k / share)} by field."
             f"\n  replace (1 / (1 - {coq(share)} + {coq(share)} / {k})) with {coq(1 / (1 - share + share / k))} by field. ring.\n"
+        )
+    if rule == "weight_shift":  # err l or r holds ln 3, the other side is larger
+        return (
+            f"\n  {unfold}. pose proof (ln_le_sub 3 ltac:(lra))."
+            "\n  first [rewrite Rmin_left by lra | rewrite Rmin_right by lra]."
+            "\n  match goal with |- tanh (?d / 4) = _ => replace d with (2 * ln 3) by ring end. point.\n"
         )
     if rule.startswith("power"):
         return f" {unfold}. unfold Rabs; destruct Rcase_abs; lra. "
