@@ -163,6 +163,55 @@ def compare(
 
 
 @app.command()
+def certify(
+    what: Annotated[
+        str | None, typer.Argument(help="run.yaml, or module:object with an operator or a function of evidence")
+    ] = None,
+    published: Annotated[bool, typer.Option(help="the published rules that are shipped for comparison")] = False,
+    teachers: Annotated[int | None, typer.Option(min=1, help="number of teachers, where it is open")] = None,
+    effort: Annotated[float, typer.Option(min=0.01, help="multiplies the number of trials")] = 1.0,
+    seed: Annotated[int, typer.Option(help="of the search")] = 0,
+    json_file: JsonFile = None,
+) -> None:
+    """What can be claimed about a weighting: derived bounds, and a search that tries to refute them."""
+    import torch
+
+    from polydistill.certify import certify as certified
+    from polydistill.certify import table
+    from polydistill.training.config_file import ConfigError
+
+    if published:
+        _certify_published(seed, effort, json_file)
+        return
+    if what is None:
+        raise ConfigError("name what to certify: a run.yaml, module:object, or --published")
+    torch.set_num_threads(1)
+    if what.endswith((".yaml", ".yml")):
+        subject, names = _pipeline_of(what), None
+    else:
+        from polydistill.training.build import import_object
+
+        subject, names = import_object(what), teachers
+    certificate = certified(subject, teachers=names, seed=seed, effort=effort)
+    console.print(table(certificate))
+    if json_file is not None:
+        json_file.write_text(certificate.to_json() + "\n", encoding="utf-8")
+    raise typer.Exit(0 if certificate.exit_ok else 3)
+
+
+@app.command()
+def theory(
+    statements: Annotated[list[str] | None, typer.Argument(help="T7 T13 ...; all when left out")] = None,
+    plot: Annotated[Path | None, typer.Option(help="folder for plots")] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """The statements behind the tool, each as a check with the worst measured value beside the bound."""
+    from polydistill.theory import main as run
+
+    raise typer.Exit(run(statements or (), json_file, plot))
+
+
+@app.command()
 def report(run: Annotated[Path, typer.Argument(help="folder of a run, finished or not")]) -> None:
     """Write the run's report.html anew from what it recorded; needs no torch."""
     from polydistill.report import write_report
@@ -180,6 +229,35 @@ def demo(
     from polydistill.demo import main as run
 
     run(folder, seed, json_file, console)
+
+
+def _pipeline_of(path: str) -> Any:
+    """The bound pipeline of a configuration; no model is loaded."""
+    from polydistill.pipeline import Pipeline
+    from polydistill.training.build import build_safety, build_stack
+    from polydistill.training.config_file import load_config
+
+    config = load_config(path)
+    tasks = config.tasks
+    if tasks is None:
+        named = (getattr(factor, "table", None) or getattr(factor, "losses", None) or {} for factor in config.weighting)
+        routed = (getattr(factor, "route", {}) for factor in config.weighting)
+        tasks = sorted({task for rows in (*named, *routed) for task in rows})
+    return Pipeline.of(
+        build_stack(config.weighting),
+        list(config.teachers),
+        tasks,
+        floor=config.floor,
+        safety=build_safety(config.safety),
+    )
+
+
+def _certify_published(seed: int, effort: float, json_file: Path | None) -> None:
+    from polydistill.certify.published import certify_published
+
+    found = certify_published(seed=seed, effort=effort)
+    console.print(found.to_markdown(), highlight=False, markup=False, soft_wrap=True)
+    _write(json_file, {rule.name: json.loads(certificate.to_json()) for rule, certificate in found.rows})
 
 
 def _quiet() -> None:
