@@ -9,8 +9,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from polydistill.diagnostics import mean_weights, summarise
 from polydistill.guarantee import Guarantee
 from polydistill.records import METRICS, RecordWriter, ResumeRecord, StepRecord
-from polydistill.training.off_policy import PolyDistillTrainer
 from polydistill.training.step import StepOutcome
+from polydistill.training.taught import Taught
 
 
 class Recorder(TrainerCallback):
@@ -28,7 +28,7 @@ class Recorder(TrainerCallback):
         self.seconds: dict[str, float] = defaultdict(float)
         self.total_seconds: dict[str, float] = defaultdict(float)
 
-    def __call__(self, done: StepOutcome, trainer: PolyDistillTrainer) -> dict[str, float]:
+    def __call__(self, done: StepOutcome, trainer: Taught) -> dict[str, float]:
         """Diagnostics of one batch, for the log; weights and seconds are kept for the record."""
         if self.guarantee is None:
             self.guarantee = trainer.pipeline.guarantee()

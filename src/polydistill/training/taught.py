@@ -1,0 +1,111 @@
+"""What every trainer of ours does about teachers: bound once, checked against the student, placed, and heard."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from polydistill.objective import ForwardKL, ReverseKL
+from polydistill.pipeline import Pipeline
+from polydistill.safety import Order
+from polydistill.teachers import LocalTeacher, Teachers, check_rows, named_teachers
+from polydistill.teachers.vocabulary import tokens_by_id
+from polydistill.training.checkpointed import Checkpointed, Commit
+from polydistill.training.constrained import Constrained
+from polydistill.training.placement import Copied, Placement, refuse_silent_single
+from polydistill.training.step import Batch, StepOutcome
+from polydistill.weighting import Operator
+
+logger = logging.get_logger(__name__)
+
+
+class Taught(Checkpointed):
+    """A trainer with teachers and a pipeline; to be mixed in before one of trl's trainers.
+
+    Attributes:
+        teachers: in the order of weights.
+        objective: what is learned from them.
+        visible: entries of the vocabulary that are real.
+        masked: sentences about padded tails of embedding matrices.
+        last_step: of the last batch.
+    """
+
+    teachers: list[LocalTeacher]
+    objective: ForwardKL | ReverseKL
+    visible: int
+    masked: list[str]
+    placement: Placement
+    last_step: StepOutcome | None = None
+    observers: "list[Observer]"
+    loss_bytes: int | None = None
+
+    def _bind(
+        self,
+        teachers: Teachers,
+        weighting: Operator | Callable[[Tensor], Tensor],
+        tasks: Sequence[str],
+        *,
+        floor: float,
+        safety: Order | None,
+        constraints: Constrained | None,
+        placement: Placement | None,
+    ) -> tuple[str, ...]:
+        """Names resolved before any model is loaded: one that does not exist should not cost a minute."""
+        self.teachers = named_teachers(teachers)
+        names = tuple(teacher.name for teacher in self.teachers)
+        self.pipeline = Pipeline.of(weighting, names, tasks, floor=floor, safety=safety)
+        self.constraints = constraints
+        if constraints is not None:
+            constraints.bind(names, tasks, self.pipeline.safety)
+        self.placement = Copied() if placement is None else placement
+        return names
+
+    def _seat(self, tokenizer: Any) -> PreTrainedModel:
+        """After the student is there: vocabularies agree, state and teachers are where they belong."""
+        refuse_silent_single(self.accelerator)
+        self.pipeline.stack.to(self.args.device)
+        if self.constraints is not None:
+            self.constraints.dual.to(self.args.device)
+        student = cast(PreTrainedModel, self.model)
+        student = student.get_base_model() if isinstance(student, PeftModel) else student
+        self.visible = len(tokens_by_id(tokenizer))
+        said = [check_rows(student.get_output_embeddings().weight.shape[0], self.visible, "the student")]
+        said += [teacher.agree_with(tokenizer, self.visible) for teacher in self.teachers]
+        self.masked = [sentence for sentence in said if sentence]
+        for sentence in self.masked:
+            logger.info(sentence)
+        self.teachers = [self.placement.place(teacher, self.accelerator) for teacher in self.teachers]
+        self.add_callback(Commit(self))
+        return student
+
+    def certificate(self) -> str:
+        """What this run's weights promise, in words, with the derivation."""
+        guarantee = self.pipeline.guarantee()
+        return "\n".join(
+            [repr(self.pipeline.stack), *self.pipeline.promises(), "derivation:", *guarantee.step.lines(1)]
+        )
+
+    def _heard(self, done: StepOutcome, batch: Batch, mode: str) -> dict[str, float]:
+        """Means over all ranks for the log, and the number of tokens; operators and observers take note in training."""
+        outcome = done.outcome
+        totals = torch.stack([outcome.divergence.sum(), outcome.cross_entropy.sum(), batch.attention_mask.sum()])
+        totals = self.accelerator.reduce(torch.cat([totals, totals.new_tensor([float(outcome.count)])]), "sum")
+        divergence, cross_entropy, tokens, count = totals.tolist()
+        heard = {
+            "divergence": divergence / max(count, 1.0),
+            "cross_entropy": cross_entropy / max(count, 1.0),
+            "tokens": tokens,
+        }
+        if mode == "train":
+            self.pipeline.stack.observe(outcome.statistics)
+            for observer in self.observers:
+                heard |= observer(done, self)
+        return heard
+
+
+Observer = Callable[[StepOutcome, Taught], dict[str, float]]
+"""Called on every training batch; what it returns is averaged and logged."""
