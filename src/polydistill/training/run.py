@@ -1,6 +1,5 @@
 """A whole run from a configuration: lock, train, evaluate, and a folder that says what happened."""
 
-import json
 import os
 import platform
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from transformers import GenerationConfig, PrinterCallback
 from transformers.trainer_callback import ProgressCallback as TqdmCallback
 
 from polydistill import __version__
+from polydistill.certify import certify
 from polydistill.pipeline import Pipeline
 from polydistill.records import (
     CERTIFICATE,
@@ -45,6 +45,9 @@ STUDENT = "student"
 """Folder of the finished student inside a run."""
 
 LOCK = "run.lock"
+
+EFFORT = 0.25
+"""Of the search behind a run's certificate: three seconds; `polydistill certify` looks harder."""
 
 
 class LockedError(RuntimeError):
@@ -100,6 +103,7 @@ def train_run(config: RunConfig, command: str, console: Console | None = None) -
         if main:
             evaluation = evaluate_trainer(trainer)
             save_student(trainer, folder / STUDENT)
+            write_certificate(folder, trainer.pipeline)
             summary = _summary(config, trainer, evaluation, recorder, command, started, perf_counter() - clock)
             _leave_behind(config, folder, trainer.pipeline, evaluation, summary)
         trainer.accelerator.wait_for_everyone()
@@ -143,20 +147,9 @@ def save_student(trainer: PolyDistillTrainer, folder: Path) -> None:
 
 
 def write_certificate(folder: Path, pipeline: Pipeline) -> None:
-    """What the weights promise, derived before the run starts."""
-    guarantee = pipeline.guarantee()
-    certificate = {
-        "version": __version__,
-        "weighting": repr(pipeline.stack),
-        "promises": pipeline.promises(),
-        "derivation": guarantee.step.lines(),
-        "proved": guarantee.proved(),
-        "floor": guarantee.floor,
-        "ceiling": guarantee.ceiling,
-        "range": guarantee.range,
-        "tag": pipeline.stack.tag.name.lower().replace("_", "-"),
-    }
-    (folder / CERTIFICATE).write_text(json.dumps(certificate, indent=2) + "\n", encoding="utf-8")
+    """What the weights promise, derived and searched before the run starts (and again when it has learned)."""
+    certificate = certify(pipeline, effort=EFFORT)
+    (folder / CERTIFICATE).write_text(certificate.to_json() + "\n", encoding="utf-8")
 
 
 def hardware() -> str:
