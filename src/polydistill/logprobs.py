@@ -48,6 +48,14 @@ class Head:
             logits = torch.tanh(logits / self.softcap) * self.softcap
         return logits
 
+    def project(self, hidden: Float[Tensor, "n D"], out: Float[Tensor, "n V"]) -> None:
+        """Write the bare product `h W^T` over the visible vocabulary to `out`, without bias, scale and soft cap."""
+        weight = self.weight if self.visible is None else self.weight[: self.visible]
+        if hidden.dtype == weight.dtype == out.dtype:
+            torch.mm(hidden, weight.T, out=out)
+        else:
+            out.copy_(hidden @ weight.to(hidden.dtype).T)
+
     @property
     def vocabulary(self) -> int:
         """Number of visible entries V."""

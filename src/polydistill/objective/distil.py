@@ -1,6 +1,6 @@
 """The objective: one pooled target per position, the weights decided inside the loop over chunks.
 
-Neither `[N, V]` nor `[N, K, V]` ever exists: positions are taken in chunks whose `K + 3` rows of V floats fit a byte
+Neither `[N, V]` nor `[N, K, V]` ever exists: positions are taken in chunks whose `K + 1` rows of V floats fit a byte
 budget. In a chunk every teacher is projected once; the statistics that the stack asked for are read off; `decide`
 turns them into log-weights; the teachers are pooled; the student's gradient is formed on the spot.
 """
@@ -11,12 +11,14 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from polydistill.logprobs import STATISTICS, Head, Positions, Spoken, Statistics
-from polydistill.objective.divergence import ForwardKL, ReverseKL
-from polydistill.objective.listen import listen, refuse_non_finite, scatter
+from polydistill.objective.divergence import Divergence, ForwardKL, ReverseKL
+from polydistill.objective.engine import ALIGNED, Engine
+from polydistill.objective.listen import OF_STUDENT, Heard, Listener, refuse_non_finite, scatter
+from polydistill.objective.passes import shape
 
 Decide = Callable[[Statistics, Any], tuple[Float[Tensor, "n K"], Any]]
 """From the statistics of a chunk and the carry of the chunk before to log-weights and the next carry."""
@@ -126,7 +128,40 @@ def _validate(
 def _rows(hidden: Tensor, head: Head, teachers: int, loss_bytes: int | None) -> int:
     budget = DEFAULT_BYTES.get(hidden.device.type, DEFAULT_BYTES["cuda"]) if loss_bytes is None else loss_bytes
     width = 8 if hidden.dtype == torch.float64 else 4
-    return max(LEAST_ROWS, budget // (width * head.vocabulary * (teachers + 3)))
+    return max(LEAST_ROWS, budget // (width * head.vocabulary * (teachers + 1)) // ALIGNED * ALIGNED)
+
+
+@dataclass(frozen=True)
+class _Gradients:
+    """Of the student's hidden states, head weight and head bias, as far as they are wanted; filled chunk by chunk."""
+
+    hidden: Float[Tensor, "N D"] | None
+    weight: Float[Tensor, "rows D"] | None
+    bias: Float[Tensor, " rows"] | None
+
+    def add(
+        self,
+        gradient: Float[Tensor, "m V"],
+        student: Float[Tensor, "m D"],
+        head: Float[Tensor, "V D"],
+        rows: Tensor | slice,
+    ) -> None:
+        """Take in the gradient with respect to the product `h W^T` of some rows."""
+        compact, visible = gradient.to(student.dtype), gradient.shape[1]
+        if self.hidden is not None:
+            weight = head.to(student.dtype)
+            if isinstance(rows, slice):
+                torch.mm(compact, weight, out=self.hidden[rows])
+            else:
+                self.hidden[rows] = compact @ weight
+        if self.weight is not None:
+            part = self.weight[:visible]
+            if part.dtype == compact.dtype:
+                part.addmm_(compact.T, student)
+            else:
+                part += compact.T @ student
+        if self.bias is not None:
+            self.bias[:visible] += gradient.sum(0)
 
 
 class _Run:
@@ -153,62 +188,110 @@ class _Run:
         self, hidden: Float[Tensor, "N D"], for_hidden: bool, for_weight: bool, for_bias: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
         """Loss sum, and the gradients for hidden states, head weight and head bias that are asked for."""
-        head = self.head
+        head, total = self.head, hidden.shape[0]
         exact = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         loss = torch.zeros((), dtype=torch.float64, device=hidden.device)
-        d_hidden = torch.zeros_like(hidden) if for_hidden else None
-        d_weight = torch.zeros(head.weight.shape, dtype=exact, device=hidden.device) if for_weight else None
-        d_bias = torch.zeros_like(head.bias, dtype=exact) if for_bias and head.bias is not None else None
+        made = _Gradients(
+            torch.zeros_like(hidden) if for_hidden else None,
+            torch.zeros(head.weight.shape, dtype=exact, device=hidden.device) if for_weight else None,
+            torch.zeros_like(head.bias, dtype=exact) if for_bias and head.bias is not None else None,
+        )
+        rows = max(1, min(self.rows, total))
+        teachers, visible = len(self.spoken), head.vocabulary
+        width = 8 if exact == torch.float64 else 4
+        engine = Engine.of(hidden.device, rows, visible, width, total * visible * (teachers + 1))
+        kept = torch.empty(teachers, rows, visible, dtype=exact, device=hidden.device)
+        storage = torch.empty(rows, visible, dtype=exact, device=hidden.device)
+        listener = Listener(self.spoken, self.divergence, self.needs, engine, kept, storage)
+        wants_gradient = for_hidden or for_weight or for_bias
         carry = None
-        for start in range(0, hidden.shape[0], self.rows):
-            rows = slice(start, start + self.rows)
-            positions = self.positions.at(rows)
+        for start in range(0, total, rows):
+            positions = self.positions.at(slice(start, start + rows))
             local = positions.has_loss.nonzero().squeeze(1)
-            taken = local + start
+            taken = slice(start, start + len(local)) if len(local) == len(positions) else local + start
             clock = perf_counter()
-            student = hidden[taken]
-            logits = head.logits(student)
-            refuse_non_finite(logits, None, taken)
+            like = listener.overhear(positions, start)
+            clock = self._spend("teacher heads", clock)
+            student, logits = hidden[taken], storage[: len(local)]
+            head.project(student, logits)
+            log_z = self._settle(engine, logits, taken)
             clock = self._spend("student head and loss", clock)
-            heard = listen(self.spoken, rows, positions, logits, self.divergence, self.needs)
+            heard = listener.listen(positions, taken, local, like, None if log_z is None else logits)
             clock = self._spend("teacher heads", clock)
             log_w, carry = self.decide(heard.statistics, carry)
             clock = self._spend("signals and weights", clock)
-            with_gradient = for_hidden or for_weight or for_bias
-            slope = _slope(head, logits) if with_gradient else None
-            point = self.divergence.evaluate(
-                logits, heard.kept, heard.entropy, log_w[local], positions.target[local], with_gradient
+            divergence, cross_entropy = self._pull(
+                engine, logits, log_z, heard, log_w[local], positions.target[local], wants_gradient
             )
-            loss += self.divergence.loss(point).sum()
-            if point.gradient is not None:
-                self._backward(point.gradient, slope, student, taken, d_hidden, d_weight, d_bias)
+            self._refuse_student(divergence + cross_entropy, student, taken)
+            loss += self.divergence.loss(divergence, cross_entropy).sum()
+            if wants_gradient:
+                made.add(logits, student, head.weight[:visible], taken)
             self._spend("student head and loss", clock)
             self.chunks.append(heard.statistics)
             self.log_w.append(log_w)
             whole = len(positions)
-            self.point.append((scatter(point.divergence, local, whole), scatter(point.cross_entropy, local, whole)))
-        return loss.to(exact), d_hidden, d_weight, d_bias
+            self.point.append((scatter(divergence, local, whole), scatter(cross_entropy, local, whole)))
+        return loss.to(exact), made.hidden, made.weight, made.bias
 
-    def _backward(
+    def _settle(self, engine: Engine, logits: Float[Tensor, "m V"], rows: Tensor | slice) -> Float[Tensor, " m"] | None:
+        """Bias, scale and soft cap; log-probabilities instead of logits, and the normaliser, if signals read them."""
+        head, visible = self.head, self.head.vocabulary
+        bias = None if head.bias is None else head.bias[:visible]
+        compares = bool(self.needs & OF_STUDENT)
+        if bias is None and head.scale == 1.0 and head.softcap is None and not compares:
+            return None
+        log_z: list[Tensor] = []
+        for tile, _ in engine.tiles(len(logits)):
+            part = logits[tile]
+            shape(part, bias, head.scale, head.softcap)
+            if compares:
+                first = part[:, 0].clone()
+                part.copy_(part.log_softmax(-1))
+                log_z.append(first - part[:, 0])
+        if not compares:
+            return None
+        normaliser = torch.cat(log_z)
+        refuse_non_finite(normaliser, None, rows)
+        return normaliser
+
+    def _pull(
         self,
-        gradient: Float[Tensor, "n V"],
-        slope: Tensor | float | None,
-        student: Float[Tensor, "n D"],
-        taken: Tensor,
-        d_hidden: Tensor | None,
-        d_weight: Tensor | None,
-        d_bias: Tensor | None,
-    ) -> None:
-        head, visible = self.head, gradient.shape[1]
-        if slope is not None and not (isinstance(slope, float) and slope == 1.0):
-            gradient.mul_(slope)
-        compact = gradient.to(student.dtype)
-        if d_hidden is not None:
-            d_hidden[taken] = compact @ head.weight[:visible].to(student.dtype)
-        if d_weight is not None:
-            d_weight[:visible] += compact.T @ student
-        if d_bias is not None:
-            d_bias[:visible] += gradient.sum(0)
+        engine: Engine,
+        logits: Float[Tensor, "m V"],
+        log_z: Float[Tensor, " m"] | None,
+        heard: Heard,
+        log_w: Float[Tensor, "m K"],
+        label: Int[Tensor, " m"],
+        with_gradient: bool,
+    ) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"]]:
+        """Divergence and cross-entropy; the gradient with respect to the head's product overwrites `logits`."""
+        parts = [
+            engine.call(
+                pull,
+                fast,
+                self.divergence,
+                (self.head.scale, self.head.softcap),
+                logits[tile],
+                None if log_z is None else log_z[tile],
+                heard.kept[:, tile],
+                heard.entropy[tile],
+                log_w[tile],
+                label[tile],
+                with_gradient,
+            )
+            for tile, fast in engine.tiles(len(label))
+        ]
+        divergence, cross_entropy = (torch.cat(values) for values in zip(*parts, strict=True))
+        return divergence, cross_entropy
+
+    def _refuse_student(self, values: Float[Tensor, " m"], student: Float[Tensor, "m D"], rows: Tensor | slice) -> None:
+        """Where a loss is not finite, see whether the student's logits are to blame: they are overwritten by now."""
+        suspects = (~torch.isfinite(values)).nonzero().squeeze(1)
+        if len(suspects):
+            sums = torch.zeros_like(values)
+            sums[suspects] = self.head.logits(student[suspects]).sum(-1).to(sums)
+            refuse_non_finite(sums, None, rows)
 
     def _spend(self, part: str, since: float) -> float:
         now = perf_counter()
@@ -258,8 +341,39 @@ class _PooledLoss(torch.autograd.Function):
         return (*scaled, None)
 
 
-def _slope(head: Head, logits: Float[Tensor, "m V"]) -> Tensor | float:
-    """Derivative of the logits with respect to the raw product `h W^T + b`."""
-    if head.softcap is None:
-        return float(head.scale)
-    return (1.0 - (logits / head.softcap) ** 2) * head.scale
+def pull(
+    divergence: Divergence,
+    shaping: tuple[float, float | None],
+    logits: Float[Tensor, "n V"],
+    log_z: Float[Tensor, " n"] | None,
+    kept: Float[Tensor, "K n V"],
+    entropy: Float[Tensor, "n K"],
+    log_w: Float[Tensor, "n K"],
+    label: Int[Tensor, " n"],
+    with_gradient: bool,
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """Divergence and cross-entropy of a tile; the gradient with respect to `h W^T + b` overwrites `logits`.
+
+    Args:
+        divergence: what we learn.
+        shaping: the head's scale and soft cap, through which the gradient goes back.
+        logits: student's, or its log-probabilities.
+        log_z: what was subtracted from the logits, if anything was.
+        kept: teachers.
+        entropy: of the teachers.
+        log_w: weights.
+        label: next tokens.
+        with_gradient: compute the gradient too.
+    """
+    scale, softcap = shaping
+    slope = None
+    if with_gradient and softcap is not None:
+        raw = logits if log_z is None else logits + log_z[:, None]
+        slope = 1.0 - (raw / softcap) ** 2
+    point = divergence.evaluate(logits, kept, entropy, log_w, label, with_gradient)
+    if point.gradient is not None:
+        if slope is not None:
+            point.gradient.mul_(slope)
+        if scale != 1.0:
+            point.gradient.mul_(scale)
+    return point.divergence, point.cross_entropy

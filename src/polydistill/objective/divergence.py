@@ -9,25 +9,31 @@ position is `(1 - ce) * divergence + ce * cross-entropy`: the total mass is 1 wh
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from polydistill.objective.passes import raised
+
 
 @dataclass(frozen=True)
 class PointLoss:
-    """Loss of n positions and its gradient with respect to the student's logits.
+    """Loss of n positions and its gradients.
 
     Attributes:
         divergence: `sum_k w_k D(p_k, q)`, nats.
         cross_entropy: of the label under the student at temperature 1, nats.
         gradient: of `(1 - ce) scale divergence + ce cross_entropy` with respect to the logits; None without gradients.
+        price: derivative of `divergence` with respect to `w_k`, nats: what listening to teacher k costs. None unless
+            asked for.
     """
 
     divergence: Float[Tensor, " n"]
     cross_entropy: Float[Tensor, " n"]
     gradient: Float[Tensor, "n V"] | None
+    price: Float[Tensor, "n K"] | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,8 @@ class Divergence:
     temperature: float = 1.0
     ce: float = 0.0
     temperature_squared: bool = False
+    keeps_log: ClassVar[bool] = False
+    """Teachers are kept as log-probabilities rather than probabilities until the weights are known."""
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
@@ -60,18 +68,18 @@ class Divergence:
         """What multiplies the divergence in the loss."""
         return (1.0 - self.ce) * self.scale
 
-    def loss(self, point: PointLoss) -> Float[Tensor, " n"]:
+    def keep(self, log_p: Float[Tensor, "*K n V"], p: Float[Tensor, "*K n V"]) -> Float[Tensor, "*K n V"]:
+        """What is kept of teachers until the weights are known."""
+        return log_p if self.keeps_log else p
+
+    def loss(self, divergence: Float[Tensor, " n"], cross_entropy: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """Loss of each position."""
-        return self.mass * point.divergence + self.ce * point.cross_entropy
+        return self.mass * divergence + self.ce * cross_entropy
 
 
 @dataclass(frozen=True)
 class ForwardKL(Divergence):
     """`sum_k w_k KL(p_k || q)`: mean-seeking, collapses to the linear pool."""
-
-    def keep(self, log_p: Float[Tensor, "n V"], p: Float[Tensor, "n V"]) -> Float[Tensor, "n V"]:
-        """What is kept of a teacher's chunk until the weights are known: probabilities."""
-        return p
 
     def evaluate(
         self,
@@ -81,8 +89,9 @@ class ForwardKL(Divergence):
         log_w: Float[Tensor, "n K"],
         label: Int[Tensor, " n"],
         with_gradient: bool,
+        with_price: bool = False,
     ) -> PointLoss:
-        """Values and gradient; overwrites `logits` and `kept`.
+        """Values and gradients; the gradient overwrites `logits`.
 
         Args:
             logits: student's, temperature 1.
@@ -91,33 +100,31 @@ class ForwardKL(Divergence):
             log_w: weights.
             label: next token.
             with_gradient: compute the gradient too.
+            with_price: compute the price of every teacher too.
         """
         weights = log_w.exp()
-        pool = kept[0].mul_(weights[:, :1])
-        for k in range(1, kept.shape[0]):
-            pool.addcmul_(kept[k], weights[:, k : k + 1])
-        cross_entropy, log_z, tempered = _student(logits, label, self.temperature)
-        cross_to_pool = log_z - (pool * tempered).sum(-1) / self.temperature
-        divergence = cross_to_pool - (weights * entropy).sum(-1)
+        pool = linear_pool(kept, weights)
+        log_q, tempered, cross_entropy = student(logits, label, self.temperature)
+        divergence = -(pool * tempered).sum(-1) - (weights * entropy).sum(-1)
+        price = None
+        if with_price:
+            price = torch.stack([-(p * tempered).sum(-1) for p in kept], -1) - entropy
         if not with_gradient:
-            return PointLoss(divergence, cross_entropy, None)
-        gradient = _tempered_softmax(tempered, log_z, self.temperature)
-        if self.temperature == 1.0:
-            gradient.sub_(pool, alpha=self.mass)  # mass + ce = 1: both divergence and cross-entropy pull towards q
+            return PointLoss(divergence, cross_entropy, None, price)
+        if self.temperature == 1.0:  # mass + ce = 1: both divergence and cross-entropy pull towards q
+            gradient = logits.copy_(raised(log_q).sub_(pool, alpha=self.mass))
             gradient.scatter_add_(1, label[:, None], torch.full_like(gradient[:, :1], -self.ce))
         else:
-            gradient.sub_(pool).mul_(self.mass / self.temperature)
-            _add_cross_entropy_gradient(gradient, logits, label, self.ce)
-        return PointLoss(divergence, cross_entropy, gradient)
+            gradient = logits.copy_(raised(tempered).sub_(pool).mul_(self.mass / self.temperature))
+            add_cross_entropy_gradient(gradient, log_q, label, self.ce)
+        return PointLoss(divergence, cross_entropy, gradient, price)
 
 
 @dataclass(frozen=True)
 class ReverseKL(Divergence):
     """`sum_k w_k KL(q || p_k)`: mode-seeking, collapses to the log pool `softmax(sum_k w_k z_k / T)`."""
 
-    def keep(self, log_p: Float[Tensor, "n V"], p: Float[Tensor, "n V"]) -> Float[Tensor, "n V"]:
-        """What is kept of a teacher's chunk until the weights are known: log-probabilities."""
-        return log_p
+    keeps_log: ClassVar[bool] = True
 
     def evaluate(
         self,
@@ -127,46 +134,45 @@ class ReverseKL(Divergence):
         log_w: Float[Tensor, "n K"],
         label: Int[Tensor, " n"],
         with_gradient: bool,
+        with_price: bool = False,
     ) -> PointLoss:
-        """Values and gradient, as for `ForwardKL`; `entropy` is not used."""
-        weights = log_w.exp()
-        pooled = kept[0].mul_(weights[:, :1])
-        for k in range(1, kept.shape[0]):
-            pooled.addcmul_(kept[k], weights[:, k : k + 1])
-        cross_entropy, log_z, tempered = _student(logits, label, self.temperature)
-        q = _tempered_softmax(tempered, log_z, self.temperature, keep=True)
-        excess = (tempered / self.temperature).sub_(log_z[:, None]).sub_(pooled)  # log q - sum_k w_k log p_k
+        """Values and gradients, as for `ForwardKL`; `entropy` is not used."""
+        pooled = linear_pool(kept, log_w.exp())
+        log_q, tempered, cross_entropy = student(logits, label, self.temperature)
+        q = raised(tempered)
+        excess = tempered - pooled  # log q - sum_k w_k log p_k
         divergence = (q * excess).sum(-1)
+        price = None
+        if with_price:
+            price = torch.stack([(q * (tempered - log_p)).sum(-1) for log_p in kept], -1)
         if not with_gradient:
-            return PointLoss(divergence, cross_entropy, None)
-        gradient = excess.sub_(divergence[:, None]).mul_(q).mul_(self.mass / self.temperature)
-        _add_cross_entropy_gradient(gradient, logits, label, self.ce)
-        return PointLoss(divergence, cross_entropy, gradient)
+            return PointLoss(divergence, cross_entropy, None, price)
+        gradient = logits.copy_(excess.sub_(divergence[:, None]).mul_(q).mul_(self.mass / self.temperature))
+        add_cross_entropy_gradient(gradient, log_q, label, self.ce)
+        return PointLoss(divergence, cross_entropy, gradient, price)
 
 
-def _student(
+def linear_pool(kept: Float[Tensor, "K n V"], weights: Float[Tensor, "n K"]) -> Float[Tensor, "n V"]:
+    """`sum_k w_k kept_k`."""
+    pool = kept[0] * weights[:, :1]
+    for k in range(1, kept.shape[0]):
+        pool.addcmul_(kept[k], weights[:, k : k + 1])
+    return pool
+
+
+def student(
     logits: Float[Tensor, "n V"], label: Int[Tensor, " n"], temperature: float
-) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, "n V"]]:
-    """Cross-entropy at temperature 1, log-normaliser of the tempered logits, and the logits (shifted, in place)."""
-    logits.sub_(logits.amax(-1, keepdim=True))  # or the normaliser of large logits is rounded at their size
-    log_z = logits.logsumexp(-1)
-    cross_entropy = log_z - logits.gather(1, label[:, None]).squeeze(1)
-    return cross_entropy, log_z if temperature == 1.0 else (logits / temperature).logsumexp(-1), logits
+) -> tuple[Float[Tensor, "n V"], Float[Tensor, "n V"], Float[Tensor, " n"]]:
+    """Log-probabilities at temperature 1 and at `temperature` (one tensor if that is 1), and the cross-entropy."""
+    log_q = logits.log_softmax(-1)
+    tempered = log_q if temperature == 1.0 else (log_q / temperature).log_softmax(-1)
+    return log_q, tempered, -log_q.gather(1, label[:, None]).squeeze(1)
 
 
-def _tempered_softmax(
-    logits: Float[Tensor, "n V"], log_z: Float[Tensor, " n"], temperature: float, keep: bool = False
-) -> Float[Tensor, "n V"]:
-    """`exp(logits / T - log_z)`; in place at temperature 1 unless the logits are to be kept."""
-    if temperature == 1.0:
-        return (logits - log_z[:, None]).exp_() if keep else logits.sub_(log_z[:, None]).exp_()
-    return (logits / temperature).sub_(log_z[:, None]).exp_()
-
-
-def _add_cross_entropy_gradient(
-    gradient: Float[Tensor, "n V"], logits: Float[Tensor, "n V"], label: Int[Tensor, " n"], ce: float
+def add_cross_entropy_gradient(
+    gradient: Float[Tensor, "n V"], log_q: Float[Tensor, "n V"], label: Int[Tensor, " n"], ce: float
 ) -> None:
-    """Add `ce * (softmax(logits) - onehot)` in place."""
+    """Add `ce * (q - onehot)` in place."""
     if ce:
-        gradient.add_(logits.softmax(-1), alpha=ce)
+        gradient.add_(raised(log_q), alpha=ce)
         gradient.scatter_add_(1, label[:, None], torch.full_like(gradient[:, :1], -ce))

@@ -8,10 +8,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from polydistill.logprobs import Positions, Spoken, Statistics
-from polydistill.objective.divergence import ForwardKL, ReverseKL
+from polydistill.objective.divergence import Divergence
+from polydistill.objective.engine import Engine
+from polydistill.objective.passes import normaliser, notice, raised, shape
 
-SMALLEST = 1e-37
-"""Below it float32 numbers are denormal, and ten times slower on a CPU."""
+OF_STUDENT = frozenset({"student_gap", "student_gap_reverse"})
+"""Statistics that compare a teacher with the student."""
 
 
 class NonFiniteError(FloatingPointError):
@@ -42,99 +44,157 @@ class Heard:
     statistics: Statistics
 
 
-def listen(
-    spoken: Sequence[Spoken],
-    rows: slice,
-    positions: Positions,
-    student_logits: Float[Tensor, "m V"],
-    divergence: ForwardKL | ReverseKL,
-    needs: frozenset[str],
-) -> Heard:
-    """Project every teacher once over `rows`.
+@dataclass(frozen=True)
+class Listener:
+    """What is the same for all chunks of a call.
 
-    On positions without loss only the likelihood of the next token is measured: it is evidence all the same.
-
-    Raises:
-        NonFiniteError: a teacher's logits are not finite.
+    Attributes:
+        spoken: K teachers over all N positions.
+        divergence: says what is kept, and at which temperature.
+        needs: statistics to measure.
+        engine: runs the passes.
+        kept: storage for one chunk of K teachers.
+        scratch: storage for one chunk of one teacher, overwritten.
     """
-    lose = positions.has_loss.nonzero().squeeze(1)
-    whole = len(lose) == len(positions)
-    kept = torch.empty(len(spoken), *student_logits.shape, dtype=student_logits.dtype, device=student_logits.device)
-    columns: dict[str, list[Tensor]] = {"label_log_prob": [], **{name: [] for name in needs}}
-    entropy: list[Tensor] = []
-    plain: list[tuple[Tensor, Tensor]] = []  # probabilities and entropy at temperature 1, for statistics of pairs
-    pairs = needs & {"distance_to_pool", "student_gap", "student_gap_reverse"}
-    for k, teacher in enumerate(spoken):
-        logits = teacher.head.logits(teacher.hidden[rows]).to(student_logits)
-        # Not `logits - logsumexp(logits)`: rounding the normaliser of logits of 1e3 costs four digits of p.
-        log_p = logits.log_softmax(-1)
-        label = log_p.gather(1, positions.target[:, None]).squeeze(1)
-        columns["label_log_prob"].append(torch.where(positions.has_target, label, 0.0))
-        finite = torch.isfinite(label)
-        if not whole:
-            log_p = log_p[lose]
-        p = log_p.exp()
-        own_entropy = -torch.einsum("nv,nv->n", p, log_p)
-        # A logit of minus infinity leaves the normaliser finite, and shows as 0 * inf in the entropy.
-        finite[lose] &= torch.isfinite(own_entropy)
-        if not finite.all():
-            raise NonFiniteError(k, rows.start + int((~finite).nonzero()[0, 0]))
-        if "entropy" in needs:
-            columns["entropy"].append(own_entropy)
-        if "maximum" in needs:
-            columns["maximum"].append(log_p.amax(-1))
-        if "margin" in needs:
-            best = log_p.topk(2, dim=-1).values
-            columns["margin"].append(best[:, 0] - best[:, 1])
-        if pairs:
-            plain.append((p, own_entropy))
-        if divergence.temperature == 1.0:
-            kept[k] = divergence.keep(log_p, p)
-            entropy.append(own_entropy)
-        else:
-            cooled = (log_p / divergence.temperature).log_softmax(-1)
-            cooled_p = cooled.exp()
-            entropy.append(-torch.einsum("nv,nv->n", cooled_p, cooled))
-            kept[k] = divergence.keep(cooled, cooled_p)
-    _measure_pairs(columns, plain, student_logits, pairs)
-    stacked = {name: torch.stack(values, -1) for name, values in columns.items()}
-    if not whole:
-        stacked = {
-            name: value if name == "label_log_prob" else scatter(value, lose, len(positions))
-            for name, value in stacked.items()
-        }
-    return Heard(kept, torch.stack(entropy, -1), Statistics(positions=positions, **stacked))
+
+    spoken: Sequence[Spoken]
+    divergence: Divergence
+    needs: frozenset[str]
+    engine: Engine
+    kept: Float[Tensor, "K R V"]
+    scratch: Float[Tensor, "R V"]
+
+    def overhear(self, positions: Positions, start: int) -> Float[Tensor, "n K"]:
+        """Likelihood of the next token at positions without loss: it is evidence all the same; 0 elsewhere.
+
+        Raises:
+            NonFiniteError: a teacher's logits are not finite.
+        """
+        only = (positions.has_target & ~positions.has_loss).nonzero().squeeze(1)
+        like = self.scratch.new_zeros(len(positions), len(self.spoken))
+        if not len(only):
+            return like
+        label = positions.target[only]
+        for k, teacher in enumerate(self.spoken):
+            logits = self.scratch[: len(only)]
+            teacher.head.project(teacher.hidden[only + start], logits)
+            columns = [
+                self.engine.call(normaliser, fast, _shaped(teacher, logits[rows]), label[rows])
+                for rows, fast in self.engine.tiles(len(only))
+            ]
+            chosen, maximum = (torch.cat(column) for column in zip(*columns, strict=True))
+            refuse_non_finite(maximum, k, only + start)
+            like[only, k] = chosen
+        return like
+
+    def listen(
+        self,
+        positions: Positions,
+        rows: Int[Tensor, " m"] | slice,
+        local: Int[Tensor, " m"],
+        like: Float[Tensor, "n K"],
+        log_q: Float[Tensor, "m V"] | None,
+    ) -> Heard:
+        """Project every teacher once over the positions with loss.
+
+        Args:
+            positions: of the chunk.
+            rows: flattened positions with loss.
+            local: the same, counted from the chunk's first position.
+            like: from `overhear`; filled in.
+            log_q: student's log-probabilities, where `needs` compares with them.
+
+        Raises:
+            NonFiniteError: a teacher's logits are not finite.
+        """
+        kept = self.kept[:, : len(local)]
+        label = positions.target[local]
+        heard = [self._one(k, kept[k], rows, label, log_q) for k in range(len(self.spoken))]
+        for k, one in enumerate(heard):
+            refuse_non_finite(one["maximum"], k, rows)
+        columns = {name: torch.stack([one[name] for one in heard], -1) for name in heard[0]}
+        like[local] = columns.pop("label_log_prob")
+        entropy = columns.pop("tempered_entropy")
+        if self.needs & {"distance_to_pool", "student_gap"}:
+            columns.update(self._compare(kept, columns["entropy"], log_q))
+        whole = {name: scatter(columns[name], local, len(positions)) for name in self.needs - {"label_log_prob"}}
+        return Heard(kept, entropy, Statistics(positions=positions, label_log_prob=like, **whole))
+
+    def _one(
+        self,
+        k: int,
+        logits: Float[Tensor, "m V"],
+        rows: Int[Tensor, " m"] | slice,
+        label: Int[Tensor, " m"],
+        log_q: Float[Tensor, "m V"] | None,
+    ) -> dict[str, Float[Tensor, " m"]]:
+        """Project teacher k into `logits`, read the statistics off and leave what is kept."""
+        teacher, divergence = self.spoken[k], self.divergence
+        teacher.head.project(teacher.hidden[rows], logits)
+        columns: list[tuple[Tensor, ...]] = []
+        margins: list[Tensor] = []
+        gaps: list[Tensor] = []
+        for tile, fast in self.engine.tiles(len(label)):
+            part = _shaped(teacher, logits[tile])
+            if "margin" in self.needs:
+                best = part.topk(min(2, part.shape[1]), dim=-1).values
+                margins.append(best[:, 0] - best[:, -1])
+            if log_q is not None and "student_gap_reverse" in self.needs:
+                ratio = log_q[tile] - part.sub_(part.amax(-1, keepdim=True))
+                gaps.append(ratio.mul_(raised(log_q[tile])).sum(-1))
+            columns.append(
+                self.engine.call(notice, fast, part, label[tile], divergence.temperature, divergence.keeps_log)
+            )
+        names = ("label_log_prob", "maximum", "entropy", "tempered_entropy")
+        made = {name: torch.cat(values) for name, values in zip(names, zip(*columns, strict=True), strict=True)}
+        if margins:
+            made["margin"] = torch.cat(margins)
+        if gaps:
+            made["student_gap_reverse"] = torch.cat(gaps) - made["maximum"]
+        return made
+
+    def _compare(
+        self, kept: Float[Tensor, "K m V"], entropy: Float[Tensor, "m K"], log_q: Float[Tensor, "m V"] | None
+    ) -> dict[str, Float[Tensor, "m K"]]:
+        """`KL(p_k || mean)` and `KL(p_k || q)`, as far as they are needed."""
+        to_mean: list[Tensor] = []
+        to_student: list[Tensor] = []
+        for tile, _ in self.engine.tiles(len(entropy)):
+            p = [self._at_temperature_one(x) for x in kept[:, tile]]
+            if "distance_to_pool" in self.needs:
+                log_mean = torch.stack(p).mean(0).log()
+                to_mean.append(-torch.stack([(x * log_mean).sum(-1) for x in p], -1))
+            if log_q is not None and "student_gap" in self.needs:
+                to_student.append(-torch.stack([(x * log_q[tile]).sum(-1) for x in p], -1))
+        made = {"distance_to_pool": to_mean, "student_gap": to_student}
+        return {name: torch.cat(parts) - entropy for name, parts in made.items() if parts}
+
+    def _at_temperature_one(self, kept: Float[Tensor, "n V"]) -> Float[Tensor, "n V"]:
+        """Probabilities of one teacher from what is kept of it."""
+        temperature = self.divergence.temperature
+        if temperature == 1.0:
+            return raised(kept) if self.divergence.keeps_log else kept
+        log_p = kept if self.divergence.keeps_log else kept.log()
+        return raised((log_p * temperature).log_softmax(-1))
 
 
-def _measure_pairs(
-    columns: dict[str, list[Tensor]],
-    plain: list[tuple[Tensor, Tensor]],
-    student_logits: Float[Tensor, "m V"],
-    wanted: frozenset[str],
-) -> None:
-    """Statistics that compare a teacher with the mean of all, or with the student."""
-    if "distance_to_pool" in wanted:
-        mean = torch.stack([p for p, _ in plain]).mean(0).clamp_min_(SMALLEST).log_()
-        columns["distance_to_pool"] = [-entropy - torch.einsum("nv,nv->n", p, mean) for p, entropy in plain]
-    if wanted & {"student_gap", "student_gap_reverse"}:
-        log_q = student_logits.log_softmax(-1)
-        for p, entropy in plain:
-            if "student_gap" in wanted:
-                columns["student_gap"].append(-entropy - torch.einsum("nv,nv->n", p, log_q))
-            if "student_gap_reverse" in wanted:
-                ratio = log_q - p.clamp_min(SMALLEST).log()
-                columns["student_gap_reverse"].append(torch.einsum("nv,nv->n", log_q.exp(), ratio))
+def _shaped(teacher: Spoken, logits: Float[Tensor, "n V"]) -> Float[Tensor, "n V"]:
+    head = teacher.head
+    bias = None if head.bias is None else head.bias[: head.vocabulary]
+    shape(logits, bias, head.scale, head.softcap)
+    return logits
 
 
-def refuse_non_finite(logits: Float[Tensor, "n V"], teacher: int | None, rows: Int[Tensor, " n"]) -> None:
-    """Raise for the first row whose logits are not all finite.
+def refuse_non_finite(values: Float[Tensor, " n"], teacher: int | None, rows: Int[Tensor, " n"] | slice) -> None:
+    """Raise for the first position whose value, read off all its logits, is not finite.
 
     Raises:
         NonFiniteError: naming the teacher (None: the student) and the row.
     """
-    finite = torch.isfinite(logits.sum(-1))
+    finite = torch.isfinite(values)
     if not finite.all():
-        raise NonFiniteError(teacher, int(rows[(~finite).nonzero()[0, 0]]))
+        first = int((~finite).nonzero()[0, 0])
+        raise NonFiniteError(teacher, first + rows.start if isinstance(rows, slice) else int(rows[first]))
 
 
 def scatter(values: Float[Tensor, "m ..."], rows: Int[Tensor, " m"], length: int) -> Float[Tensor, "n ..."]:

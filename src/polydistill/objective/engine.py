@@ -1,0 +1,104 @@
+"""How the point-wise passes are run: on tiles of rows that fit a core's cache, compiled where that pays.
+
+A pass is a plain PyTorch function of a few rows. Run on a whole chunk, each of its operations would stream the chunk
+through memory; run on a tile of half a megabyte, all but the first read hit the cache. `torch.compile` fuses a pass
+into two or three loops, which costs some seconds once for every combination of shapes, so it is used from a size on
+at which a single call takes about a second without it. The size alone decides, never the history of the process: a
+run that is resumed repeats the same arithmetic. Compiled passes see full tiles of one shape; the ragged rest of a
+chunk goes through the plain functions, so lengths never trigger a recompilation.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+SWITCH = "POLYDISTILL_COMPILE"
+"""Environment variable: `0` never compiles, `1` always does, otherwise the size of a call decides."""
+
+COMPILE_FROM = 10**8
+"""Numbers in the logits of a call, `N V (K + 1)`, from which compiling pays."""
+
+PLAIN_BYTES, COMPILED_BYTES = 2**19, 2**22
+"""Bytes of one model's tile: the plain passes go over it several times, the compiled ones twice."""
+
+ALIGNED = 32
+"""Chunks are multiples of this many rows, so that few rows are left over by the compiled tiles."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Runs passes over tiles.
+
+    Attributes:
+        plain: rows of a tile for plain functions.
+        compiled: rows of a tile for compiled functions; 0 when nothing is compiled.
+    """
+
+    plain: int
+    compiled: int = 0
+
+    @classmethod
+    def of(cls, device: torch.device, rows: int, vocabulary: int, width: int, numbers: int) -> "Engine":
+        """The engine of one call.
+
+        Args:
+            device: where it runs; on a GPU the caches are small and launches dear, so a tile is a chunk.
+            rows: of a chunk.
+            vocabulary: V.
+            width: bytes of a number.
+            numbers: `N V (K + 1)`.
+        """
+        wanted = os.environ.get(SWITCH, "")
+        compiles = wanted != "0" and (wanted == "1" or numbers >= COMPILE_FROM) and _Compiler.works
+        if device.type != "cpu":
+            return cls(max(rows, 1), rows if compiles else 0)
+        fit = max(1, COMPILED_BYTES // (width * vocabulary))
+        tile = min(ALIGNED, 1 << (fit.bit_length() - 1))
+        return cls(max(1, PLAIN_BYTES // (width * vocabulary)), tile if compiles else 0)
+
+    def tiles(self, rows: int) -> Iterator[tuple[slice, bool]]:
+        """Slices that cover `rows` rows, each with whether the compiled function is for it; of no rows an empty one."""
+        start = 0
+        if not rows:
+            yield slice(0, 0), False
+        if self.compiled:
+            for start in range(self.compiled, rows + 1, self.compiled):
+                yield slice(start - self.compiled, start), True
+        for begin in range(start, rows, self.plain):
+            yield slice(begin, min(begin + self.plain, rows)), False
+
+    def call(self, function: Callable[..., Any], compiled: bool, *arguments: Any) -> Any:
+        """`function(*arguments)`, compiled if asked for; without a working compiler as it is."""
+        if not compiled or not _Compiler.works:
+            return function(*arguments)
+        try:
+            return _compiled(function)(*arguments)
+        except Exception as error:
+            if not _is_compilers(error):
+                raise
+            _Compiler.works = False
+            logger.info("the point-wise passes run without a compiler: %s", str(error).strip().splitlines()[:1])
+            return function(*arguments)
+
+
+class _Compiler:
+    """Whether this process can compile; False from the first failure on."""
+
+    works = True
+
+
+def _is_compilers(error: Exception) -> bool:
+    """Whether an error comes from compiling rather than from the arithmetic."""
+    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor")) or isinstance(error, OSError)
+
+
+@cache
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(function, dynamic=False)
