@@ -59,6 +59,10 @@ class Means:
         """Trials, fewer for rules that are slow."""
         return max(least, int(number * self.effort / bench.cost))
 
+    def lines(self, number: int, bench: Bench) -> int:
+        """Lines to scan; a slow rule gets one at least."""
+        return max(1 if bench.cost > 1 else 8, int(number * self.effort / bench.cost))
+
     def rounds(self, number: int, bench: Bench) -> int:
         """Rounds of a search; they grow with the square root of the effort, as the candidates do."""
         slow = 0.5 if bench.cost > 1 else 1.0
@@ -97,7 +101,7 @@ def _largest(values: Tensor) -> float:
 def normalised(bench: Bench, means: Means) -> Attack:
     """Law N on structured rows, and along lines, where it may fail in a slab only."""
     x = _evidence(bench, means, means.rows(4096, bench))
-    base, direction = _lines(bench, means, 4 if bench.teachers <= 5 else 1)
+    base, direction = _lines(bench, means, means.lines(64 if bench.teachers <= 5 else 16, bench))
     times = torch.arange(-REACH, REACH, 2 * STEP, dtype=x.dtype)
     shape = (1, len(times)) + (1,) * (base.ndim - 1)
     if bench.cost == 1:
@@ -124,7 +128,8 @@ def bounded(bench: Bench, means: Means) -> Attack:
     trials = len(x) + spent
     if math.isfinite(bench.range):
         return Attack(axiom, worst, trials, _law("B", bench, SLIGHT, evidence=best, range=bench.range))
-    grows, at = _grows(osc, x)
+    raw = bench.folded(sampling.evidence(means.rows(1024, bench), bench.shape, means.generator))
+    grows, at = _grows(osc, raw)
     if not grows:
         return Attack(axiom, worst, trials, note="no range is declared; the search found it bounded")
     far = at if float(osc(at)) >= worst else best
@@ -212,7 +217,7 @@ def _in_severity(bench: Bench, means: Means, claim: dict[str, Any]) -> tuple[Wit
     return _law("C", bench, SLIGHT, first=x, second=x, **severity, **claim), n
 
 
-def _lines(bench: Bench, means: Means, repeats: int, channels: Sequence[int] = (0,)) -> tuple[Tensor, Tensor]:
+def _lines(bench: Bench, means: Means, number: int, channels: Sequence[int] = (0,)) -> tuple[Tensor, Tensor]:
     """Lines along every axis, every difference of two teachers (a choice of them for many), and at random."""
     teachers = bench.teachers
     eye = torch.eye(teachers, dtype=torch.float64)
@@ -221,7 +226,8 @@ def _lines(bench: Bench, means: Means, repeats: int, channels: Sequence[int] = (
     if len(ways) > 12:
         ways = ways[torch.randperm(len(ways), generator=means.generator)[:12]]
     random = torch.randn(2, teachers, dtype=torch.float64, generator=means.generator)
-    ways = torch.cat([ways, random / random.abs().amax(-1, keepdim=True).clamp_min(1e-9)]).repeat(repeats, 1)
+    ways = torch.cat([ways, random / random.abs().amax(-1, keepdim=True).clamp_min(1e-9)])
+    ways = ways.repeat(-(-number // len(ways)), 1)[:number]
     size = torch.tensor([0.0, 1.0, 1.0, 3.0, 3.0, 10.0], dtype=torch.float64)
     size = size[torch.randint(len(size), (len(ways),), generator=means.generator)]
     base = torch.randn(len(ways), *bench.shape, dtype=torch.float64, generator=means.generator)
@@ -235,13 +241,11 @@ def _lines(bench: Bench, means: Means, repeats: int, channels: Sequence[int] = (
 
 
 def _scan(bench: Bench, means: Means, channels: Sequence[int]) -> tuple[Tensor, Tensor, int]:
-    often = 12 if bench.teachers <= 5 else 2
-    repeats = max(1, int(often * means.effort / bench.cost))
-    base, direction = _lines(bench, means, repeats, channels)
-    if bench.cost > 1:
-        least = max(4, int(64 * means.effort / bench.cost))
-        base, direction = base[:least], direction[:least]
-    return jumps(lambda x: bench.rule(bench.inside(x)), base, direction, REACH, STEP)
+    number = means.lines(192 if bench.teachers <= 5 else 32, bench)
+    base, direction = _lines(bench, means, number, channels)
+    return jumps(
+        lambda x: bench.rule(bench.inside(x)), base, direction, REACH, STEP, keep=64 if bench.cost == 1 else 16
+    )
 
 
 def ordered(bench: Bench, means: Means) -> Attack | None:

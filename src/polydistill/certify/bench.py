@@ -89,11 +89,14 @@ class Bench:
         """The nearest evidence in the domain."""
         return evidence if self.domain == (-math.inf, math.inf) else evidence.clamp(*self.domain)
 
-    def drawn(self, evidence: Tensor) -> Tensor:
-        """Random evidence moved into the domain: folded at a bound at 0, so that few of it end up on the border."""
+    def folded(self, evidence: Tensor) -> Tensor:
+        """Evidence of the sign that the domain has, if it has one."""
         low, high = self.domain
-        folded = -evidence.abs() if high <= 0.0 else evidence.abs() if low >= 0.0 else evidence
-        return self.inside(folded)
+        return -evidence.abs() if high <= 0.0 else evidence.abs() if low >= 0.0 else evidence
+
+    def drawn(self, evidence: Tensor) -> Tensor:
+        """Random evidence moved into the domain: folded first, so that little of it ends up on the border."""
+        return self.inside(self.folded(evidence))
 
     @property
     def open_channels(self) -> tuple[int, ...]:

@@ -127,7 +127,7 @@ def as_function(operator: Any) -> Callable[..., Tensor]:
 
 
 def rule_of(
-    function: Callable[..., Tensor],
+    operator: Any,
     *,
     sigma: Sequence[float] | None = None,
     severity: float = 0.0,
@@ -136,7 +136,7 @@ def rule_of(
     """Probe a function: does it return logs, does it take batches, are the rows of a batch independent?
 
     Args:
-        function: from evidence to weights or log-weights.
+        operator: a function from evidence to weights or log-weights, a module, or an object with `log_weights`.
         sigma: safety scores of its teachers.
         severity: when none is given.
         domain: least and largest evidence that it is for.
@@ -144,7 +144,7 @@ def rule_of(
     Raises:
         ValueError: it maps evidence of no number of teachers from 1 to 8 to something of the same shape.
     """
-    function = as_function(function)
+    function = as_function(operator)
     scores = None if sigma is None else tuple(sigma)
     errors = []
     for teachers in (3, 2, 4, 5, 6, 7, 8, 1) if scores is None else (len(scores),):

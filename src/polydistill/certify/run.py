@@ -179,10 +179,12 @@ def _safety_theorems(axiom: str, pipeline: Pipeline, proofs: Proofs) -> tuple[st
 def _claims(pipeline: Pipeline, laws: set[str]) -> set[str]:
     """Laws that a refutation of would be a failure: normalisation, scale, those of the stack, and the safety order.
 
-    A floor and a tilt keep E, M and X; a tilt is there to break U.
+    A floor and a tilt keep E, M and X; a tilt is there to break U. A projection keeps E and X: a teacher that is pooled
+    with others gains less than it gains on those below the pool, and where these are at the clip they gain as well.
     """
     own = set(pipeline.stack.laws)
-    claims = {"N", "S"} | laws | (own if pipeline.safety is None else own & {"E", "M", "X"})
+    kept = {"E", "M", "X"} if isinstance(pipeline.safety, Tilt) else {"E", "X"}
+    claims = {"N", "S"} | laws | (own if pipeline.safety is None else own & kept)
     if pipeline.floor:
         claims -= {"D"}
     if pipeline.safety is not None:

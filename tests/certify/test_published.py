@@ -1,0 +1,38 @@
+"""The flaw of each published rule is found by one call."""
+
+import pytest
+import torch
+
+from polydistill.certify import certify, certify_published
+from polydistill.certify.published import SIZES
+from polydistill.weighting.published import PUBLISHED, vocabulary_gate
+
+
+@pytest.mark.parametrize("rule", PUBLISHED, ids=lambda rule: rule.name)
+def test_the_flaw_of_each_rule_is_found(rule):
+    certificate = certify(rule.function, teachers=SIZES, domain=(rule.low, rule.high), effort=0.03)
+    assert set(rule.breaks) <= {finding.axiom for finding in certificate.findings if finding.refuted}
+
+
+@pytest.mark.slow
+def test_the_table_has_a_row_for_each_rule_and_a_witness_for_each_failure():
+    table = certify_published(effort=0.1)
+    text = table.to_markdown()
+    for rule in PUBLISHED:
+        assert f"| {rule.name} |" in text
+        assert rule.paper in text
+    assert text.count("**fails**") - 1 == sum(f.refuted for _, c in table.rows for f in c.findings)
+    assert table.vocabulary_mass == pytest.approx(1.8)
+
+
+def test_confidence_aware_weights_never_exceed_one_over_k_minus_one():
+    rule = next(rule for rule in PUBLISHED if rule.name == "CA-MKD")
+    weights = rule.function(-torch.tensor([[0.01, 20.0, 20.0, 20.0, 20.0]]))
+    assert weights.max() <= 1 / 4
+    assert weights.sum().item() == pytest.approx(1.0)
+
+
+def test_gates_per_vocabulary_entry_do_not_make_a_distribution():
+    gates = vocabulary_gate(torch.tensor([[[9.0, 0.0], [0.0, 9.0]]]))
+    pooled = (gates[0] * torch.eye(2)).sum()
+    assert pooled > 1.9
