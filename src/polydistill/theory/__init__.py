@@ -84,7 +84,7 @@ def document(findings: Sequence[Finding] | None = None, theorems: Sequence[str] 
 
 
 def main(numbers: Sequence[str] = (), json_path: Path | str | None = None, plot_dir: Path | str | None = None) -> int:
-    """The command `polydistill theory`: prints a table; 0 when nothing fails, 1 when something does, 2 for a bad name."""
+    """The command `polydistill theory`: prints a table; 0 when all is well, 1 when a check fails, 2 for a bad name."""
     from rich.console import Console
 
     console = Console()

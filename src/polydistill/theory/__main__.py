@@ -11,14 +11,7 @@ from polydistill.theory import document
 
 def theorems(index: Path) -> list[str]:
     """Names of all theorems in the index of the proofs."""
-
-    def names(node: object) -> list[str]:
-        if isinstance(node, dict):
-            own = [node["name"]] if isinstance(node.get("name"), str) else []
-            return own + [name for value in node.values() for name in names(value)]
-        return [name for value in node for name in names(value)] if isinstance(node, list) else []
-
-    return sorted(set(names(json.loads(index.read_text(encoding="utf-8")))))
+    return [entry["theorem"] for entry in json.loads(index.read_text(encoding="utf-8"))]
 
 
 if __name__ == "__main__":

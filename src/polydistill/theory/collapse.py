@@ -17,7 +17,7 @@ TEACHERS, VOCABULARY = 3, 5
 Divergence = Callable[[Tensor, Tensor], Tensor]
 
 
-def kl(p: Float[Tensor, "*n V"], q: Float[Tensor, "*n V"]) -> Float[Tensor, "*n"]:
+def kl(p: Float[Tensor, "*#n V"], q: Float[Tensor, "*#n V"]) -> Float[Tensor, "..."]:
     """`sum_v p log(p / q)`, nats; differentiable in both for positive entries."""
     return (p * (p.clamp_min(1e-300).log() - q.clamp_min(1e-300).log())).sum(-1)
 
@@ -37,7 +37,7 @@ def jensen_shannon(beta: float) -> Divergence:
     return lambda p, q: beta * skew(beta)(p, q) + (1 - beta) * kl(q, beta * p + (1 - beta) * q)
 
 
-def total_variation(p: Float[Tensor, "*n V"], q: Float[Tensor, "*n V"]) -> Float[Tensor, "*n"]:
+def total_variation(p: Float[Tensor, "*#n V"], q: Float[Tensor, "*#n V"]) -> Float[Tensor, "..."]:
     """`sum_v |p - q| / 2`."""
     return (p - q).abs().sum(-1) / 2
 

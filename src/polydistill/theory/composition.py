@@ -178,7 +178,7 @@ def check_composition(trial: Trial) -> Result:
     masks = [torch.tensor(m) for m in itertools.product([False, True], repeat=teachers) if any(m)]
     for factors in (2, 3):
         for keeps in itertools.product(masks, repeat=factors):
-            parts = [mask(weights(1, teachers, generator), keep) for keep in keeps]
+            parts = [mask(weights(1, teachers, generator), keep[None]) for keep in keeps]
             defined = bool(torch.stack(keeps).all(0).any())
             wrong += defined != _defined(parts)
             tried += 1
@@ -216,7 +216,7 @@ def _vetoes(trial: Trial) -> list[Part]:
     generator, cases, limit = trial.generator(201), trial.times(500), Worst()
     one, two = weights(cases, 4, generator), weights(cases, 4, generator)
     keep = torch.tensor([False, True, True, True])
-    vetoed = mask(compose(one, two), keep)
+    vetoed = mask(compose(one, two), keep.expand_as(one))
     for fall in (1.0, 5.0, 20.0, 600.0):
         weak = normalise(one - fall * (~keep))
         weight = compose(weak, two).exp()[:, 0]

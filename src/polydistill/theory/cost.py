@@ -169,10 +169,10 @@ def _pooled(size: dict[str, int]) -> float:
 
 
 Sizes = dict[str, tuple[int, ...]]
-SMALL: Sizes = {"K": (4, 8, 16), "T": (512, 1024, 2048)}
-WIDE: Sizes = {"K": (16, 32, 64), "T": (512, 1024, 2048)}
-BASE = {"K": 4, "V": 512, "T": 512}
-LOSS: Sizes = {"K": (2, 4, 8), "V": (512, 1024, 2048), "T": (256, 512, 1024)}
+SMALL: Sizes = {"K": (4, 8, 16), "T": (256, 512, 1024)}
+WIDE: Sizes = {"K": (16, 32, 64), "T": (256, 512, 1024)}
+BASE = {"K": 4, "V": 256, "T": 512}
+LOSS: Sizes = {"K": (2, 4, 8), "V": (256, 512, 1024), "T": (256, 512, 1024)}
 
 
 def _task_prior(teachers: int) -> Operator:

@@ -189,7 +189,7 @@ def _support() -> list[Part]:
     out = torch.zeros(1, 2, dtype=torch.float64)
     refused = 0.0
     try:
-        compose(*(mask(normalise(out), torch.tensor(keep)) for keep in ([True, False], [False, True])))
+        compose(*(mask(normalise(out), torch.tensor([keep])) for keep in ([True, False], [False, True])))
     except NoActiveTeacherError:
         refused = 1.0
     statistics = with_likelihood(torch.tensor([[-50.0, 0.0]] * 4, dtype=torch.float64))

@@ -59,7 +59,7 @@ def over_severities(
 
 def check_attenuation(trial: Trial) -> Result:
     """T10."""
-    generator, cases = trial.generator(10), trial.times(4000)
+    generator, cases = trial.generator(10), trial.times(4000, 4000)
     mass, expected, kept = Worst(), Worst(), Worst()
     raised, rise = 0, 0.0
     for tiers in (SIGMA, torch.arange(K, dtype=torch.float64), torch.zeros(K, dtype=torch.float64)):
@@ -124,7 +124,7 @@ def _log_pool_rise(trial: Trial) -> float:
         gain = log_pool(log_w, log_p)[:, 0] - log_pool(uniform, log_p)[:, 0]
         return torch.where(ordered > 0, -ordered, gain)
 
-    best, _ = ascend(rise, normal((trial.times(64), 8), trial.generator(102)), trial.times(300), 0.05)
+    best, _ = ascend(rise, normal((trial.times(128, 128), 8), trial.generator(102)), trial.times(300, 300), 0.05)
     return float(best.max())
 
 
@@ -315,8 +315,8 @@ def _euclidean(trial: Trial, low: float, high: float) -> Part:
         moved = osc(euclidean(one.exp(), low, high).log() - euclidean(two.exp(), low, high).log())
         return moved / (osc(one - two) + 1e-2)
 
-    start = 2 * normal((trial.times(64), 2, K), trial.generator(122))
-    best, _ = ascend(ratio, start, trial.times(200), 0.05)
+    start = 2 * normal((trial.times(64, 64), 2, K), trial.generator(122))
+    best, _ = ascend(ratio, start, trial.times(200, 200), 0.05)
     claim = "the Euclidean projection onto the same bounds is another map: modulus in Hilbert distance"
     return at_least(claim, float(best.max()), 1.5, len(best))
 

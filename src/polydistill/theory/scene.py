@@ -89,7 +89,8 @@ def divergence_of(
     p = tempered.exp()
     entropy = -torch.where(p > 0, p * tempered, 0.0).sum(-1).T
     given = torch.zeros(logits.shape[0], dtype=torch.long) if label is None else label
-    return rule.evaluate(logits.clone(), rule.keep(tempered, p).clone(), entropy, log_w, given, True)
+    kept = torch.stack([rule.keep(log_own, own) for log_own, own in zip(tempered, p, strict=True)])
+    return rule.evaluate(logits.clone(), kept, entropy, log_w, given, True)
 
 
 def linear_pool(log_w: Float[Tensor, "n K"], log_p: Float[Tensor, "K n V"]) -> Float[Tensor, "n V"]:
@@ -102,6 +103,6 @@ def log_pool(log_w: Float[Tensor, "n K"], log_p: Float[Tensor, "K n V"]) -> Floa
     return torch.einsum("nk,knv->nv", log_w.exp(), log_p).softmax(-1)
 
 
-def tv(p: Float[Tensor, "*n V"], r: Float[Tensor, "*n V"]) -> Float[Tensor, "*n"]:
+def tv(p: Float[Tensor, "*#n V"], r: Float[Tensor, "*#n V"]) -> Float[Tensor, "..."]:
     """`sum_v |p_v - r_v| / 2`."""
     return (p - r).abs().sum(-1) / 2

@@ -100,7 +100,7 @@ def _ratio(x: Tensor, measured: Pair, limit: Pair) -> Tensor:
 
 
 def _log_pool_excess(trial: Trial) -> float:
-    start = normal((trial.times(16), 2 * TEACHERS + TEACHERS * VOCABULARY), trial.generator(41))
+    start = normal((trial.times(16, 16), 2 * TEACHERS + TEACHERS * VOCABULARY), trial.generator(41))
     best, _ = ascend(
         lambda x: _log_pair(*_unpack(x)) / (total_variation(*_unpack(x)[:2]) + 1e-3), start, trial.times(150), 0.1
     )
@@ -130,14 +130,14 @@ def check_failures(trial: Trial) -> Result:
         chain.see(tv(linear_pool(w, log_p), linear_pool(w_wrong, wrong)), limit)
         for keep, worst in (([False, True, True, True], lost), ([False, False, True, True], skipped)):
             kept = torch.tensor(keep)
-            rest = mask(w, kept)
+            rest = mask(w, kept.expand_as(w))
             out = w.exp()[:, ~kept].sum(-1)
             worst.see(tv(linear_pool(w, log_p), linear_pool(rest, log_p)), out)
     extreme = torch.stack([_corner(1, 0), *[_corner(1, 1)] * (TEACHERS - 1)])
     top = rule.log_weights(torch.tensor([[4.0, 0.0, 0.0, 0.0]], dtype=torch.float64))
     wrong = torch.stack([_corner(1, 1)] * TEACHERS)
     fixed.see(tv(linear_pool(top, extreme), linear_pool(top, wrong)), promise.ceiling)
-    lost.see(tv(linear_pool(top, extreme), linear_pool(mask(top, kept[[0, 2, 3, 3]]), extreme)), top.exp()[:, 0])
+    lost.see(tv(linear_pool(top, extreme), linear_pool(mask(top, kept[None, [0, 2, 3, 3]]), extreme)), top.exp()[:, 0])
     return Result(
         (
             fixed.part("replacing a teacher, weights unchanged: TV of the targets, against M TV(p_j, p'_j)"),
@@ -171,8 +171,8 @@ def _log_pool_failure(trial: Trial) -> float:
         w = log_w.expand(len(x), -1)
         return tv(log_pool(w, torch.stack([kept, before])), log_pool(w, torch.stack([kept, after])))
 
-    start = 0.3 * normal((trial.times(16), 3, VOCABULARY), trial.generator(51))
-    best, _ = ascend(moved, start, trial.times(300), 0.05)
+    start = 0.3 * normal((trial.times(16, 16), 3, VOCABULARY), trial.generator(51))
+    best, _ = ascend(moved, start, trial.times(300, 300), 0.05)
     return float(best.max())
 
 

@@ -126,8 +126,8 @@ def _floor_inside(trial: Trial) -> Part:
         u, v, w = (normalise(x[:, i]) for i in range(3))
         return total_variation(floored(floored(u, v), w), floored(u, floored(v, w)))
 
-    start = normal((trial.times(16), 3, 3), trial.generator(13))
-    best, _ = ascend(gap, start, trial.times(150), 0.1)
+    start = normal((trial.times(16, 16), 3, 3), trial.generator(13))
+    best, _ = ascend(gap, start, trial.times(150, 150), 0.1)
     return at_least(
         "a floor of 0.1 inside every product breaks associativity (total variation)", float(best.max()), 0.19, len(best)
     )
