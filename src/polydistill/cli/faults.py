@@ -18,6 +18,7 @@ CODES = {
     "TeacherUnavailableError": TEACHER,
     "NonFiniteValueError": NUMERICS,
     "NonFiniteError": NUMERICS,
+    "InfeasibleError": NUMERICS,
     "LockedError": LOCKED,
 }
 """Exit code by the name of the error, so that no room has to be imported to fail in its words."""

@@ -98,7 +98,7 @@ def train(config: ConfigFile, overrides: Overrides = None, json_file: JsonFile =
     """Train a student; run it again to go on after an interruption."""
     from polydistill.report import write_report
     from polydistill.training.config_file import load_config
-    from polydistill.training.run import STUDENT, train_run, weights_hash
+    from polydistill.training.run import STUDENT, refuse_unmet, train_run, weights_hash
 
     run = load_config(config, overrides or ())
     _quiet()
@@ -112,6 +112,7 @@ def train(config: ConfigFile, overrides: Overrides = None, json_file: JsonFile =
     console.print(f"student: {folder / STUDENT}\nreport:  {report}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"next: polydistill eval {folder}", highlight=False, markup=False, soft_wrap=True)
     _write(json_file, {**summary.model_dump(mode="json"), "weights_xxh3": weights_hash(folder / STUDENT)})
+    refuse_unmet(run, summary)
 
 
 @app.command("eval")

@@ -43,6 +43,7 @@ from polydistill.records.files import (
 from polydistill.records.schema import (
     SCHEMA_VERSION,
     CertificateRecord,
+    ConstraintRecord,
     EvaluationRecord,
     Finding,
     Record,
@@ -62,6 +63,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "SUMMARY",
     "CertificateRecord",
+    "ConstraintRecord",
     "EvaluationRecord",
     "Finding",
     "Record",

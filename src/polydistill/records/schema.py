@@ -22,6 +22,38 @@ class Record(BaseModel):
     schema_version: Literal[1] = 1
 
 
+class ConstraintRecord(BaseModel):
+    """How a constraint on the student stands.
+
+    Attributes:
+        limit: in the unit of the measure.
+        value: of the measure, averaged over the last steps; None before anything was seen.
+        multiplier: lambda, per unit of the measure.
+        weight: `lambda / (1 + lambda)`, the multiplier as a task-scale weight.
+        slackness: `lambda |value - limit|`; 0 at a solution.
+        movement: mean change of the multiplier per step; 0 once it has converged.
+        best: least value attained.
+        safest: the safest teacher's own value.
+        met: the limit is met, within the tolerance.
+        infeasible: it was given up.
+        says: the same in one sentence.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+
+    limit: float
+    value: float | None = None
+    multiplier: float = 0.0
+    weight: float = 0.0
+    slackness: float | None = None
+    movement: float | None = None
+    best: float | None = None
+    safest: float | None = None
+    met: bool | None = None
+    infeasible: bool = False
+    says: str = ""
+
+
 class StepRecord(Record):
     """One optimizer step of one student.
 
@@ -35,6 +67,8 @@ class StepRecord(Record):
         cross_entropy: of the labels, mean.
         learning_rate: of this step.
         weights: task -> teacher -> mean weight over the step's positions with loss.
+        raw_weights: the same before the safety order; empty without one.
+        constraints: name -> how it stands.
         diagnostics: name -> value, as `polydistill.diagnostics.summarise` names them.
         seconds: wall-clock time of this step by part.
     """
@@ -49,6 +83,8 @@ class StepRecord(Record):
     cross_entropy: float | None = None
     learning_rate: float | None = None
     weights: dict[str, ByTeacher] = {}
+    raw_weights: dict[str, ByTeacher] = {}
+    constraints: dict[str, ConstraintRecord] = {}
     diagnostics: dict[str, float] = {}
     seconds: dict[str, float] = {}
 
@@ -156,6 +192,8 @@ class RunSummary(Record):
         main_student: the student that the report puts first.
         scores: one row of the table each.
         gap_closed: share of the way from uniform weights to the oracle that the main student covers; 1 is all of it.
+        constraints: name -> how it stands at the end.
+        severity: how much of the training data is at which severity: interval -> share.
         says: sentences for the head of the report, each measured or derived in this run.
         seconds: where the time went, by part, over the whole run.
         wall_seconds: from start to end.
@@ -177,6 +215,8 @@ class RunSummary(Record):
     main_student: str = ""
     scores: list[Score] = []
     gap_closed: float | None = None
+    constraints: dict[str, ConstraintRecord] = {}
+    severity: dict[str, float] = {}
     says: list[str] = []
     seconds: dict[str, float] = {}
     wall_seconds: float | None = None

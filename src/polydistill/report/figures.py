@@ -130,11 +130,13 @@ def weights(run: Run, student: str) -> Figure | None:
     tasks = list(dict.fromkeys(task for record in records for task in record.weights))
     if not records or len(run.teachers) < 2:
         return None
-    columns = min(len(tasks), 3)
-    rows = -(-len(tasks) // columns)
+    limited = [record for record in records if record.constraints]
+    panels = [*tasks, *(["constraints"] if limited else [])]
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
     # The step's own mean is noisy: a task may have a handful of positions in a batch.
     window = max(1, len(records) // 40)
-    traces, layout = [], _grid(rows, columns, tasks)
+    traces, layout = [], _grid(rows, columns, panels)
     for panel, task in enumerate(tasks):
         present = [record for record in records if task in record.weights]
         for k, teacher in enumerate(run.teachers):
@@ -153,6 +155,9 @@ def weights(run: Run, student: str) -> Figure | None:
                 }
             )
         layout[_axis("yaxis", panel, long=True)].update(range=[0, 1], tickformat=".0%")
+    if limited:
+        traces += _constraint_weights(limited, len(tasks))
+        layout[_axis("yaxis", len(tasks), long=True)].update(range=[0, 1], tickformat=".0%")
     averaged = f", running mean over {window} steps" if window > 1 else ""
     return Figure(
         f"weights-{run.students.index(student)}",
@@ -161,8 +166,21 @@ def weights(run: Run, student: str) -> Figure | None:
         traces,
         layout | {"hovermode": "x unified"},
         height=90 + 210 * rows,
-        caption=f"Mean weight of each teacher over the positions of a task{averaged}. Weights add up to 100%.",
+        caption=f"Mean weight of each teacher over the positions of a task{averaged}. Weights add up to 100%."
+        + (" A constraint's weight is lambda / (1 + lambda), against the distillation loss." if limited else ""),
     )
+
+
+def _constraint_weights(records: list[StepRecord], panel: int) -> list[Trace]:
+    """One line per constraint: its multiplier as a task-scale weight."""
+    traces = []
+    for index, name in enumerate(dict.fromkeys(name for record in records for name in record.constraints)):
+        present = [record for record in records if name in record.constraints]
+        y: list[float | None] = [record.constraints[name].weight for record in present]
+        x, y = thin([record.step for record in present], y, POINTS // 2)
+        trace = _trace(f"constraint {name}", x, y, student_colour(index)) | {"hovertemplate": "%{y:.1%}"}
+        traces.append(trace | {"xaxis": _axis("x", panel), "yaxis": _axis("y", panel)})
+    return traces
 
 
 def ribbon_weights(ribbon: Ribbon, index: int, teachers: Sequence[str]) -> Figure:

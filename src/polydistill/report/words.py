@@ -64,6 +64,16 @@ DIAGNOSTICS = {
 }
 
 
+DIAGNOSTICS |= {
+    "critical_share": Diagnostic("Critical contexts", "Share of positions of severity above 0."),
+    "enforced_share": Diagnostic("Enforced", "Share of positions whose weights the safety order moved."),
+    "enforced_shift": Diagnostic(
+        "Shift by enforcement", "Mean total variation between weights before and after, in critical contexts."
+    ),
+    "enforced_largest_shift": Diagnostic("Largest shift by enforcement", "Greatest total variation over positions."),
+}
+
+
 def diagnostic(name: str) -> Diagnostic:
     """How to show a diagnostic; one that is not known here is shown by its name."""
     return DIAGNOSTICS.get(name, Diagnostic(name.replace("_", " ").capitalize(), ""))

@@ -43,6 +43,7 @@ def write_card(
         "",
         "These are limits on the weights during training, not promises about what the student says.",
         "",
+        *_constraints(summary),
         "## Held-out loss, nats per token",
         "",
         *table,
@@ -55,3 +56,22 @@ def write_card(
         "",
     ]
     (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _constraints(summary: RunSummary) -> list[str]:
+    """Limits on the student with their final values and multipliers; nothing without any."""
+    if not summary.constraints:
+        return []
+    rows = ["| constraint | limit | value | multiplier | weight | met |", "|---|---|---|---|---|---|"]
+    for name, c in summary.constraints.items():
+        value = "not seen" if c.value is None else f"{c.value:.4g}"
+        met = "yes" if c.met else "cannot be met" if c.infeasible else "no"
+        rows.append(f"| {name} | {c.limit:.4g} | {value} | {c.multiplier:.3g} | {c.weight:.1%} | {met} |")
+    return [
+        "## Constraints on the student",
+        "",
+        *rows,
+        "",
+        "Values are means over the training distribution during the last steps, not promises about every prompt.",
+        "",
+    ]

@@ -1,14 +1,19 @@
 """Writing a run down: one `StepRecord` per logged step, with the weights and the time of the steps since the last."""
 
+import math
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from polydistill.diagnostics import mean_weights, summarise
 from polydistill.guarantee import Guarantee
-from polydistill.records import METRICS, RecordWriter, ResumeRecord, StepRecord
+from polydistill.records import METRICS, ConstraintRecord, RecordWriter, ResumeRecord, StepRecord
+from polydistill.safety import Verdict, effect
+from polydistill.training.constrained import Constrained
 from polydistill.training.step import StepOutcome
 from polydistill.training.taught import Taught
 
@@ -25,6 +30,8 @@ class Recorder(TrainerCallback):
         self.writer: RecordWriter | None = None
         self.guarantee: Guarantee | None = None
         self.weights: dict[str, list[dict[str, float]]] = defaultdict(list)
+        self.raw_weights: dict[str, list[dict[str, float]]] = defaultdict(list)
+        self.constraints: Constrained | None = None
         self.seconds: dict[str, float] = defaultdict(float)
         self.total_seconds: dict[str, float] = defaultdict(float)
 
@@ -37,7 +44,22 @@ class Recorder(TrainerCallback):
         for part, seconds in done.seconds.items():
             self.seconds[part] += seconds
             self.total_seconds[part] += seconds
-        return {f"distil/{k}": v for k, v in summarise(done.outcome, trainer.pipeline, self.guarantee).items()}
+        self.constraints = trainer.constraints
+        found = summarise(done.outcome, trainer.pipeline, self.guarantee)
+        if trainer.pipeline.safety is not None and done.outcome.count:
+            found |= self._enforcement(done, trainer)
+        return {f"distil/{k}": v for k, v in found.items()}
+
+    @torch.no_grad()
+    def _enforcement(self, done: StepOutcome, trainer: Taught) -> dict[str, float]:
+        """What the safety order did; the weights before it are kept beside those after it."""
+        outcome = done.outcome
+        raw, _ = trainer.pipeline.weigh(outcome.statistics, None)
+        for task, row in mean_weights(replace(outcome, log_w=raw), trainer.pipeline).items():
+            self.raw_weights[task].append(row)
+        rows = outcome.statistics.positions.has_loss
+        severity = outcome.statistics.positions.severity[rows]
+        return effect(raw[rows], outcome.log_w[rows], severity).named(trainer.pipeline.teachers)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -69,11 +91,14 @@ class Recorder(TrainerCallback):
                 cross_entropy=logs.get("cross_entropy"),
                 learning_rate=logs.get("learning_rate"),
                 weights={task: _mean(rows) for task, rows in self.weights.items()},
+                raw_weights={task: _mean(rows) for task, rows in self.raw_weights.items()},
+                constraints={} if self.constraints is None else constraint_records(self.constraints.verdicts()),
                 diagnostics={k.removeprefix("distil/"): float(v) for k, v in logs.items() if k.startswith("distil/")},
                 seconds=dict(self.seconds),
             )
         )
         self.weights.clear()
+        self.raw_weights.clear()
         self.seconds.clear()
 
     def on_train_end(
@@ -83,6 +108,26 @@ class Recorder(TrainerCallback):
         if self.writer is not None:
             self.writer.close()
             self.writer = None
+
+
+def constraint_records(verdicts: list[Verdict]) -> dict[str, ConstraintRecord]:
+    """Verdicts as a run writes them down, by name."""
+    return {
+        v.name: ConstraintRecord(
+            limit=v.limit,
+            value=None if math.isnan(v.value) else v.value,
+            multiplier=v.multiplier,
+            weight=v.weight,
+            slackness=None if math.isnan(v.slackness) else v.slackness,
+            movement=v.movement,
+            best=v.best if math.isfinite(v.best) else None,
+            safest=v.safest,
+            met=v.met,
+            infeasible=v.infeasible,
+            says=v.says(),
+        )
+        for v in verdicts
+    }
 
 
 def _mean(rows: list[dict[str, float]]) -> dict[str, float]:

@@ -19,6 +19,7 @@ from transformers.trainer_callback import ProgressCallback as TqdmCallback
 
 from polydistill import __version__
 from polydistill.certify import certify
+from polydistill.objective import ForwardKL
 from polydistill.pipeline import Pipeline
 from polydistill.records import (
     CERTIFICATE,
@@ -32,14 +33,17 @@ from polydistill.records import (
     write_ribbons,
     write_summary,
 )
+from polydistill.safety import attenuation
 from polydistill.training.build import build_trainer
 from polydistill.training.card import write_card
 from polydistill.training.config import RunConfig
 from polydistill.training.config_file import ConfigError, dump_config, load_config
+from polydistill.training.constrained import InfeasibleError
 from polydistill.training.evaluate import ALL, Evaluation, evaluate, weighted_mean
 from polydistill.training.off_policy import PolyDistillTrainer
 from polydistill.training.progress import ProgressCallback
-from polydistill.training.recorder import Recorder
+from polydistill.training.recorder import Recorder, constraint_records
+from polydistill.training.severity import says_of, shares
 
 STUDENT = "student"
 """Folder of the finished student inside a run."""
@@ -211,10 +215,36 @@ def _summary(
         objective=repr(trainer.objective),
         main_student=STUDENT,
         scores=scores,
-        says=trainer.masked + trainer.pipeline.promises(),
+        constraints={} if trainer.constraints is None else constraint_records(trainer.constraints.verdicts()),
+        severity=shares(trainer.train_dataset),
+        says=trainer.masked + trainer.pipeline.promises() + safety_says(trainer),
         seconds=dict(recorder.total_seconds),
         wall_seconds=seconds,
     )
+
+
+def safety_says(trainer: PolyDistillTrainer) -> list[str]:
+    """What may be said about safety: the attenuation claim, the data's severity, the constraints."""
+    pipeline, said = trainer.pipeline, []
+    if pipeline.safety is not None:
+        linear = isinstance(trainer.objective, ForwardKL)
+        said.append(attenuation(pipeline.safety, pipeline.before_safety(), linear=linear).says)
+    if pipeline.safety is not None or trainer.constraints is not None:
+        said += filter(None, [says_of(shares(trainer.train_dataset))])
+    if trainer.constraints is not None:
+        said += [verdict.says() for verdict in trainer.constraints.verdicts()]
+    return said
+
+
+def refuse_unmet(config: RunConfig, summary: RunSummary) -> None:
+    """End a finished run with an error when a constraint is not met and the configuration says `infeasible: fail`.
+
+    Raises:
+        InfeasibleError: one sentence per constraint.
+    """
+    unmet = [record.says for record in summary.constraints.values() if not record.met]
+    if unmet and config.safety is not None and config.safety.infeasible == "fail":
+        raise InfeasibleError("\n".join(unmet))
 
 
 def _leave_behind(
@@ -247,4 +277,4 @@ def evaluate_run(folder: Path) -> Evaluation:
     return evaluation
 
 
-__all__ = ["ALL", "LockedError", "evaluate_run", "train_run"]
+__all__ = ["ALL", "LockedError", "evaluate_run", "refuse_unmet", "train_run"]
