@@ -245,6 +245,19 @@ Theorem T3_mix_weights K lam w f M i : (0 < K)%nat -> 0 <= lam <= 1 -> f <= w i 
   rule_mix_weight K lam f <= mix K lam w i <= rule_mix_weight K lam M.
 Proof. intros HK Hl H. unfold rule_mix_weight, mix. nra. Qed.
 
+Lemma mix_modulus_nonneg K lam M : (0 < K)%nat -> 0 < lam <= 1 -> 0 < M -> 0 <= rule_mix_modulus K lam M.
+Proof.
+  intros HK Hl HM. pose proof (INR_pos K HK) as PK. assert (0 < lam / INR K) by (apply Rdiv_lt_0_compat; lra).
+  unfold rule_mix_modulus. apply Rmin_glb.
+  - unfold rule_mix_modulus_birkhoff. rewrite tanh_frac.
+    assert (0 <= 2 * ln (1 + INR K * (1 - lam) / lam) / 2).
+    { assert (0 <= ln (1 + INR K * (1 - lam) / lam)); [|lra]. apply ln_ge_0.
+      assert (0 <= INR K * (1 - lam) / lam); [|lra].
+      apply Rmult_le_pos; [apply Rmult_le_pos; lra|apply Rlt_le, Rinv_0_lt_compat; lra]. }
+    pose proof (exp_ge_1 _ H0). apply Rmult_le_pos; [lra|apply Rlt_le, Rinv_0_lt_compat; lra].
+  - unfold rule_mix_modulus_ceiling. apply Rmult_le_pos; [nra|apply Rlt_le, Rinv_0_lt_compat; nra].
+Qed.
+
 (* As a rule about operators: mixing after W. *)
 Theorem T3_mix_modulus K W lam M l : (0 < K)%nat -> 0 < lam <= 1 ->
   (forall e, pos K (W e) /\ rsum K (W e) = 1 /\ (forall i, (i < K)%nat -> W e i <= M)) ->
@@ -252,17 +265,8 @@ Theorem T3_mix_modulus K W lam M l : (0 < K)%nat -> 0 < lam <= 1 ->
 Proof.
   intros HK Hl HN HW l0 e e'. destruct (HN e) as [A [B C]]. destruct (HN e') as [A' [B' C']].
   eapply Rle_trans; [apply (T3_mix_modulus_sharp K lam M); assumption|]. rewrite Rmult_assoc.
-  apply Rmult_le_compat_l; [|apply HW]. pose proof (INR_pos K HK) as PK.
-  assert (0 < M) by (pose proof (C 0%nat HK); pose proof (A 0%nat HK); lra).
-  assert (0 < lam / INR K) by (apply Rdiv_lt_0_compat; lra).
-  unfold rule_mix_modulus. apply Rmin_glb.
-  - unfold rule_mix_modulus_birkhoff. rewrite tanh_frac.
-    assert (0 <= 2 * ln (1 + INR K * (1 - lam) / lam) / 2).
-    { assert (0 <= ln (1 + INR K * (1 - lam) / lam)); [|lra]. apply ln_ge_0.
-      assert (0 <= INR K * (1 - lam) / lam); [|lra].
-      apply Rmult_le_pos; [apply Rmult_le_pos; lra|apply Rlt_le, Rinv_0_lt_compat; lra]. }
-    pose proof (exp_ge_1 _ H1). apply Rmult_le_pos; [lra|apply Rlt_le, Rinv_0_lt_compat; lra].
-  - unfold rule_mix_modulus_ceiling. apply Rmult_le_pos; [nra|apply Rlt_le, Rinv_0_lt_compat; nra].
+  apply Rmult_le_compat_l; [|apply HW]. apply mix_modulus_nonneg; [exact HK|exact Hl|].
+  pose proof (C 0%nat HK). pose proof (A 0%nat HK). lra.
 Qed.
 
 (* An instance: a softmax of clipped evidence, mixed; and for two teachers Birkhoff's factor is 1 - lam. *)
@@ -285,4 +289,51 @@ Proof.
   assert (0 < g) by (apply Rmult_lt_reg_r with lam; lra).
   replace (2 * ln g / 2) with (ln g) by field. rewrite exp_ln by assumption.
   replace g with ((2 - lam) / lam) by (rewrite <- E; field; lra). field. lra.
+Qed.
+
+(* No smaller factor will do: for two teachers it is approached by weights close to uniform. *)
+Theorem T3_birkhoff_two_teachers_sharp lam rho : 0 < lam <= 1 ->
+  (forall w w', pos 2 w -> pos 2 w' -> rsum 2 w = 1 -> rsum 2 w' = 1 ->
+     hilbert 2 (mix 2 lam w) (mix 2 lam w') <= rho * hilbert 2 w w') ->
+  rule_mix_modulus_birkhoff 2 lam <= rho.
+Proof.
+  intros Hl H. rewrite T3_birkhoff_two_teachers by exact Hl. set (u := 1 - lam). assert (Hu : 0 <= u < 1) by (unfold u; lra).
+  (* weights t : 1 against uniform, for t > 1 *)
+  assert (G : forall t, 1 < t -> 2 * u <= rho * ((1 + u) * t + (1 - u))).
+  { intros t Ht. set (w := two (t / (t + 1)) (1 / (t + 1))). set (v := two (1/2) (1/2)).
+    assert (P0 : 0 < t / (t + 1)) by (apply Rdiv_lt_0_compat; lra). assert (P1 : 0 < 1 / (t + 1)) by (apply Rdiv_lt_0_compat; lra).
+    assert (Pw : pos 2 w) by (intros [|i] _; simpl; assumption). assert (Pv : pos 2 v) by (intros [|i] _; simpl; lra).
+    assert (Sw : rsum 2 w = 1) by (unfold w; simpl; field; lra). assert (Sv : rsum 2 v = 1) by (unfold v; simpl; lra).
+    specialize (H w v Pw Pv Sw Sv).
+    assert (Lt : 0 < ln t) by (rewrite <- ln_1; apply ln_increasing; lra).
+    assert (D : hilbert 2 w v = ln t).
+    { unfold hilbert. rewrite osc_two. unfold w, v; simpl. rewrite !ln_quot, ln_1 by lra.
+      replace (ln t - ln (t + 1) - (0 - ln 2) - (0 - ln (t + 1) - (0 - ln 2))) with (ln t) by ring. apply Rabs_pos_eq; lra. }
+    set (r := ((1 + u) * t + (1 - u)) / ((1 - u) * t + (1 + u))).
+    assert (B0 : 0 < (1 - u) * t + (1 + u)) by nra. assert (B1 : 0 < (1 + u) * t + (1 - u)) by nra.
+    assert (Pr : 0 < r) by (apply Rdiv_lt_0_compat; assumption).
+    assert (M : ln r <= hilbert 2 (mix 2 lam w) (mix 2 lam v)).
+    { unfold hilbert. rewrite osc_two. eapply Rle_trans; [|apply Rle_abs]. unfold mix, w, v; simpl.
+      replace lam with (1 - u) by (unfold u; ring). replace (1 - (1 - u)) with u by ring.
+      replace (u * (t / (t + 1)) + (1 - u) / (1 + 1)) with (((1 + u) * t + (1 - u)) / (2 * (t + 1))) by (field; lra).
+      replace (u * (1 / (t + 1)) + (1 - u) / (1 + 1)) with (((1 - u) * t + (1 + u)) / (2 * (t + 1))) by (field; lra).
+      unfold r. rewrite !ln_quot by lra. lra. }
+    assert (L : (r - 1) / r <= ln r).
+    { pose proof (ln_le_sub (/ r) (Rinv_0_lt_compat _ Pr)) as Q. rewrite ln_Rinv in Q by exact Pr.
+      replace ((r - 1) / r) with (1 - / r) by (field; lra). lra. }
+    assert (E : (r - 1) / r = 2 * u * (t - 1) / ((1 + u) * t + (1 - u))) by (unfold r; field; lra).
+    rewrite D in H. pose proof (ln_le_sub t ltac:(lra)) as Lt'.
+    assert (R0 : 0 <= rho).
+    { apply Rnot_lt_le. intros Neg. assert (0 <= ln r); [|assert (rho * ln t < 0) by nra; lra].
+      apply Rle_trans with ((r - 1) / r); [|exact L]. rewrite E. apply Rmult_le_pos; [nra|apply Rlt_le, Rinv_0_lt_compat, B1]. }
+    assert (Q : 2 * u * (t - 1) / ((1 + u) * t + (1 - u)) <= rho * (t - 1)) by (rewrite <- E; nra).
+    apply (Rmult_le_compat_r ((1 + u) * t + (1 - u))) in Q; [|lra]. unfold Rdiv in Q. rewrite Rmult_assoc, Rinv_l in Q by lra.
+    apply Rmult_le_reg_r with (t - 1); [lra|]. lra. }
+  assert (R0 : 0 <= rho).
+  { pose proof (G 2 ltac:(lra)) as G2. apply Rnot_lt_le. intros Neg. nra. }
+  apply Rnot_lt_le. intros Lt. set (t := 1 + (u - rho) / (2 * (rho + 1))).
+  assert (Q : 0 < (u - rho) / (2 * (rho + 1))) by (apply Rdiv_lt_0_compat; lra).
+  pose proof (G t ltac:(unfold t; lra)) as Gt.
+  assert (Z : (u - rho) / (2 * (rho + 1)) * (2 * (rho + 1)) = u - rho) by (field; lra).
+  unfold t in Gt. set (d := (u - rho) / (2 * (rho + 1))) in *. nra.
 Qed.

@@ -276,6 +276,20 @@ Proof.
   intros i Hi. induction t as [|t IH]; simpl; [ring|rewrite <- IH; ring].
 Qed.
 
+(* No smaller constant will do: with a lead of c nats at every token the range comes as near to c / (1 - g) as one likes. *)
+Theorem T7_discounted_range_sharp g c eps : 0 <= g < 1 -> 0 <= c -> 0 < eps ->
+  exists t, rule_discounted_range c g - eps < range 2 (softmax 2 (discounted g (fun _ => two c 0) t)).
+Proof.
+  intros Hg Hc He. set (q := c / (1 - g)). assert (q0 : 0 <= q) by (apply Rmult_le_pos; [exact Hc|apply Rlt_le, Rinv_0_lt_compat; lra]).
+  assert (D : forall t, discounted g (fun _ => two c 0) t 0%nat = q - q * g ^ t /\ discounted g (fun _ => two c 0) t 1%nat = 0).
+  { induction t as [|t [I0 I1]]; simpl; [split; ring|]. rewrite I0, I1. split; [unfold q; field; lra|ring]. }
+  destruct (pow_lt_1_zero g ltac:(rewrite Rabs_pos_eq; lra) (eps / (q + 1)) ltac:(apply Rdiv_lt_0_compat; lra)) as [t Ht].
+  exists t. specialize (Ht t (Nat.le_refl t)). destruct (D t) as [D0 D1].
+  rewrite softmax_range, osc_two, D0, D1 by lia. unfold rule_discounted_range. fold q.
+  eapply Rlt_le_trans; [|apply Rle_abs]. assert (P : 0 <= g ^ t) by (apply pow_le; lra). rewrite Rabs_pos_eq in Ht by exact P.
+  apply (Rmult_lt_compat_r (q + 1)) in Ht; [|lra]. unfold Rdiv in Ht. rewrite Rmult_assoc, Rinv_l in Ht by lra. nra.
+Qed.
+
 (* An error at one token only counts at most once. *)
 Theorem T7_discounted_one_token K g l l' s t : (0 < K)%nat -> 0 <= g <= 1 ->
   (forall u i, u <> s -> l u i = l' u i) ->
