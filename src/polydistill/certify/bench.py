@@ -246,8 +246,10 @@ def _moduli(driven: Driven, promise: Guarantee) -> tuple[tuple[float, ...], floa
     """Modulus of every channel, and the sustained one of the prefix."""
     statistics = driven.statistics_read
     prefix_moduli = [m for m in promise.moduli if m.evidence == "prefix likelihood"]
-    once = sum(m.once for m in prefix_moduli) if prefix_moduli else math.inf
-    sustained = sum(m.sustained for m in prefix_moduli) if prefix_moduli else math.inf
+    # A stack that declares all its moduli and none in the prefix's likelihoods declares not to read them.
+    silent = 0.0 if all(math.isfinite(m.once) for m in promise.moduli) else math.inf
+    once = sum(m.once for m in prefix_moduli) if prefix_moduli else silent
+    sustained = sum(m.sustained for m in prefix_moduli) if prefix_moduli else silent
     read = {statistic: _modulus(driven, statistic, promise.moduli) for statistic in statistics}
     moduli = (once,) * driven.prefix + tuple(read[statistic] for statistic in statistics)
     return moduli or (0.0,), sustained

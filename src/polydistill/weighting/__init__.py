@@ -6,7 +6,12 @@
 7.694
 """
 
+from polydistill.weighting.balance import Balanced
+from polydistill.weighting.clones import CloneRobust
+from polydistill.weighting.composition import ConvexSum, tempered_product
 from polydistill.weighting.context import ClippedPosterior, DiscountedPosterior, PrefixPosterior, TeacherRouter
+from polydistill.weighting.dropping import drop_teachers
+from polydistill.weighting.gate import Gate
 from polydistill.weighting.operator import (
     Carry,
     Names,
@@ -19,20 +24,26 @@ from polydistill.weighting.operator import (
     Weighting,
     not_an_operator,
 )
+from polydistill.weighting.similarity import Similarity
 from polydistill.weighting.task import Hedge, TaskPrior, TaskRouter
 from polydistill.weighting.token import Custom, Softmax
 
 __all__ = [
+    "Balanced",
     "Carry",
     "ClippedPosterior",
+    "CloneRobust",
+    "ConvexSum",
     "Custom",
     "DiscountedPosterior",
+    "Gate",
     "Hedge",
     "Names",
     "Operator",
     "Power",
     "PrefixPosterior",
     "Product",
+    "Similarity",
     "Softmax",
     "Tag",
     "TaskPrior",
@@ -41,5 +52,7 @@ __all__ = [
     "UnboundOperatorError",
     "Uniform",
     "Weighting",
+    "drop_teachers",
     "not_an_operator",
+    "tempered_product",
 ]

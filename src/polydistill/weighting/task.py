@@ -60,13 +60,14 @@ class TaskPrior(Operator):
 
     def resolve(self, names: Names) -> None:
         """The table as log-weights `[J, K]`, in the order of the names."""
-        rows = torch.zeros(len(names.tasks), len(names.teachers))
+        rows = torch.zeros(len(names.tasks), len(names.teachers), dtype=torch.float64)
         for task, row in self.table.items():
             for teacher in row:
                 names.teacher(teacher, f"TaskPrior, task {task!r},")
             index = names.task(task, "TaskPrior")
             least = min(row.values())
-            rows[index] = torch.tensor([row.get(name, least) for name in names.teachers]).log()
+            weights = [row.get(name, least) for name in names.teachers]
+            rows[index] = torch.tensor(weights, dtype=torch.float64).log()
         self.log_prior = normalise(rows)
 
     def weigh(self, statistics: Statistics, carry: Carry) -> tuple[Float[Tensor, "n K"], Carry]:
@@ -107,9 +108,9 @@ class TaskRouter(Operator):
 
     def resolve(self, names: Names) -> None:
         """The route as log-weights `[J, K]`."""
-        rows = torch.zeros(len(names.tasks), len(names.teachers))
+        rows = torch.zeros(len(names.tasks), len(names.teachers), dtype=torch.float64)
         for task, teacher in self.route.items():
-            row = torch.full((len(names.teachers),), -self.strength)
+            row = torch.full((len(names.teachers),), -self.strength, dtype=torch.float64)
             row[names.teacher(teacher, f"TaskRouter, task {task!r},")] = 0.0
             rows[names.task(task, "TaskRouter")] = row
         self.table = normalise(rows)
@@ -132,6 +133,8 @@ class Hedge(Weighting):
 
     `e` is the mean evidence of a task in a step. After each update the weights are mixed with uniform (`share`,
     which bounds the range and lets them come back). State `[J, K]` is a buffer: in the checkpoint, equal on all ranks.
+    What the weights earned is added up beside what every teacher would have earned, so that `regret()` can be held
+    against `regret_bound()`.
 
     Args:
         rate: learning rate per optimizer step, > 0.
@@ -166,7 +169,10 @@ class HedgeOf(Operator):
         self.log_state: Tensor
         self.pending: Tensor
         self.pending_count: Tensor
-        for name in ("log_state", "pending", "pending_count"):
+        self.earned: Tensor
+        self.earnings: Tensor
+        self.rounds: Tensor
+        for name in ("log_state", "pending", "pending_count", "earned", "earnings", "rounds"):
             self.register_buffer(name, torch.zeros(0, 0))
 
     def resolve(self, names: Names) -> None:
@@ -175,6 +181,9 @@ class HedgeOf(Operator):
         self.log_state = normalise(torch.zeros(tasks, teachers))
         self.pending = torch.zeros(tasks, teachers, dtype=torch.float64)
         self.pending_count = torch.zeros(tasks, 1, dtype=torch.float64)
+        self.earned = torch.zeros(tasks, dtype=torch.float64)
+        self.earnings = torch.zeros(tasks, teachers, dtype=torch.float64)
+        self.rounds = torch.zeros(tasks, dtype=torch.float64)
 
     def reset(self) -> None:
         """Forget everything that was learned."""
@@ -198,10 +207,30 @@ class HedgeOf(Operator):
         """`log w <- mix(log w + rate * mean evidence)` for tasks that were seen; the sums start anew."""
         total, count = observed_mean(self.pending, self.pending_count)
         mean = clip_spread(total / count.clamp_min(1.0), self.signal.spread)
+        seen = (count > 0).to(mean)
+        self.earned.add_((self.log_state.double().exp() * mean).sum(-1) * seen[:, 0])
+        self.earnings.add_(mean * seen)
+        self.rounds.add_(seen[:, 0])
         moved = mix(normalise(self.log_state.double() + self.weighting.rate * mean), self.weighting.share)
         self.log_state.copy_(torch.where(count > 0, moved, self.log_state.double()))
         self.pending.zero_()
         self.pending_count.zero_()
+
+    def regret(self) -> Float[Tensor, " J"]:
+        """By how many nats of evidence the best single teacher of each task beat the weights, so far."""
+        return self.earnings.amax(-1) - self.earned
+
+    def regret_bound(self) -> Float[Tensor, " J"]:
+        """What the regret of each task cannot exceed; 0 before the first step.
+
+        `(ln K + (T - 1) ln(1 / (1 - a + a / K))) / rate + rate T c^2 / 8` for T steps of evidence of spread c at most:
+        the potential argument of Freund and Schapire 1997 with Hoeffding's lemma, the share a costing as in Herbster
+        and Warmuth 1998.
+        """
+        rate, share, teachers = self.weighting.rate, self.weighting.share, self.log_state.shape[-1]
+        again = -math.log(1.0 - share + share / teachers)
+        cost = (math.log(teachers) + (self.rounds - 1.0) * again) / rate
+        return torch.where(self.rounds > 0, cost + rate * self.rounds * self.signal.spread**2 / 8.0, 0.0)
 
     def guarantee(self) -> Guarantee:
         """That of the fixed-share recursion, with `rate` per nat of one step's mean evidence."""
