@@ -35,6 +35,8 @@ hypothesis.settings.load_profile("polydistill")
 
 
 THIRD_PARTY_WARNINGS = [
+    # trl's config sets it under its old name
+    "ignore:`gradient_checkpointing` is deprecated:FutureWarning",
     # peft asks transformers under an old name
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning",
 ]

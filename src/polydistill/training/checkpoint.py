@@ -46,17 +46,21 @@ def verify(folder: Path) -> Fault | None:
         return Fault(folder, "there is no such folder")
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
+        files = {str(name): (entry["bytes"], entry["xxh3"]) for name, entry in manifest["files"].items()}
+        schema = manifest["schema"]
     except FileNotFoundError:
         return Fault(folder, "it has no manifest, so it was not finished")
-    except json.JSONDecodeError:
+    except (ValueError, KeyError, TypeError, AttributeError):  # ValueError: neither JSON nor even text
         return Fault(folder, "its manifest cannot be read")
-    for name, entry in manifest["files"].items():
+    if schema != SCHEMA:
+        return Fault(folder, f"its manifest has schema {schema!r} instead of {SCHEMA}")
+    for name, (size, digest) in files.items():
         path = folder / name
         if not path.is_file():
             return Fault(folder, f"{name} is missing")
-        if path.stat().st_size != entry["bytes"]:
-            return Fault(folder, f"{name} has {path.stat().st_size} bytes instead of {entry['bytes']}")
-        if _hash(path) != entry["xxh3"]:
+        if path.stat().st_size != size:
+            return Fault(folder, f"{name} has {path.stat().st_size} bytes instead of {size}")
+        if _hash(path) != digest:
             return Fault(folder, f"{name} has changed since it was written")
     return None
 

@@ -73,22 +73,30 @@ class Checkpointed(Trainer):
         self.pipeline.stack.load_state_dict(state)
 
     def train(  # type: ignore[override]
-        self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any
+        self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs: Any
     ) -> Any:
         """As `Trainer.train`; a checkpoint is verified first, and `True` means the newest one that verifies.
 
         Raises:
-            CheckpointError: the checkpoint that was asked for is damaged, or all of them are.
+            CheckpointError: the checkpoint that was asked for is damaged, or all of them are, or it is of a run with
+                another weighting.
         """
         folder = self._verified(resume_from_checkpoint)
         if folder is not None:
-            self._load_method_state(load_file(folder / checkpoint.STATE))
+            try:
+                self._load_method_state(load_file(folder / checkpoint.STATE))
+            except RuntimeError as error:
+                reason = " ".join(str(error).split())
+                raise CheckpointError(
+                    f"cannot resume from {folder}: its state is not that of {self.pipeline.stack!r}; resume with the "
+                    f"weighting, teachers and tasks that it was written with ({reason})"
+                ) from error
         return super().train(resume_from_checkpoint=None if folder is None else str(folder), **kwargs)
 
-    def _verified(self, wanted: str | bool | None) -> Path | None:
+    def _verified(self, wanted: str | Path | bool | None) -> Path | None:
         if not wanted:
             return None
-        if isinstance(wanted, str):
+        if isinstance(wanted, str | Path):
             fault = checkpoint.verify(Path(wanted))
             if fault is not None:
                 raise CheckpointError(

@@ -1,0 +1,56 @@
+import models
+import pytest
+import torch
+from runs import LEARNING, losses, trainer, weights
+
+from polydistill import ForwardKL, ReverseKL
+
+
+def run(folder, rows, splits, objective, **options):
+    made = trainer(
+        folder,
+        weighting=LEARNING,
+        data=models.texts(24),
+        per_device_train_batch_size=rows,
+        gradient_accumulation_steps=splits,
+        optim="sgd",
+        learning_rate=0.3,
+        made={"objective": objective},
+        **options,
+    )
+    made.train()
+    return made
+
+
+@pytest.mark.parametrize("objective", [ForwardKL(ce=0.3), ReverseKL(temperature=2.0)], ids=lambda o: type(o).__name__)
+def test_the_split_of_a_batch_changes_neither_losses_nor_weights_nor_operator_state(tmp_path, objective):
+    whole = run(tmp_path, 8, 1, objective)
+    for rows, splits in ((4, 2), (2, 4), (1, 8)):
+        split = run(tmp_path, rows, splits, objective)
+        assert losses(split) == pytest.approx(losses(whole), rel=1e-5)
+        assert losses(split, "grad_norm") == pytest.approx(losses(whole, "grad_norm"), rel=1e-4)
+        for name, value in weights(split.model).items():
+            torch.testing.assert_close(value, weights(whole.model)[name], rtol=0, atol=1e-5)
+        for name, value in weights(split.pipeline.stack).items():
+            torch.testing.assert_close(value, weights(whole.pipeline.stack)[name], rtol=0, atol=1e-5)
+
+
+def test_the_loss_of_a_step_is_the_mean_over_its_tokens_and_not_over_its_rows(tmp_path):
+    made = run(tmp_path, 4, 2, ForwardKL(), max_steps=1)
+    fresh = trainer(tmp_path, weighting=LEARNING, data=models.texts(24), per_device_train_batch_size=4)
+    total, count = 0.0, 0
+    for batch, _ in zip(fresh.get_train_dataloader(), range(2), strict=False):
+        fresh.model.train()
+        fresh.compute_loss(fresh.model, dict(batch))
+        total += fresh.last_step.outcome.loss.item()
+        count += fresh.last_step.outcome.count
+    assert losses(made)[0] == pytest.approx(total / count, rel=1e-5)
+
+
+def test_the_last_smaller_batch_of_an_epoch_has_its_own_mean(tmp_path):
+    made = trainer(
+        tmp_path, data=models.texts(5), per_device_train_batch_size=2, gradient_accumulation_steps=2, max_steps=4
+    )
+    made.train()
+    assert len(losses(made)) == 4
+    assert max(losses(made)) < 3 * min(losses(made))

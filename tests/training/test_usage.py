@@ -1,0 +1,370 @@
+import json
+import subprocess
+import sys
+
+import models
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from runs import LEARNING, PLAIN, arguments, losses, trainer, weights
+from transformers import TrainerCallback
+
+from polydistill import ForwardKL, LocalTeacher, PolyDistillTrainer, PrefixPosterior, ReverseKL, Tilt, Uniform
+from polydistill.teachers import VocabularyMismatchError
+from polydistill.training import DataError, NonFiniteValueError
+
+
+def moved(before, after):
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def test_the_usage_of_the_readme_trains_from_folders_and_certifies(tmp_path, capsys):
+    student, code, maths = (str(models.saved(tmp_path / name, i)) for i, name in enumerate(["s", "code", "maths"]))
+
+    trainer = PolyDistillTrainer(
+        model=student,
+        teachers={"code": code, "maths": maths},
+        weighting=PrefixPosterior(share=0.02),
+        floor=0.02,
+        safety=Tilt({"maths": 1}, strength=3),
+        objective=ForwardKL(temperature=1.0, ce=0.1),
+        args=arguments(tmp_path / "run"),
+        train_dataset=models.texts().remove_columns("teacher_id"),
+    )
+    certificate = trainer.certificate()
+    trainer.train()
+
+    assert certificate.startswith("PrefixPosterior(share=0.02)\nno teacher ever weighs less than")
+    assert "fixed-share posterior: share 0.02" in certificate
+    assert len(losses(trainer)) == 3
+
+
+def test_training_lowers_the_loss_and_logs_its_parts(tmp_path):
+    made = trainer(tmp_path, max_steps=20)
+    made.train()
+    curve = losses(made)
+    assert curve[-1] < 0.8 * curve[0]
+    for name in ("divergence", "cross_entropy", "num_tokens", "grad_norm"):
+        assert name in made.state.log_history[0]
+    assert losses(made, "num_tokens") == sorted(losses(made, "num_tokens"))
+    assert curve[0] == pytest.approx(made.state.log_history[0]["divergence"], rel=1e-4)
+
+
+def test_only_the_student_is_trained(tmp_path):
+    made = trainer(tmp_path)
+    teachers = [weights(t.model) for t in made.teachers]
+    student = weights(made.model)
+    made.train()
+    assert moved(student, weights(made.model))
+    assert [moved(a, weights(t.model)) for a, t in zip(teachers, made.teachers, strict=True)] == [set(), set()]
+    assert not any(t.model.training for t in made.teachers)
+
+
+@pytest.mark.parametrize("objective", [ForwardKL(), ReverseKL()])
+def test_one_teacher_that_is_the_student_gives_no_gradient(tmp_path, objective):
+    student = models.llama(0)
+    twin = models.llama(0)
+    before = weights(student)
+    made = trainer(
+        tmp_path,
+        student=student,
+        teachers={"a": twin},
+        data=models.texts().remove_columns("teacher_id"),
+        made={"objective": objective},
+        learning_rate=1.0,
+        optim="sgd",
+    )
+    made.train()
+    assert losses(made) == pytest.approx([0.0] * 3, abs=1e-5)
+    for name, value in weights(made.model).items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=1e-4)
+
+
+def batches_seen(tmp_path, **options):
+    """What the pipeline was told about each position of the first step."""
+    made = trainer(tmp_path, weighting=LEARNING, max_steps=1, **options)
+    made.train()
+    return made, made.last_step
+
+
+def test_task_severity_and_teacher_columns_arrive_at_every_position(tmp_path):
+    data = Dataset.from_dict(
+        {
+            "text": ["one two three"] * 3,
+            "task": ["code", "maths", None],
+            "severity": [0.25, 1.0, None],
+            "teacher_id": ["b", "0", None],
+        }
+    )
+    data = data.map(lambda row: {"teacher_id": "a" if row["teacher_id"] == "0" else row["teacher_id"]})
+    made, last = batches_seen(tmp_path, data=data, per_device_train_batch_size=3)
+    seen = sorted(
+        zip(
+            last.positions.task.tolist(), last.positions.severity.tolist(), last.positions.teacher.tolist(), strict=True
+        )
+    )
+    assert set(seen) == {(0, 0.25, 1), (1, 1.0, 0), (-1, 0.0, -1)}
+    assert made.pipeline.tasks == ("code", "maths")
+
+
+def test_a_teacher_may_be_named_by_its_index_and_an_unknown_name_is_refused(tmp_path):
+    data = Dataset.from_dict({"text": ["one two"] * 4, "teacher_id": [1] * 4})
+    _, last = batches_seen(tmp_path, data=data.add_column("task", ["code"] * 4))
+    assert set(last.positions.teacher.tolist()) == {1}
+    for wrong in (2, -3):
+        bad = Dataset.from_dict({"text": ["one two"] * 4, "teacher_id": [wrong] * 4, "task": ["code"] * 4})
+        with pytest.raises(DataError, match=f"column 'teacher_id' says {wrong}, which is none of the teachers a, b"):
+            batches_seen(tmp_path, data=bad)
+
+
+def test_a_severity_out_of_range_is_refused(tmp_path):
+    bad = Dataset.from_dict({"text": ["one two"] * 4, "severity": [0.0, 0.5, 1.5, 1.0], "task": ["code"] * 4})
+    with pytest.raises(DataError, match=r"'severity' must lie in \[0, 1\], got 1.5"):
+        batches_seen(tmp_path, data=bad)
+
+
+def shown(made):
+    """Tokens that carry loss in the last batch."""
+    positions = made.last_step.positions
+    return made.processing_class.decode(positions.target[positions.has_loss])
+
+
+def test_completion_only_loss_leaves_the_prompt_to_the_evidence(tmp_path):
+    data = Dataset.from_dict({"prompt": ["seven times "], "completion": ["eight"]})
+    made = trainer(tmp_path, data=data, per_device_train_batch_size=1, max_steps=1)
+    made.train()
+    assert shown(made).strip() == "eight<|end|>"
+    positions = made.last_step.positions
+    assert positions.has_target.sum() > positions.has_loss.sum()
+    assert made.processing_class.decode(positions.target).startswith("ven times")
+
+
+def test_assistant_only_loss_learns_what_the_assistant_says(tmp_path):
+    data = models.conversations(1)
+    made = trainer(tmp_path, data=data, per_device_train_batch_size=1, max_steps=1, assistant_only_loss=True)
+    made.train()
+    assert shown(made) == models.SENTENCES[0] + "<|end|>"
+    whole = trainer(tmp_path, data=data, per_device_train_batch_size=1, max_steps=1)
+    whole.train()
+    assert shown(whole) == "say 0<|end|><|assistant|>" + models.SENTENCES[0] + "<|end|>"
+
+
+def test_an_empty_data_set_is_refused(tmp_path):
+    with pytest.raises(DataError, match="the train_dataset data set is empty"):
+        trainer(tmp_path, data=models.texts().select([]))
+
+
+def test_a_data_set_without_a_single_label_is_refused(tmp_path):
+    cut = Dataset.from_dict({"prompt": ["word " * 100] * 4, "completion": ["cut off"] * 4})
+    with pytest.raises(DataError, match="every label of the training data set is masked"):
+        trainer(tmp_path, data=cut, max_length=16)
+
+
+@pytest.mark.parametrize(
+    ("asked", "given"),
+    [
+        ({"packing": True}, {}),
+        ({"eval_packing": True}, {}),
+        ({"padding_free": True}, {}),
+        ({"loss_type": "dft"}, {}),
+        ({"label_smoothing_factor": 0.1}, {}),
+        ({"use_liger_kernel": True}, {}),
+        ({}, {"compute_loss_func": lambda *a, **k: 0}),
+        ({}, {"compute_metrics": lambda x: {}}),
+    ],
+    ids=lambda x: " ".join(x),
+)
+def test_an_option_that_the_pooled_loss_cannot_honour_is_refused_with_the_reason(tmp_path, asked, given):
+    name = next(iter({**asked, **given})).removeprefix("eval_")
+    with pytest.raises(ValueError, match=f"{name} is not supported by PolyDistillTrainer: .{{10,}}"):
+        trainer(tmp_path, made=given, **asked)
+
+
+def test_names_that_do_not_exist_are_refused_before_any_model_is_loaded(tmp_path):
+    with pytest.raises(ValueError, match="Tilt names the teacher 'z'"):
+        trainer(tmp_path, student="no/such/model", made={"safety": Tilt({"z": 1.0})})
+
+
+def test_a_teacher_of_another_vocabulary_is_refused(tmp_path):
+    other = models.tokenizer.__wrapped__()
+    other.add_tokens(["wizard"])
+    with pytest.raises(VocabularyMismatchError, match=r"teacher 'w' .*'wizard'"):
+        trainer(tmp_path, teachers={"w": LocalTeacher("w", models.llama(1, rows=301), other)}, weighting=PLAIN)
+
+
+def test_padded_tails_are_masked_and_said_for_students_and_teachers(tmp_path):
+    made = trainer(
+        tmp_path,
+        student=models.llama(0, rows=304),
+        teachers={"a": models.llama(1, rows=320), "b": models.llama(2)},
+        optim="sgd",
+    )
+    assert made.masked == [
+        "the student has 304 output rows for 300 tokens; the padded tail of 4 is masked",
+        "teacher 'a' has 320 output rows for 300 tokens; the padded tail of 20 is masked",
+    ]
+    before = made.model.lm_head.weight[300:].detach().clone()
+    made.train()
+    assert torch.equal(made.model.lm_head.weight[300:], before)
+
+
+class Steps(TrainerCallback):
+    def __init__(self):
+        self.seen = []
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.seen.append(state.global_step)
+
+
+def test_callbacks_and_observers_are_called(tmp_path):
+    steps = Steps()
+    spy = lambda done, trainer: {"heaviest": done.outcome.log_w.exp().max().item()}  # noqa: E731
+    made = trainer(tmp_path, made={"callbacks": [steps], "observers": [spy]})
+    made.train()
+    assert steps.seen == [1, 2, 3]
+    assert all(0.5 <= x <= 1.0 for x in losses(made, "heaviest"))
+
+
+@pytest.mark.parametrize("options", [{"bf16": True}, {"gradient_checkpointing": True}], ids=lambda o: next(iter(o)))
+def test_half_precision_and_checkpointed_activations_train_alike(tmp_path, options):
+    plain, other = trainer(tmp_path, max_steps=5), trainer(tmp_path, max_steps=5, **options)
+    plain.train()
+    other.train()
+    exact = "bf16" not in options
+    assert losses(other) == pytest.approx(losses(plain), rel=1e-5 if exact else 0.03)
+    if exact:
+        for name, value in weights(other.model).items():
+            torch.testing.assert_close(value, weights(plain.model)[name], rtol=1e-4, atol=1e-5)
+
+
+def test_a_student_with_an_adapter_trains_the_adapter_only(tmp_path):
+    config = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
+    for student, more in ((get_peft_model(models.llama(0), config), {}), (models.llama(0), {"peft_config": config})):
+        made = trainer(tmp_path, student=student, made=more)
+        before = weights(made.model)
+        made.train()
+        changed = moved(before, weights(made.model))
+        assert changed
+        assert all("lora_" in name for name in changed)
+
+
+def test_teachers_may_have_another_dtype_than_the_student(tmp_path):
+    same = trainer(tmp_path, max_steps=1)
+    half = trainer(tmp_path, max_steps=1, teachers={"a": models.llama(1).bfloat16(), "b": models.llama(2, width=48)})
+    same.train()
+    half.train()
+    assert half.teachers[0].model.dtype == torch.bfloat16
+    assert losses(half) == pytest.approx(losses(same), rel=0.02)
+
+
+def test_evaluation_does_not_update_operator_state(tmp_path):
+    made = trainer(tmp_path, weighting=LEARNING, made={"eval_dataset": models.texts(6)})
+    fresh = weights(made.pipeline.stack)
+    result = made.evaluate()
+    assert not moved(fresh, weights(made.pipeline.stack))
+    assert result["eval_loss"] == pytest.approx(result["eval_divergence"], rel=0.1)
+    made.train()
+    learned = weights(made.pipeline.stack)
+    assert any("log_state" in name for name in moved(fresh, learned))
+    made.evaluate()
+    assert not moved(learned, weights(made.pipeline.stack))
+
+
+def test_evaluation_between_steps_changes_nothing_of_the_training(tmp_path):
+    without = trainer(tmp_path, weighting=LEARNING)
+    between = trainer(tmp_path, weighting=LEARNING, made={"eval_dataset": models.texts(6)}, eval_strategy="steps", eval_steps=1)  # fmt: skip # noqa: E501
+    without.train()
+    between.train()
+    assert not moved(weights(without.model), weights(between.model))
+    assert not moved(weights(without.pipeline.stack), weights(between.pipeline.stack))
+    assert len(losses(between, "eval_loss")) == 3
+
+
+def test_permuting_the_teachers_permutes_the_weights_and_nothing_else(tmp_path):
+    a, b, c = models.llama(1), models.llama(2, width=48), models.llama(3)
+    straight = trainer(tmp_path, teachers={"a": a, "b": b, "c": c}, weighting=LEARNING, max_steps=4)
+    turned = trainer(tmp_path, teachers={"c": c, "a": a, "b": b}, weighting=LEARNING, max_steps=4)
+    straight.train()
+    turned.train()
+    order = [2, 0, 1]
+    torch.testing.assert_close(
+        turned.last_step.outcome.log_w, straight.last_step.outcome.log_w[:, order], rtol=0, atol=1e-4
+    )
+    hedge, turned_hedge = (made.pipeline.stack.factors[1].log_state for made in (straight, turned))
+    torch.testing.assert_close(turned_hedge, hedge[:, order], rtol=0, atol=1e-4)
+    assert losses(turned) == pytest.approx(losses(straight), rel=1e-5)
+    for name, value in weights(turned.model).items():
+        torch.testing.assert_close(value, weights(straight.model)[name], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("clip", [1.0, 0.0], ids=["clipping", "no clipping"])
+def test_a_teacher_that_yields_nan_stops_before_the_update_naming_teacher_step_and_row(tmp_path, clip):
+    data = Dataset.from_dict({"text": ["one two", "three four"] * 4, "task": ["code"] * 8})
+    broken = models.llama(2)
+    made = trainer(tmp_path, teachers={"good": models.llama(1), "broken": broken}, data=data, max_grad_norm=clip)
+    at_step_two = []
+
+    class Break(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 1:
+                broken.lm_head.weight.data[7, 0] = torch.nan
+                at_step_two.append(weights(made.model))
+
+    made.add_callback(Break())
+    with pytest.raises(NonFiniteValueError, match=r"step 2: teacher 'broken' gave .* at row 0 of the batch, token 0"):
+        made.train()
+    assert not moved(at_step_two[0], weights(made.model))
+
+
+def test_a_student_that_yields_nan_stops_before_the_update(tmp_path):
+    student = models.llama(0)
+    student.model.norm.weight.data[3] = torch.inf
+    made = trainer(tmp_path, student=student)
+    before = weights(student)
+    with pytest.raises(
+        NonFiniteValueError, match=r"step 1: the student gave .* nothing was updated; lower the learning"
+    ):
+        made.train()
+    for name, value in weights(student).items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0, equal_nan=True)
+
+
+LOADS = """
+import json, sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "polydistill":
+            raise ImportError(name + " must not be needed")
+sys.meta_path.insert(0, Refuse())
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+model, tokenizer = AutoModelForCausalLM.from_pretrained(sys.argv[1]), AutoTokenizer.from_pretrained(sys.argv[1])
+ids = tokenizer("the sum of", return_tensors="pt").input_ids
+with torch.no_grad():
+    logits = model.eval()(input_ids=ids).logits[0, -1]
+print(json.dumps(logits.double().tolist()))
+"""
+
+
+@pytest.mark.slow
+def test_the_saved_student_loads_with_plain_transformers_where_polydistill_cannot_be_imported(tmp_path):
+    made = trainer(tmp_path / "run")
+    made.train()
+    made.save_model(str(tmp_path / "student"))
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", LOADS, str(tmp_path / "student")], capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    ids = models.tokenizer()("the sum of", return_tensors="pt").input_ids
+    with torch.no_grad():
+        expected = made.model.eval()(input_ids=ids).logits[0, -1]
+    torch.testing.assert_close(torch.tensor(json.loads(run.stdout)), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_student_generates_as_before_inside_the_trainer(tmp_path):
+    made = trainer(tmp_path, weighting=Uniform())
+    made.train()
+    ids = models.tokenizer()("the sum", return_tensors="pt")
+    out = made.model.eval().generate(**ids, max_new_tokens=4, do_sample=False)
+    assert out.shape[1] <= ids.input_ids.shape[1] + 4
