@@ -1,0 +1,190 @@
+"""The demo's contestants and every control, over several seeds of students, data order and passages.
+
+    python experiments/demo_seeds.py --seeds 0 1 2 --json experiments/results/demo_seeds.json
+
+Beside the demo's six: the best single teacher, static weights tuned by expectation-maximisation on the students' own
+training text, static weights drawn at random, each scale left out, and the other ways to bound (or not) the posterior.
+All have the same objective, steps, batches and temperature. The teachers are trained once and do not depend on the seed.
+"""
+
+import argparse
+import json
+import math
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from scipy import stats
+
+from polydistill.demo.corpus import DOMAINS, read_corpus
+from polydistill.demo.passages import Passages, draw
+from polydistill.demo.screen import TeacherProgress
+from polydistill.demo.students import (
+    StudentSettings,
+    batch_of,
+    contestants,
+    context_scale,
+    judge,
+    learn,
+    task_scale,
+    token_scale,
+    untold,
+)
+from polydistill.demo.teachers import TeacherSettings, specialists
+from polydistill.simplex import normalise
+from polydistill.teachers import LocalTeacher
+from polydistill.training.progress import Steps
+from polydistill.training.step import listen_to
+from polydistill.weighting import ClippedPosterior, DiscountedPosterior, Operator
+
+
+class Fixed(Operator):
+    """The same weights everywhere."""
+
+    scale = "task"
+
+    def __init__(self, weights: list[float]) -> None:
+        super().__init__()
+        self.weights = weights
+
+    def weigh(self, statistics, carry):
+        log_w = normalise(torch.tensor(self.weights).clamp_min(1e-12).log())
+        return log_w.to(statistics.label_log_prob).expand(len(statistics.positions), -1), carry
+
+
+@torch.no_grad()
+def label_log_probs(teachers: list[LocalTeacher], passages: Passages) -> torch.Tensor:
+    """`log p_k(y)` of every training position, `[N, K]`."""
+    found = []
+    for part in passages.batches(16):
+        batch = batch_of(part)
+        rows, positions = batch.positions(reads_prefix=True)
+        spoken, _ = listen_to(teachers, batch, rows)
+        columns = [
+            s.head.logits(s.hidden).log_softmax(-1).gather(1, positions.target[:, None]).squeeze(1) for s in spoken
+        ]
+        found.append(torch.stack(columns, -1).double())
+    return torch.cat(found)
+
+
+def tuned(log_p: torch.Tensor) -> list[float]:
+    """Static weights that maximise the likelihood of the text under the linear pool (EM, to convergence)."""
+    log_w = torch.full((log_p.shape[-1],), -math.log(log_p.shape[-1]), dtype=torch.float64)
+    for _ in range(500):
+        log_w = (log_p + log_w).log_softmax(-1).logsumexp(0) - math.log(len(log_p))
+    return log_w.exp().tolist()
+
+
+def controls(log_p: torch.Tensor, seed: int) -> dict:
+    """Everything that the demo itself does not show."""
+    best = int(log_p.mean(0).argmax())
+    generator = torch.Generator().manual_seed(seed)
+    drawn = -torch.rand(len(DOMAINS), generator=generator).log()  # Dirichlet(1, 1, 1), normalised by the operator
+    return {
+        "best_single": untold(Fixed([float(k == best) for k in range(len(DOMAINS))]), floor=0.0),
+        "tuned_static": untold(Fixed(tuned(log_p)), floor=0.0),
+        "random_static": untold(Fixed(drawn.tolist()), floor=0.0),
+        "without_task": untold(context_scale() * token_scale()),
+        "without_context": untold(task_scale() * token_scale()),
+        "without_token": untold(task_scale() * context_scale()),
+        "posterior_without_forgetting": untold(task_scale() * ClippedPosterior(math.inf) * token_scale()),
+        "posterior_discounted": untold(task_scale() * DiscountedPosterior(0.8) * token_scale()),
+        "posterior_clipped": untold(task_scale() * ClippedPosterior(8.0) * token_scale()),
+    }
+
+
+def interval(values: list[float]) -> dict[str, float]:
+    """Mean and half width of the 95% t-interval."""
+    n = len(values)
+    mean = sum(values) / n
+    if n == 1:
+        return {"mean": mean, "half_width": math.nan}
+    deviation = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1))
+    return {"mean": mean, "half_width": float(stats.t.ppf(0.975, n - 1)) * deviation / math.sqrt(n)}
+
+
+def one_seed(seed: int, t: TeacherSettings, s: StudentSettings, console: Console) -> dict:
+    """Scores of every contestant."""
+    corpus = read_corpus()
+    with TeacherProgress(console) as progress:
+        experts = specialists(t, corpus, progress)
+    teachers = [LocalTeacher(name, experts.models[name]) for name in DOMAINS]
+    training = draw(corpus.documents["student"], experts.tokenizer, t.length, s.whole, s.mixed, seed)
+    held_out = draw(corpus.documents["held_out"], experts.tokenizer, t.length, s.held_whole, s.held_mixed, 0)
+    pipelines = {**contestants(), **controls(label_log_probs(teachers, training), seed)}
+    with Steps(console, f"seed {seed}, {len(pipelines)} students", s.steps) as steps:
+        students, seconds = learn(
+            s, pipelines, teachers, experts.tokenizer, training, seed, lambda done, _: steps.update(done)
+        )
+    scores = {name: judge(student.model, held_out) for name, student in students.items()}
+    gap = scores["uniform"].mean - scores["oracle"].mean
+    return {
+        "seed": seed,
+        "seconds": seconds,
+        "gap_closed": (scores["uniform"].mean - scores["adaptive"].mean) / gap,
+        "scores": {
+            name: {"mean": v.mean, "whole": v.whole, "mixed": v.mixed, "domains": v.domains}
+            for name, v in scores.items()
+        },
+    }
+
+
+def summary(runs: list[dict]) -> dict:
+    """Means, and paired differences to the adaptive stack (positive: adaptive is better), with 95% intervals."""
+    names = list(runs[0]["scores"])
+    kinds = ("mean", "whole", "mixed")
+    return {
+        "gap_closed": interval([run["gap_closed"] for run in runs]),
+        "nats_per_token": {
+            name: {kind: interval([run["scores"][name][kind] for run in runs]) for kind in kinds} for name in names
+        },
+        "adaptive_is_better_by": {
+            name: {
+                kind: interval([run["scores"][name][kind] - run["scores"]["adaptive"][kind] for run in runs])
+                for kind in kinds
+            }
+            for name in names
+            if name != "adaptive"
+        },
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path, default=Path("experiments/results/demo_seeds.json"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.set_flush_denormal(True)
+    console = Console()
+    t, s = TeacherSettings(), StudentSettings()
+    runs = []
+    for seed in arguments.seeds:
+        runs.append(one_seed(seed, t, s, console))
+        result = {
+            "command": f"python experiments/demo_seeds.py --seeds {' '.join(map(str, arguments.seeds))}",
+            "date": datetime.now(UTC).date().isoformat(),
+            "hardware": f"{platform.machine()}, {arguments.threads} threads",
+            "torch": torch.__version__,
+            "summary": summary(runs),
+            "runs": runs,
+        }
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    table = Table("student", "mean", "whole", "mixed", "adaptive better by (mean)")
+    for name, kinds in result["summary"]["nats_per_token"].items():
+        cells = [f"{kinds[k]['mean']:.3f} ± {kinds[k]['half_width']:.3f}" for k in ("mean", "whole", "mixed")]
+        lead = result["summary"]["adaptive_is_better_by"].get(name)
+        shown = "" if lead is None else f"{lead['mean']['mean']:.3f} ± {lead['mean']['half_width']:.3f}"
+        table.add_row(name, *cells, shown)
+    console.print(table)
+    closed = result["summary"]["gap_closed"]
+    console.print(f"gap closed: {closed['mean']:.1%} ± {closed['half_width']:.1%} over {len(runs)} seeds")
+
+
+if __name__ == "__main__":
+    main()
