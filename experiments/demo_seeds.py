@@ -4,7 +4,7 @@
 
 Beside the demo's six: the best single teacher, static weights tuned by expectation-maximisation on the students' own
 training text, static weights drawn at random, each scale left out, and the other ways to bound (or not) the posterior.
-All have the same objective, steps, batches and temperature. The teachers are trained once and do not depend on the seed.
+All have the same objective, steps, batches and temperature. The teachers are trained once, whatever the seed.
 """
 
 import argparse
