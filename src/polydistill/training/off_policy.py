@@ -12,7 +12,7 @@ from trl import SFTConfig, SFTTrainer
 from polydistill.logprobs import Head
 from polydistill.objective import ForwardKL, ReverseKL
 from polydistill.safety import Order
-from polydistill.teachers import Teachers
+from polydistill.teachers import Teachers, named_teachers
 from polydistill.training.constrained import Constrained
 from polydistill.training.context import COLUMNS, ContextCollator, refuse_empty, refuse_masked, task_names
 from polydistill.training.placement import Placement
@@ -52,6 +52,8 @@ class PolyDistillTrainer(Taught, SFTTrainer):
         TeacherUnavailableError: a teacher cannot be loaded.
     """
 
+    objective: ForwardKL | ReverseKL
+
     def __init__(
         self,
         model: str | PreTrainedModel | PeftModel,
@@ -80,9 +82,9 @@ class PolyDistillTrainer(Taught, SFTTrainer):
         args.logging_nan_inf_filter = False  # it would hide a NaN in the logged loss
         self.objective = ForwardKL() if objective is None else objective
         found = task_names(kwargs.get("train_dataset")) if tasks is None else tuple(tasks)
-        names = self._bind(
-            teachers, weighting, found, floor=floor, safety=safety, constraints=constraints, placement=placement
-        )
+        local = named_teachers(teachers)
+        names = tuple(teacher.name for teacher in local)
+        self._bind(local, weighting, names, found, floor, safety, constraints, placement)
         self.loss_bytes, self.observers = loss_bytes, list(observers)
         super().__init__(model=model, args=args, **kwargs)
         refuse_masked(self.train_dataset, "training")

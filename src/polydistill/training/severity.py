@@ -199,6 +199,12 @@ def annotate_tokens(dataset: Any, source: Source, tokenizer: Any) -> Any:
     return _mapped(dataset, add, _key(source))
 
 
+def along(source: FromRules, tokenizer: Any) -> Callable[[Sequence[int]], list[float]]:
+    """From token ids to one severity per token, for text that is made while training."""
+    pieces = _Pieces(tokenizer)
+    return lambda ids: source.score_prefixes([pieces[i] for i in ids])
+
+
 def shares(dataset: Any) -> dict[str, float]:
     """How much of the data is at which severity: interval -> share of the tokens, or of the examples."""
     if COLUMN not in (getattr(dataset, "column_names", None) or []) or not hasattr(dataset, "__len__"):

@@ -11,12 +11,13 @@ from time import perf_counter
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from polydistill.logprobs import UNKNOWN, Head, Positions, Spoken
-from polydistill.objective import ForwardKL, NonFiniteError, Outcome, ReverseKL, distil
+from polydistill.objective import Decide, ForwardKL, NonFiniteError, Outcome, ReverseKL, distil
 from polydistill.pipeline import Pipeline
+from polydistill.training.skipping import awake, speak_where_awake, without_sleepers
 
 IGNORED = -100
 """Label of a position that is not trained on."""
@@ -133,6 +134,7 @@ class StepOutcome:
         rows: flattened positions that the outcome is about.
         positions: what is known about them.
         seconds: the objective's parts and `teachers`.
+        runs: which teachers ran on which sequences; None when all did.
     """
 
     loss: Float[Tensor, ""]
@@ -140,12 +142,18 @@ class StepOutcome:
     rows: Int[Tensor, " N"]
     positions: Positions
     seconds: dict[str, float]
+    runs: Bool[Tensor, "B K"] | None = None
 
 
-def listen_to(teachers: Sequence[TeacherSource], batch: Batch, rows: Int[Tensor, " N"]) -> tuple[list[Spoken], float]:
-    """What every teacher says about `rows`, each run once, and the seconds that it took."""
-    clock = perf_counter()
-    spoken = [teacher.speak(batch.input_ids, batch.attention_mask, rows) for teacher in teachers]
+def listen_to(
+    teachers: Sequence[TeacherSource], batch: Batch, rows: Int[Tensor, " N"], runs: Bool[Tensor, "B K"] | None = None
+) -> tuple[list[Spoken], float]:
+    """What every teacher says about `rows`, each run once (on the sequences of `runs`), and the seconds it took."""
+    clock, ids, mask = perf_counter(), batch.input_ids, batch.attention_mask
+    if runs is None:
+        spoken = [teacher.speak(ids, mask, rows) for teacher in teachers]
+    else:
+        spoken = [speak_where_awake(teacher, ids, mask, rows, runs[:, k]) for k, teacher in enumerate(teachers)]
     return spoken, perf_counter() - clock
 
 
@@ -160,6 +168,7 @@ def step(
     penalty: Penalty | None = None,
     loss_bytes: int | None = None,
     where: str = "",
+    skip_below: float | None = None,
 ) -> StepOutcome:
     """Distil one batch; the loss is a sum over positions, to be divided by the number of positions of the whole step.
 
@@ -173,12 +182,18 @@ def step(
         penalty: added to the loss, e.g. constraints on the student.
         loss_bytes: byte budget of a chunk of the objective.
         where: prefix for errors, e.g. `step 12`.
+        skip_below: total weight of teachers that may be left out of a sequence, in [0, 1); None runs all of them.
 
     Raises:
         NonFiniteValueError: a teacher or the student is not finite; names it, the sequence and the token.
     """
     rows, positions = batch.positions(pipeline.stack.reads_prefix_labels)
-    spoken, seconds = listen_to(teachers, batch, rows)
+    decide: Decide = pipeline.decide
+    sequence = rows // batch.input_ids.shape[1]
+    runs = None if skip_below is None else awake(pipeline, positions, sequence, len(batch.input_ids), skip_below)
+    if runs is not None:
+        decide = without_sleepers(decide, runs[sequence])
+    spoken, seconds = listen_to(teachers, batch, rows, runs)
     flat = hidden.flatten(0, 1)[rows]
     try:
         outcome = distil(
@@ -186,7 +201,7 @@ def step(
             head,
             spoken,
             positions,
-            pipeline.decide,
+            decide,
             divergence,
             needs=pipeline.stack.needs,
             loss_bytes=loss_bytes,
@@ -198,7 +213,7 @@ def step(
         clock = perf_counter()
         loss = loss + penalty(flat, head, spoken, positions, batch, rows).to(loss)
         spent["constraints"] = perf_counter() - clock
-    return StepOutcome(loss, outcome, rows, positions, spent)
+    return StepOutcome(loss, outcome, rows, positions, spent, runs)
 
 
 def non_finite(

@@ -12,11 +12,12 @@ from transformers.utils import logging
 from polydistill.objective import ForwardKL, ReverseKL
 from polydistill.pipeline import Pipeline
 from polydistill.safety import Order
-from polydistill.teachers import LocalTeacher, Teachers, check_rows, named_teachers
+from polydistill.teachers import LocalTeacher, check_rows
 from polydistill.teachers.vocabulary import tokens_by_id
 from polydistill.training.checkpointed import Checkpointed, Commit
 from polydistill.training.constrained import Constrained
 from polydistill.training.placement import Copied, Placement, refuse_silent_single
+from polydistill.training.sampled import Sampled
 from polydistill.training.step import Batch, StepOutcome
 from polydistill.weighting import Operator
 
@@ -35,7 +36,7 @@ class Taught(Checkpointed):
     """
 
     teachers: list[LocalTeacher]
-    objective: ForwardKL | ReverseKL
+    objective: ForwardKL | ReverseKL | Sampled
     visible: int
     masked: list[str]
     placement: Placement
@@ -45,24 +46,22 @@ class Taught(Checkpointed):
 
     def _bind(
         self,
-        teachers: Teachers,
+        teachers: list[LocalTeacher],
         weighting: Operator | Callable[[Tensor], Tensor],
+        names: Sequence[str],
         tasks: Sequence[str],
-        *,
         floor: float,
         safety: Order | None,
         constraints: Constrained | None,
         placement: Placement | None,
-    ) -> tuple[str, ...]:
-        """Names resolved before any model is loaded: one that does not exist should not cost a minute."""
-        self.teachers = named_teachers(teachers)
-        names = tuple(teacher.name for teacher in self.teachers)
+    ) -> None:
+        """Names resolved before the student is loaded: one that does not exist should not cost a minute."""
+        self.teachers = teachers
         self.pipeline = Pipeline.of(weighting, names, tasks, floor=floor, safety=safety)
         self.constraints = constraints
         if constraints is not None:
             constraints.bind(names, tasks, self.pipeline.safety)
         self.placement = Copied() if placement is None else placement
-        return names
 
     def _seat(self, tokenizer: Any) -> PreTrainedModel:
         """After the student is there: vocabularies agree, state and teachers are where they belong."""

@@ -1,0 +1,267 @@
+"""On-policy training: `trl.DistillationTrainer` with several teachers; the student writes, the teachers correct."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedModel
+from trl import DistillationConfig, DistillationTrainer
+
+from polydistill.objective import ForwardKL, ReverseKL
+from polydistill.safety import Order
+from polydistill.teachers import Teachers, head_of, named_teachers
+from polydistill.training.constrained import Constrained
+from polydistill.training.context import COLUMNS, ContextCollator, DataError, refuse_empty, task_names
+from polydistill.training.on_policy_data import fixed_ids, fixed_turn, refuse_label_readers, with_prompts
+from polydistill.training.placement import Placement, Sharded
+from polydistill.training.sampled import Sampled, TokenScorer, refuse_for_sampled, sampled_step, scorers
+from polydistill.training.severity import FromRules, Source, along, annotate
+from polydistill.training.step import IGNORED, Batch, StepOutcome, step
+from polydistill.training.taught import Observer, Taught
+from polydistill.weighting import Operator
+
+
+class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
+    """`trl.DistillationTrainer` whose loss is distillation from several teachers under adaptive weights.
+
+    The student completes the prompts; the divergence to the pooled teachers is taken on its own completions. Generation
+    (also by vLLM), tools and chat templates are trl's, and so are the arguments that it has. Data sets need a `prompt`
+    (or `messages`, whose last answer is then the completion), and may have `task`, `severity` and `teacher_id`.
+
+    Args:
+        model: student: hub id, folder or model.
+        teachers: name -> hub id, folder, model or `LocalTeacher`; with a sampled objective also `TokenScorer`.
+        weighting: operator stack, or a function from evidence `[n, K]` to weights. It must not read labels, which
+            generated text does not have; the prefix posterior reads what the student wrote so far.
+        args: `trl.DistillationConfig`; its `temperature` is that of sampling.
+        floor: share of uniform weights mixed in, in [0, 1].
+        safety: `Tilt`, `Ordered` or `Veto`.
+        constraints: limits on the student.
+        severity: how critical each context is; the data's column `severity` when None.
+        objective: `ReverseKL()` (the default), `ForwardKL`, or a sampled one.
+        tasks: names of the tasks; found in the data set's `task` column when None.
+        fixed_share: share of the steps on the data's own completions, in [0, 1]: exactly that share, evenly spaced.
+        skip_below: teachers of at most this total weight need not run (T5); 0 skips exact zeros only, None nothing.
+        loss_bytes: byte budget of a chunk of the objective.
+        observers: functions called on every training batch.
+        placement: `Copied()`, `Sharded()` or `Offloaded()`.
+        **kwargs: as for `DistillationTrainer` (`train_dataset`, `processing_class`, `tools`, `callbacks`, ...).
+
+    Raises:
+        ValueError: weights or an option that cannot be honoured on generated text.
+        DataError: a data set is empty, or has no prompts.
+        VocabularyMismatchError: a teacher's vocabulary is not the student's.
+    """
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel | PeftModel,
+        teachers: Teachers | dict[str, Any],
+        weighting: Operator | Callable[[Tensor], Tensor],
+        *,
+        args: DistillationConfig | None = None,
+        floor: float = 0.0,
+        safety: Order | None = None,
+        constraints: Constrained | None = None,
+        severity: Source | None = None,
+        objective: ForwardKL | ReverseKL | Sampled | None = None,
+        tasks: Sequence[str] | None = None,
+        fixed_share: float = 0.0,
+        skip_below: float | None = 0.0,
+        loss_bytes: int | None = None,
+        observers: Sequence[Observer] = (),
+        placement: Placement | None = None,
+        **kwargs: Any,
+    ) -> None:
+        args = DistillationConfig("polydistill-run") if args is None else args
+        args.logging_nan_inf_filter = False  # it would hide a NaN in the logged loss
+        for name in ("train_dataset", "eval_dataset"):
+            if kwargs.get(name) is not None:
+                refuse_empty(kwargs[name], name)
+                kwargs[name] = with_prompts(kwargs[name], name)
+                if severity is not None:
+                    kwargs[name] = annotate(kwargs[name], severity)
+        self.tokens: list[TokenScorer] | None = None
+        chosen = ReverseKL() if objective is None else objective
+        if isinstance(chosen, Sampled):
+            self.tokens, local = scorers(teachers)
+            names: tuple[str, ...] = tuple(teacher.name for teacher in self.tokens)
+        else:
+            local = named_teachers(teachers)
+            names = tuple(teacher.name for teacher in local)
+        self.objective = chosen
+        found = task_names(kwargs.get("train_dataset")) if tasks is None else tuple(tasks)
+        self._bind(local, weighting, names, found, floor, safety, constraints, placement)
+        self.fixed_share, self.loss_bytes, self.observers = float(fixed_share), loss_bytes, list(observers)
+        self.skip_below = None if isinstance(placement, Sharded) else skip_below
+        _refuse_unsupported(self, args, kwargs)
+        super().__init__(model=model, teacher_model=None, args=args, **kwargs)
+        self._seat(self._tokenizer)
+        self.context = ContextCollator(lambda rows: {}, names, found)
+        self.severity_along = None
+        if isinstance(severity, FromRules) and severity.along:
+            self.severity_along = along(severity, self._tokenizer)
+        self.given: list[dict[str, Any]] | None = None
+        self.made: list[StepOutcome] = []
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        known: list[str] = list(self._signature_columns or [])
+        self._signature_columns = list(dict.fromkeys([*known, "completion", *COLUMNS]))  # type: ignore[assignment]
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """Completions, with the context of every row beside them: rows are shuffled and split together later."""
+        training = self._training
+        fixed = training and fixed_turn(self.state.global_step, self.fixed_share)
+        self.given = inputs if fixed else None
+        try:
+            output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        finally:
+            self.given = None
+        if "pixel_values" in output:
+            raise DataError("images are not supported: the teachers would not see them; train on text prompts")
+        device, rows = output["prompt_ids"].device, len(inputs)
+        output |= {name: value.to(device) for name, value in self.context(inputs).items()}
+        if output["severity"].ndim > 1:
+            raise DataError("column 'severity' has one number per token; generated text has none, give one per example")
+        if self.severity_along is not None:
+            output["severity"] = self._severities_along(output)
+        output["fixed"] = torch.full((rows,), fixed, device=device)
+        return output
+
+    @property
+    def _training(self) -> bool:
+        student: Any = self.model
+        return bool(student.training)
+
+    def _severities_along(self, output: dict[str, Any]) -> Tensor:
+        """`[B, T]`: what the rules say of the text up to each token."""
+        assert self.severity_along is not None
+        ids = torch.cat([output["prompt_ids"], output["completion_ids"]], 1)
+        real = torch.cat([output["prompt_mask"], output["completion_mask"]], 1).bool()
+        values = torch.zeros(ids.shape, device=ids.device)
+        for row in range(len(ids)):
+            said = self.severity_along(ids[row][real[row]].tolist())
+            values[row][real[row]] = torch.tensor(said, device=ids.device)
+        return values
+
+    def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.given is None:
+            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        ids = fixed_ids(self.given, prompt_ids, self.processing_class, self._tokenizer)
+        return [row[: self.max_completion_length] for row in ids]
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Mean loss over the completion tokens of the whole optimizer step, on all ranks."""
+        training = self._training
+        count = inputs.get("num_items_in_batch") if training else None
+        # Each rank's loss is a share of the whole sum; DDP averages over ranks afterwards.
+        items = None if count is None else count.clamp(min=1) / self.accelerator.num_processes
+        student = self.accelerator.unwrap_model(model)
+        # In a closure: FSDP2's mixed precision would round floating arguments, such as counts, to bfloat16.
+        loss = self._forward_redirection(model, student, partial(self._compute_loss, student, inputs, items))
+        done = self.last_step = self.made.pop()
+        mode = "train" if training else "eval"
+        heard = self._heard(done, self.batch_of(inputs), mode)
+        del heard["tokens"]
+        if done.runs is not None:
+            heard["teachers_run"] = float(done.runs.float().mean())
+        for name, value in heard.items():
+            self._metrics[mode][name].append(value)
+        self._total_train_tokens = int(self.state.num_input_tokens_seen)
+        return (loss, None) if return_outputs else loss
+
+    def _compute_loss(self, unwrapped_student: Any, inputs: dict[str, Any], num_items_in_batch: Any) -> Tensor:
+        """The body, inside the student's wrapped forward, where sharded parameters are whole."""
+        batch = self.batch_of(inputs)
+        training = self._training
+        where = f"step {self.state.global_step + 1}" if training else "evaluation"
+        length = batch.input_ids.shape[1]
+        with self.accelerator.autocast():  # the redirected forward has lost it
+            hidden = self._get_last_hidden_state(unwrapped_student, batch.input_ids, batch.attention_mask, length - 1)
+            hidden = torch.nn.functional.pad(hidden, (0, 0, 0, 1))  # the last position predicts nothing
+            head = head_of(_base(unwrapped_student), self.visible)
+            if self.tokens is not None:
+                assert isinstance(self.objective, Sampled)
+                done = sampled_step(hidden, head, self.tokens, batch, self.pipeline, self.objective, where=where)
+            else:
+                assert not isinstance(self.objective, Sampled)
+                done = step(
+                    hidden,
+                    head,
+                    self.teachers,
+                    batch,
+                    self.pipeline,
+                    self.objective if bool(inputs["fixed"].any()) else replace(self.objective, ce=0.0),
+                    penalty=self.constraints.penalty if self.constraints is not None and training else None,
+                    loss_bytes=self.loss_bytes,
+                    where=where,
+                    skip_below=self.skip_below,
+                )
+        self.made.append(done)
+        items = done.outcome.count if num_items_in_batch is None else num_items_in_batch
+        return done.loss / torch.as_tensor(items, device=done.loss.device).clamp(min=1e-6)
+
+    def batch_of(self, inputs: dict[str, Any]) -> Batch:
+        """What was generated, as the method's own batch: tools' answers are read but not learned."""
+        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
+        learned = inputs["completion_mask"]
+        if inputs.get("tool_mask") is not None:
+            learned = learned * inputs["tool_mask"]
+        answers = inputs["completion_ids"].masked_fill(learned == 0, IGNORED)
+        severity = inputs["severity"]
+        return Batch(
+            input_ids=ids,
+            attention_mask=torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1),
+            labels=torch.cat([torch.full_like(inputs["prompt_ids"], IGNORED), answers], 1),
+            task=inputs["task"][:, None].expand(ids.shape),
+            teacher=inputs["teacher_id"][:, None].expand(ids.shape),
+            severity=severity if severity.ndim == 2 else severity[:, None].expand(ids.shape),
+        )
+
+
+def _base(student: Any) -> Any:
+    return student.get_base_model() if isinstance(student, PeftModel) else student
+
+
+def _refuse_unsupported(trainer: OnPolicyPolyDistillTrainer, args: DistillationConfig, kwargs: dict[str, Any]) -> None:
+    if not 0.0 <= trainer.fixed_share <= 1.0:
+        raise ValueError(f"the share of fixed data (lambda) must lie in [0, 1], got {trainer.fixed_share}")
+    goal, skip = trainer.objective, trainer.skip_below
+    if isinstance(goal, Sampled):
+        refuse_for_sampled(trainer.pipeline, args, trainer.fixed_share)
+        if trainer.constraints is not None:
+            raise ValueError("constraints need whole distributions; a sampled objective has none")
+    else:
+        refuse_label_readers(trainer.pipeline.stack)
+        if goal.ce and not trainer.fixed_share:
+            raise ValueError(
+                f"ce={goal.ce} is a share of cross-entropy on labels, which generated text does not have; use ce=0, or "
+                "mix fixed data in (lambda > 0), on which it then acts"
+            )
+        if skip and not isinstance(goal, ForwardKL):
+            raise ValueError(
+                f"skip_below={skip}: a teacher of small weight can move the log pool far (T5), so only exact zeros may "
+                "be skipped there; use 0, or ForwardKL"
+            )
+    if skip is not None and not 0.0 <= skip < 1.0:
+        raise ValueError(f"skip_below is a share of the weight and must lie in [0, 1), got {skip}")
+    if args.beta != 1.0:
+        raise ValueError(f"beta={args.beta} is trl's way to choose the divergence; use objective= instead")
+    if args.use_liger_kernel:
+        raise ValueError("use_liger_kernel is not supported: it replaces the model's forward")
+    if kwargs.get("teacher_model") is not None:
+        raise ValueError("teacher_model is trl's single teacher; use teachers= instead")
+
+
+__all__ = ["OnPolicyPolyDistillTrainer"]

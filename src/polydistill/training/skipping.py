@@ -1,0 +1,125 @@
+"""Coarse to fine: teachers whose weight is known to be nothing before they speak do not run.
+
+Factors that read positions only (task, named teacher) are evaluated first. What they leave of a teacher, times `e^R`
+for the range R of the factors that still have to listen, bounds its weight from above:
+
+    w_k <= c_k e^R / (c_k e^R + 1 - c_k),    c: the coarse weights
+
+A teacher whose bound is 0 on a whole sequence does not run on it. Where every factor reads positions only, the target
+is the same; otherwise the teacher counts as lost there: the others' clipped evidence no longer reads it. With a
+tolerance m the teachers that are left out have total weight at most m, and a linear pool moves by at most m in total
+variation (T5); for the log pool that is false, so there only exact zeros are skipped.
+"""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from polydistill.logprobs import Positions, Spoken, Statistics
+from polydistill.objective import Decide
+from polydistill.pipeline import Pipeline
+from polydistill.simplex import compose, mask
+from polydistill.weighting import Operator, Product
+
+
+def ceilings(pipeline: Pipeline, positions: Positions) -> Float[Tensor, "N K"] | None:
+    """Upper bounds of the weights before any teacher speaks; None where nothing useful is known.
+
+    Args:
+        pipeline: stack, floor and safety.
+        positions: all positions of a batch.
+    """
+    factors = pipeline.stack.factors if isinstance(pipeline.stack, Product) else [pipeline.stack]
+    known = [factor for factor in factors if _known(factor)]
+    # A consensus is measured among all teachers, and what an operator learns from would be missing.
+    unfit = "distance_to_pool" in pipeline.stack.needs or bool(pipeline.stack.state_dict())
+    if not known or unfit:
+        return None
+    teachers = len(pipeline.teachers)
+    nothing = Statistics(positions, torch.zeros(len(positions), teachers, device=positions.target.device))
+    if len(known) == len(factors):
+        return pipeline.decide(nothing, None)[0].exp()
+    if pipeline.safety is not None:
+        return None
+    coarse = compose(*(factor(nothing)[0] for factor in known)).exp()
+    reach = sum(factor.guarantee().range for factor in factors if not _known(factor))
+    bound = coarse / (coarse + (1.0 - coarse) * math.exp(-reach))
+    bound = torch.where(coarse > 0, bound, 0.0)  # 0 / 0 for an infinite range
+    return (1.0 - pipeline.floor) * bound + pipeline.floor / teachers
+
+
+def awake(
+    pipeline: Pipeline, positions: Positions, sequence: Int[Tensor, " N"], sequences: int, tolerance: float = 0.0
+) -> Bool[Tensor, "B K"] | None:
+    """Which teachers have to run on which sequences; None when all have to run on all.
+
+    Args:
+        pipeline: stack, floor and safety.
+        positions: all positions of a batch.
+        sequence: index of each position's sequence.
+        sequences: B.
+        tolerance: total weight that may be left out at any position, in [0, 1).
+    """
+    bound = ceilings(pipeline, positions)
+    if bound is None:
+        return None
+    needed = bound > tolerance / bound.shape[-1]
+    runs = torch.zeros(sequences, bound.shape[-1], dtype=torch.int64, device=bound.device)
+    runs.index_add_(0, sequence, needed.long())
+    result = runs > 0
+    return None if bool(result.all()) else result
+
+
+def speak_where_awake(
+    teacher: Any,
+    input_ids: Int[Tensor, "B T"],
+    attention_mask: Int[Tensor, "B T"],
+    rows: Int[Tensor, " N"],
+    here: Bool[Tensor, " B"],
+) -> Spoken:
+    """A teacher on its own sequences only; hidden states are 0 elsewhere, where its weight is taken to be 0."""
+    length = input_ids.shape[1]
+    chosen = here.nonzero().squeeze(1)
+    if not len(chosen):
+        chosen = chosen.new_zeros(1)  # its head is needed all the same
+        here = torch.zeros_like(here)
+    place = torch.zeros(len(here), dtype=torch.int64, device=rows.device)
+    place[chosen] = torch.arange(len(chosen), device=rows.device)
+    mine = here[rows // length]
+    own = place[rows[mine] // length] * length + rows[mine] % length
+    spoken = teacher.speak(input_ids[chosen], attention_mask[chosen], own)
+    hidden = spoken.hidden.new_zeros(len(rows), spoken.hidden.shape[-1])
+    hidden[mine.to(hidden.device)] = spoken.hidden
+    return Spoken(hidden, spoken.head)
+
+
+def without_sleepers(decide: Decide, spoke: Bool[Tensor, "N K"]) -> Decide:
+    """`decide` in which a teacher that did not speak is as a teacher that was lost: neutral evidence, weight 0.
+
+    Args:
+        decide: of the pipeline.
+        spoke: per position and teacher, for all positions; chunks are decided in order.
+    """
+    done = 0
+
+    def decided(statistics: Statistics, carry: Any) -> tuple[Float[Tensor, "n K"], Any]:
+        nonlocal done
+        here = spoke[done : done + len(statistics.positions)]
+        done += len(here)
+        count = here.sum(-1, keepdim=True).clamp_min(1)
+        heard: dict[str, Any] = {
+            name: torch.where(here, value, torch.where(here, value, 0.0).sum(-1, keepdim=True) / count)
+            for name, value in statistics.measured()
+        }
+        log_w, carry = decide(replace(statistics, **heard), carry)
+        return mask(log_w, here), carry
+
+    return decided
+
+
+def _known(factor: Operator) -> bool:
+    return not (factor.needs or factor.reads_label or factor.reads_prefix_labels or factor.signals)

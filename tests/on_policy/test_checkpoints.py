@@ -1,0 +1,74 @@
+"""Runs resume from verified checkpoints with the operators' state, and the log is one line per step."""
+
+import shutil
+
+import pytest
+import torch
+from models import llama
+from scenes import ours, prompts, two
+
+from polydistill.signals import Entropy
+from polydistill.teachers import LocalTeacher
+from polydistill.training import CheckpointError, NonFiniteValueError, checkpoint
+from polydistill.weighting import Hedge, PrefixPosterior, Softmax
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+
+
+def _stack():
+    return Hedge(0.5)(Entropy()) * PrefixPosterior(0.1) * Softmax(2.0)(Entropy())
+
+
+def test_a_resumed_run_is_the_uninterrupted_one_with_its_operators_state(tmp_path):
+    options = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 2}
+    whole = ours(tmp_path, _stack(), two(), **options)
+    whole.train()
+    shutil.rmtree(tmp_path / "ours" / "checkpoint-4")
+    again = ours(tmp_path, _stack(), two(), **options)
+    again.train(resume_from_checkpoint=True)
+    for (name, a), (_, b) in zip(
+        whole.pipeline.stack.state_dict().items(), again.pipeline.stack.state_dict().items(), strict=True
+    ):
+        assert torch.equal(a, b), name
+    for (name, p), (_, q) in zip(whole.model.named_parameters(), again.model.named_parameters(), strict=True):
+        assert torch.equal(p, q), name
+
+
+def test_a_damaged_checkpoint_is_not_resumed_from(tmp_path):
+    made = ours(tmp_path, _stack(), two(), max_steps=2, save_strategy="steps", save_steps=1)
+    made.train()
+    newest = tmp_path / "ours" / "checkpoint-2"
+    with (newest / checkpoint.STATE).open("r+b") as stream:
+        stream.seek(-1, 2)
+        stream.write(b"\xff")
+    with pytest.raises(CheckpointError, match="has changed since it was written"):
+        ours(tmp_path, _stack(), two()).train(resume_from_checkpoint=str(newest))
+
+
+def test_observers_hear_every_batch_and_evaluation_leaves_operators_alone(tmp_path):
+    heard = []
+    made = ours(
+        tmp_path,
+        _stack(),
+        two(),
+        gradient_accumulation_steps=2,
+        per_device_train_batch_size=2,
+        observers=[lambda done, trainer: heard.append(done.outcome.count) or {"mine": 1.0}],
+    )
+    made.train()
+    assert len(heard) == 6
+    assert all(entry["mine"] == 1.0 for entry in made.state.log_history if "mine" in entry)
+    before = {name: value.clone() for name, value in made.pipeline.stack.state_dict().items()}
+    metrics = made.evaluate(prompts(8))
+    assert metrics["eval_divergence"] == pytest.approx(metrics["eval_loss"], rel=1e-2)
+    assert all(torch.equal(value, before[name]) for name, value in made.pipeline.stack.state_dict().items())
+
+
+def test_a_teacher_that_yields_nan_is_named_before_the_update(tmp_path):
+    broken = llama(2)
+    broken.lm_head.weight.data.fill_(float("nan"))
+    made = ours(tmp_path, Softmax(1.0)(Entropy()), {"a": LocalTeacher("a", llama(1)), "b": LocalTeacher("b", broken)})
+    before = made.model.lm_head.weight.clone()
+    with pytest.raises(NonFiniteValueError, match="step 1: teacher 'b'"):
+        made.train()
+    assert torch.equal(made.model.lm_head.weight, before)
