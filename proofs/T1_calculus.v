@@ -75,7 +75,7 @@ Fixpoint derived_severity K (S : stack) : R :=
 
 Definition moved K n (l : nat -> R) (e e' : evidence) := rsum n (fun s => l s * osc K (fun i => e s i - e' s i)).
 
-(* Parameters in range; a leaf keeps what it declares. *)
+(* Settings in range; a leaf keeps what it declares. *)
 Fixpoint valid K n (S : stack) : Prop :=
   match S with
   | Leaf W r l => 0 <= r /\ forall e, pos K (W e) /\ rsum K (W e) = 1 /\ range K (W e) <= r /\
