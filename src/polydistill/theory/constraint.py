@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from polydistill.safety import Controller, Dual
 from polydistill.simplex import normalise
 from polydistill.theory.collapse import kl
 from polydistill.theory.scene import linear_pool
@@ -102,9 +103,38 @@ def check_constraint(trial: Trial) -> Result:
             excess.part("violation of the constraint at the end, nats"),
             weight.part("the optimum is the linear pool with weight dual / (1 + dual) on the safe teacher: difference"),
             *_two_tasks(trial),
+            *_controller(p[1], safe[1], float(epsilon[1]), float(exact[1])),
         ),
         (figure,),
     )
+
+
+def _controller(p: Float[Tensor, " V"], safe: Float[Tensor, " V"], epsilon: float, exact: float) -> list[Part]:
+    """The package's own dual, with its controller, on the same problem; and on one that nothing solves."""
+    teachers, limits = torch.stack([safe, safe.flip(0)]), (epsilon, 0.3 * float(kl(safe, (safe + safe.flip(0)) / 2)))
+    solved = _steer(p, teachers[:1], limits[:1])
+    hopeless = _steer(p, teachers, (limits[1], limits[1]))
+    weight = float(solved.weight[0])
+    return [
+        at_most(
+            "safety.Dual on the same problem: weight against the known optimum", abs(weight - exact / (1 + exact)), 1e-2
+        ),
+        shown("safety.Dual gives up a constraint that cannot be met", int(not hopeless.given_up.any()), 1),
+        shown("and not one that can", int(solved.given_up.any()), 1),
+    ]
+
+
+def _steer(p: Float[Tensor, " V"], safe: Float[Tensor, "J V"], limits: tuple[float, ...]) -> Dual:
+    names = tuple(f"constraint {j}" for j in range(len(safe)))
+    dual = Dual(names, limits, limits, Controller())
+    logits, ones = torch.zeros_like(p), torch.ones(len(safe), dtype=torch.float64)
+    for _ in range(STEPS // 3):
+        q, multiplier = logits.softmax(-1), dual.multiplier
+        pull = (q - p) + (multiplier[:, None] * (q - safe)).sum(0)
+        logits = logits - RATE / (1.0 + multiplier.sum()) * pull
+        dual.observe(kl(safe, logits.softmax(-1)), ones)
+        dual.commit()
+    return dual
 
 
 def _two_tasks(trial: Trial) -> list[Part]:
@@ -145,7 +175,7 @@ T17 = Statement(
     formula="dual_j <- max(0, dual_j + eta (c_j - eps_j));  q* = (p + sum_j dual_j safe_j) / (1 + sum_j dual_j)",
     source="Arrow, Hurwicz and Uzawa 1958; the reading as weights ours",
     run=check_constraint,
-    code=("theory.constraint.dual_ascent",),
+    code=("safety.Dual", "safety.Constraint", "theory.constraint.dual_ascent"),
     remarks="Feasible if the safest teacher satisfies the constraint strictly and the student can realise it. The "
     "measured problems are convex in the student's logits; for a network the same caveats as in T13 and T14 hold.",
 )

@@ -71,6 +71,7 @@ def check_gradients(trial: Trial) -> Result:
     claim = "GradDrop is not a weighting: greatest relative residual of the least-squares fit"
     parts.append(at_least(claim, float(residual.max()), 0.1, cases))
     parts.append(_direction(gramian, weighted, log_w, plain))
+    parts += _groups(trial)
     parts += _torchjd(weighted[: trial.times(40, 8)])
     return Result(tuple(parts), details=_details())
 
@@ -146,6 +147,31 @@ def _jump() -> Part:
     return at_least(
         "MGDA: weights jump when two teachers swap a difference of 1e-6 (C broken): total variation", moved, 0.9
     )
+
+
+def _groups(trial: Trial) -> list[Part]:
+    """Two groups of losses: the set share of the second one, and what is left of it."""
+    generator, cases = trial.generator(182), trial.times(1000)
+    log_p = distributions((2, cases, VOCABULARY), generator, 1.0)
+    q = normal((cases, VOCABULARY), generator).softmax(-1)
+    label = torch.multinomial(log_p[0].exp(), 1, generator=generator)
+    one_hot = torch.zeros_like(q).scatter(1, label, 1.0)
+    capable, careful = (q - own.exp() for own in log_p)
+    parts = []
+    for name, share, rows in (
+        ("cross-entropy with share 0.1 beside distillation", 0.1, (capable, q - one_hot)),
+        ("safety with share 0.7 beside utility", 0.7, (capable, careful)),
+    ):
+        weighted = torch.stack([(1 - share) * rows[0], share * rows[1]], 1)
+        left = {}
+        for scheme, modify in SCHEMES.items():
+            kept = modify(weighted @ weighted.transpose(1, 2)) * torch.tensor([1 - share, share])
+            left[scheme] = kept[:, 1] / kept.sum(-1)
+        note = "effective shares, median: " + ", ".join(f"{k} {float(v.median()):.2f}" for k, v in left.items())
+        claim = f"{name}: positions whose effective share is on the other side of 1/2, the scheme that does it most"
+        turned = max(float(((v - 0.5) * (share - 0.5) < 0).double().mean()) for v in left.values())
+        parts.append(at_least(claim, turned, 1e-2, cases, note=note))
+    return parts
 
 
 def _direction(gramian: Tensor, weighted: Tensor, log_w: Tensor, plain: Tensor) -> Part:
