@@ -56,12 +56,12 @@ class Means:
     generator: Generator
 
     def rows(self, number: int, bench: Bench, least: int = 16) -> int:
-        """Trials, fewer for rules that are slow."""
-        return max(least, int(number * self.effort / bench.cost))
+        """Random trials, fewer for rules that are slow."""
+        return max(least, int(number * self.effort / math.sqrt(bench.cost)))
 
     def lines(self, number: int, bench: Bench) -> int:
         """Lines to scan; a slow rule gets one at least."""
-        return max(1 if bench.cost > 1 else 8, int(number * self.effort / bench.cost))
+        return max(1 if bench.cost > 1 else 3, int(number * self.effort / bench.cost))
 
     def rounds(self, number: int, bench: Bench) -> int:
         """Rounds of a search; they grow with the square root of the effort, as the candidates do."""
