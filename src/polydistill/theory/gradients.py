@@ -120,7 +120,7 @@ def _report(name: str, coefficients: Float[Tensor, "n K"]) -> list[Part]:
     alpha = (coefficients / total[:, None])[usable]
     inverted = (alpha[:, :-1] > alpha[:, 1:] + 1e-9).any(-1)
     cases = len(coefficients)
-    scale = float(total.quantile(0.99) / total.quantile(0.01).clamp_min(1e-12))
+    scale = float(total.abs().quantile(0.99) / total.abs().quantile(0.01).clamp_min(1e-12))
     return [
         at_least(
             f"{name}: share of positions where ordered weights come out not ordered (O1 broken)",

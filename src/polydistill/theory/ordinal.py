@@ -155,6 +155,7 @@ def check_tilt(trial: Trial) -> Result:
     above = projected[:, SEVERITIES >= 0.5]
     jump = hilbert(projected[:, 1:], projected[:, :-1]) / float(SEVERITIES[1] - SEVERITIES[0])
     ramp.see(jump, order.guarantee(before).severity_modulus)
+    _two_blocks(limit, ramp)
     example = torch.tensor([[0.0, 5.0, 1.0]], dtype=torch.float64)
     pooled = isotonic(normalise(example), torch.arange(3.0, dtype=torch.float64))
     fitted = (pooled - pooled[:, :1])[0]
@@ -205,6 +206,18 @@ def check_tilt(trial: Trial) -> Result:
         ),
         (figure,),
     )
+
+
+def _two_blocks(limit: float, ramp: Worst) -> None:
+    """One teacher far above a low block, one far below a high one: nearly `2 R / kappa_crit` for many teachers."""
+    many, half = 80, 40
+    log_w = torch.zeros(1, many, dtype=torch.float64)
+    log_w[0, 0], log_w[0, half:-1] = limit, limit
+    names = tuple(map(str, range(many)))
+    order = Ordered({name: float(k) for k, name in enumerate(names)}, 0.5).bind(names)
+    start, end = (order.enforce(normalise(log_w), torch.tensor([severity])) for severity in (0.0, 0.5))
+    promise = order.guarantee(calculus.softmax(many, 1.0, limit, "evidence"))
+    ramp.see(hilbert(start, end) / 0.5, promise.severity_modulus)
 
 
 def _one_tier(before: calculus.Guarantee) -> tuple[int, int]:
