@@ -104,6 +104,22 @@ def test_when_every_checkpoint_is_damaged_none_is_used(finished, tmp_path):
         again(run).train(resume_from_checkpoint=True)
 
 
+def test_a_run_that_ended_while_it_wrote_its_first_checkpoint_starts_anew(finished, tmp_path):
+    folder, student, state = finished
+    run = tmp_path / "run"
+    shutil.copytree(folder / "checkpoint-2", run / "checkpoint-2")
+    (run / "checkpoint-2" / MANIFEST).unlink()
+    made = again(run)
+    made.train(resume_from_checkpoint=True)
+    assert same(weights(made.model), student)
+    assert same(weights(made.pipeline.stack), state)
+    shutil.copytree(run / "checkpoint-2", run / "checkpoint-3")
+    for checkpoint_folder in in_order(run):
+        (checkpoint_folder / MANIFEST).unlink()
+    with pytest.raises(CheckpointError, match="it has no manifest"):
+        again(run).train(resume_from_checkpoint=True)
+
+
 def test_a_run_without_checkpoints_starts_anew_and_a_folder_that_is_not_there_is_refused(tmp_path):
     made = trainer(tmp_path, max_steps=1)
     with pytest.raises(CheckpointError, match="there is no such folder"):

@@ -21,10 +21,17 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong with one checkpoint folder."""
+    """What is wrong with one checkpoint folder.
+
+    Attributes:
+        folder: of the checkpoint.
+        reason: in words.
+        unfinished: it has no manifest: its run ended while it was written.
+    """
 
     folder: Path
     reason: str
+    unfinished: bool = False
 
 
 def write_manifest(folder: Path) -> None:
@@ -49,7 +56,7 @@ def verify(folder: Path) -> Fault | None:
         files = {str(name): (entry["bytes"], entry["xxh3"]) for name, entry in manifest["files"].items()}
         schema = manifest["schema"]
     except FileNotFoundError:
-        return Fault(folder, "it has no manifest, so it was not finished")
+        return Fault(folder, "it has no manifest, so it was not finished", unfinished=True)
     except (ValueError, KeyError, TypeError, AttributeError):  # ValueError: neither JSON nor even text
         return Fault(folder, "its manifest cannot be read")
     if schema != SCHEMA:

@@ -77,6 +77,8 @@ class Checkpointed(Trainer):
     ) -> Any:
         """As `Trainer.train`; a checkpoint is verified first, and `True` means the newest one that verifies.
 
+        Without any checkpoint, or with an unfinished first one only, `True` starts at the beginning.
+
         Raises:
             CheckpointError: the checkpoint that was asked for is damaged, or all of them are, or it is of a run with
                 another weighting.
@@ -107,7 +109,9 @@ class Checkpointed(Trainer):
         folder, faults = checkpoint.newest_verified(Path(str(self.args.output_dir)))
         for fault in faults:
             logger.warning(f"{fault.folder.name} is passed over: {fault.reason}")
-        if folder is None and faults:
+        if folder is None and [fault.unfinished for fault in faults] == [True]:
+            logger.warning("the run ended while its first checkpoint was written; it starts anew")
+        elif folder is None and faults:
             raise CheckpointError(
                 f"no checkpoint in {self.args.output_dir} is whole: {faults[0].folder.name}, "
                 f"{faults[0].reason}; remove them to start anew"

@@ -1,0 +1,102 @@
+"""Runs in processes of their own, to be killed: `python processes.py '[{"folder": ..., "kill": [...]}, ...]'`.
+
+Everything is imported once; every run is a fork of this process, dies by a real SIGKILL when its job says so, and
+otherwise writes its final weights and operator state beside its checkpoints.
+"""
+
+import json
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import models
+import torch
+from runs import LEARNING, trainer
+from safetensors.torch import save_file
+from transformers import TrainerCallback
+
+from polydistill.training import checkpoint
+
+torch.set_num_threads(1)
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class DieAfter(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            die()
+
+
+def arm(place: str, step: int) -> dict:
+    """Set the trap: what the trainer is to be given for it."""
+    if place == "after step":
+        return {"callbacks": [DieAfter(step)]}
+    if place == "inside step":
+
+        def observer(done, trainer):
+            if trainer.state.global_step + 1 == step:
+                die()
+            return {}
+
+        return {"observers": [observer]}
+    if place == "before manifest":
+        plain = checkpoint.write_manifest
+        checkpoint.write_manifest = lambda folder: die() if folder.name == f"checkpoint-{step}" else plain(folder)
+    if place == "inside rotation":
+
+        def half(folder):
+            if (Path(folder).parent / f"checkpoint-{step}").exists():
+                next(p for p in Path(folder).iterdir() if p.name == "model.safetensors").unlink()
+                die()
+            remove(folder)
+
+        remove, checkpoint.shutil.rmtree = shutil.rmtree, half
+    return {}
+
+
+def run(job: dict) -> None:
+    folder = Path(job["folder"])
+    made = trainer(
+        folder,
+        student=models.llama(0, dropout=0.2),
+        weighting=LEARNING,
+        data=models.texts(20),
+        max_steps=job.get("steps", 10),
+        save_strategy="steps",
+        save_steps=job.get("save_steps", 2),
+        save_total_limit=job.get("limit"),
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        made=arm(*job["kill"]) if job.get("kill") else {},
+    )
+    made.train(resume_from_checkpoint=job.get("resume", False))
+    state = {name: value.contiguous() for name, value in made.pipeline.stack.state_dict().items()}
+    save_file(state, folder / "final_state.safetensors")
+    save_file({n: v.contiguous() for n, v in made.model.state_dict().items()}, folder / "final_weights.safetensors")
+
+
+def main() -> None:
+    for job in json.loads(sys.argv[1]):
+        child = os.fork()
+        if not child:
+            try:
+                run(job)
+            except BaseException as error:
+                print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+                os._exit(1)
+            os._exit(0)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        whole, _ = checkpoint.newest_verified(Path(job["folder"]))
+        print(json.dumps({"status": status, "whole": None if whole is None else whole.name}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
