@@ -6,7 +6,7 @@ et al. 2019); a rate that has no gradient is then a constraint like any other. T
 with projection (Sohrabi et al. 2024, nuPI, equation 3):
 
     e_t  = clip((mean c - eps) / scale)                      error, relative to the constraint's scale
-    xi_t = nu xi_{t-1} + (1 - nu) e_t
+    xi_t = nu xi_{t-1} + (1 - nu) e_t                        xi starts at 0
     mu_{t+1} = clamp(mu_t + K_I e_t + K_P (xi_t - xi_{t-1}), 0, most)        lambda = mu / scale
 
 The clip is a departure from the source: it keeps one bad start from winding the multiplier up. Nothing here knows of
@@ -152,7 +152,6 @@ class Dual(nn.Module):
             getattr(self, name).zero_()
         self.given_up.zero_()
         self.best.fill_(math.inf)
-        self.xi.fill_(math.nan)
 
     @property
     def value(self) -> Float[Tensor, " J"]:
@@ -198,9 +197,8 @@ class Dual(nn.Module):
         mean = total / count.clamp_min(1.0)
         c, limit, scale = self.controller, self.limit.to(self.mu), self.scale.to(self.mu)
         error = ((mean - limit) / scale).clamp(-c.clip, c.clip)
-        before = torch.where(self.xi.isnan(), error, self.xi)
-        after = c.smoothing * before + (1.0 - c.smoothing) * error
-        step = c.integral * error + c.proportional * (after - before)
+        after = c.smoothing * self.xi + (1.0 - c.smoothing) * error
+        step = c.integral * error + c.proportional * (after - self.xi)
         moves = seen & ~self.given_up
         moved = torch.where(moves, (self.mu + step).clamp(0.0, c.most), self.mu)
         keep = 1.0 - 1.0 / c.window
