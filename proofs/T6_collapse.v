@@ -146,6 +146,20 @@ Proof.
   rewrite (Rabs_pos_eq (1 - x)), (Rabs_left1 (0 - (1 - x))), (Rabs_left1 (0 - x)), (Rabs_pos_eq (1 - (1 - x))) by lra. field.
 Qed.
 
+(* Neither to the pool nor to any other target: no distribution r and constant c give loss q = TV(r, q) + c. *)
+Theorem T6_tv_no_target : let p := fun k => match k with 0%nat => two 1 0 | _ => two 0 1 end in
+  let loss := fun q => rsum 2 (fun k => 1/2 * tv 2 (p k) q) in
+  ~ exists a c, 0 <= a <= 1 /\ forall x, 0 <= x <= 1 -> loss (two x (1 - x)) = tv 2 (two a (1 - a)) (two x (1 - x)) + c.
+Proof.
+  intros p loss [a [c [Ha H]]].
+  assert (T : forall x, tv 2 (two a (1 - a)) (two x (1 - x)) = Rabs (a - x)).
+  { intros x. unfold tv; simpl. replace (1 - a - (1 - x)) with (- (a - x)) by ring. rewrite Rabs_Ropp. field. }
+  assert (G : forall x, 0 <= x <= 1 -> Rabs (a - x) + c = 1/2) by (intros x Hx; rewrite <- T, <- H by exact Hx; apply (T6_tv_no_collapse x Hx)).
+  pose proof (G 0 ltac:(lra)) as G0. pose proof (G 1 ltac:(lra)) as G1. pose proof (G a Ha) as Ga.
+  rewrite Rminus_0_r, Rabs_pos_eq in G0 by lra. rewrite Rabs_left1 in G1 by lra.
+  replace (a - a) with 0 in Ga by ring. rewrite Rabs_R0 in Ga. lra.
+Qed.
+
 (* An instance of the hypotheses: three teachers on two symbols. *)
 Theorem T6_instance : let w := fun i => match i with 0%nat => 1/2 | _ => 1/4 end in
   let p := fun k : nat => match k with 0%nat => two (1/2) (1/2) | 1%nat => two (1/4) (3/4) | _ => two (1/8) (7/8) end in
