@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import time
 from pathlib import Path
 
 import pytest
@@ -31,11 +32,12 @@ def test_a_cheap_statement_stands_at_low_effort(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_whole_run_stands_and_is_tight_where_a_bound_is_attained() -> None:
+    start = time.process_time()  # of the processor: the neighbours of a test do not count
     findings = theory.run()
+    assert time.process_time() - start < 150
     wrong = {f.statement.name: [p for p in f.parts if not p.holds] for f in findings if f.verdict == FAILS}
     assert not wrong
     assert [f.verdict for f in findings] == [expected(s) for s in STATEMENTS]
-    assert sum(f.seconds for f in findings) < 180
     for finding in findings:
         if finding.statement.name in {"T1", "T2", "T3", "T4", "T5", "T7", "T10"}:
             assert finding.tightness > 0.99
