@@ -1,0 +1,53 @@
+"""One rank of a run in several processes (`ranks.py FOLDER ROWS` under torchrun), or the whole run in one (`learn`)."""
+
+import json
+import sys
+from pathlib import Path
+
+import models
+import torch
+import torch.distributed
+from runs import LEARNING, losses, trainer
+from safetensors.torch import save_file
+
+
+def learn(folder: Path, rows: int) -> None:
+    """Train and write down what was said, learned and remembered on this rank."""
+    made = trainer(
+        folder / "run",
+        weighting=LEARNING,
+        data=models.texts(20),
+        per_device_train_batch_size=rows,
+        gradient_accumulation_steps=2,
+        optim="sgd",
+        learning_rate=0.3,
+        save_strategy="steps",
+        save_steps=3,
+        made={"eval_dataset": models.texts(8)},
+        per_device_eval_batch_size=rows,
+        ddp_find_unused_parameters=False,
+    )
+    made.train()
+    rank = made.accelerator.process_index
+    said = {
+        "ranks": made.accelerator.num_processes,
+        "loss": losses(made),
+        "norm": losses(made, "grad_norm"),
+        "divergence": losses(made, "divergence"),
+        "tokens": losses(made, "num_tokens"),
+    }
+    (folder / f"said{rank}.json").write_text(json.dumps(said))
+    state = {name: value.contiguous() for name, value in made.pipeline.stack.state_dict().items()}
+    save_file(state, folder / f"state{rank}.safetensors")
+    student = made.accelerator.unwrap_model(made.model)
+    save_file(
+        {name: value.contiguous() for name, value in student.state_dict().items()},
+        folder / f"weights{rank}.safetensors",
+    )
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    learn(Path(sys.argv[1]), int(sys.argv[2]))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()

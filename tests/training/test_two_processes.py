@@ -1,0 +1,51 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import ranks
+import torch
+from safetensors.torch import load_file
+
+from polydistill.training.checkpoint import newest_verified
+
+pytestmark = pytest.mark.slow
+
+
+def test_two_processes_learn_what_one_does_and_agree_on_operator_state(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*torchrun, ranks.__file__, two, "2"],
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(map(str, Path(__file__).parents[:2])),
+            "PYTHONWARNINGS": "ignore",
+        },
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    ranks.learn(one, 4)
+    alone, together = (json.loads((folder / "said0.json").read_text()) for folder in (one, two))
+    assert (alone["ranks"], together["ranks"]) == (1, 2)
+    assert together["loss"] == pytest.approx(alone["loss"], rel=1e-5)
+    assert together["norm"] == pytest.approx(alone["norm"], rel=1e-4)
+    assert together["divergence"] == pytest.approx(alone["divergence"], rel=0.2)
+    assert together["tokens"] == alone["tokens"]
+
+    left, right = (load_file(two / f"state{rank}.safetensors") for rank in (0, 1))
+    assert any("log_state" in name for name in left)
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    for name, value in load_file(one / "state0.safetensors").items():
+        torch.testing.assert_close(left[name], value, rtol=0, atol=1e-5)
+
+    student = load_file(one / "weights0.safetensors")
+    for rank in (0, 1):
+        for name, value in load_file(two / f"weights{rank}.safetensors").items():
+            torch.testing.assert_close(value, student[name], rtol=0, atol=1e-5)
+    assert newest_verified(two / "run")[0].name == "checkpoint-3"
