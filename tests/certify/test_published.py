@@ -10,7 +10,7 @@ from polydistill.weighting.published import PUBLISHED, vocabulary_gate
 
 @pytest.mark.parametrize("rule", PUBLISHED, ids=lambda rule: rule.name)
 def test_the_flaw_of_each_rule_is_found(rule):
-    certificate = certify(rule.function, teachers=SIZES, domain=(rule.low, rule.high), effort=0.03)
+    certificate = certify(rule.function, teachers=SIZES, domain=(rule.low, rule.high), effort=0.02)
     assert set(rule.breaks) <= {finding.axiom for finding in certificate.findings if finding.refuted}
 
 

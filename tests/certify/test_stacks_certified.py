@@ -47,7 +47,7 @@ ONES = [
 
 @pytest.mark.parametrize("operator", ONES, ids=repr)
 def test_none_of_ours_is_refuted(operator):
-    certificate = certify(operator, teachers=NAMES, tasks=["sums", "prose"], effort=0.03)
+    certificate = certify(operator, teachers=NAMES, tasks=["sums", "prose"], effort=0.02)
     assert certificate.exit_ok, str(certificate)
     bounded = certificate.finding("B")
     assert bounded.worst <= bounded.bound + 1e-7
@@ -55,7 +55,7 @@ def test_none_of_ours_is_refuted(operator):
 
 def test_the_range_of_a_three_factor_stack_with_floor_and_tilt_is_attained_within_a_factor_of_1_5():
     pipeline = Pipeline.of(STACK, NAMES, ["sums", "prose"], floor=0.02, safety=Tilt({"safe": 1}, strength=3))
-    certificate = certify(pipeline, effort=0.05)
+    certificate = certify(pipeline, effort=0.02)
     assert certificate.exit_ok, str(certificate)
     assert 1 / 1.5 < certificate.finding("B").tightness <= 1 + 1e-9
     assert 1 / 1.5 < certificate.finding("C").tightness <= 1 + 1e-9
@@ -78,7 +78,7 @@ def test_the_stack_is_not_refuted_at_ten_times_the_default_effort():
 
 def test_projection_claims_the_order_inside_a_context_and_not_across():
     pipeline = Pipeline.of(Softmax(1.0)(Entropy()), NAMES, safety=Ordered({"safe": 1, "maths": 0.5}))
-    certificate = certify(pipeline, effort=0.05)
+    certificate = certify(pipeline, effort=0.02)
     assert certificate.exit_ok
     assert certificate.finding("O1").basis is Basis.DERIVED
     assert certificate.finding("O2").basis is Basis.NOT_CLAIMED
@@ -88,8 +88,8 @@ def test_projection_claims_the_order_inside_a_context_and_not_across():
 def test_the_order_of_a_tilt_is_refuted_below_its_threshold():
     pipeline = Pipeline.of(Softmax(1.0)(Entropy(spread=4)), NAMES, safety=Tilt({"safe": 1}, strength=8))
     assert pipeline.ordered_from() == pytest.approx(0.5)
-    assert not certify(pipeline, effort=0.05).finding("O1").refuted
-    assert certify(pipeline, effort=0.05, critical=0.49).finding("O1").refuted
+    assert not certify(pipeline, effort=0.02).finding("O1").refuted
+    assert certify(pipeline, effort=0.02, critical=0.49).finding("O1").refuted
 
 
 class Boastful(Operator):

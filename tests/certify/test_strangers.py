@@ -32,12 +32,12 @@ def test_a_hidden_flaw_is_refuted_within_a_minute_with_a_witness_that_reproduces
 
 
 def test_the_order_that_breaks_for_five_teachers_holds_for_four():
-    assert certify(strangers.only_five, teachers=4, effort=0.2).exit_ok
-    assert not certify(strangers.only_five, teachers=5, effort=0.2).exit_ok
+    assert certify(strangers.only_five, teachers=4, effort=0.05).exit_ok
+    assert not certify(strangers.only_five, teachers=5, effort=0.05).exit_ok
 
 
 def test_a_sound_stranger_is_not_refuted_and_gets_no_proof():
-    certificate = certify(strangers.sound, teachers=(2, 3), effort=0.2)
+    certificate = certify(strangers.sound, teachers=(2, 3), effort=0.05)
     assert certificate.exit_ok
     assert certificate.finding("B").worst == pytest.approx(3.0)
     assert certificate.finding("C").worst == pytest.approx(1.0, abs=1e-6)
@@ -47,19 +47,19 @@ def test_a_sound_stranger_is_not_refuted_and_gets_no_proof():
 
 
 def test_a_range_declared_too_small_is_refuted_and_an_exact_one_is_not():
-    assert certify(strangers.sound, teachers=3, effort=0.2, range_at_most=3.0).exit_ok
-    certificate = certify(strangers.sound, teachers=3, effort=0.2, range_at_most=2.97)
+    assert certify(strangers.sound, teachers=3, effort=0.05, range_at_most=3.0).exit_ok
+    certificate = certify(strangers.sound, teachers=3, effort=0.05, range_at_most=2.97)
     assert [finding.axiom for finding in certificate.refuted] == ["B"]
     assert certificate.finding("B").tightness == pytest.approx(3.0 / 2.97, abs=1e-6)
 
 
 def test_a_modulus_declared_too_small_is_refuted():
-    certificate = certify(strangers.sound, teachers=3, effort=0.2, modulus_at_most=0.97)
+    certificate = certify(strangers.sound, teachers=3, effort=0.05, modulus_at_most=0.97)
     assert [finding.axiom for finding in certificate.refuted] == ["C"]
 
 
 def test_a_claimed_further_law_counts():
-    assert [f.axiom for f in certify(strangers.sound, teachers=3, effort=0.2, laws="D").refuted] == ["D"]
+    assert [f.axiom for f in certify(strangers.sound, teachers=3, effort=0.05, laws="D").refuted] == ["D"]
 
 
 class OneMethod:

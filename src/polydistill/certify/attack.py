@@ -256,7 +256,7 @@ def ordered(bench: Bench, means: Means) -> Attack | None:
     x = _evidence(bench, means, n)
     level = bench.critical + (1.0 - bench.critical) * torch.rand(n, dtype=x.dtype, generator=means.generator)
     level[::3], level[1::3] = bench.critical, 1.0
-    return _safety("O1", bench, means, x, {"severity": level}, sigma=bench.sigma, critical=bench.critical)
+    return _climbed("O1", bench, means, x, {"severity": level}, sigma=bench.sigma, critical=bench.critical)
 
 
 def rising(bench: Bench, means: Means) -> Attack | None:
@@ -269,25 +269,29 @@ def rising(bench: Bench, means: Means) -> Attack | None:
     low, high = ends[:, 0].clone(), ends[:, 1].clone()
     low[::3], high[1::3] = 0.0, 1.0
     low[::7], high[::7] = 0.0, 1.0
-    return _safety("O2", bench, means, x, {"low": low, "high": high}, sigma=bench.sigma)
+    return _climbed("O2", bench, means, x, {"low": low, "high": high}, sigma=bench.sigma)
 
 
-def _safety(name: str, bench: Bench, means: Means, x: Tensor, levels: dict[str, Tensor], **constants: Any) -> Attack:
-    """Severities stay with their rows, so the climb moves the evidence of all rows in place."""
-    axiom, rule = AXIOMS[name], bench.rule
-    value = worth(lambda e: axiom.gap(rule, evidence=e, **levels, **constants), x)
+def _climbed(name: str, bench: Bench, means: Means, x: Tensor, fixed: dict[str, Tensor], **constants: Any) -> Attack:
+    """Random rows, then the worst of them climbed in place; what is `fixed` to a row, such as severities, stays."""
+    axiom = AXIOMS[name]
+
+    def gap(evidence: Tensor, kept: dict[str, Tensor]) -> Tensor:
+        return worth(lambda e: axiom.gap(bench.rule, evidence=e, **kept, **constants), evidence)
+
+    value = gap(x, fixed)
     top = value.topk(min(means.candidates(128, bench), len(x))).indices
     rounds = means.rounds(40, bench)
     best, best_value = x[top], value[top]
-    kept = {key: level[top] for key, level in levels.items()}
+    kept: dict[str, Any] = {key: row[top] for key, row in fixed.items()}
     for _ in range(rounds):
         length = 10.0 ** (5.0 * torch.rand(best.shape[:1], dtype=x.dtype, generator=means.generator) - 3.0)
         step = torch.randn(best.shape, dtype=x.dtype, generator=means.generator)
-        trial = best + step * length.reshape(-1, *(1,) * (best.ndim - 1))
-        now = worth(lambda e: axiom.gap(rule, evidence=e, **kept, **constants), trial)
+        trial = bench.inside(best + step * length.reshape(-1, *(1,) * (best.ndim - 1)))
+        now = gap(trial, kept)
         better = now > best_value
         best[better], best_value[better] = trial[better], now[better]
-    witness = _law(name, bench, SLIGHT, rule, evidence=best, **kept, **constants)
+    witness = _law(name, bench, SLIGHT, evidence=best, **kept, **constants)
     return Attack(axiom, float(best_value.max()), len(x) + rounds * len(top), witness)
 
 
@@ -295,7 +299,7 @@ def equivariant(bench: Bench, means: Means) -> Attack | None:
     """Law E under random permutations."""
     if bench.teachers < 2:
         return None
-    worst, trials, witness = -math.inf, 0, None
+    attacks = []
     for _ in range(max(2, int(4 * math.sqrt(means.effort)))):
         order = torch.randperm(bench.teachers, generator=means.generator).tolist()
         other = bench.permuted(order)
@@ -303,12 +307,10 @@ def equivariant(bench: Bench, means: Means) -> Attack | None:
             return None
         permuted, define = other
         x = _evidence(bench, means, means.rows(512, bench))
-        with torch.no_grad():
-            worst = max(worst, _largest(AXIOMS["E"].gap(bench.rule, evidence=x, order=order, permuted=permuted)))
-        trials += len(x)
         aware = replace(bench, source=f"{bench.source}\n{define}")
-        witness = witness or _law("E", aware, SLIGHT, evidence=x, order=order, permuted=permuted)
-    return Attack(AXIOMS["E"], worst, trials, witness)
+        attacks.append(_climbed("E", aware, means, x, {}, order=order, permuted=permuted))
+    worst = max(attacks, key=lambda a: a.worst)
+    return replace(worst, trials=sum(a.trials for a in attacks))
 
 
 def monotone(bench: Bench, means: Means) -> Attack | None:
@@ -322,8 +324,10 @@ def monotone(bench: Bench, means: Means) -> Attack | None:
         channel = torch.tensor(bench.monotone)[torch.randint(len(bench.monotone), (n,), generator=means.generator)]
         rise = torch.nn.functional.one_hot(channel, len(bench.channels)) * rise[:, None]
     teacher = torch.randint(bench.teachers, (n,), generator=means.generator)
-    x = torch.minimum(x, torch.full_like(x, bench.domain[1]) - rise[..., None])
-    return _plain("M", bench, evidence=x, teacher=teacher, rise=rise)
+    # Evidence has to stay in the domain when it rises, so the search stops short of its upper end.
+    low, high = bench.domain
+    below = replace(bench, domain=(low, high - float(rise.max())))
+    return _climbed("M", below, means, below.inside(x), {"teacher": teacher, "rise": rise})
 
 
 def neutral(bench: Bench, means: Means) -> Attack:

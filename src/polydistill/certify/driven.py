@@ -6,6 +6,7 @@ position that is weighed, whose statistics are the other channels. Evidence is g
 """
 
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -98,8 +99,13 @@ class Driven:
 
     def sense(self, statistic: str) -> float:
         """+1 when more of a statistic is more evidence, -1 when it is less; +1 where no signal reads it alone."""
-        factor = self.linear_in(statistic)
+        factor = self.factors[statistic]
         return 1.0 if factor is None else factor
+
+    @cached_property
+    def factors(self) -> dict[str, float | None]:
+        """`linear_in` of every statistic that is read."""
+        return {name: self.linear_in(name) for name in self.statistics_read}
 
     def linear_in(self, statistic: str) -> float | None:
         """The factor, 1 or -1, by which every signal that reads a statistic multiplies it; None where there is none."""

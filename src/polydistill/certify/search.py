@@ -105,7 +105,6 @@ def jumps(
     per_line = len(times)
     lines_at_once = max(1, chunk // per_line)
     found: list[tuple[Tensor, Tensor, Tensor]] = []
-    unit = (slice(None), None) + (None,) * (base.ndim - 1)
     for start in range(0, len(base), lines_at_once):
         b, u = base[start : start + lines_at_once], direction[start : start + lines_at_once]
         points = b[:, None] + times[(None, slice(None)) + (None,) * (base.ndim - 1)] * u[:, None]
@@ -122,10 +121,17 @@ def jumps(
     chosen = excess.topk(min(keep, len(excess))).indices
     left = torch.cat([points for _, points, _ in found])[chosen]
     right = torch.cat([points for _, _, points in found])[chosen]
+    with torch.no_grad():
+        first, last = rule(left), rule(right)
     for _ in range(40):
         middle = (left + right) / 2
         with torch.no_grad():
-            first, between, last = rule(left), rule(middle), rule(right)
-            lower = (hilbert(first, between) >= hilbert(between, last))[unit[:1] + (None,) * (base.ndim - 1)]
+            between = rule(middle)
+        lower = hilbert(first, between) >= hilbert(between, last)
+        first, last = (
+            torch.where(lower[:, None], first, between),
+            torch.where(lower[:, None], between, last),
+        )
+        lower = lower.reshape(-1, *(1,) * (base.ndim - 1))
         left, right = torch.where(lower, left, middle), torch.where(lower, middle, right)
-    return left, right, len(base) * per_line + 80 * len(left)
+    return left, right, len(base) * per_line + 40 * len(left)
