@@ -5,6 +5,7 @@ budget. In a chunk every teacher is projected once; the statistics that the stac
 turns them into log-weights; the teachers are pooled; the student's gradient is formed on the spot.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
@@ -19,6 +20,7 @@ from polydistill.objective.divergence import Divergence, ForwardKL, ReverseKL
 from polydistill.objective.engine import ALIGNED, Engine
 from polydistill.objective.listen import OF_STUDENT, Heard, Listener, refuse_non_finite, scatter
 from polydistill.objective.passes import shape
+from polydistill.objective.storage import borrow, give_back
 
 Decide = Callable[[Statistics, Any], tuple[Float[Tensor, "n K"], Any]]
 """From the statistics of a chunk and the carry of the chunk before to log-weights and the next carry."""
@@ -26,7 +28,7 @@ Decide = Callable[[Statistics, Any], tuple[Float[Tensor, "n K"], Any]]
 LEAST_ROWS = 128
 """Matrix products on fewer rows are two to five times slower."""
 
-DEFAULT_BYTES = {"cpu": 2**28, "cuda": 2**30}
+DEFAULT_BYTES = {"cpu": 3 * 2**26, "cuda": 2**30}
 """Byte budget of a chunk by device."""
 
 
@@ -164,6 +166,12 @@ class _Gradients:
             self.bias[:visible] += gradient.sum(0)
 
 
+def _balanced(total: int, most: int) -> int:
+    """Rows of a chunk so that the last one is not much shorter than the others."""
+    even = math.ceil(total / math.ceil(max(total, 1) / most))
+    return max(1, min(total, most, max(LEAST_ROWS, math.ceil(even / ALIGNED) * ALIGNED)))
+
+
 class _Run:
     """One pass over the chunks; collects the records of an `Outcome` as it goes."""
 
@@ -196,12 +204,12 @@ class _Run:
             torch.zeros(head.weight.shape, dtype=exact, device=hidden.device) if for_weight else None,
             torch.zeros_like(head.bias, dtype=exact) if for_bias and head.bias is not None else None,
         )
-        rows = max(1, min(self.rows, total))
+        rows = _balanced(total, self.rows)
         teachers, visible = len(self.spoken), head.vocabulary
         width = 8 if exact == torch.float64 else 4
         engine = Engine.of(hidden.device, rows, visible, width, total * visible * (teachers + 1))
-        kept = torch.empty(teachers, rows, visible, dtype=exact, device=hidden.device)
-        storage = torch.empty(rows, visible, dtype=exact, device=hidden.device)
+        kept = borrow((teachers, rows, visible), exact, hidden.device)
+        storage = borrow((rows, visible), exact, hidden.device)
         listener = Listener(self.spoken, self.divergence, self.needs, engine, kept, storage)
         wants_gradient = for_hidden or for_weight or for_bias
         carry = None
@@ -232,6 +240,7 @@ class _Run:
             self.log_w.append(log_w)
             whole = len(positions)
             self.point.append((scatter(divergence, local, whole), scatter(cross_entropy, local, whole)))
+        give_back(kept, storage)
         return loss.to(exact), made.hidden, made.weight, made.bias
 
     def _settle(self, engine: Engine, logits: Float[Tensor, "m V"], rows: Tensor | slice) -> Float[Tensor, " m"] | None:
@@ -275,6 +284,7 @@ class _Run:
                 logits[tile],
                 None if log_z is None else log_z[tile],
                 heard.kept[:, tile],
+                heard.log_t[tile],
                 heard.entropy[tile],
                 log_w[tile],
                 label[tile],
@@ -347,6 +357,7 @@ def pull(
     logits: Float[Tensor, "n V"],
     log_z: Float[Tensor, " n"] | None,
     kept: Float[Tensor, "K n V"],
+    log_t: Float[Tensor, "n K"],
     entropy: Float[Tensor, "n K"],
     log_w: Float[Tensor, "n K"],
     label: Int[Tensor, " n"],
@@ -360,6 +371,7 @@ def pull(
         logits: student's, or its log-probabilities.
         log_z: what was subtracted from the logits, if anything was.
         kept: teachers.
+        log_t: log-normaliser of what is kept.
         entropy: of the teachers.
         log_w: weights.
         label: next tokens.
@@ -370,7 +382,7 @@ def pull(
     if with_gradient and softcap is not None:
         raw = logits if log_z is None else logits + log_z[:, None]
         slope = 1.0 - (raw / softcap) ** 2
-    point = divergence.evaluate(logits, kept, entropy, log_w, label, with_gradient)
+    point = divergence.evaluate(logits, kept, entropy, log_w, label, with_gradient, log_t=log_t)
     if point.gradient is not None:
         if slope is not None:
             point.gradient.mul_(slope)

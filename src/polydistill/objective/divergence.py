@@ -68,6 +68,31 @@ class Divergence:
         """What multiplies the divergence in the loss."""
         return (1.0 - self.ce) * self.scale
 
+    def evaluate(
+        self,
+        logits: Float[Tensor, "n V"],
+        kept: Float[Tensor, "K n V"],
+        entropy: Float[Tensor, "n K"],
+        log_w: Float[Tensor, "n K"],
+        label: Int[Tensor, " n"],
+        with_gradient: bool,
+        with_price: bool = False,
+        log_t: Float[Tensor, "n K"] | None = None,
+    ) -> PointLoss:
+        """Values and gradients; the gradient overwrites `logits`.
+
+        Args:
+            logits: student's, temperature 1.
+            kept: what `keep` returned for each teacher.
+            entropy: of each kept teacher distribution (at the divergence's temperature).
+            log_w: weights.
+            label: next token.
+            with_gradient: compute the gradient too.
+            with_price: compute the price of every teacher too.
+            log_t: log-normaliser of what is kept, where it is not normalised.
+        """
+        raise TypeError(f"{type(self).__name__} does not say how to compare")
+
     def keep(self, log_p: Float[Tensor, "*K n V"], p: Float[Tensor, "*K n V"]) -> Float[Tensor, "*K n V"]:
         """What is kept of teachers until the weights are known."""
         return log_p if self.keeps_log else p
@@ -90,25 +115,17 @@ class ForwardKL(Divergence):
         label: Int[Tensor, " n"],
         with_gradient: bool,
         with_price: bool = False,
+        log_t: Float[Tensor, "n K"] | None = None,
     ) -> PointLoss:
-        """Values and gradients; the gradient overwrites `logits`.
-
-        Args:
-            logits: student's, temperature 1.
-            kept: what `keep` returned for each teacher.
-            entropy: of each kept teacher distribution (at the divergence's temperature).
-            log_w: weights.
-            label: next token.
-            with_gradient: compute the gradient too.
-            with_price: compute the price of every teacher too.
-        """
+        """Values and gradients, see `Divergence.evaluate`."""
         weights = log_w.exp()
-        pool = linear_pool(kept, weights)
+        pool = linear_pool(kept, weights if log_t is None else (log_w - log_t).exp())
         log_q, tempered, cross_entropy = student(logits, label, self.temperature)
         divergence = -(pool * tempered).sum(-1) - (weights * entropy).sum(-1)
         price = None
         if with_price:
-            price = torch.stack([-(p * tempered).sum(-1) for p in kept], -1) - entropy
+            crossed = torch.stack([-(p * tempered).sum(-1) for p in kept], -1)
+            price = (crossed if log_t is None else crossed * (-log_t).exp()) - entropy
         if not with_gradient:
             return PointLoss(divergence, cross_entropy, None, price)
         if self.temperature == 1.0:  # mass + ce = 1: both divergence and cross-entropy pull towards q
@@ -135,9 +152,12 @@ class ReverseKL(Divergence):
         label: Int[Tensor, " n"],
         with_gradient: bool,
         with_price: bool = False,
+        log_t: Float[Tensor, "n K"] | None = None,
     ) -> PointLoss:
         """Values and gradients, as for `ForwardKL`; `entropy` is not used."""
         pooled = linear_pool(kept, log_w.exp())
+        if log_t is not None:
+            pooled.sub_((log_w.exp() * log_t).sum(-1, keepdim=True))
         log_q, tempered, cross_entropy = student(logits, label, self.temperature)
         q = raised(tempered)
         excess = tempered - pooled  # log q - sum_k w_k log p_k
@@ -145,6 +165,7 @@ class ReverseKL(Divergence):
         price = None
         if with_price:
             price = torch.stack([(q * (tempered - log_p)).sum(-1) for log_p in kept], -1)
+            price = price if log_t is None else price + log_t
         if not with_gradient:
             return PointLoss(divergence, cross_entropy, None, price)
         gradient = logits.copy_(excess.sub_(divergence[:, None]).mul_(q).mul_(self.mass / self.temperature))

@@ -34,12 +34,14 @@ class Heard:
     """One chunk of what K teachers say; m of its n positions carry loss.
 
     Attributes:
-        kept: what the divergence keeps of each teacher on the positions with loss.
+        kept: what the divergence keeps of each teacher on the positions with loss, not normalised.
+        log_t: log-normaliser of what is kept.
         entropy: of each teacher at the divergence's temperature, nats.
         statistics: of all n positions.
     """
 
     kept: Float[Tensor, "K m V"]
+    log_t: Float[Tensor, "m K"]
     entropy: Float[Tensor, "m K"]
     statistics: Statistics
 
@@ -114,11 +116,11 @@ class Listener:
             refuse_non_finite(one["maximum"], k, rows)
         columns = {name: torch.stack([one[name] for one in heard], -1) for name in heard[0]}
         like[local] = columns.pop("label_log_prob")
-        entropy = columns.pop("tempered_entropy")
+        entropy, log_t = columns.pop("tempered_entropy"), columns.pop("log_t")
         if self.needs & {"distance_to_pool", "student_gap"}:
-            columns.update(self._compare(kept, columns["entropy"], log_q))
+            columns.update(self._compare(kept, log_t, columns["entropy"], log_q))
         whole = {name: scatter(columns[name], local, len(positions)) for name in self.needs - {"label_log_prob"}}
-        return Heard(kept, entropy, Statistics(positions=positions, label_log_prob=like, **whole))
+        return Heard(kept, log_t, entropy, Statistics(positions=positions, label_log_prob=like, **whole))
 
     def _one(
         self,
@@ -145,7 +147,7 @@ class Listener:
             columns.append(
                 self.engine.call(notice, fast, part, label[tile], divergence.temperature, divergence.keeps_log)
             )
-        names = ("label_log_prob", "maximum", "entropy", "tempered_entropy")
+        names = ("label_log_prob", "maximum", "entropy", "tempered_entropy", "log_t")
         made = {name: torch.cat(values) for name, values in zip(names, zip(*columns, strict=True), strict=True)}
         if margins:
             made["margin"] = torch.cat(margins)
@@ -154,13 +156,17 @@ class Listener:
         return made
 
     def _compare(
-        self, kept: Float[Tensor, "K m V"], entropy: Float[Tensor, "m K"], log_q: Float[Tensor, "m V"] | None
+        self,
+        kept: Float[Tensor, "K m V"],
+        log_t: Float[Tensor, "m K"],
+        entropy: Float[Tensor, "m K"],
+        log_q: Float[Tensor, "m V"] | None,
     ) -> dict[str, Float[Tensor, "m K"]]:
         """`KL(p_k || mean)` and `KL(p_k || q)`, as far as they are needed."""
         to_mean: list[Tensor] = []
         to_student: list[Tensor] = []
         for tile, _ in self.engine.tiles(len(entropy)):
-            p = [self._at_temperature_one(x) for x in kept[:, tile]]
+            p = [self._at_temperature_one(x, log_t[tile, k]) for k, x in enumerate(kept[:, tile])]
             if "distance_to_pool" in self.needs:
                 log_mean = torch.stack(p).mean(0).log()
                 to_mean.append(-torch.stack([(x * log_mean).sum(-1) for x in p], -1))
@@ -169,13 +175,12 @@ class Listener:
         made = {"distance_to_pool": to_mean, "student_gap": to_student}
         return {name: torch.cat(parts) - entropy for name, parts in made.items() if parts}
 
-    def _at_temperature_one(self, kept: Float[Tensor, "n V"]) -> Float[Tensor, "n V"]:
+    def _at_temperature_one(self, kept: Float[Tensor, "n V"], log_t: Float[Tensor, " n"]) -> Float[Tensor, "n V"]:
         """Probabilities of one teacher from what is kept of it."""
-        temperature = self.divergence.temperature
-        if temperature == 1.0:
-            return raised(kept) if self.divergence.keeps_log else kept
-        log_p = kept if self.divergence.keeps_log else kept.log()
-        return raised((log_p * temperature).log_softmax(-1))
+        temperature, keeps_log = self.divergence.temperature, self.divergence.keeps_log
+        if temperature != 1.0:
+            return raised(((kept if keeps_log else kept.log()) * temperature).log_softmax(-1))
+        return raised(kept - log_t[:, None]) if keeps_log else kept * (-log_t).exp()[:, None]
 
 
 def _shaped(teacher: Spoken, logits: Float[Tensor, "n V"]) -> Float[Tensor, "n V"]:

@@ -38,44 +38,34 @@ def normaliser(
 
 def notice(
     logits: Float[Tensor, "n V"], label: Int[Tensor, " n"], temperature: float, keeps_log: bool
-) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """Label log-probability, log of the maximum, entropy at temperature 1, and entropy at `temperature`.
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """Label log-probability, log of the maximum, entropy at temperature 1; entropy and log-normaliser at `temperature`.
 
-    Overwrites the logits by the tempered probabilities, or log-probabilities if `keeps_log`. Where a logit is NaN or
-    infinite, the log of the maximum is NaN: minus infinity, which the sum would hide, is caught by `0 * minimum`.
+    Overwrites the logits by `exp((logits - max) / T)`, or by `(logits - max) / T` if `keeps_log`; dividing by the
+    normaliser would be one more pass, and is folded into the weights later. Where a logit is NaN or infinite, the log
+    of the maximum is NaN: minus infinity, which the sum would hide, is caught by `0 * minimum`.
     """
     floor = FLOOR[logits.dtype]
     top, silent = logits.amax(-1, keepdim=True), 0.0 * logits.amin(-1)
     chosen = (logits.gather(1, label[:, None]) - top).squeeze(1)
     logits.sub_(top)
-    below = logits.clamp_min(floor) if keeps_log else logits.clamp_min_(floor)
-    p, log_s = softmax(below)
-    if temperature == 1.0:
-        entropy = tempered_entropy = log_s.squeeze(1) - (p * below).sum(-1)
-        logits.copy_(logits - log_s if keeps_log else p)
-    else:
-        entropy = log_s.squeeze(1) - p.mul_(below).sum(-1)
+    if temperature != 1.0:
+        below = logits.clamp_min(floor)
+        risen = below.exp()
+        total = risen.sum(-1)
+        log_s = total.log()
+        entropy = log_s - risen.mul_(below).sum(-1) / total
         logits.mul_(1.0 / temperature)
-        cooled = logits.clamp_min(floor)
-        p, log_t = softmax(cooled)
-        tempered_entropy = log_t.squeeze(1) - (p * cooled).sum(-1)
-        logits.copy_(logits - log_t if keeps_log else p)
-    log_s = log_s.squeeze(1)
-    return chosen - log_s, silent - log_s, entropy, tempered_entropy
-
-
-def softmax(below: Float[Tensor, "n V"]) -> tuple[Float[Tensor, "n V"], Float[Tensor, "n 1"]]:
-    """Probabilities and `log sum exp` of rows whose largest entry is 0.
-
-    The plain kernel does maximum, sum and division in one go and hides the sum, which is read off the largest
-    probability; compiled, the sum is at hand and the second maximum would be a loop of its own.
-    """
-    if torch.compiler.is_compiling():
-        raised = below.exp()
-        total = raised.sum(-1, keepdim=True)
-        return raised / total, total.log()
-    p = below.softmax(-1)
-    return p, -p.amax(-1, keepdim=True).log()
+    below = logits.clamp_min(floor)
+    risen = below.exp()
+    total = risen.sum(-1)
+    log_t = total.log()
+    if not keeps_log:
+        logits.copy_(risen)
+    tempered_entropy = log_t - below.mul_(risen).sum(-1) / total
+    if temperature == 1.0:
+        log_s, entropy = log_t, tempered_entropy
+    return chosen - log_s, silent - log_s, entropy, tempered_entropy, log_t
 
 
 def raised(log_q: Float[Tensor, "n V"]) -> Float[Tensor, "n V"]:

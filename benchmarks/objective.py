@@ -1,0 +1,192 @@
+"""The pooled objective beside its rivals and its floor, in one run, as ratios.
+
+    python benchmarks/objective.py [--device cpu|cuda] [--full] [--threads 2] [--json FILE]
+
+Prints Markdown tables and writes them as JSON. Wall-clock seconds are the fastest of several rounds in which every
+contestant takes its turn; ratios are medians over rounds. Peak memory is measured in a process of its own.
+"""
+
+import argparse
+import json
+import os
+import statistics
+from pathlib import Path
+
+import torch
+from measure import hardware, in_a_process, peak_extra_bytes, ratio, side_by_side, table, typical
+from rivals import RIVALS, Case, floor, has_liger, naive, one_projection, ours, trl_times_k, workload
+
+from polydistill.objective.distil import DEFAULT_BYTES
+from polydistill.objective.engine import SWITCH
+
+TEACHERS = (1, 2, 4, 8, 16)
+
+
+def time_against_k(
+    n: int, v: int, d: int, device: str, repeats: int, budget_s: float, dtype: torch.dtype
+) -> list[dict]:
+    rows = []
+    for k in TEACHERS:
+        work = workload(Case(n, v, d, k, dtype, device))
+        calls = {"ours": ours(work), "floor": floor(work), "one projection": one_projection(work)}
+        if k <= 4:
+            calls |= {"naive": naive(work), "trl x K": trl_times_k(work)}
+            if has_liger():
+                calls["liger x K"] = RIVALS["liger x K"](work)
+        seconds = side_by_side(calls, repeats, device, budget_s / len(TEACHERS))
+        best = typical(seconds)
+        rows.append(
+            {
+                "case": work.case.label,
+                "k": k,
+                "seconds": best,
+                "rounds": len(seconds["ours"]),
+                "over": {name: ratio(seconds, "ours", name) for name in calls if name != "ours"},
+            }
+        )
+    return rows
+
+
+def slope(rows: list[dict]) -> float:
+    """Seconds that one more teacher costs, in units of one teacher projection (least squares over K)."""
+    k = [row["k"] for row in rows]
+    t = [row["seconds"]["ours"] for row in rows]
+    unit = statistics.median(row["seconds"]["one projection"] for row in rows)
+    middle = statistics.mean(k)
+    rise = sum((a - middle) * b for a, b in zip(k, t, strict=True)) / sum((a - middle) ** 2 for a in k)
+    return rise / unit
+
+
+def added_error(k: int = 4, n: int = 128, v: int = 8000, d: int = 64) -> dict[str, float]:
+    """Largest error of the hidden states' gradient and of the loss against float64, ours and naive."""
+    work = workload(Case(n, v, d, k))
+    found = {}
+    for name, make in (("ours", ours), ("naive", naive)):
+        loss = make(work)()
+        found[name] = (loss, work.hidden.grad.double().clone())
+    exact = workload(Case(n, v, d, k, torch.float64))
+    exact.hidden.copy_(work.hidden.double().detach())
+    exact.weight.copy_(work.weight.double().detach())
+    for mine, theirs in zip(exact.spoken, work.spoken, strict=True):
+        mine.hidden.copy_(theirs.hidden)
+        mine.head.weight.copy_(theirs.head.weight)
+    loss = ours(exact)()
+    truth = exact.hidden.grad
+    return {
+        f"{name} {what}": value
+        for name, (own, gradient) in found.items()
+        for what, value in (
+            ("loss, relative", abs(own - loss) / abs(loss)),
+            ("gradient, relative to its largest", float((gradient - truth).abs().max() / truth.abs().max())),
+        )
+    }
+
+
+def shares(n: int, v: int, d: int, k: int, device: str) -> dict[str, float]:
+    """Share of signals and weights in the time of the loss: with the full stack against uniform weights."""
+    work = workload(Case(n, v, d, k, device=device))
+    call = ours(work)
+    call()
+    from polydistill import ForwardKL
+    from polydistill.logprobs import Head
+    from polydistill.objective import distil
+
+    out = distil(
+        work.hidden, Head(work.weight), work.spoken, work.positions, work.pipeline.decide, ForwardKL(),
+        needs=work.pipeline.stack.needs,
+    )  # fmt: skip
+    total = sum(out.seconds.values())
+    return {name: seconds / total for name, seconds in out.seconds.items()}
+
+
+def memory(rival: str, case: Case, loss_bytes: int | None) -> int:
+    """Peak bytes beyond the inputs, after a small call that loads what is loaded once."""
+
+    def prepare():
+        chosen = os.environ.get(SWITCH, "")
+        os.environ[SWITCH] = chosen or "1"  # the compiler is loaded once, too
+        RIVALS[rival](workload(Case(64, 64, 8, case.k, case.dtype, case.device)))()
+        os.environ[SWITCH] = chosen
+        work = workload(case)
+        return ours(work, loss_bytes) if rival == "ours" else RIVALS[rival](work)
+
+    return peak_extra_bytes(prepare, case.device)
+
+
+def remembered(rival: str, n: int, v: int, d: int, k: int, device: str, loss_bytes: int | None = None) -> int | None:
+    arguments = ["--memory", rival, str(n), str(v), str(d), str(k), "--device", device]
+    found = in_a_process(__file__, arguments + (["--loss-bytes", str(loss_bytes)] if loss_bytes else []))
+    return None if found is None else found["bytes"]
+
+
+def time_table(rows: list[dict]) -> str:
+    names = list(dict.fromkeys(name for row in rows for name in row["seconds"]))
+    header = ["K", *(f"{name}, s" for name in names), *(f"ours / {name}" for name in names if name != "ours")]
+
+    def cell(values: dict[str, float], name: str) -> str:
+        return f"{values[name]:.3f}" if name in values else ""
+
+    return table(
+        header,
+        [
+            [str(r["k"]), *(cell(r["seconds"], n) for n in names), *(cell(r["over"], n) for n in names if n != "ours")]
+            for r in rows
+        ],
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--full", action="store_true", help="larger vocabulary and more positions too")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--budget", type=float, default=90.0, help="seconds for the timings of one set of shapes")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--memory", nargs=5, metavar=("RIVAL", "N", "V", "D", "K"), help=argparse.SUPPRESS)
+    parser.add_argument("--loss-bytes", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    device = arguments.device
+    if arguments.memory:
+        rival, *numbers = arguments.memory
+        case = Case(*(int(x) for x in numbers), device=device)
+        print(json.dumps({"bytes": memory(rival, case, arguments.loss_bytes)}))
+        return
+    dtype = getattr(torch, arguments.dtype)
+    report: dict = {"hardware": hardware(device), "compile": os.environ.get("POLYDISTILL_COMPILE", "by size")}
+    print(report["hardware"])
+    shapes = [(1024, 32_000, 256)] + ([(4096, 151_936, 1024)] if arguments.full else [])
+    for n, v, d in shapes:
+        rows = time_against_k(n, v, d, device, arguments.repeats, arguments.budget, dtype)
+        print(f"\nForward and backward, N={n}, V={v}, D={d}, {arguments.dtype}, full stack\n\n{time_table(rows)}")
+        report[f"N={n} V={v} D={d}"] = {"rows": rows, "slope": slope(rows)}
+        print(f"\none more teacher costs {slope(rows):.2f} teacher projections")
+    report["parts"] = shares(1024, 32_000, 256, 4, device)
+    print("\nshares of the loss:", {name: round(x, 3) for name, x in report["parts"].items()})
+    report["error"] = added_error()
+    print("errors against float64:", {name: f"{x:.1e}" for name, x in report["error"].items()})
+    if not arguments.no_memory:
+        wide = DEFAULT_BYTES[device] * 2  # room for 128 rows of 16 teachers
+        found = {
+            "ours K=4": remembered("ours", 4096, 32_000, 256, 4, device),
+            "naive K=4": remembered("naive", 4096, 32_000, 256, 4, device),
+            "trl x K=4": remembered("trl x K", 4096, 32_000, 256, 4, device),
+            "ours K=2": remembered("ours", 4096, 32_000, 256, 2, device, wide),
+            "ours K=16": remembered("ours", 4096, 32_000, 256, 16, device, wide),
+        }
+        report["memory"] = found
+        print("\nPeak memory beyond the inputs, N=4096, V=32000, D=256\n")
+        print(table(["", "MiB"], [[k, "did not fit" if b is None else f"{b / 2**20:.0f}"] for k, b in found.items()]))
+        if found["naive K=4"] and found["ours K=4"]:
+            print(f"\nours / naive at K=4: {found['ours K=4'] / found['naive K=4']:.3f}")
+        if found["ours K=2"] and found["ours K=16"]:
+            print(f"K=16 / K=2: {found['ours K=16'] / found['ours K=2']:.3f}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""Ways to compute the same loss: ours, the definition, single-teacher losses K times, and the matrix products alone."""
+
+import importlib.util
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from polydistill import Entropy, ForwardKL, LabelLikelihood, Pipeline, PrefixPosterior, Softmax, TaskPrior, Tilt
+from polydistill.logprobs import Head, Positions, Spoken, Statistics
+from polydistill.objective import distil
+
+Call = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One workload: N positions, V entries, width D of student and teachers, K teachers."""
+
+    n: int
+    v: int
+    d: int
+    k: int
+    dtype: torch.dtype = torch.float32
+    device: str = "cpu"
+    seed: int = 0
+
+    @property
+    def label(self) -> str:
+        return f"N={self.n} V={self.v} D={self.d} K={self.k} {str(self.dtype).removeprefix('torch.')}"
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A case with its numbers drawn: logits of standard deviation 3, like those of a trained model."""
+
+    case: Case
+    hidden: Tensor
+    weight: Tensor
+    spoken: list[Spoken]
+    positions: Positions
+    pipeline: Pipeline
+
+
+def workload(case: Case) -> Workload:
+    g = torch.Generator().manual_seed(case.seed)
+
+    def normal(*shape: int, size: float = 1.0) -> Tensor:
+        return (size * torch.randn(*shape, generator=g)).to(case.device, case.dtype)
+
+    size = 3.0 / math.sqrt(case.d)
+    hidden, weight = normal(case.n, case.d), normal(case.v, case.d, size=size)
+    spoken = [Spoken(normal(case.n, case.d), Head(normal(case.v, case.d, size=size))) for _ in range(case.k)]
+    every = torch.ones(case.n, dtype=torch.bool)
+    start = torch.zeros(case.n, dtype=torch.bool)
+    start[:: max(1, case.n // 8)] = True
+    positions = Positions.of(
+        torch.randint(case.v, (case.n,), generator=g),
+        every,
+        document_start=start,
+        task=torch.arange(case.n) % 2,
+        severity=torch.rand(case.n, generator=g),
+    )
+    names = [f"t{k}" for k in range(case.k)]
+    stack = (
+        TaskPrior({"a": {names[0]: 0.5}})
+        * PrefixPosterior(0.02)
+        * Softmax(2.0)(Entropy(spread=4))
+        * Softmax(2.0)(LabelLikelihood(spread=4))
+    )
+    safety = Tilt({names[0]: 1}, strength=3) if case.k > 1 else None
+    pipeline = Pipeline.of(stack, names, ["a", "b"], floor=0.02, safety=safety)
+    moved = Positions(*(getattr(positions, f).to(case.device) for f in Positions.__dataclass_fields__))
+    return Workload(case, hidden, weight, spoken, moved, pipeline)
+
+
+def ours(work: Workload, loss_bytes: int | None = None) -> Call:
+    hidden, weight = work.hidden.requires_grad_(), work.weight.requires_grad_()
+
+    def call() -> float:
+        hidden.grad = weight.grad = None
+        out = distil(
+            hidden,
+            Head(weight),
+            work.spoken,
+            work.positions,
+            work.pipeline.decide,
+            ForwardKL(),
+            needs=work.pipeline.stack.needs,
+            loss_bytes=loss_bytes,
+        )
+        out.loss.backward()
+        return float(out.loss.detach())
+
+    return call
+
+
+def naive(work: Workload) -> Call:
+    """All logits of everybody, all evidence, all weights, then the loss."""
+    hidden, weight = work.hidden.requires_grad_(), work.weight.requires_grad_()
+
+    def call() -> float:
+        hidden.grad = weight.grad = None
+        with torch.no_grad():
+            log_p = [(t.hidden @ t.head.weight.T).float().log_softmax(-1) for t in work.spoken]
+            like = torch.stack([x.gather(1, work.positions.target[:, None]).squeeze(1) for x in log_p], -1)
+            entropy = torch.stack([-(x.exp() * x).sum(-1) for x in log_p], -1)
+            log_w, _ = work.pipeline.decide(Statistics(work.positions, like, entropy), None)
+        log_q = (hidden @ weight.T).float().log_softmax(-1)
+        weights = log_w.exp()
+        loss = sum(((x.exp() * (x - log_q)).sum(-1) * weights[:, k]).sum() for k, x in enumerate(log_p))
+        loss.backward()
+        return float(loss.detach())
+
+    return call
+
+
+def trl_times_k(work: Workload) -> Call:
+    """One call of trl's chunked divergence per teacher, at fixed weights: it has no signals to decide from."""
+    from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
+
+    hidden, weight = work.hidden.requires_grad_(), work.weight.requires_grad_()
+    share = torch.full((work.case.n,), 1.0 / work.case.k, device=work.case.device)
+
+    def call() -> float:
+        hidden.grad = weight.grad = None
+        total = 0.0
+        for teacher in work.spoken:
+            gap, _ = ChunkedDivergenceFunction.apply(
+                hidden, weight, None, teacher.hidden, teacher.head.weight, None, 0.0
+            )
+            loss = (gap * share).sum()
+            loss.backward()
+            total += float(loss.detach())
+        return total
+
+    return call
+
+
+def has_liger() -> bool:
+    return importlib.util.find_spec("liger_kernel") is not None
+
+
+def liger_times_k(work: Workload) -> Call:
+    """One call of Liger's fused linear JSD per teacher, towards its forward KL end."""
+    from liger_kernel.transformers import LigerFusedLinearJSD
+
+    hidden, weight = work.hidden.requires_grad_(), work.weight.requires_grad_()
+    rule = LigerFusedLinearJSD(jsd_beta=0.0)
+
+    def call() -> float:
+        hidden.grad = weight.grad = None
+        total = 0.0
+        for teacher in work.spoken:
+            loss = rule(hidden, weight, teacher.hidden, teacher.head.weight)
+            loss.backward()
+            total += float(loss.detach())
+        return total
+
+    return call
+
+
+FLOOR_ROWS = 512
+"""Chunk of the floor: its products run fastest on a few hundred rows, into storage that stays in place."""
+
+
+def floor(work: Workload) -> Call:
+    """The matrix products alone: K teacher projections, the student's, and its two gradients, into ready storage."""
+    case = work.case
+    rows = min(FLOOR_ROWS, case.n)
+    out = torch.empty(rows, case.v, dtype=case.dtype, device=case.device)
+    d_hidden, d_weight = torch.empty_like(work.hidden), torch.zeros_like(work.weight)
+    hidden, weight = work.hidden.detach(), work.weight.detach()
+
+    def call() -> float:
+        with torch.no_grad():
+            for start in range(0, case.n, rows):
+                part = slice(start, min(start + rows, case.n))
+                here = out[: part.stop - part.start]
+                for teacher in work.spoken:
+                    torch.mm(teacher.hidden[part], teacher.head.weight.T, out=here)
+                torch.mm(hidden[part], weight.T, out=here)
+                torch.mm(here, weight, out=d_hidden[part])
+                d_weight.addmm_(here.T, hidden[part], beta=0.0 if not start else 1.0)
+        return 0.0
+
+    return call
+
+
+def one_projection(work: Workload) -> Call:
+    """One teacher's logits: the unit in which the slope over K is told."""
+    teacher, case = work.spoken[0], work.case
+    rows = min(FLOOR_ROWS, case.n)
+    out = torch.empty(rows, case.v, dtype=case.dtype, device=case.device)
+
+    def call() -> float:
+        with torch.no_grad():
+            for start in range(0, case.n, rows):
+                part = slice(start, min(start + rows, case.n))
+                torch.mm(teacher.hidden[part], teacher.head.weight.T, out=out[: part.stop - part.start])
+        return 0.0
+
+    return call
+
+
+RIVALS: dict[str, Callable[[Workload], Call]] = {
+    "ours": ours,
+    "floor": floor,
+    "naive": naive,
+    "trl x K": trl_times_k,
+    "liger x K": liger_times_k,
+}
