@@ -120,7 +120,7 @@ class Constrained:
             # Nothing of size V outlives its chunk: the backward pass makes the logits again.
             pressed, totals = checkpoint(chunk, hidden[taken], use_reentrant=False, preserve_rng_state=False)
             total = total + pressed
-            self.dual.observe(totals, wanted.sum(0))
+            self.dual.observe(totals, wanted.sum(0).double())
         self._measure_safest(spoken, positions, batch, rows)
         return total
 
@@ -143,7 +143,7 @@ class Constrained:
         sums, counts = none, none.clone()
         for taken, wanted, prefix in self._chunks(positions, batch, rows):
             _, totals = self._evaluate(logits(taken), spoken, taken, wanted, prefix, positions, none)
-            sums, counts = sums + totals, counts + wanted.sum(0)
+            sums, counts = sums + totals, counts + wanted.sum(0).double()
         return sums, counts
 
     def rates(self, step: int, generate: Generate, *, force: bool = False) -> dict[str, float]:

@@ -181,7 +181,7 @@ def annotate(dataset: Any, source: Source, text_field: str = "text") -> Any:
     _check_prompt(dataset, text_field)
     score = source.score
 
-    def add(batch: dict[str, list[Any]]) -> dict[str, list[float]]:
+    def add(batch: Mapping[str, list[Any]]) -> dict[str, list[float]]:
         return {COLUMN: score([_text(value) for value in batch["prompt" if "prompt" in batch else "messages"]])}
 
     return _mapped(dataset, add, _key(source))
@@ -193,7 +193,7 @@ def annotate_tokens(dataset: Any, source: Source, tokenizer: Any) -> Any:
         return dataset
     pieces = _Pieces(tokenizer)
 
-    def add(batch: dict[str, list[Any]]) -> dict[str, list[list[float]]]:
+    def add(batch: Mapping[str, list[Any]]) -> dict[str, list[list[float]]]:
         return {COLUMN: [source.score_prefixes([pieces[i] for i in ids]) for ids in batch["input_ids"]]}
 
     return _mapped(dataset, add, _key(source))
@@ -298,7 +298,7 @@ def _key(source: Source) -> str:
     return repr((rules, source.along))
 
 
-def _mapped(dataset: Any, add: Callable[[dict[str, list[Any]]], dict[str, Any]], key: str) -> Any:
+def _mapped(dataset: Any, add: Callable[[Mapping[str, list[Any]]], dict[str, Any]], key: str) -> Any:
     if isinstance(dataset, dict):
         return {name: _mapped(part, add, key) for name, part in dataset.items()}
     if not isinstance(dataset, Dataset):
