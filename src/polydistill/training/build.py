@@ -17,10 +17,14 @@ from polydistill.safety import Order, Ordered, Tilt, Veto, scores_of
 from polydistill.teachers import LocalTeacher
 from polydistill.training import config as c
 from polydistill.training import config_safety
+from polydistill.training.build_on_policy import SAMPLED, distillation_config
 from polydistill.training.build_safety import build_constraints, build_severity
 from polydistill.training.config_file import ConfigError
 from polydistill.training.data import load_data
-from polydistill.training.off_policy import Observer, PolyDistillTrainer
+from polydistill.training.off_policy import PolyDistillTrainer
+from polydistill.training.on_policy import OnPolicyPolyDistillTrainer
+from polydistill.training.placement import Copied, Offloaded, Sharded
+from polydistill.training.taught import Observer, Taught
 from polydistill.weighting import Operator
 
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -35,6 +39,12 @@ SIGNALS: dict[str, Callable[[float], signals.Signal]] = {
 }
 
 OBJECTIVES: dict[str, type[ForwardKL] | type[ReverseKL]] = {"forward_kl": ForwardKL, "reverse_kl": ReverseKL}
+
+PLACEMENTS: dict[str, type[Copied] | type[Sharded] | type[Offloaded]] = {
+    "copied": Copied,
+    "sharded": Sharded,
+    "offloaded": Offloaded,
+}
 
 
 def build_stack(factors: list[c.AnyFactor]) -> Operator:
@@ -115,7 +125,13 @@ def build_safety(section: config_safety.AnySafety | None) -> Order | None:
 
 
 def build_objective(section: c.ObjectiveConfig) -> ForwardKL | ReverseKL:
-    """The divergence."""
+    """The divergence.
+
+    Raises:
+        ConfigError: a sampled objective outside an on-policy run.
+    """
+    if section.kind not in OBJECTIVES:
+        raise ConfigError(f"objective.kind: {section.kind} needs text that the student sampled; use mode: on_policy")
     return OBJECTIVES[section.kind](section.temperature, section.ce, section.temperature_squared)
 
 
@@ -154,8 +170,24 @@ def build_student(section: c.StudentConfig) -> tuple[Any, Any]:
 
 def sft_config(config: c.RunConfig) -> SFTConfig:
     """TRL's arguments; ours are where users know them, `training.extra` passes the rest."""
+    data = config.data
+    wanted = {
+        **loop_arguments(config),
+        "max_length": data.max_length,
+        "dataset_text_field": data.text_field,
+        "completion_only_loss": {"completion": True, "all": False}.get(str(data.loss)),
+        "assistant_only_loss": data.loss == "assistant",
+    }
+    try:
+        return SFTConfig(**{**wanted, **config.training.extra})
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"training: {str(error).strip().splitlines()[0]}") from error
+
+
+def loop_arguments(config: c.RunConfig) -> dict[str, Any]:
+    """What trl's trainers have in common."""
     t, data = config.training, config.data
-    wanted: dict[str, Any] = {
+    return {
         "output_dir": config.output,
         "max_steps": t.max_steps,
         "num_train_epochs": t.epochs,
@@ -176,20 +208,12 @@ def sft_config(config: c.RunConfig) -> SFTConfig:
         "save_total_limit": t.keep_checkpoints,
         "use_cpu": t.cpu,
         "report_to": t.report_to,
-        "max_length": data.max_length,
-        "dataset_text_field": data.text_field,
         "eval_strategy": "no" if t.evaluation_steps is None or data.evaluation is None else "steps",
         "eval_steps": t.evaluation_steps,
-        "completion_only_loss": {"completion": True, "all": False}.get(str(data.loss)),
-        "assistant_only_loss": data.loss == "assistant",
     }
-    try:
-        return SFTConfig(**{**wanted, **t.extra})
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"training: {str(error).strip().splitlines()[0]}") from error
 
 
-def build_trainer(config: c.RunConfig, observers: list[Observer] | None = None) -> PolyDistillTrainer:
+def build_trainer(config: c.RunConfig, observers: list[Observer] | None = None) -> Taught:
     """Everything loaded and put together; data first, since it is the cheapest to get wrong."""
     if config.training.threads is not None:
         torch.set_num_threads(config.training.threads)
@@ -198,7 +222,9 @@ def build_trainer(config: c.RunConfig, observers: list[Observer] | None = None) 
     stack.bind(list(config.teachers), config.tasks or ()) if config.tasks is not None else None
     train = load_data(data.train, data.train_split, data.text_field)
     held_out = None if data.evaluation is None else load_data(data.evaluation, data.evaluation_split, data.text_field)
-    arguments = sft_config(config)
+    on_policy = config.training.mode == "on_policy"
+    arguments = None if on_policy else sft_config(config)
+    generation = distillation_config(config, loop_arguments(config)) if on_policy else None
     model, tokenizer = build_student(config.student)
     adapters = None
     if lora is not None:
@@ -210,21 +236,31 @@ def build_trainer(config: c.RunConfig, observers: list[Observer] | None = None) 
             task_type="CAUSAL_LM",
         )
     mib = config.training.loss_mib
-    return PolyDistillTrainer(
+    common: dict[str, Any] = {
+        "floor": config.floor,
+        "safety": build_safety(config.safety),
+        "constraints": build_constraints(config.safety, tokenizer),
+        "severity": build_severity(config.safety),
+        "tasks": config.tasks,
+        "loss_bytes": None if mib is None else mib * 2**20,
+        "observers": observers or [],
+        "placement": PLACEMENTS[config.training.placement](),
+        "train_dataset": train,
+        "eval_dataset": held_out,
+        "processing_class": tokenizer,
+        "peft_config": adapters,
+    }
+    if generation is None:
+        objective = build_objective(config.objective)
+        return PolyDistillTrainer(model, build_teachers(config), stack, args=arguments, objective=objective, **common)
+    sampled = SAMPLED.get(config.objective.kind)
+    return OnPolicyPolyDistillTrainer(
         model,
         build_teachers(config),
         stack,
-        args=arguments,
-        floor=config.floor,
-        safety=build_safety(config.safety),
-        constraints=build_constraints(config.safety, tokenizer),
-        severity=build_severity(config.safety),
-        objective=build_objective(config.objective),
-        tasks=config.tasks,
-        loss_bytes=None if mib is None else mib * 2**20,
-        observers=observers or [],
-        train_dataset=train,
-        eval_dataset=held_out,
-        processing_class=tokenizer,
-        peft_config=adapters,
+        args=generation,
+        objective=build_objective(config.objective) if sampled is None else sampled(),
+        fixed_share=config.training.fixed_share,
+        skip_below=config.training.skip_below,
+        **common,
     )

@@ -13,7 +13,8 @@ from torch import nn
 from polydistill.objective.distil import DEFAULT_BYTES
 from polydistill.training.build import build_trainer
 from polydistill.training.config import RunConfig
-from polydistill.training.off_policy import PolyDistillTrainer
+from polydistill.training.devices import Layout, Sizes, memory, read_layout, where
+from polydistill.training.taught import Taught
 
 MIB = 2**20
 
@@ -43,7 +44,7 @@ class Estimate:
         total = sum(self.memory.values())
         parts = ", ".join(f"{name} {_size(size)}" for name, size in self.memory.items())
         return [
-            f"memory: about {_size(total)} beside activations ({parts})",
+            f"memory: about {_size(total)} per rank beside activations ({parts})",
             f"disk: about {_size(self.disk)} of {_size(self.free_disk)} free",
             f"time: about {_duration(self.seconds)} for {self.steps} steps, "
             f"{self.teacher_seconds / max(self.seconds, 1e-9):.0%} of it running the teachers (one batch timed, cold)",
@@ -60,17 +61,22 @@ class Check:
     estimate: Estimate
 
 
-def check_run(config: RunConfig) -> Check:
+def check_run(config: RunConfig, accelerate: str | Path | None = None) -> Check:
     """Load everything, run one batch forward and backward, update nothing.
+
+    Args:
+        config: of the run.
+        accelerate: an Accelerate config; what will be where, and the memory, are then those of its ranks.
 
     Raises:
         ValueError, RuntimeError, FloatingPointError: whatever training would raise in its first step.
     """
+    layout = None if accelerate is None else read_layout(accelerate)
     with TemporaryDirectory() as elsewhere:  # a trainer makes its folder; a check leaves nothing behind
-        return _check(config, build_trainer(config.model_copy(update={"output": elsewhere})))
+        return _check(config, build_trainer(config.model_copy(update={"output": elsewhere})), layout)
 
 
-def _check(config: RunConfig, trainer: PolyDistillTrainer) -> Check:
+def _check(config: RunConfig, trainer: Taught, layout: Layout | None) -> Check:
     student: Any = trainer.model
     dataset: Any = trainer.train_dataset
     facts = [
@@ -84,7 +90,7 @@ def _check(config: RunConfig, trainer: PolyDistillTrainer) -> Check:
     loader = trainer.get_train_dataloader()
     inputs = trainer._prepare_inputs(next(iter(loader)))
     clock = perf_counter()
-    loss = trainer.compute_loss(trainer.model, inputs)
+    loss: Any = trainer.compute_loss(student, inputs)
     loss.backward()
     loss = loss.detach()
     seconds = perf_counter() - clock
@@ -93,12 +99,15 @@ def _check(config: RunConfig, trainer: PolyDistillTrainer) -> Check:
     assert done is not None
     facts.append(f"one batch: loss {float(loss):.4f} over {done.outcome.count:,} tokens, {seconds:.2f} s")
     accumulation = config.training.gradient_accumulation
-    steps = _steps(config, trainer)
+    ranks = max(trainer.accelerator.num_processes, 1) if layout is None else layout.ranks
+    if layout is not None:
+        facts += where(layout, trainer.placement, config.training.batch_size, accumulation)
+    steps = _steps(config, trainer, ranks)
     estimate = Estimate(
         steps=steps,
         seconds=steps * accumulation * seconds,
         teacher_seconds=steps * accumulation * (done.seconds["teachers"] + done.seconds["teacher heads"]),
-        memory=_memory(config, trainer),
+        memory=memory(_sizes(config, trainer), layout or Layout("here", ranks), trainer.placement),
         disk=_disk(config, student),
         free_disk=shutil.disk_usage(_existing(Path(config.output))).free,
     )
@@ -108,26 +117,28 @@ def _check(config: RunConfig, trainer: PolyDistillTrainer) -> Check:
     return Check(facts, trainer.pipeline.promises(), guarantee.step.lines(), estimate)
 
 
-def _steps(config: RunConfig, trainer: PolyDistillTrainer) -> int:
+def _steps(config: RunConfig, trainer: Taught, ranks: int) -> int:
     if config.training.max_steps > 0:
         return config.training.max_steps
-    world = max(trainer.accelerator.num_processes, 1)
-    per_step = config.training.batch_size * config.training.gradient_accumulation * world
+    per_step = config.training.batch_size * config.training.gradient_accumulation * ranks
     dataset: Any = trainer.train_dataset
     return math.ceil(config.training.epochs * len(dataset) / per_step)
 
 
-def _memory(config: RunConfig, trainer: PolyDistillTrainer) -> dict[str, int]:
+def _sizes(config: RunConfig, trainer: Taught) -> Sizes:
     student: Any = trainer.model
-    trained = sum(p.numel() * p.element_size() for p in student.parameters() if p.requires_grad)
     mib = config.training.loss_mib
     device = trainer.args.device.type
-    return {
-        "student": _bytes(student),
-        "gradients and optimizer": 3 * trained,
-        "teachers": sum(_bytes(teacher.model) for teacher in trainer.teachers),
-        "objective": DEFAULT_BYTES.get(device, DEFAULT_BYTES["cuda"]) if mib is None else mib * MIB,
-    }
+    blocks = getattr(student, "_no_split_modules", None) or ()
+    layers = [_bytes(module) for module in student.modules() if type(module).__name__ in blocks]
+    return Sizes(
+        student=_bytes(student),
+        trained=sum(p.numel() * p.element_size() for p in student.parameters() if p.requires_grad),
+        largest=max(_bytes(student) - sum(layers), *layers) if layers else _bytes(student),
+        teachers={teacher.name: _bytes(teacher.model) for teacher in trainer.teachers},
+        heads={teacher.name: _bytes(teacher.model.get_output_embeddings()) for teacher in trainer.teachers},
+        objective=DEFAULT_BYTES.get(device, DEFAULT_BYTES["cuda"]) if mib is None else mib * MIB,
+    )
 
 
 def _disk(config: RunConfig, student: nn.Module) -> int:

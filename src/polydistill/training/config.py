@@ -1,8 +1,9 @@
 """The configuration of a run: inert, strict, saved whole with every run."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from polydistill.training.config_safety import AnySafety
 from polydistill.training.section import Section
@@ -155,15 +156,31 @@ AnyFactor = Annotated[
 class ObjectiveConfig(Section):
     """What is learned from the teachers."""
 
-    kind: Literal["forward_kl", "reverse_kl"] = "forward_kl"
+    kind: Literal["forward_kl", "reverse_kl", "sampled_log_pool", "sampled_linear_pool"] = Field(
+        default="forward_kl",
+        description="the sampled ones are for on-policy runs; on_policy takes reverse_kl by default",
+    )
     temperature: float = Field(default=1.0, gt=0)
     ce: float = Field(default=0.1, ge=0, le=1, description="share of cross-entropy on the labels")
     temperature_squared: bool = False
 
 
 class TrainingConfig(Section):
-    """The loop; `extra` goes to `trl.SFTConfig` as it is."""
+    """The loop; `extra` goes to `trl.SFTConfig` (on_policy: `trl.DistillationConfig`) as it is."""
 
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    mode: Literal["off_policy", "on_policy"] = Field(
+        default="off_policy", description="whose text is learned on: the data's, or what the student writes"
+    )
+    fixed_share: float = Field(
+        default=0.0, alias="lambda", ge=0, le=1, description="on_policy: share of steps on the data's completions"
+    )
+    completion_length: int = Field(default=256, ge=1, description="on_policy: tokens that the student writes at most")
+    sampling_temperature: float = Field(default=1.0, gt=0, description="on_policy: of the student's sampling")
+    skip_below: float | None = Field(
+        default=0.0, ge=0, lt=1, description="on_policy: teachers of at most this weight in total need not run"
+    )
     max_steps: int = Field(default=-1, description="optimizer steps; -1: `epochs` decides")
     epochs: float = Field(default=1.0, gt=0)
     batch_size: int = Field(default=8, ge=1, description="sequences per device and forward")
@@ -183,6 +200,9 @@ class TrainingConfig(Section):
     save_steps: int = Field(default=100, ge=1)
     keep_checkpoints: int = Field(default=2, ge=1)
     cpu: bool = Field(default=False, description="stay on the CPU even if there is a GPU")
+    placement: Literal["copied", "sharded", "offloaded"] = Field(
+        default="copied", description="teachers: a copy on every rank, sharded over ranks, or in main memory"
+    )
     threads: int | None = Field(default=None, ge=1, description="torch threads of this process")
     loss_mib: int | None = Field(default=None, ge=1, description="memory of the objective's chunks, MiB")
     report_to: list[str] = Field(default=[])
@@ -204,6 +224,18 @@ class RunConfig(Section):
     safety: Annotated[AnySafety, Field(discriminator="kind")] | None = None
     objective: ObjectiveConfig = ObjectiveConfig()
     training: TrainingConfig = TrainingConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _on_policy_defaults(cls, values: Any) -> Any:
+        """Generated text has no labels, so that on-policy the share of cross-entropy is 0 unless given."""
+        training = values.get("training") if isinstance(values, Mapping) else None
+        if not isinstance(training, Mapping) or training.get("mode") != "on_policy":
+            return values
+        given = values.get("objective")
+        if given is not None and not isinstance(given, Mapping):
+            return values
+        return {**values, "objective": {"kind": "reverse_kl", "ce": 0.0, **(given or {})}}
 
     @field_validator("teachers", mode="before")
     @classmethod

@@ -1,6 +1,6 @@
 """Off-policy training: `trl.SFTTrainer` with teachers and a weighting."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -134,6 +134,17 @@ class PolyDistillTrainer(Taught, SFTTrainer):
             loss = loss + self.router_aux_loss_coef * outputs["aux_loss"] / steps
         self._note(done, batch, "train" if training else "eval")
         return loss
+
+    def held_out(self) -> Iterator[Batch] | None:
+        """The evaluation data as the collator makes it; None without any."""
+        if self.eval_dataset is None:
+            return None
+        dataset: Any = self.eval_dataset
+        # The loader of a single process: evaluation is the main rank's, whatever the number of ranks.
+        loader = torch.utils.data.DataLoader(
+            dataset, batch_size=self.args.per_device_eval_batch_size, collate_fn=self.data_collator
+        )
+        return (self.batch_of({k: v.to(self.args.device) for k, v in batch.items()}) for batch in loader)
 
     def batch_of(self, inputs: dict[str, Any]) -> Batch:
         """What the collator made, as the method's own batch."""

@@ -1,6 +1,6 @@
 """On-policy training: `trl.DistillationTrainer` with several teachers; the student writes, the teachers correct."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -211,6 +211,35 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
         self.made.append(done)
         items = done.outcome.count if num_items_in_batch is None else num_items_in_batch
         return done.loss / torch.as_tensor(items, device=done.loss.device).clamp(min=1e-6)
+
+    def held_out(self) -> Iterator[Batch] | None:
+        """The evaluation data's own completions, so that losses compare with other runs; None without any."""
+        dataset: Any = self.eval_dataset
+        if dataset is None or "completion" not in (dataset.column_names or []):
+            return None
+        size = self.args.per_device_eval_batch_size
+        return (
+            self._given_batch([dataset[i] for i in range(s, min(s + size, len(dataset)))])
+            for s in range(0, len(dataset), size)
+        )
+
+    def _given_batch(self, rows: list[dict[str, Any]]) -> Batch:
+        prompts, *_ = self._tokenize_prompts([row["prompt"] for row in rows])
+        answers = fixed_ids(rows, prompts, self.processing_class, self._tokenizer)
+        pad, device = self._tokenizer.pad_token_id, self.args.device
+
+        def padded(lists: list[list[int]], side: str, value: int) -> Tensor:
+            tensors = [torch.tensor(ids) for ids in lists]
+            return torch.nn.utils.rnn.pad_sequence(tensors, True, value, padding_side=side).to(device)
+
+        inputs: dict[str, Any] = {
+            "prompt_ids": padded(prompts, "left", pad),
+            "prompt_mask": padded([[1] * len(ids) for ids in prompts], "left", 0),
+            "completion_ids": padded(answers, "right", pad),
+            "completion_mask": padded([[1] * len(ids) for ids in answers], "right", 0),
+            **{name: value.to(device) for name, value in self.context(rows).items()},
+        }
+        return self.batch_of(inputs)
 
     def batch_of(self, inputs: dict[str, Any]) -> Batch:
         """What was generated, as the method's own batch: tools' answers are read but not learned."""

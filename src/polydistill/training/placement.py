@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from accelerate import Accelerator
 from jaxtyping import Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.fsdp import fully_shard
 
 from polydistill.logprobs import Head, Spoken
@@ -27,6 +27,10 @@ class Placement(Protocol):
         """Bytes that a teacher of `size` bytes takes on each rank's device, beside its turn."""
         ...
 
+    def says(self) -> str:
+        """Where teachers are, in words."""
+        ...
+
 
 @dataclass(frozen=True)
 class Copied:
@@ -41,6 +45,10 @@ class Copied:
     def resident(self, size: int, ranks: int) -> int:
         """All of it."""
         return size
+
+    def says(self) -> str:
+        """In words."""
+        return "a copy of each on every rank"
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,10 @@ class Sharded:
         """A share."""
         return -(-size // ranks)
 
+    def says(self) -> str:
+        """In words."""
+        return "one copy of each, sharded over the ranks"
+
 
 @dataclass(frozen=True)
 class Offloaded:
@@ -69,6 +81,10 @@ class Offloaded:
     def resident(self, size: int, ranks: int) -> int:
         """Nothing; its head only while the loss is made."""
         return 0
+
+    def says(self) -> str:
+        """In words."""
+        return "in main memory, on the device one at a time"
 
 
 class ShardedTeacher(LocalTeacher):
@@ -119,7 +135,6 @@ class OffloadedTeacher(LocalTeacher):
         self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"], rows: Int[Tensor, " N"]
     ) -> Spoken:
         """As a local teacher, from the device; it leaves again afterwards."""
-        layer: nn.Module = self.model.get_output_embeddings()
         self.model.to(self.device)
         spoken = super().speak(input_ids, attention_mask, rows)
         head = spoken.head
@@ -132,7 +147,6 @@ class OffloadedTeacher(LocalTeacher):
                 head.visible,
             )
         self.model.to("cpu")
-        del layer
         return Spoken(spoken.hidden, head)
 
 

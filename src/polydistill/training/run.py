@@ -40,10 +40,13 @@ from polydistill.training.config import RunConfig
 from polydistill.training.config_file import ConfigError, dump_config, load_config
 from polydistill.training.constrained import InfeasibleError
 from polydistill.training.evaluate import ALL, Evaluation, evaluate, weighted_mean
-from polydistill.training.off_policy import PolyDistillTrainer
+from polydistill.training.gathered import whole_student
+from polydistill.training.placement import ShardedTeacher
 from polydistill.training.progress import ProgressCallback
 from polydistill.training.recorder import Recorder, constraint_records
 from polydistill.training.severity import says_of, shares
+from polydistill.training.step import listen_to
+from polydistill.training.taught import Taught
 
 STUDENT = "student"
 """Folder of the finished student inside a run."""
@@ -104,9 +107,11 @@ def train_run(config: RunConfig, command: str, console: Console | None = None) -
             write_certificate(folder, trainer.pipeline)
         trainer.train(resume_from_checkpoint=True)
         summary = RunSummary(title=folder.name)
+        student = whole_student(trainer)
+        evaluation = evaluate_trainer(trainer, student)
         if main:
-            evaluation = evaluate_trainer(trainer)
-            save_student(trainer, folder / STUDENT)
+            assert student is not None
+            save_student(student, trainer.processing_class, folder / STUDENT)
             write_certificate(folder, trainer.pipeline)
             summary = _summary(config, trainer, evaluation, recorder, command, started, perf_counter() - clock)
             _leave_behind(config, folder, trainer.pipeline, evaluation, summary)
@@ -115,18 +120,22 @@ def train_run(config: RunConfig, command: str, console: Console | None = None) -
         return summary
 
 
-def evaluate_trainer(trainer: PolyDistillTrainer) -> Evaluation | None:
-    """The student on the held-out data, by task; None without held-out data."""
-    if trainer.eval_dataset is None:
+def evaluate_trainer(trainer: Taught, student: Any) -> Evaluation | None:
+    """The student on the held-out data, by task; None without held-out data, and on ranks other than the main one.
+
+    Args:
+        trainer: with teachers and data.
+        student: whole, from `whole_student`; on ranks without one only sharded teachers are kept company.
+    """
+    batches = trainer.held_out()
+    if batches is None:
         return None
-    student: Any = trainer.accelerator.unwrap_model(trainer.model)
+    if not trainer.is_world_process_zero():
+        if any(isinstance(teacher, ShardedTeacher) for teacher in trainer.teachers):
+            for batch in batches:
+                listen_to(trainer.teachers, batch, batch.positions(reads_prefix=True)[0])
+        return None
     student = student.get_base_model() if isinstance(student, PeftModel) else student
-    dataset: Any = trainer.eval_dataset
-    # The loader of a single process: evaluation is the main rank's, whatever the number of ranks.
-    loader = torch.utils.data.DataLoader(
-        dataset, batch_size=trainer.args.per_device_eval_batch_size, collate_fn=trainer.data_collator
-    )
-    batches = (trainer.batch_of({k: v.to(trainer.args.device) for k, v in batch.items()}) for batch in loader)
     return evaluate(
         student,
         trainer.visible,
@@ -138,15 +147,13 @@ def evaluate_trainer(trainer: PolyDistillTrainer) -> Evaluation | None:
     )
 
 
-def save_student(trainer: PolyDistillTrainer, folder: Path) -> None:
+def save_student(model: Any, tokenizer: Any, folder: Path) -> None:
     """Weights, tokenizer and generation config, loadable by plain Transformers; LoRA adapters are merged."""
-    model: Any = trainer.accelerator.unwrap_model(trainer.model)
     if isinstance(model, PeftModel):
         model = model.merge_and_unload()
     if model.generation_config is None:
         model.generation_config = GenerationConfig.from_model_config(model.config)
     model.save_pretrained(folder)
-    tokenizer: Any = trainer.processing_class
     tokenizer.save_pretrained(folder)
 
 
@@ -184,7 +191,7 @@ def _same_run(config: RunConfig, folder: Path) -> None:
 
 def _summary(
     config: RunConfig,
-    trainer: PolyDistillTrainer,
+    trainer: Taught,
     evaluation: Evaluation | None,
     recorder: Recorder,
     command: str,
@@ -223,7 +230,7 @@ def _summary(
     )
 
 
-def safety_says(trainer: PolyDistillTrainer) -> list[str]:
+def safety_says(trainer: Taught) -> list[str]:
     """What may be said about safety: the attenuation claim, the data's severity, the constraints."""
     pipeline, said = trainer.pipeline, []
     if pipeline.safety is not None:
@@ -272,8 +279,9 @@ def evaluate_run(folder: Path) -> Evaluation:
         raise ConfigError(f"{folder}: the run has no held-out data; give one with data.evaluation=FILE")
     student = config.student.model_copy(update={"model": str(folder / STUDENT), "lora": None, "revision": None})
     trainer = build_trainer(config.model_copy(update={"student": student}))
-    evaluation = evaluate_trainer(trainer)
-    assert evaluation is not None
+    evaluation = evaluate_trainer(trainer, whole_student(trainer))
+    if evaluation is None:
+        raise ConfigError(f"{folder}: the held-out data has no `completion`, so that there is no loss to measure")
     return evaluation
 
 

@@ -1,6 +1,6 @@
 """What every trainer of ours does about teachers: bound once, checked against the student, placed, and heard."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -38,6 +38,7 @@ class Taught(Checkpointed):
     teachers: list[LocalTeacher]
     objective: ForwardKL | ReverseKL | Sampled
     visible: int
+    _total_train_tokens: int
     masked: list[str]
     placement: Placement
     last_step: StepOutcome | None = None
@@ -80,6 +81,10 @@ class Taught(Checkpointed):
         self.teachers = [self.placement.place(teacher, self.accelerator) for teacher in self.teachers]
         self.add_callback(Commit(self))
         return student
+
+    def held_out(self) -> Iterator[Batch] | None:
+        """Batches of the held-out data on one process's device; None where there is nothing to measure a loss on."""
+        raise TypeError(f"{type(self).__name__} does not say what its held-out data is")
 
     def certificate(self) -> str:
         """What this run's weights promise, in words, with the derivation."""

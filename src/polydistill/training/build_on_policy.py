@@ -1,0 +1,28 @@
+"""From `training: {mode: on_policy}` to trl's arguments for generation."""
+
+from typing import Any
+
+from trl import DistillationConfig
+
+from polydistill.training.config import RunConfig
+from polydistill.training.config_file import ConfigError
+from polydistill.training.sampled import SampledLinearPool, SampledLogPool
+
+SAMPLED: dict[str, type[SampledLogPool] | type[SampledLinearPool]] = {
+    "sampled_log_pool": SampledLogPool,
+    "sampled_linear_pool": SampledLinearPool,
+}
+
+
+def distillation_config(config: RunConfig, loop: dict[str, Any]) -> DistillationConfig:
+    """Trl's arguments: `loop`, what is said of generation, and `training.extra` over both.
+
+    Raises:
+        ConfigError: trl refuses one of them.
+    """
+    t = config.training
+    wanted = {**loop, "max_completion_length": t.completion_length, "temperature": t.sampling_temperature}
+    try:
+        return DistillationConfig(**{**wanted, **t.extra})
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"training: {str(error).strip().splitlines()[0]}") from error

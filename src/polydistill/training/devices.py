@@ -1,0 +1,151 @@
+"""What an Accelerate config means for a run: how many ranks, what is sharded over them, and what each will hold."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from polydistill.training.config_file import ConfigError
+from polydistill.training.placement import Placement
+
+ADAM = 2
+"""Numbers that the optimizer keeps per trained parameter."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a student's training is spread.
+
+    Attributes:
+        name: of the scheme.
+        ranks: processes, one device each.
+        parameters, gradients, optimizer: is each of them sharded over the ranks?
+        offloaded: optimizer state (and sharded parameters) wait in main memory.
+        cpu: the ranks compute on CPUs.
+    """
+
+    name: str
+    ranks: int
+    parameters: bool = False
+    gradients: bool = False
+    optimizer: bool = False
+    offloaded: bool = False
+    cpu: bool = False
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of what a run holds.
+
+    Attributes:
+        student: all parameters.
+        trained: those that are trained.
+        largest: largest block that is gathered at once where parameters are sharded (a layer, or embedding and head).
+        teachers: name -> bytes.
+        heads: name -> bytes of the output matrix.
+        objective: budget of a chunk.
+    """
+
+    student: int
+    trained: int
+    largest: int
+    teachers: dict[str, int]
+    heads: dict[str, int]
+    objective: int
+
+
+def read_layout(path: str | Path) -> Layout:
+    """The layout that an `accelerate config` file describes.
+
+    Raises:
+        ConfigError: it cannot be read, or describes something that is not supported; the sentence says what.
+    """
+    path = Path(path)
+    try:
+        tree = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such file; examples/accelerate has some") from None
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read as YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(tree, dict) or "distributed_type" not in tree:
+        raise ConfigError(f"{path} is no Accelerate config: it has no `distributed_type`")
+    kind, ranks = str(tree["distributed_type"]).upper(), int(tree.get("num_processes") or 1)
+    cpu = bool(tree.get("use_cpu"))
+    match kind:
+        case "NO":
+            return Layout("one process", 1, cpu=cpu)
+        case "MULTI_GPU" | "MULTI_XPU" | "MULTI_NPU" | "MULTI_CPU":
+            return Layout("DDP", ranks, cpu=cpu or kind == "MULTI_CPU")
+        case "FSDP":
+            return _fsdp(tree.get("fsdp_config") or {}, ranks, cpu, path)
+        case "DEEPSPEED":
+            return _deepspeed(tree.get("deepspeed_config") or {}, ranks, path)
+    raise ConfigError(f"{path}: distributed_type {kind} is not supported; use MULTI_GPU, FSDP (version 2) or DEEPSPEED")
+
+
+def _fsdp(section: dict[str, Any], ranks: int, cpu: bool, path: Path) -> Layout:
+    if int(section.get("fsdp_version") or 1) != 2:
+        raise ConfigError(f"{path}: FSDP version 1 is not supported; set fsdp_version: 2")
+    offloaded = bool(section.get("fsdp_offload_params"))
+    return Layout("FSDP2", ranks, parameters=True, gradients=True, optimizer=True, offloaded=offloaded, cpu=cpu)
+
+
+def _deepspeed(section: dict[str, Any], ranks: int, path: Path) -> Layout:
+    stage = int(section.get("zero_stage") or 0)
+    if stage not in (2, 3):
+        raise ConfigError(f"{path}: zero_stage {stage} is not supported; use 2 or 3")
+    places = (section.get("offload_optimizer_device"), section.get("offload_param_device"))
+    offloaded = any(place not in (None, "none") for place in places)
+    return Layout(
+        f"DeepSpeed ZeRO-{stage}", ranks, parameters=stage == 3, gradients=True, optimizer=True, offloaded=offloaded
+    )
+
+
+def memory(sizes: Sizes, layout: Layout, placement: Placement) -> dict[str, int]:
+    """Bytes on the device of each rank, part by part, beside activations.
+
+    Sharded parts count as `1 / ranks`, rounded up; where parameters are sharded, the largest block that is gathered at
+    once is added. Teachers that are not resident count by the largest one, which is there while it speaks, and the
+    heads of all, which stay until the loss is made.
+    """
+
+    def share(size: int, sharded: bool) -> int:
+        return -(-size // layout.ranks) if sharded else size
+
+    held = {
+        "student": share(sizes.student, layout.parameters),
+        "gradients": share(sizes.trained, layout.gradients),
+        "optimizer": 0 if layout.offloaded else share(ADAM * sizes.trained, layout.optimizer),
+    }
+    if layout.parameters and layout.ranks > 1:
+        held["gathered at once"] = sizes.largest
+    held["teachers"] = sum(placement.resident(size, layout.ranks) for size in sizes.teachers.values())
+    if held["teachers"] < sum(sizes.teachers.values()):
+        held["teacher that speaks"] = max(sizes.teachers.values(), default=0)
+        held["teachers' heads"] = sum(sizes.heads.values())
+    held["objective"] = sizes.objective
+    return held
+
+
+def where(layout: Layout, placement: Placement, batch: int, accumulation: int) -> list[str]:
+    """What will be where, in words."""
+    device = "CPU" if layout.cpu else "device"
+    ranks = f"{layout.ranks} rank{'s' if layout.ranks > 1 else ''}"
+    sharded = [part for part in ("parameters", "gradients", "optimizer") if getattr(layout, part)]
+    student = f"sharded over the ranks ({', '.join(sharded)})" if sharded else f"whole on each {device}"
+    lines = [
+        f"devices: {layout.name}, {ranks}; {batch} sequences x {accumulation} x {layout.ranks} = "
+        f"{batch * accumulation * layout.ranks} per step",
+        f"student: {student}{', optimizer in main memory' if layout.offloaded else ''}",
+        f"teachers: {placement.says()}",
+    ]
+    if layout.cpu and layout.ranks > 1:
+        lines.append(
+            "WARNING: `accelerate launch` runs a single process on CPUs, whatever num_processes says; use "
+            f"torchrun --nproc_per_node {layout.ranks}"
+        )
+    if layout.cpu and layout.name == "FSDP2":
+        lines.append("WARNING: on CPUs Accelerate turns FSDP into DDP; the run refuses to start so")
+    return lines
