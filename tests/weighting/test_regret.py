@@ -25,7 +25,7 @@ def step(operator, gaps):
 def test_the_regret_stays_within_its_bound(seed, rate, share):
     operator = Hedge(rate, share)(StudentGap(spread=4)).bind(NAMES)
     g = torch.Generator().manual_seed(seed)
-    for _ in range(30):
+    for _ in range(15):
         # The adversary makes the teacher that weighs most the worst, half of the time.
         gaps = 4 * torch.rand(3, generator=g)
         if torch.rand(1, generator=g) < 0.5:
