@@ -249,6 +249,16 @@ def test_a_student_with_an_adapter_trains_the_adapter_only(tmp_path):
         assert all("lora_" in name for name in changed)
 
 
+def test_a_head_that_is_trained_whole_beside_an_adapter_is_trained(tmp_path):
+    config = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"], task_type="CAUSAL_LM")
+    made = trainer(tmp_path, student=get_peft_model(models.llama(0), config))
+    before = weights(made.model)
+    made.train()
+    changed = moved(before, weights(made.model))
+    assert "base_model.model.lm_head.modules_to_save.default.weight" in changed
+    assert all("lora_" in name or "modules_to_save" in name for name in changed)
+
+
 def test_teachers_may_have_another_dtype_than_the_student(tmp_path):
     same = trainer(tmp_path, max_steps=1)
     half = trainer(tmp_path, max_steps=1, teachers={"a": models.llama(1).bfloat16(), "b": models.llama(2, width=48)})
