@@ -52,9 +52,10 @@ class LocalTeacher:
         kwargs: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         try:
             tokenizer = AutoTokenizer.from_pretrained(source, **kwargs)
-            model, info = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source, dtype=dtype or "auto", output_loading_info=True, **kwargs, **model_kwargs
             )
+            model, info = loaded
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             hint = "a local folder" if Path(source).exists() else "neither a local folder nor a model that the hub gave"
             reason = str(error).strip().splitlines()[0]
