@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from polydistill.logprobs import STATISTICS, Head, Positions, Spoken, Statistics
-from polydistill.objective.divergence import Divergence, ForwardKL, ReverseKL
+from polydistill.objective.divergence import Divergence
 from polydistill.objective.engine import ALIGNED, Engine
 from polydistill.objective.listen import OF_STUDENT, Heard, Listener, refuse_non_finite, scatter
 from polydistill.objective.passes import shape
@@ -41,6 +41,8 @@ class Outcome:
         count: number of those positions.
         log_w: weights per position; on positions without loss what the stack said there.
         divergence: `sum_k w_k D(p_k, q)` per position, nats, 0 without loss.
+        price: derivative of `divergence` with respect to each weight, which for a sum over teachers is the divergence
+            of that teacher; nats, 0 without loss; None unless asked for.
         cross_entropy: of the label under the student per position, nats, 0 without loss.
         statistics: of all positions, on the student's device.
         seconds: wall-clock time by part: `teacher heads`, `signals and weights`, `student head and loss`; on CUDA these
@@ -54,6 +56,7 @@ class Outcome:
     cross_entropy: Float[Tensor, " N"]
     statistics: Statistics
     seconds: dict[str, float]
+    price: Float[Tensor, "N K"] | None = None
 
 
 def distil(
@@ -62,10 +65,12 @@ def distil(
     spoken: Sequence[Spoken],
     positions: Positions,
     decide: Decide,
-    divergence: ForwardKL | ReverseKL,
+    divergence: Divergence,
     *,
     needs: frozenset[str] = frozenset(),
     loss_bytes: int | None = None,
+    with_price: bool = False,
+    learn_weights: bool = False,
 ) -> Outcome:
     """Sum over positions with loss of `(1 - ce) sum_k w_k D(p_k, q) + ce * cross-entropy`.
 
@@ -74,7 +79,7 @@ def distil(
         log_p = stack([log_softmax(teacher.head.logits(teacher.hidden)) for teacher in spoken])
         loss = divergence of softmax(head.logits(hidden)) from log_p under decide(statistics of log_p)
 
-    with the weights held constant: no gradient flows into `decide`.
+    with the weights held constant: no gradient flows into `decide` unless `learn_weights` says so.
 
     Args:
         hidden: student's last hidden states, sequence-major.
@@ -82,9 +87,12 @@ def distil(
         spoken: K teachers over the same positions and the same visible vocabulary.
         positions: labels, masks and context of the same N positions.
         decide: see `Decide`.
-        divergence: `ForwardKL` or `ReverseKL`.
+        divergence: `ForwardKL`, `ReverseKL` or another of the family.
         needs: statistics to measure (`needs` of the bound stack).
         loss_bytes: byte budget of a chunk; by device when None.
+        with_price: also return every teacher's price.
+        learn_weights: let gradients flow into the parameters that `decide` reads: `d loss / d log w_k` is
+            `mass w_k price_k`. The statistics themselves stay constants.
 
     Raises:
         ValueError: shapes or vocabularies differ, or an unknown statistic is asked for.
@@ -97,6 +105,7 @@ def distil(
     bias = head.bias if head.bias is not None else hidden.new_zeros(0)
     keeps_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in (hidden, head.weight, bias))
     run = _Run(head, spoken, positions, decide, divergence, needs, _rows(hidden, head, len(spoken), loss_bytes))
+    run.with_price, run.learns = with_price or learn_weights, learn_weights and torch.is_grad_enabled()
     # Autocast acts on matrix products, and einsum is one: entropies and losses would be summed in 8 bits.
     with torch.autocast(device, enabled=False):
         if keeps_gradient:
@@ -104,7 +113,7 @@ def distil(
         else:
             with torch.no_grad():
                 loss = run.forward(hidden, False, False, False)[0]
-        return run.outcome(loss)
+        return run.outcome(loss + run.through_weights() if run.learns else loss)
 
 
 def _validate(
@@ -181,12 +190,15 @@ class _Run:
         spoken: Sequence[Spoken],
         positions: Positions,
         decide: Decide,
-        divergence: ForwardKL | ReverseKL,
+        divergence: Divergence,
         needs: frozenset[str],
         rows: int,
     ) -> None:
         self.head, self.spoken, self.positions, self.decide = head, spoken, positions, decide
         self.divergence, self.needs, self.rows = divergence, needs, rows
+        self.with_price = self.learns = False
+        self.prices: list[Tensor] = []
+        self.felt: list[Tensor] = []
         self.log_w: list[Tensor] = []
         self.point: list[tuple[Tensor, Tensor]] = []
         self.chunks: list[Statistics] = []
@@ -226,9 +238,11 @@ class _Run:
             clock = self._spend("student head and loss", clock)
             heard = listener.listen(positions, taken, local, like, None if log_z is None else logits)
             clock = self._spend("teacher heads", clock)
-            log_w, carry = self.decide(heard.statistics, carry)
+            with torch.set_grad_enabled(self.learns):
+                felt, carry = self.decide(heard.statistics, carry)
+            log_w = felt.detach()
             clock = self._spend("signals and weights", clock)
-            divergence, cross_entropy = self._pull(
+            divergence, cross_entropy, price = self._pull(
                 engine, logits, log_z, heard, log_w[local], positions.target[local], wants_gradient
             )
             self._refuse_student(divergence + cross_entropy, student, taken)
@@ -239,6 +253,10 @@ class _Run:
             self.chunks.append(heard.statistics)
             self.log_w.append(log_w)
             whole = len(positions)
+            if self.with_price:
+                self.prices.append(scatter(price, local, whole))
+            if self.learns:
+                self.felt.append(felt)
             self.point.append((scatter(divergence, local, whole), scatter(cross_entropy, local, whole)))
         give_back(kept, storage)
         return loss.to(exact), made.hidden, made.weight, made.bias
@@ -273,8 +291,8 @@ class _Run:
         log_w: Float[Tensor, "m K"],
         label: Int[Tensor, " m"],
         with_gradient: bool,
-    ) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"]]:
-        """Divergence and cross-entropy; the gradient with respect to the head's product overwrites `logits`."""
+    ) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"], Float[Tensor, "m _"]]:
+        """Divergence, cross-entropy, price; the gradient with respect to the head's product overwrites `logits`."""
         parts = [
             engine.call(
                 pull,
@@ -289,11 +307,12 @@ class _Run:
                 log_w[tile],
                 label[tile],
                 with_gradient,
+                self.with_price,
             )
             for tile, fast in engine.tiles(len(label))
         ]
-        divergence, cross_entropy = (torch.cat(values) for values in zip(*parts, strict=True))
-        return divergence, cross_entropy
+        divergence, cross_entropy, price = (torch.cat(values) for values in zip(*parts, strict=True))
+        return divergence, cross_entropy, price
 
     def _refuse_student(self, values: Float[Tensor, " m"], student: Float[Tensor, "m D"], rows: Tensor | slice) -> None:
         """Where a loss is not finite, see whether the student's logits are to blame: they are overwritten by now."""
@@ -322,7 +341,18 @@ class _Run:
             cross_entropy=torch.cat([c for _, c in self.point]),
             statistics=Statistics(positions=self.positions, **merged),
             seconds=self.seconds,
+            price=torch.cat(self.prices) if self.with_price else None,
         )
+
+    def through_weights(self) -> Float[Tensor, ""]:
+        """0, with the gradient of the loss with respect to the log-weights of every position."""
+        if not self.felt:
+            return torch.zeros(())
+        log_w, held = torch.cat(self.felt), torch.cat(self.log_w)
+        active = held > -math.inf
+        slope = self.divergence.mass * held.exp() * torch.cat(self.prices).to(held)
+        moved = torch.where(active, log_w, 0.0) - torch.where(active, held, 0.0)
+        return (torch.where(active, slope, 0.0) * moved).sum()
 
     def _nothing(self, loss: Tensor) -> Outcome:
         """Of a batch without a single position: the loss is 0, its gradient too, and nothing was noticed."""
@@ -362,8 +392,9 @@ def pull(
     log_w: Float[Tensor, "n K"],
     label: Int[Tensor, " n"],
     with_gradient: bool,
-) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """Divergence and cross-entropy of a tile; the gradient with respect to `h W^T + b` overwrites `logits`.
+    with_price: bool,
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, "n _"]]:
+    """Divergence, cross-entropy and prices of a tile; the gradient with respect to `h W^T + b` overwrites `logits`.
 
     Args:
         divergence: what we learn.
@@ -376,16 +407,18 @@ def pull(
         log_w: weights.
         label: next tokens.
         with_gradient: compute the gradient too.
+        with_price: compute the prices too; no columns otherwise.
     """
     scale, softcap = shaping
     slope = None
     if with_gradient and softcap is not None:
         raw = logits if log_z is None else logits + log_z[:, None]
         slope = 1.0 - (raw / softcap) ** 2
-    point = divergence.evaluate(logits, kept, entropy, log_w, label, with_gradient, log_t=log_t)
+    point = divergence.evaluate(logits, kept, entropy, log_w, label, with_gradient, with_price, log_t)
     if point.gradient is not None:
         if slope is not None:
             point.gradient.mul_(slope)
         if scale != 1.0:
             point.gradient.mul_(scale)
-    return point.divergence, point.cross_entropy
+    price = entropy[:, :0] if point.price is None else point.price
+    return point.divergence, point.cross_entropy, price

@@ -1,0 +1,334 @@
+"""The rest of the family: divergences between K teachers and one student that are not one KL to one pool.
+
+Each is given by its value, by `force = dD / d log q_v` with the entries of `log q` taken as free, and by the price of
+every teacher, `dD / d w_k`. The gradient with respect to the tempered logits is then `force - q sum(force)`: a
+constant times q may be left out of `force`.
+
+`Pairwise` divergences (JSD, skewed KL, total variation) do not collapse to a pool (T6), so there are two objectives
+of each, which differ: `PoolThenDivide(pair)` is `D(sum_k w_k p_k, q)`, `DivideThenPool(pair)` is `sum_k w_k D(p_k, q)`.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from polydistill.objective.divergence import Divergence, PointLoss, add_cross_entropy_gradient, linear_pool, student
+from polydistill.objective.passes import FLOOR, raised
+
+Rows = Float[Tensor, "n V"]
+
+
+def _mixture(log_a: Rows, log_b: Rows, share: float) -> Rows:
+    """`log(share a + (1 - share) b)`."""
+    return torch.logaddexp(log_a + math.log(share), log_b + math.log1p(-share))
+
+
+def _inside(name: str, value: float) -> None:
+    if not 0.0 < value < 1.0:
+        raise ValueError(f"{name} must lie strictly between 0 and 1, got {value}")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """`D`, its force on `log q`, and the price of every teacher."""
+
+    divergence: Float[Tensor, " n"]
+    force: Float[Tensor, "n V"]
+    price: Float[Tensor, "n K"]
+
+
+@dataclass(frozen=True)
+class Family(Divergence):
+    """What the members share: normalising, tempering, projecting the force onto the logits, and cross-entropy."""
+
+    keeps_log: ClassVar[bool] = True
+
+    def compare(self, log_q: Rows, log_p: Float[Tensor, "K n V"], log_w: Float[Tensor, "n K"]) -> Compared:
+        """Value, force and prices at tempered distributions."""
+        raise TypeError(f"{type(self).__name__} does not say how to compare")
+
+    def evaluate(
+        self,
+        logits: Float[Tensor, "n V"],
+        kept: Float[Tensor, "K n V"],
+        entropy: Float[Tensor, "n K"],
+        log_w: Float[Tensor, "n K"],
+        label: Int[Tensor, " n"],
+        with_gradient: bool,
+        with_price: bool = False,
+        log_t: Float[Tensor, "n K"] | None = None,
+    ) -> PointLoss:
+        """Values and gradients, see `Divergence.evaluate`; `entropy` is not used."""
+        log_q, tempered, cross_entropy = student(logits, label, self.temperature)
+        log_p = kept if log_t is None else kept - log_t.T[:, :, None]
+        found = self.compare(tempered, log_p, log_w)
+        price = found.price if with_price else None
+        if not with_gradient:
+            return PointLoss(found.divergence, cross_entropy, None, price)
+        pull = found.force - raised(tempered) * found.force.sum(-1, keepdim=True)
+        gradient = logits.copy_(pull.mul_(self.mass / self.temperature))
+        add_cross_entropy_gradient(gradient, log_q, label, self.ce)
+        return PointLoss(found.divergence, cross_entropy, gradient, price)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A divergence `D(p, q)` of one distribution from another."""
+
+    def terms(self, log_p: Rows, log_q: Rows) -> tuple[Rows, Rows, Rows]:
+        """Summands of D, `q dD/dq_v` (up to a constant times q) and `dD/dp_v` (up to a constant)."""
+        raise TypeError(f"{type(self).__name__} has no terms")
+
+
+@dataclass(frozen=True)
+class JSD(Pair):
+    """`beta KL(p || m) + (1 - beta) KL(q || m)`, `m = beta p + (1 - beta) q` (Agarwal et al. 2024, generalised).
+
+    Attributes:
+        beta: in (0, 1); towards 0 it is `beta KL(p || q)`, towards 1 `(1 - beta) KL(q || p)`.
+    """
+
+    beta: float = 0.5
+
+    def __post_init__(self) -> None:
+        _inside("beta", self.beta)
+
+    def terms(self, log_p: Rows, log_q: Rows) -> tuple[Rows, Rows, Rows]:
+        """`dD/dq = (1 - beta) log(q/m)` and `dD/dp = beta log(p/m)`: what else there is cancels."""
+        log_m = _mixture(log_p, log_q, self.beta)
+        ratio_p, ratio_q = self.beta * (log_p - log_m), (1.0 - self.beta) * (log_q - log_m)
+        force = raised(log_q) * ratio_q
+        return raised(log_p) * ratio_p + force, force, ratio_p
+
+
+@dataclass(frozen=True)
+class SkewForward(Pair):
+    """`KL(p || m)`, `m = skew p + (1 - skew) q` (Ko et al. 2024): bounded by `-log skew`, unlike forward KL.
+
+    Attributes:
+        skew: share of p in the mixture, in (0, 1).
+    """
+
+    skew: float = 0.1
+
+    def __post_init__(self) -> None:
+        _inside("skew", self.skew)
+
+    def terms(self, log_p: Rows, log_q: Rows) -> tuple[Rows, Rows, Rows]:
+        """`dD/dq = -(1 - skew) p/m` and `dD/dp = log(p/m) - skew p/m`."""
+        log_m = _mixture(log_p, log_q, self.skew)
+        ratio = log_p - log_m
+        odds = ratio.exp()
+        return raised(log_p) * ratio, raised(log_q) * odds * (self.skew - 1.0), ratio - self.skew * odds
+
+
+@dataclass(frozen=True)
+class SkewReverse(Pair):
+    """`KL(q || m)`, `m = skew q + (1 - skew) p` (Ko et al. 2024): bounded by `-log skew`, unlike reverse KL.
+
+    Attributes:
+        skew: share of q in the mixture, in (0, 1).
+    """
+
+    skew: float = 0.1
+
+    def __post_init__(self) -> None:
+        _inside("skew", self.skew)
+
+    def terms(self, log_p: Rows, log_q: Rows) -> tuple[Rows, Rows, Rows]:
+        """`dD/dq = log(q/m) - skew q/m` and `dD/dp = -(1 - skew) q/m`."""
+        log_m = _mixture(log_q, log_p, self.skew)
+        ratio = log_q - log_m
+        odds, q = ratio.exp(), raised(log_q)
+        return q * ratio, q * (ratio - self.skew * odds), odds * (self.skew - 1.0)
+
+
+@dataclass(frozen=True)
+class TotalVariation(Pair):
+    """`sum_v |p_v - q_v| / 2`, in [0, 1] (Wen et al. 2023)."""
+
+    def terms(self, log_p: Rows, log_q: Rows) -> tuple[Rows, Rows, Rows]:
+        """`dD/dq = sign(q - p) / 2`, and the opposite for p."""
+        q = raised(log_q)
+        gap = q - raised(log_p)
+        side = 0.5 * gap.sign()
+        return 0.5 * gap.abs(), q * side, -side
+
+
+@dataclass(frozen=True)
+class PoolThenDivide(Family):
+    """`D(sum_k w_k p_k, q)`: the student is compared with the mixture of the teachers.
+
+    Attributes:
+        pair: the divergence D.
+    """
+
+    pair: Pair = JSD()
+
+    def compare(self, log_q: Rows, log_p: Float[Tensor, "K n V"], log_w: Float[Tensor, "n K"]) -> Compared:
+        """The price of a teacher is `sum_v p_kv dD/dp_v` at the pool."""
+        p = [raised(x) for x in log_p]
+        pool = p[0] * log_w[:, :1].exp()
+        for k in range(1, len(p)):
+            pool = pool + p[k] * log_w[:, k : k + 1].exp()
+        value, force, worth = self.pair.terms(pool.log(), log_q)
+        return Compared(value.sum(-1), force, torch.stack([(x * worth).sum(-1) for x in p], -1))
+
+
+@dataclass(frozen=True)
+class DivideThenPool(Family):
+    """`sum_k w_k D(p_k, q)`: the student is compared with every teacher.
+
+    Attributes:
+        pair: the divergence D.
+    """
+
+    pair: Pair = JSD()
+
+    def compare(self, log_q: Rows, log_p: Float[Tensor, "K n V"], log_w: Float[Tensor, "n K"]) -> Compared:
+        """The price of a teacher is its divergence."""
+        force, prices, weights = torch.zeros_like(log_q), [], log_w.exp()
+        for k, own in enumerate(log_p):
+            value, pull, _ = self.pair.terms(own, log_q)
+            prices.append(value.sum(-1))
+            force.addcmul_(pull, weights[:, k : k + 1])
+        price = torch.stack(prices, -1)
+        return Compared((weights * price).sum(-1), force, price)
+
+
+@dataclass(frozen=True)
+class Alpha(Family):
+    """`sum_k w_k D_a(p_k || q)`, `D_a = (1 - sum_v p^a q^(1-a)) / (a (1-a))` (Amari).
+
+    Collapses to the power-mean pool `r = (sum_k w_k p_k^a)^(1/a) / Z` with a factor that depends on the position:
+    `Z^a D_a(r || q) + (1 - Z^a) / (a (1-a))` (T6). Dropping `Z^a` would be another objective; it is kept.
+
+    Attributes:
+        alpha: a, neither 0 (`ReverseKL`) nor 1 (`ForwardKL`); 1/2 is the squared Hellinger distance times 4.
+    """
+
+    alpha: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.alpha in (0.0, 1.0):
+            raise ValueError(f"alpha must not be {self.alpha:g}: use ReverseKL for 0 and ForwardKL for 1")
+
+    def compare(self, log_q: Rows, log_p: Float[Tensor, "K n V"], log_w: Float[Tensor, "n K"]) -> Compared:
+        """`sum_k w_k p_k^a = Z^a r^a` is all that the student needs."""
+        a, weights = self.alpha, log_w.exp()
+        shared = [(a * own + (1.0 - a) * log_q).exp() for own in log_p]
+        price = (1.0 - torch.stack([x.sum(-1) for x in shared], -1)) / (a * (1.0 - a))
+        force = -linear_pool(torch.stack(shared), weights) / a
+        return Compared((weights * price).sum(-1), force, price)
+
+
+@dataclass(frozen=True)
+class Mixed(Family):
+    """`sum_k w_k [share KL(p_k || q) + (1 - share) KL(q || p_k)]`: two targets, the linear and the log pool.
+
+    Attributes:
+        share: of forward KL, in [0, 1].
+    """
+
+    share: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 <= self.share <= 1.0:
+            raise ValueError(f"share must lie in [0, 1], got {self.share}")
+
+    def shares(self, pool: Rows, q: Rows) -> tuple[Float[Tensor, "n 1"], Float[Tensor, "n 1"]]:
+        """Factors of forward and reverse KL at every position, constants to the gradient."""
+        share = torch.full_like(pool[:, :1], self.share)
+        return share, 1.0 - share
+
+    def compare(self, log_q: Rows, log_p: Float[Tensor, "K n V"], log_w: Float[Tensor, "n K"]) -> Compared:
+        """The forward force is minus the linear pool, the reverse one `q (log q - sum_k w_k log p_k)`."""
+        q, weights = raised(log_q), log_w.exp()
+        p = torch.stack([raised(own) for own in log_p])
+        pool = linear_pool(p, weights)
+        forward_share, reverse_share = self.shares(pool, q)
+        forward = torch.stack([(x * (own - log_q)).sum(-1) for x, own in zip(p, log_p, strict=True)], -1)
+        reverse = torch.stack([(q * (log_q - own)).sum(-1) for own in log_p], -1)
+        price = forward_share * forward + reverse_share * reverse
+        force = reverse_share * q * (log_q - linear_pool(log_p, weights)) - forward_share * pool
+        return Compared((weights * price).sum(-1), force, price)
+
+
+@dataclass(frozen=True)
+class Jeffreys(Mixed):
+    """`sum_k w_k [KL(p_k || q) + KL(q || p_k)]`: both, in full."""
+
+    def shares(self, pool: Rows, q: Rows) -> tuple[Float[Tensor, "n 1"], Float[Tensor, "n 1"]]:
+        """One and one."""
+        one = torch.ones_like(pool[:, :1])
+        return one, one
+
+
+@dataclass(frozen=True)
+class AdaptiveKL(Mixed):
+    """Forward KL where the student misses the head of the pool, reverse KL where it misses the tail (Wu et al. 2024).
+
+    The share of forward KL at a position is `gap_head / (gap_head + gap_tail)`, `gap = sum |P - q|` over the
+    likeliest entries that together have `head` of the pooled mass, and over the others. The share is a constant to
+    the gradient.
+
+    Attributes:
+        head: mass of the head, in (0, 1).
+    """
+
+    head: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _inside("head", self.head)
+
+    def shares(self, pool: Rows, q: Rows) -> tuple[Float[Tensor, "n 1"], Float[Tensor, "n 1"]]:
+        """By the gaps of head and tail; equal where the student is right."""
+        ordered, order = pool.sort(-1, descending=True)
+        is_head = (ordered.cumsum(-1) - ordered) < self.head
+        gap = (ordered - q.gather(-1, order)).abs()
+        head = (gap * is_head).sum(-1, keepdim=True)
+        total = gap.sum(-1, keepdim=True)
+        share = torch.where(total > 0, head / total.clamp_min(1e-30), 0.5)
+        return share, 1.0 - share
+
+
+@dataclass(frozen=True)
+class TopKForwardKL(Family):
+    """`KL` of the pool from the student over the pool's likeliest entries and one bucket for all the others.
+
+    `sum_{v in S} P log(P/q) + P_tail log(P_tail / q_tail)`: what is outside S is lumped, not dropped, and nothing is
+    renormalised. By data processing it is at most `KL(P || q)`, the Jensen-Shannon part left out, and equals it
+    when S is everything.
+
+    Attributes:
+        entries: size of S, at least 1.
+    """
+
+    entries: int = 64
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.entries < 1:
+            raise ValueError(f"entries must be at least 1, got {self.entries}")
+
+    def compare(self, log_q: Rows, log_p: Float[Tensor, "K n V"], log_w: Float[Tensor, "n K"]) -> Compared:
+        """Inside S the force is `-P`, outside `-q P_tail / q_tail`; S is held."""
+        p, q = [raised(own) for own in log_p], raised(log_q)
+        pool = linear_pool(torch.stack(p), log_w.exp())
+        inside = torch.zeros_like(pool, dtype=torch.bool)
+        inside.scatter_(1, pool.topk(min(self.entries, pool.shape[1]), -1).indices, True)
+        tail, tail_q = (torch.where(inside, 0.0, x).sum(-1, keepdim=True) for x in (pool, q))
+        smallest = math.exp(FLOOR[pool.dtype])
+        ratio = torch.where(inside, pool.log() - log_q, 0.0)
+        tail_ratio = tail.clamp_min(smallest).log() - tail_q.clamp_min(smallest).log()
+        value = (pool * ratio).sum(-1) + (tail * tail_ratio).squeeze(1)
+        force = -torch.where(inside, pool, q * (tail / tail_q.clamp_min(smallest)))
+        worth = torch.where(inside, ratio, tail_ratio)
+        return Compared(value, force, torch.stack([(x * worth).sum(-1) for x in p], -1))
