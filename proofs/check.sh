@@ -32,3 +32,4 @@ for what in 'type-in-type' 'unsafe (co)fixpoints' 'positivity is assumed'; do
 done
 
 python3 index.py coqchk.txt               # refuses any other axiom; writes index.json
+cp index.json ../src/polydistill/proofs_index.json   # the package cites these names; its tests compare the two

@@ -20,12 +20,14 @@ class Rule:
     Attributes:
         name: of the rule.
         formula: range and modulus it gives, in words of the design.
-        theorems: names in `proofs/index.json`; empty when the rule is derived on paper only.
+        theorems: names in `proofs/index.json`.
+        derived: the rule is derived on paper only, so that nothing that uses it is called proved.
     """
 
     name: str
     formula: str
     theorems: tuple[str, ...] = ()
+    derived: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,9 +105,10 @@ class Guarantee:
         distance = 0.0 if error == 0.0 else min(2.0 * error * total, 2.0 * self.range)
         return math.tanh(distance / 4.0)
 
-    def target_shift_if_corrupted(self) -> float:
-        """Linear pool: how far the target moves when one teacher's distribution becomes anything else (T5)."""
-        return self.ceiling
+    def target_shift_if_corrupted(self, change: float = 1.0) -> float:
+        """Linear pool: how far the target moves, in total variation, when one teacher's distribution moves by `change`
+        (1: becomes anything else) and the weights do not read it (T5)."""
+        return self.ceiling * change
 
     def proved(self) -> bool:
         """Every rule of the derivation names a theorem."""
@@ -144,22 +147,51 @@ def mix_modulus(range: float, teachers: int, share: float) -> float:
     return min(birkhoff, heaviest / (heaviest + share / teachers))
 
 
+def target_shift(weight_shift: float, disagreement: float = 1.0) -> float:
+    """Linear pool: total variation of the target when that of the weights is `weight_shift` and no two teachers are
+    further apart than `disagreement` (T4)."""
+    return weight_shift * disagreement
+
+
+def gradient_shift(target_shift: float, temperature: float = 1.0) -> float:
+    """l1 distance that the logit gradient of forward KL moves when the target moves by `target_shift` (T4)."""
+    return 2.0 * target_shift / temperature
+
+
 STATIC = Rule("static", "R = osc(log w); no modulus", ("T1_static",))
 SOFTMAX = Rule("softmax", "R = spread / temperature; L = 1 / temperature", ("T1_softmax_range", "T1_softmax_modulus"))
 PRODUCT = Rule(
     "product", "R = sum of ranges; the moduli are listed together", ("T1_product_range", "T1_product_modulus")
 )
 POWER = Rule("power", "R = |a| R; L = |a| L", ("T1_power_range", "T1_power_modulus"))
-MIX = Rule("floor", "R = log(((1-lam) e^R + lam S/K) / ((1-lam) + lam S/K))", ("T3_mix_range", "T3_mix_modulus"))
-ISOTONIC = Rule("log-isotonic projection", "R and L not larger", ("T12_isotonic_range", "T12_isotonic_modulus"))
-KL_CLIP = Rule("KL clipping", "R = log(high / low) at most; L not larger", ("T12_clip_range", "T12_clip_modulus"))
-TILT = Rule("safety tilt", "R + kappa beta osc(sigma); L unchanged", ("T11_tilt_range", "T11_tilt_modulus"))
+MIX = Rule(
+    "floor",
+    "R = log(((1-lam) e^R + lam S/K) / ((1-lam) + lam S/K))",
+    ("T3_mix_range", "T3_mix_modulus", "T3_mix_weights"),
+)
+ISOTONIC = Rule(
+    "log-isotonic projection",
+    "R and L not larger; 2 R / critical in severity",
+    ("T12_ramp_range", "T12_tiers_modulus", "T12_ramp_modulus", "T12_ramp_severity", "T12_ramp_floor"),
+)
+KL_CLIP = Rule(
+    "KL clipping",
+    "R = log(high / low) at most; L not larger",
+    ("T12_clip_range", "T12_clip_modulus", "T12_clip_weights"),
+)
+TILT = Rule(
+    "safety tilt",
+    "R + kappa beta osc(sigma); L unchanged; beta osc(sigma) in severity",
+    ("T11_tilt_range", "T11_tilt_modulus", "T11_tilt_severity", "T11_tilt_weights"),
+)
 FIXED_SHARE = Rule(
-    "fixed-share posterior", "R = log(1 + K (1-a) / a)", ("T7_fixed_share_range", "T7_fixed_share_modulus")
+    "fixed-share posterior",
+    "R = log(1 + K (1-a) / a)",
+    ("T7_fixed_share_range", "T7_fixed_share_modulus", "T7_fixed_share_weights"),
 )
 DISCOUNTED = Rule("discounted posterior", "R = c / (1 - gamma)", ("T7_discounted_range", "T7_discounted_modulus"))
 CLIPPED = Rule("spread-clipped posterior", "R = c", ("T7_clipped_range", "T7_clipped_modulus"))
-UNDECLARED = Rule("undeclared", "nothing is promised")
+UNDECLARED = Rule("undeclared", "nothing is promised", derived=True)
 
 
 def _bounded(teachers: int, range: float, moduli: Sequence[Modulus], step: Step) -> Guarantee:
@@ -237,9 +269,15 @@ def tilt(base: Guarantee, strength: float, tier_spread: float) -> Guarantee:
 
 def isotonic(base: Guarantee, critical: float) -> Guarantee:
     """Log-isotonic projection, ramped in up to the severity `critical`: monotone and commuting with constants, so
-    nothing grows (T12); blending moves log-weights by at most 2 R over the ramp."""
+    nothing grows (T12); blending moves log-weights by at most 2 R over the ramp. A floor survives, a ceiling need not
+    (`T12_isotonic_ceiling_fails`): only that of the range is left."""
     step = Step(ISOTONIC, f"ordered by tier from severity {critical:g} on", base.range, (base.step,))
-    return replace(base, step=step, severity_modulus=base.severity_modulus + 2.0 * base.range / critical)
+    return replace(
+        base,
+        step=step,
+        ceiling=ceiling_of(base.range, base.teachers),
+        severity_modulus=base.severity_modulus + 2.0 * base.range / critical,
+    )
 
 
 def kl_clip(base: Guarantee, low: float, high: float) -> Guarantee:

@@ -19,7 +19,7 @@ from polydistill.guarantee import Guarantee, Rule, Step, ceiling_of
 from polydistill.safety.tiers import bound, in_order, smallest_gap
 from polydistill.simplex import NoActiveTeacherError, isotonic, kl_clip, normalise
 
-VETO = Rule("veto", "some teachers out: range unbounded, among the others R and L not larger", ())
+VETO = Rule("veto", "some teachers out: range unbounded, among the others R and L not larger", derived=True)
 """The mask commutes with products (T20); no weights with a zero in them have a range."""
 
 

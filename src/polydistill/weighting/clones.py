@@ -17,6 +17,7 @@ from polydistill.weighting.operator import Carry, Names, Operator, Signal, Tag, 
 CLONES = Rule(
     "clone-robust softmax",
     "R = spread / temperature + sum_l log n_l; L = (1 + sum_l (1 - 1/n_l)) / temperature; l: groups below the parting",
+    derived=True,
 )
 
 

@@ -13,7 +13,7 @@ from polydistill.guarantee import Guarantee, Rule, Step
 from polydistill.logprobs import Statistics
 from polydistill.weighting.operator import Carry, Operator, Power, Product, Tag, not_an_operator, product_tag
 
-CONVEX_SUM = Rule("convex sum", "R = largest of the ranges; the moduli are listed together")
+CONVEX_SUM = Rule("convex sum", "R = largest of the ranges; the moduli are listed together", derived=True)
 
 
 def tempered_product(*factors: Operator) -> Power:

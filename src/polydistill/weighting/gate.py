@@ -14,7 +14,7 @@ from polydistill.logprobs import Statistics
 from polydistill.simplex import normalise
 from polydistill.weighting.operator import Carry, Names, Operator, Signal, Tag
 
-GATE = Rule("learned gate", "R = bound; L_s = spectral norm of A_s * sqrt(K / 2), held at most `modulus`")
+GATE = Rule("learned gate", "R = bound; L_s = spectral norm of A_s * sqrt(K / 2), held at most `modulus`", derived=True)
 
 
 class Gate(Operator):

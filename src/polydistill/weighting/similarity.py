@@ -14,7 +14,7 @@ from polydistill.logprobs import Statistics
 from polydistill.simplex import normalise
 from polydistill.weighting.operator import Carry, Names, Operator, Tag
 
-SIMILARITY = Rule("domain similarity", "cosines lie in [-1, 1]: R = 2 / temperature; L = 1 / temperature")
+SIMILARITY = Rule("domain similarity", "cosines lie in [-1, 1]: R = 2 / temperature; L = 1 / temperature", derived=True)
 
 
 class Similarity(Operator):
