@@ -64,21 +64,17 @@ def test_the_range_of_a_three_factor_stack_with_floor_and_tilt_is_attained_withi
 
 
 @pytest.mark.slow
-def test_the_stack_is_not_refuted_at_ten_times_the_default_effort():
-    pipeline = Pipeline.of(
-        Softmax(2.0)(Entropy(spread=4)) * Softmax(1.0)(Margin(spread=3)),
-        NAMES,
-        floor=0.02,
-        safety=Tilt({"safe": 1, "maths": 0.5}, strength=12),
-    )
+def test_a_stack_is_not_refuted_at_ten_times_the_default_effort():
+    pipeline = Pipeline.of(Softmax(2.0)(Entropy(spread=4)) * Softmax(1.0)(Margin(spread=3)), NAMES, floor=0.02)
     certificate = certify(pipeline, effort=10.0)
     assert certificate.exit_ok, str(certificate)
-    assert certificate.finding("O1").trials > 40_000
+    assert certificate.trials > 5_000_000
+    assert certificate.finding("B").tightness == pytest.approx(1.0)
 
 
 def test_projection_claims_the_order_inside_a_context_and_not_across():
     pipeline = Pipeline.of(Softmax(1.0)(Entropy()), NAMES, safety=Ordered({"safe": 1, "maths": 0.5}))
-    certificate = certify(pipeline, effort=0.02)
+    certificate = certify(pipeline, effort=0.02, proofs=Proofs(frozenset()))
     assert certificate.exit_ok
     assert certificate.finding("O1").basis is Basis.DERIVED
     assert certificate.finding("O2").basis is Basis.NOT_CLAIMED
@@ -109,6 +105,7 @@ def test_an_operator_that_declares_too_small_a_range_is_refuted():
     certificate = certify(Boastful(), teachers=2, effort=0.1)
     assert [finding.axiom for finding in certificate.refuted] == ["B"]
     assert certificate.finding("B").worst == pytest.approx(2.0)
+    assert certificate.finding("B").basis is Basis.DECLARED  # whatever rules its guarantee names
 
 
 def clamp_rule(evidence):

@@ -17,6 +17,7 @@ from polydistill.certify.proofs import Proofs
 from polydistill.certify.rule import rule_of, title
 from polydistill.pipeline import Pipeline
 from polydistill.safety import Tilt
+from polydistill.signals import Signal
 from polydistill.weighting import Operator
 
 CLOSE = (2, 3, 4, 5)
@@ -72,7 +73,9 @@ def certify(
         raise ValueError(f"there are no laws {', '.join(unknown)}; the laws are {', '.join(AXIOMS)}")
     means = Means(effort, torch.Generator().manual_seed(seed))
     if isinstance(operator, Operator | Pipeline):
-        found = _of_pipeline(operator, teachers, tasks, critical, set(laws), means, proofs or Proofs.shipped())
+        found = _of_pipeline(
+            operator, teachers, tasks, critical, set(laws), means, Proofs.shipped() if proofs is None else proofs
+        )
     else:
         rule = rule_of(operator, sigma=safety, domain=domain)
         sizes = [teachers] if isinstance(teachers, int) else None if teachers is None else [int(k) for k in teachers]
@@ -134,7 +137,7 @@ def _of_pipeline(
     promise = pipeline.guarantee()
     benches = pipeline_benches(pipeline, max(4, int(6 * means.effort**0.5)), critical)
     attacks = _attacks(benches, benches[: max(2, int(3 * means.effort**0.5))], means)
-    rules = promise.step.rules()
+    rules, ours = promise.step.rules(), _of_this_package(pipeline)
     claims = _claims(pipeline, laws)
     findings = []
     for axiom in AXIOMS:
@@ -143,12 +146,13 @@ def _of_pipeline(
         basis = Basis.DECLARED if axiom in claims else Basis.NOT_CLAIMED
         if axiom in ("B", "C"):
             bounded = promise.range < math.inf if axiom == "B" else bool(benches[0].open_channels)
-            theorems = proofs.check(rules)
-            basis = Basis.NONE if not bounded else Basis.PROVED if theorems else Basis.DERIVED
+            theorems = proofs.check(rules) if ours else ()
+            known = Basis.PROVED if theorems else Basis.DERIVED if ours else Basis.DECLARED
+            basis = known if bounded else Basis.NONE
             bound = None if not bounded else promise.range if axiom == "B" else _modulus_bound(benches[0])
         elif axiom in ("O1", "O2") and axiom in claims:
-            theorems = _safety_theorems(axiom, pipeline, proofs)
-            basis = Basis.PROVED if theorems else Basis.DERIVED
+            theorems = _safety_theorems(axiom, pipeline, proofs) if ours else ()
+            basis = Basis.PROVED if theorems else Basis.DERIVED if ours else Basis.DECLARED
         findings.append(_finding(axiom, attacks[axiom], basis, bound, theorems))
     safety = "" if pipeline.safety is None else f", then {pipeline.safety!r}"
     floor = f", floor {pipeline.floor:g}" if pipeline.floor else ""
@@ -167,13 +171,21 @@ def _of_pipeline(
     }
 
 
+def _of_this_package(pipeline: Pipeline) -> bool:
+    """Whether the calculus speaks about this very code: a foreign operator's guarantee is a declaration, whatever rules
+    it names, and a foreign signal may not be clipped to the spread that it states."""
+    parts = [part for part in pipeline.stack.modules() if isinstance(part, Operator)]
+    clipped = all(type(signal).__call__ is Signal.__call__ for signal in pipeline.stack.signals)
+    return clipped and all(type(part).__module__.split(".")[0] == "polydistill" for part in parts)
+
+
 def _safety_theorems(axiom: str, pipeline: Pipeline, proofs: Proofs) -> tuple[str, ...]:
     """O2 of the tilt and O1 of the projection hold of any weights; O1 of the tilt rests on the range before it."""
     if isinstance(pipeline.safety, Tilt):
         if axiom == "O2":
             return proofs.check((), ("T11_tilt_O2",))
         return proofs.check(pipeline.before_safety().step.rules(), ("T11_tilt_O1", "T11_tilt_threshold"))
-    return proofs.check((), ("T12_isotonic_ordered",))
+    return proofs.check((), ("T12_isotonic_ordered", "T12_ramp_full", "T12_tiers_sorted"))
 
 
 def _claims(pipeline: Pipeline, laws: set[str]) -> set[str]:
