@@ -41,7 +41,7 @@ def side_by_side(
 ) -> dict[str, list[float]]:
     """Seconds of every call, round after round, so that a busy spell of the machine hits all of them.
 
-    The first round warms up and is not counted. A round that would pass the budget is not begun.
+    The first round warms up and is not counted. Beyond one round, none is begun that would pass the budget.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     begun = perf_counter()

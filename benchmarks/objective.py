@@ -20,6 +20,7 @@ from polydistill.objective.distil import DEFAULT_BYTES
 from polydistill.objective.engine import SWITCH
 
 TEACHERS = (1, 2, 4, 8, 16)
+RIVALS_AT = (1, 4)
 
 
 def time_against_k(
@@ -29,11 +30,16 @@ def time_against_k(
     for k in TEACHERS:
         work = workload(Case(n, v, d, k, dtype, device))
         calls = {"ours": ours(work), "floor": floor(work), "one projection": one_projection(work)}
-        if k <= 4:
+        seconds = side_by_side(calls, repeats, device, budget_s / len(TEACHERS))
+        if k in RIVALS_AT:
             calls |= {"naive": naive(work), "trl x K": trl_times_k(work)}
             if has_liger():
                 calls["liger x K"] = RIVALS["liger x K"](work)
-        seconds = side_by_side(calls, repeats, device, budget_s / len(TEACHERS))
+            beside = side_by_side({n: c for n, c in calls.items() if n not in ("floor", "one projection")}, 2, device)
+            over = {name: ratio(beside, "ours", name) for name in beside if name != "ours"}
+            seconds |= {name: values for name, values in beside.items() if name != "ours"}
+        else:
+            over = {}
         best = typical(seconds)
         rows.append(
             {
@@ -41,7 +47,8 @@ def time_against_k(
                 "k": k,
                 "seconds": best,
                 "rounds": len(seconds["ours"]),
-                "over": {name: ratio(seconds, "ours", name) for name in calls if name != "ours"},
+                "load": os.getloadavg()[0],
+                "over": {name: ratio(seconds, "ours", name) for name in ("floor", "one projection")} | over,
             }
         )
     return rows

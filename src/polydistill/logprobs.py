@@ -4,8 +4,10 @@ A teacher's distribution over `V` entries lives only inside one chunk of positio
 `Statistics`: a few numbers per position and teacher, `[n, K]` each, all at temperature 1 and in nats.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -56,10 +58,44 @@ class Head:
         else:
             out.copy_(hidden @ weight.to(hidden.dtype).T)
 
+    def shape(self, logits: Float[Tensor, "n V"]) -> None:
+        """`softcap tanh(scale (logits + bias) / softcap)`, in place: what is missing after `project`."""
+        if self.bias is not None:
+            logits.add_(self.bias[: self.vocabulary])
+        if self.scale != 1.0:
+            logits.mul_(self.scale)
+        if self.softcap is not None:
+            logits.div_(self.softcap).tanh_().mul_(self.softcap)
+
     @property
     def vocabulary(self) -> int:
         """Number of visible entries V."""
         return self.weight.shape[0] if self.visible is None else self.visible
+
+
+@runtime_checkable
+class Says(Protocol):
+    """What one teacher says about N positions, in any form."""
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of entries V."""
+        ...
+
+    @property
+    def exact(self) -> bool:
+        """Whether every entry is known, so that the distribution can be tempered."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def write(self, rows: Int[Tensor, " n"] | slice, out: Float[Tensor, "n V"]) -> None:
+        """Logits of some positions, up to what `shape` does to them in place."""
+        ...
+
+    def shape(self, logits: Float[Tensor, "n V"]) -> None:
+        """Finish what `write` began."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -68,6 +104,90 @@ class Spoken:
 
     hidden: Float[Tensor, "N D"]
     head: Head
+    exact: ClassVar[bool] = True
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of visible entries V."""
+        return self.head.vocabulary
+
+    def __len__(self) -> int:
+        return self.hidden.shape[0]
+
+    def write(self, rows: Int[Tensor, " n"] | slice, out: Float[Tensor, "n V"]) -> None:
+        """One matrix product."""
+        self.head.project(self.hidden[rows], out)
+
+    def shape(self, logits: Float[Tensor, "n V"]) -> None:
+        """Bias, scale and soft cap."""
+        self.head.shape(logits)
+
+
+@dataclass(frozen=True)
+class Dense:
+    """Log-probabilities, or logits, of every entry: `[N, V]`, in any floating dtype; minus infinity is refused."""
+
+    log_p: Float[Tensor, "N V"]
+    exact: ClassVar[bool] = True
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of entries V."""
+        return self.log_p.shape[1]
+
+    def __len__(self) -> int:
+        return self.log_p.shape[0]
+
+    def write(self, rows: Int[Tensor, " n"] | slice, out: Float[Tensor, "n V"]) -> None:
+        """A copy."""
+        out.copy_(self.log_p[rows])
+
+    def shape(self, logits: Float[Tensor, "n V"]) -> None:
+        """Nothing is missing."""
+
+
+LEAST_TAIL = -50.0
+"""Log-probability below which a tail is set, nats: no tail at all would be minus infinity."""
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """A truncated distribution: S entries of every position, and how much mass all the others have together.
+
+    It stands for the distribution that spreads the tail evenly over the `V - S` other entries: of all that agree with
+    what is stored the one of largest entropy. Nothing is renormalised away. A teacher that knows only its likeliest
+    entries has no temperature but 1, which is refused by the objective.
+
+    Attributes:
+        ids: the stored entries, all different within a position.
+        log_p: their log-probabilities, finite.
+        log_tail: log of the mass of all others; minus infinity or anything below `LEAST_TAIL` counts as that.
+        vocabulary: number of entries V.
+    """
+
+    ids: Int[Tensor, "N S"]
+    log_p: Float[Tensor, "N S"]
+    log_tail: Float[Tensor, " N"]
+    vocabulary: int
+    exact: ClassVar[bool] = False
+
+    @classmethod
+    def of(cls, ids: Int[Tensor, "N S"], log_p: Float[Tensor, "N S"], vocabulary: int) -> "Sparse":
+        """With the tail that is left over: `log(1 - sum p)`."""
+        stored = log_p.double().logsumexp(-1).clamp_max(0.0)
+        return cls(ids, log_p, torch.log(-torch.expm1(stored)).clamp_min(LEAST_TAIL).to(log_p.dtype), vocabulary)
+
+    def __len__(self) -> int:
+        return self.ids.shape[0]
+
+    def write(self, rows: Int[Tensor, " n"] | slice, out: Float[Tensor, "n V"]) -> None:
+        """The tail everywhere, the stored entries over it."""
+        others = max(self.vocabulary - self.ids.shape[1], 1)
+        out.copy_((self.log_tail[rows].clamp_min(LEAST_TAIL) - math.log(others))[:, None].expand_as(out))
+        out.scatter_(1, self.ids[rows], self.log_p[rows].to(out.dtype))
+
+    def shape(self, logits: Float[Tensor, "n V"]) -> None:
+        """Nothing is missing."""
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from polydistill.logprobs import STATISTICS, Head, Positions, Spoken, Statistics
+from polydistill.logprobs import STATISTICS, Head, Positions, Says, Statistics
 from polydistill.objective.divergence import Divergence
 from polydistill.objective.engine import ALIGNED, Engine
 from polydistill.objective.listen import OF_STUDENT, Heard, Listener, refuse_non_finite, scatter
-from polydistill.objective.passes import shape
 from polydistill.objective.storage import borrow, give_back
 
 Decide = Callable[[Statistics, Any], tuple[Float[Tensor, "n K"], Any]]
@@ -62,7 +61,7 @@ class Outcome:
 def distil(
     hidden: Float[Tensor, "N D"],
     head: Head,
-    spoken: Sequence[Spoken],
+    spoken: Sequence[Says],
     positions: Positions,
     decide: Decide,
     divergence: Divergence,
@@ -84,7 +83,8 @@ def distil(
     Args:
         hidden: student's last hidden states, sequence-major.
         head: student's head; gradients go to its weight and bias if they require them.
-        spoken: K teachers over the same positions and the same visible vocabulary.
+        spoken: K teachers over the same positions and the same visible vocabulary: `Spoken` (hidden states and a
+            head), `Dense` or `Sparse`, in any mixture.
         positions: labels, masks and context of the same N positions.
         decide: see `Decide`.
         divergence: `ForwardKL`, `ReverseKL` or another of the family.
@@ -98,7 +98,7 @@ def distil(
         ValueError: shapes or vocabularies differ, or an unknown statistic is asked for.
         NonFiniteError: a logit of a teacher or of the student is NaN or infinite.
     """
-    _validate(hidden, head, spoken, positions, needs)
+    _validate(hidden, head, spoken, positions, needs, divergence.temperature)
     device = hidden.device.type
     if torch.is_autocast_enabled(device):
         hidden = hidden.to(torch.get_autocast_dtype(device))
@@ -117,20 +117,21 @@ def distil(
 
 
 def _validate(
-    hidden: Tensor, head: Head, spoken: Sequence[Spoken], positions: Positions, needs: frozenset[str]
+    hidden: Tensor, head: Head, spoken: Sequence[Says], positions: Positions, needs: frozenset[str], temperature: float
 ) -> None:
     if not spoken:
         raise ValueError("at least one teacher must have spoken")
     if unknown := needs - STATISTICS:
         raise ValueError(f"unknown statistics {sorted(unknown)}; known are {sorted(STATISTICS)}")
     for k, teacher in enumerate(spoken):
-        if teacher.hidden.shape[0] != hidden.shape[0]:
+        if len(teacher) != hidden.shape[0]:
+            raise ValueError(f"teacher {k} speaks of {len(teacher)} positions, the student of {hidden.shape[0]}")
+        if teacher.vocabulary != head.vocabulary:
+            raise ValueError(f"teacher {k} has {teacher.vocabulary} vocabulary entries, the student {head.vocabulary}")
+        if temperature != 1.0 and not teacher.exact:
             raise ValueError(
-                f"teacher {k} speaks of {teacher.hidden.shape[0]} positions, the student of {hidden.shape[0]}"
-            )
-        if teacher.head.vocabulary != head.vocabulary:
-            raise ValueError(
-                f"teacher {k} has {teacher.head.vocabulary} vocabulary entries, the student {head.vocabulary}"
+                f"teacher {k} knows only a part of its vocabulary, which cannot be tempered exactly; "
+                f"use temperature 1 instead of {temperature}, or let it store every entry"
             )
     if len(positions) != hidden.shape[0]:
         raise ValueError(f"{len(positions)} positions are described, the student has {hidden.shape[0]}")
@@ -187,7 +188,7 @@ class _Run:
     def __init__(
         self,
         head: Head,
-        spoken: Sequence[Spoken],
+        spoken: Sequence[Says],
         positions: Positions,
         decide: Decide,
         divergence: Divergence,
@@ -263,15 +264,14 @@ class _Run:
 
     def _settle(self, engine: Engine, logits: Float[Tensor, "m V"], rows: Tensor | slice) -> Float[Tensor, " m"] | None:
         """Bias, scale and soft cap; log-probabilities instead of logits, and the normaliser, if signals read them."""
-        head, visible = self.head, self.head.vocabulary
-        bias = None if head.bias is None else head.bias[:visible]
+        head = self.head
         compares = bool(self.needs & OF_STUDENT)
-        if bias is None and head.scale == 1.0 and head.softcap is None and not compares:
+        if head.bias is None and head.scale == 1.0 and head.softcap is None and not compares:
             return None
         log_z: list[Tensor] = []
         for tile, _ in engine.tiles(len(logits)):
             part = logits[tile]
-            shape(part, bias, head.scale, head.softcap)
+            head.shape(part)
             if compares:
                 first = part[:, 0].clone()
                 part.copy_(part.log_softmax(-1))

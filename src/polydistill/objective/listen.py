@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from polydistill.logprobs import Positions, Spoken, Statistics
+from polydistill.logprobs import Positions, Says, Statistics
 from polydistill.objective.divergence import Divergence
 from polydistill.objective.engine import Engine
-from polydistill.objective.passes import normaliser, notice, raised, shape
+from polydistill.objective.passes import normaliser, notice, raised
 
 OF_STUDENT = frozenset({"student_gap", "student_gap_reverse"})
 """Statistics that compare a teacher with the student."""
@@ -59,7 +59,7 @@ class Listener:
         scratch: storage for one chunk of one teacher, overwritten.
     """
 
-    spoken: Sequence[Spoken]
+    spoken: Sequence[Says]
     divergence: Divergence
     needs: frozenset[str]
     engine: Engine
@@ -79,11 +79,11 @@ class Listener:
         label = positions.target[only]
         for k, teacher in enumerate(self.spoken):
             logits = self.scratch[: len(only)]
-            teacher.head.project(teacher.hidden[only + start], logits)
-            columns = [
-                self.engine.call(normaliser, fast, _shaped(teacher, logits[rows]), label[rows])
-                for rows, fast in self.engine.tiles(len(only))
-            ]
+            teacher.write(only + start, logits)
+            columns = []
+            for rows, fast in self.engine.tiles(len(only)):
+                teacher.shape(logits[rows])
+                columns.append(self.engine.call(normaliser, fast, logits[rows], label[rows]))
             chosen, maximum = (torch.cat(column) for column in zip(*columns, strict=True))
             refuse_non_finite(maximum, k, only + start)
             like[only, k] = chosen
@@ -132,12 +132,13 @@ class Listener:
     ) -> dict[str, Float[Tensor, " m"]]:
         """Project teacher k into `logits`, read the statistics off and leave what is kept."""
         teacher, divergence = self.spoken[k], self.divergence
-        teacher.head.project(teacher.hidden[rows], logits)
+        teacher.write(rows, logits)
         columns: list[tuple[Tensor, ...]] = []
         margins: list[Tensor] = []
         gaps: list[Tensor] = []
         for tile, fast in self.engine.tiles(len(label)):
-            part = _shaped(teacher, logits[tile])
+            part = logits[tile]
+            teacher.shape(part)
             if "margin" in self.needs:
                 best = part.topk(min(2, part.shape[1]), dim=-1).values
                 margins.append(best[:, 0] - best[:, -1])
@@ -181,13 +182,6 @@ class Listener:
         if temperature != 1.0:
             return raised(((kept if keeps_log else kept.log()) * temperature).log_softmax(-1))
         return raised(kept - log_t[:, None]) if keeps_log else kept * (-log_t).exp()[:, None]
-
-
-def _shaped(teacher: Spoken, logits: Float[Tensor, "n V"]) -> Float[Tensor, "n V"]:
-    head = teacher.head
-    bias = None if head.bias is None else head.bias[: head.vocabulary]
-    shape(logits, bias, head.scale, head.softcap)
-    return logits
 
 
 def refuse_non_finite(values: Float[Tensor, " n"], teacher: int | None, rows: Int[Tensor, " n"] | slice) -> None:

@@ -16,16 +16,6 @@ FLOOR = {torch.float32: -60.0, torch.float64: -600.0}
 """Smallest log-ratio to the largest entry of a row; its exponential times a weight of 1e-10 is still normal."""
 
 
-def shape(logits: Float[Tensor, "n V"], bias: Float[Tensor, " V"] | None, scale: float, softcap: float | None) -> None:
-    """`softcap tanh(scale (logits + bias) / softcap)`, in place."""
-    if bias is not None:
-        logits.add_(bias)
-    if scale != 1.0:
-        logits.mul_(scale)
-    if softcap is not None:
-        logits.div_(softcap).tanh_().mul_(softcap)
-
-
 def normaliser(
     logits: Float[Tensor, "n V"], label: Int[Tensor, " n"]
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:

@@ -1,0 +1,197 @@
+import math
+
+import pytest
+import torch
+from cases import head, hidden, positions, spoken
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from polydistill.logprobs import STATISTICS, Dense, Head, Sparse, Spoken
+from polydistill.objective import ForwardKL, NonFiniteError, ReverseKL, distil
+from polydistill.objective.engine import SWITCH, Engine
+from polydistill.pipeline import Pipeline
+from polydistill.signals import Entropy
+from polydistill.weighting import PrefixPosterior, Softmax
+
+N, V = 150, 37
+
+
+def run(heard, divergence=None, n=N, v=V, loss_bytes=None, **where):
+    names = [f"t{k}" for k in range(len(heard))]
+    bound = Pipeline.of(PrefixPosterior(0.05) * Softmax(2.0)(Entropy(spread=4)), names)
+    student, weight = hidden(n, 6, seed=1).requires_grad_(), head(v, 6, seed=2).weight.requires_grad_()
+    out = distil(
+        student, Head(weight), heard, positions(n, v, **where), bound.decide, divergence or ForwardKL(ce=0.1),
+        needs=frozenset(STATISTICS), loss_bytes=loss_bytes,
+    )  # fmt: skip
+    out.loss.backward()
+    return out, student.grad, weight.grad
+
+
+def same(one, other, tolerance=2e-5):
+    for a, b in zip(one[1:], other[1:], strict=True):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(one[0].loss, other[0].loss, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(one[0].log_w, other[0].log_w, rtol=tolerance, atol=tolerance)
+    for (_, a), (_, b) in zip(one[0].statistics.measured(), other[0].statistics.measured(), strict=True):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=5 * tolerance)
+
+
+def dense(teacher):
+    return Dense(teacher.head.logits(teacher.hidden).log_softmax(-1))
+
+
+def completed(sparse):
+    """The distribution that a truncated one stands for, entry by entry."""
+    n, s = sparse.ids.shape
+    rest = sparse.log_tail - math.log(sparse.vocabulary - s)
+    full = rest[:, None].repeat(1, sparse.vocabulary)
+    for i in range(n):
+        full[i, sparse.ids[i]] = sparse.log_p[i]
+    return Dense(full)
+
+
+@settings(max_examples=20)
+@given(
+    kinds=st.lists(st.sampled_from(["spoken", "dense", "sparse"]), min_size=1, max_size=16),
+    stored=st.integers(1, V - 1),
+    loss_share=st.sampled_from([0.0, 0.4, 1.0]),
+    reverse=st.booleans(),
+    seed=st.integers(0, 100),
+)
+def test_kinds_of_teachers_mix_in_one_call(kinds, stored, loss_share, reverse, seed):
+    mixed, plain = [], []
+    for kind, teacher in zip(kinds, spoken(N, V, [5] * len(kinds), seed=seed), strict=True):
+        known = dense(teacher)
+        best = known.log_p.topk(stored, -1)
+        truncated = Sparse.of(best.indices, best.values, V)
+        mixed.append({"spoken": teacher, "dense": known, "sparse": truncated}[kind])
+        plain.append(completed(truncated) if kind == "sparse" else known)
+    divergence = ReverseKL() if reverse else ForwardKL(ce=0.1)
+    where = {"loss_share": loss_share, "documents": 3, "seed": seed}
+    same(run(mixed, divergence, loss_bytes=1, **where), run(plain, divergence, **where), tolerance=5e-4)
+
+
+def test_the_tail_of_a_truncated_teacher_keeps_its_mass():
+    known = dense(spoken(N, V, [5])[0])
+    best = known.log_p.topk(5, -1)
+    out = torch.empty(N, V)
+    Sparse.of(best.indices, best.values, V).write(slice(0, N), out)
+    torch.testing.assert_close(out.exp().sum(-1), torch.ones(N))
+    torch.testing.assert_close(out.gather(1, best.indices), best.values)
+
+
+def test_a_truncated_teacher_without_a_tail_stays_finite():
+    ids = torch.arange(3).repeat(N, 1)
+    sure = Sparse(ids, torch.full((N, 3), 1 / 3).log(), torch.full((N,), -math.inf), V)
+    out, gradient, _ = run([sure, spoken(N, V, [5])[0]], ReverseKL())
+    assert torch.isfinite(out.loss)
+    assert torch.isfinite(gradient).all()
+
+
+def test_a_truncated_teacher_cannot_be_tempered():
+    ids = torch.arange(3).repeat(N, 1)
+    with pytest.raises(ValueError, match="cannot be tempered exactly"):
+        run([Sparse.of(ids, torch.full((N, 3), 0.3).log(), V)], ForwardKL(temperature=2.0))
+
+
+def test_minus_infinity_in_a_dense_teacher_is_named():
+    known = dense(spoken(N, V, [5])[0]).log_p.clone()
+    known[7, 3] = -math.inf
+    with pytest.raises(NonFiniteError, match="teacher 0 is not finite at row 7"):
+        run([Dense(known)])
+
+
+def test_half_precision_log_probabilities_are_read_as_they_are():
+    known = dense(spoken(N, V, [5])[0]).log_p.bfloat16()
+    same(run([Dense(known)]), run([Dense(known.float())]))
+
+
+@pytest.mark.parametrize("rows", [0, 1, 31, 32, 33, 96, 150])
+@pytest.mark.parametrize("engine", [Engine(7), Engine(7, 32), Engine(200), Engine(3, 1)])
+def test_tiles_cover_every_row_once(rows, engine):
+    seen = [i for tile, _ in engine.tiles(rows) for i in range(tile.start, tile.stop)]
+    assert seen == list(range(rows))
+    assert all(tile.stop - tile.start == engine.compiled for tile, fast in engine.tiles(rows) if fast)
+
+
+def test_the_switch_and_the_size_decide_about_compiling(monkeypatch):
+    cpu = torch.device("cpu")
+    monkeypatch.delenv(SWITCH, raising=False)
+    assert not Engine.of(cpu, 128, 32_000, 4, 10**6).compiled
+    assert Engine.of(cpu, 128, 32_000, 4, 10**9).compiled == 32
+    monkeypatch.setenv(SWITCH, "0")
+    assert not Engine.of(cpu, 128, 32_000, 4, 10**9).compiled
+    monkeypatch.setenv(SWITCH, "1")
+    assert Engine.of(cpu, 128, 100, 4, 10).compiled
+
+
+def test_without_a_compiler_the_plain_pass_runs(monkeypatch):
+    from polydistill.objective import engine
+
+    class BrokenError(Exception):
+        __module__ = "torch._inductor.exc"
+
+    def broken(*arguments):
+        raise BrokenError("no compiler")
+
+    monkeypatch.setattr(engine, "_compiled", lambda function: broken)
+    monkeypatch.setattr(engine._Compiler, "works", True)
+    assert Engine(1, 1).call(lambda x: x + 1, True, 1) == 2
+    assert not engine._Compiler.works
+    monkeypatch.setattr(engine._Compiler, "works", True)
+
+
+def test_storage_is_lent_to_one_call_at_a_time():
+    from polydistill.objective.storage import borrow, give_back, release
+
+    cpu = torch.device("cpu")
+    release()
+    first = borrow((2, 8), torch.float32, cpu)
+    second = borrow((2, 8), torch.float32, cpu)
+    assert first.data_ptr() != second.data_ptr()
+    give_back(first, second)
+    again = borrow((4, 4), torch.float32, cpu)
+    assert again.data_ptr() in (first.data_ptr(), second.data_ptr())
+    assert borrow((2, 8), torch.float64, cpu).dtype == torch.float64
+    release()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("divergence", [ForwardKL(ce=0.1), ReverseKL(temperature=2.0)], ids=["forward", "reverse"])
+def test_compiled_passes_agree_with_plain_ones(divergence, tmp_path):
+    import subprocess
+    import sys
+
+    script = tmp_path / "both.py"
+    script.write_text(COMPILED.format(rule=repr(divergence)))
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    assert float(done.stdout.split()[-1]) < 1e-4
+
+
+COMPILED = """
+import os, torch
+from polydistill.logprobs import Head, Positions, Spoken
+from polydistill.objective import ForwardKL, ReverseKL, distil
+torch.manual_seed(0)
+n, v = 165, 64
+h, w = torch.randn(n, 8), torch.randn(v, 8)
+heard = [Spoken(torch.randn(n, 8), Head(torch.randn(v, 8))) for _ in range(3)]
+where = Positions.of(torch.randint(v, (n,)), torch.rand(n) < 0.8, has_target=torch.ones(n, dtype=torch.bool))
+log_w = torch.randn(n, 3).log_softmax(-1)
+found = []
+for switch in "01":
+    os.environ["POLYDISTILL_COMPILE"] = switch
+    a, b = h.clone().requires_grad_(), w.clone().requires_grad_()
+    out = distil(a, Head(b, None, 1.0, 4.0), heard, where, lambda s, c: (log_w[: len(s.positions)], c), {rule})
+    out.loss.backward()
+    found.append(torch.cat([out.loss.detach()[None] / n, a.grad.flatten(), b.grad.flatten()]))
+print(float((found[0] - found[1]).abs().max()))
+"""
+
+
+def test_a_head_of_another_width_and_dtype_is_a_teacher_too():
+    wide = spoken(N, V, [9], dtype=torch.bfloat16)[0]
+    same(run([wide]), run([Dense(wide.head.logits(wide.hidden))]))
+    assert Spoken(wide.hidden, wide.head).vocabulary == V
