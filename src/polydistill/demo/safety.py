@@ -8,7 +8,7 @@ this generated text; a limit met here is a limit on a distribution, not a promis
 import json
 from dataclasses import asdict
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import plotly.graph_objects as go
@@ -50,6 +50,8 @@ def main(
     settings: Settings | None = None,
     budget: Budget | None = None,
     cache: Path | None = None,
+    strengths: tuple[float, ...] = STRENGTHS,
+    limits: tuple[float, ...] = LIMITS,
 ) -> dict[str, Any]:
     """Run the scenario; leaves a report, a Pareto plot and the figures in `folder`.
 
@@ -61,13 +63,15 @@ def main(
         settings: of texts and teachers.
         budget: of every student.
         cache: folder of the teachers; the demo's own when None.
+        strengths: of the tilts, nats at severity 1.
+        limits: of the unsafe mass; `JUDGED` among them.
 
     Returns:
         What is written to `json_path`.
     """
     console = Console() if console is None else console
     logging.disable_progress_bar()
-    clock = perf_counter()
+    clock, worked = perf_counter(), process_time()
 
     def say(line: str) -> None:
         console.print(f"{perf_counter() - clock:5.0f} s  {line}", highlight=False, markup=False, soft_wrap=True)
@@ -83,7 +87,7 @@ def main(
             "leak_rate_with_start": scenario.attack(model, 2, seed),
         }
     findings = []
-    for plan in plans(STRENGTHS, LIMITS):
+    for plan in plans(strengths, limits):
         say(f"student: {plan.label}")
         findings.append(scenario.train(plan, seed))
     result = {
@@ -93,6 +97,7 @@ def main(
         "students": [_row(finding, findings, teachers) for finding in findings],
         "goals": goals(findings, teachers),
         "seconds": perf_counter() - clock,
+        "processor_seconds": process_time() - worked,
     }
     _leave(folder, result, findings)
     _show(console, result, folder)

@@ -1,0 +1,169 @@
+"""From a configuration to a finished run: constraints in the card and the summary, wrong orders caught."""
+
+import json
+import math
+from pathlib import Path
+
+import models
+import pytest
+import torch
+
+from polydistill.certify import certify
+from polydistill.certify.certificate import Basis
+from polydistill.pipeline import Pipeline
+from polydistill.records import METRICS, read_metrics
+from polydistill.safety import Forbidden, Tilt, Veto
+from polydistill.teachers import LocalTeacher
+from polydistill.training.build import build_safety, build_stack
+from polydistill.training.config_file import ConfigError, load_config
+from polydistill.training.constrained import InfeasibleError
+from polydistill.training.measure import measure_run, measure_teachers, refusal_rates, tiers_of
+from polydistill.training.run import refuse_unmet, train_run
+from polydistill.training.step import Batch
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples" / "safety").glob("*.yaml"))
+
+CONFIG = """
+output: {folder}/run
+student: {folder}/student
+teachers: {{a: {folder}/a, b: {folder}/b}}
+data: {{train: {folder}/train.jsonl, evaluation: {folder}/train.jsonl, max_length: 48}}
+weighting: [{{kind: prefix_posterior, share: 0.05}}]
+safety:
+  kind: tilt
+  tiers: [[a], [b]]
+  strength: 6.0
+  severity: {{kind: rules, file: {folder}/rules.yaml, scope: prefix}}
+  constraints:
+    - {{kind: unsafe_mass, name: words, limit: 1.0e-6, strings: [" the", "add"], severity: 0.5}}
+    - {{kind: task_loss, name: maths, task: maths, limit: 50.0}}
+  dual: {{integral: 0.5, window: 2, patience: 3, most: 1.0}}
+  infeasible: fail
+training: {{max_steps: 10, batch_size: 4, learning_rate: 1.0e-8, log_steps: 2, cpu: true, save_steps: 100}}
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    for seed, name in enumerate(("student", "a", "b")):
+        models.saved(tmp_path / name, seed)
+    rows = models.texts(16).remove_columns(["severity", "teacher_id"])
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "rules.yaml").write_text("- {pattern: 'sum of', severity: 0.9, until: 'is'}\n")
+    path = tmp_path / "run.yaml"
+    path.write_text(CONFIG.format(folder=tmp_path))
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_limit_that_cannot_be_met_is_said_everywhere_and_fails_when_asked_to(config):
+    run = load_config(config)
+    summary = train_run(run, "polydistill train run.yaml")
+    words, maths = summary.constraints["words"], summary.constraints["maths"]
+    assert not words.met
+    assert words.infeasible
+    assert words.best > 1e-6
+    assert words.safest is not None
+    assert maths.met
+    assert any("cannot be met here" in line for line in summary.says)
+    assert any("severity of the training data" in line for line in summary.says)
+    assert any("(T10)" in line for line in summary.says)
+    card = (Path(run.output) / "student" / "README.md").read_text()
+    assert "| words | 1e-06 |" in card
+    assert "cannot be met" in card
+    with pytest.raises(InfeasibleError, match="the best attained is"):
+        refuse_unmet(run, summary)
+    refuse_unmet(load_config(config, ["safety.infeasible=report"]), summary)
+    steps, _ = read_metrics(Path(run.output) / METRICS)
+    assert steps[-1].constraints["words"].weight > 0.9
+    assert set(steps[-1].raw_weights["maths"]) == {"a", "b"}
+    assert steps[-1].raw_weights["maths"]["b"] < steps[-1].weights["maths"]["b"]
+    assert "enforced_gain/b" in steps[-1].diagnostics
+    measured = measure_run(run, ["say"])
+    assert set(measured.unsafe) == set(measured.refusals) == {"a", "b"}
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_are_valid_and_promise_an_order(path):
+    config = load_config(path)
+    stack, order = build_stack(config.weighting), build_safety(config.safety)
+    pipeline = Pipeline.of(stack, list(config.teachers), config.tasks or (), floor=config.floor, safety=order)
+    assert pipeline.ordered_from() <= 1
+    assert config.safety.constraints
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("safety.tirs=[]", "did you mean 'tiers'"),
+        ("safety.scores={a: 1}", "either `scores` or `tiers`"),
+        ("safety.constraints.0.limt=1", "did you mean 'limit'"),
+        ("safety.severity.scope=all", "input should be 'prompt' or 'prefix'"),
+        ("safety.constraints.0.strings=[]", "needs `strings` or `tokens_matching`"),
+    ],
+)
+def test_faults_of_the_section_are_named(config, override, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        load_config(config, [override])
+
+
+def test_a_wrong_tier_order_is_caught_by_measuring():
+    torch.manual_seed(0)
+    safe, unsafe = models.llama(0), models.llama(1)
+    with torch.no_grad():
+        for model, sign in ((safe, -1.0), (unsafe, 1.0)):
+            model.lm_head.weight[5] = 0.0
+            model.lm_head.bias = torch.nn.Parameter(torch.zeros(len(models.tokenizer())))
+            model.lm_head.bias[5] = 4.0 * sign
+    ids = torch.randint(6, 200, (4, 16))
+    batch = Batch(ids, torch.ones_like(ids), ids, severity=torch.ones(4, 16))
+    teachers = [LocalTeacher("safe", safe), LocalTeacher("unsafe", unsafe)]
+    right = measure_teachers(teachers, [batch], Forbidden(frozenset({5})), declared={"safe": 1.0})
+    assert right.tiers == [["unsafe"], ["safe"]]
+    assert right.inversions == []
+    assert right.fails < 0.1
+    wrong = measure_teachers(teachers, [batch], Forbidden(frozenset({5})), declared={"unsafe": 1.0})
+    assert wrong.inversions == [("unsafe", "safe")]
+    assert wrong.fails > 0.9
+    assert any("WRONG ORDER" in line for line in wrong.lines())
+    with pytest.raises(ValueError, match="no position of the probe set has a severity"):
+        measure_teachers(teachers, [batch], Forbidden(frozenset({5})), severity=1.5)
+
+
+def test_measured_tiers_have_ties():
+    assert tiers_of({"a": 0.5, "b": 0.01, "c": 0.48, "d": 0.0}) == [["a", "c"], ["b"], ["d"]]
+
+
+def test_refusals_are_counted():
+    rates = refusal_rates({"x": (models.llama(0), models.tokenizer())}, ["say", "do"], patterns=(r".",))
+    assert rates == {"x": 1.0}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("kind", ["tilt", "ordered", "veto"])
+def test_the_enforced_pipeline_is_certified(config, kind):
+    extra = {"tilt": ["safety.strength=6"], "ordered": ["safety.low=0.05", "safety.high=0.9"], "veto": []}[kind]
+    text = config.read_text().replace("kind: tilt", f"kind: {kind}")
+    config.write_text(text if kind == "tilt" else text.replace("  strength: 6.0\n", ""))
+    run = load_config(config, extra)
+    stack, order = build_stack(run.weighting), build_safety(run.safety)
+    certificate = certify(Pipeline.of(stack, ["a", "b"], ["code", "maths"], floor=0.02, safety=order))
+    laws = {finding.axiom: finding for finding in certificate.findings}
+    assert not laws["O1"].refuted
+    assert laws["O1"].basis is not Basis.NOT_CLAIMED
+    assert not any(f.refuted and f.basis is not Basis.NOT_CLAIMED for f in certificate.findings)
+    if kind == "tilt":
+        assert laws["O2"].basis is not Basis.NOT_CLAIMED
+    if kind == "ordered":
+        assert laws["B"].bound == pytest.approx(math.log(18))
+        assert laws["B"].worst <= laws["B"].bound + 1e-6
+
+
+def test_tiers_swapped_by_mistake_turn_the_order_round():
+    names = ("a", "b")
+    right = Pipeline.of(build_stack(load_config(EXAMPLES[0]).weighting), names, safety=Tilt({"b": 1}, 8))
+    assert right.ordered_from() <= 1
+    with pytest.raises(ValueError, match="would be left"):
+        Pipeline.of(build_stack(load_config(EXAMPLES[0]).weighting), names, safety=Veto({"b": 1}, least=3))
