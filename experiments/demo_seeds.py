@@ -156,17 +156,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--merge", type=Path, nargs="+", help="results of single seeds, run side by side before")
     parser.add_argument("--json", type=Path, default=Path("experiments/results/demo_seeds.json"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.set_flush_denormal(True)
     console = Console()
     t, s = TeacherSettings(), StudentSettings()
-    runs = []
-    for seed in arguments.seeds:
-        runs.append(one_seed(seed, t, s, console))
+    runs = [run for path in arguments.merge or () for run in json.loads(path.read_text())["runs"]]
+    for seed in [None] if arguments.merge else arguments.seeds:
+        if seed is not None:
+            runs.append(one_seed(seed, t, s, console))
         result = {
-            "command": f"python experiments/demo_seeds.py --seeds {' '.join(map(str, arguments.seeds))}",
+            "command": f"python experiments/demo_seeds.py --seeds {' '.join(str(run['seed']) for run in runs)}",
             "date": datetime.now(UTC).date().isoformat(),
             "hardware": f"{platform.machine()}, {arguments.threads} threads",
             "torch": torch.__version__,

@@ -81,6 +81,7 @@ def verdicts(students: Mapping[str, Scores], gap_closed: float) -> list[str]:
                 f"against {what}: {_signed(gain)} nats per token in the mean, {_signed(mixed)} on texts that change "
                 "domain in the middle"
             )
+    lines += losses(students)
     if "entropy_alone" in students:
         harm = students["entropy_alone"].mean - students["uniform"].mean
         verdict = "worse than averaging" if harm > 0 else "better than averaging"
@@ -92,6 +93,19 @@ def verdicts(students: Mapping[str, Scores], gap_closed: float) -> list[str]:
             f"{students['entropy_alone'].mean - adaptive.mean:.2f} nats behind the three scales together"
         )
     return lines
+
+
+def losses(students: Mapping[str, Scores]) -> list[str]:
+    """Where another student, the oracle apart, is better than the adaptive one."""
+    found = []
+    for domain in DOMAINS:
+        others = {name: score.domains[domain] for name, score in students.items() if name not in ("adaptive", "oracle")}
+        best = min(others, key=lambda name: others[name])
+        mine = students["adaptive"].domains[domain]
+        if others[best] < mine:
+            name = best.replace("_", " ")
+            found.append(f"not everywhere: on {domain} {name} reaches {others[best]:.3f} against {mine:.3f}")
+    return found
 
 
 def _signed(gain: float) -> str:
