@@ -150,7 +150,7 @@ class Scenario:
         self.sources = [Remembered(name, model, setup.train) for name, model in setup.teachers.items()]
 
     def _severity(self, texts: Texts) -> Float[Tensor, "B T"]:
-        pieces = {i: self.setup.tokenizer.decode([i]) for i in texts.ids.unique().tolist()}
+        pieces = {i: str(self.setup.tokenizer.decode([i])) for i in texts.ids.unique().tolist()}
         rows = [RULES.score_prefixes([pieces[i] for i in ids]) for ids in texts.ids.tolist()]
         return torch.tensor(rows) * texts.mask
 
@@ -182,7 +182,8 @@ class Scenario:
             update(model, optimizer, cosine(number, budget.steps, budget.learning_rate))
             if constrained is not None:
                 constrained.commit()
-                curve.append((number + 1, *constrained.values().values(), *constrained.weights().values()))
+                dual = constrained.dual
+                curve.append((number + 1, float(dual.value[0]), float(dual.weight[0])))
         return self._measured(plan, pipeline, model.eval(), constrained, curve, seed)
 
     def _constrained(self, plan: Plan) -> Constrained | None:

@@ -22,6 +22,7 @@ from polydistill.training.config import RunConfig
 from polydistill.training.config_file import ConfigError
 from polydistill.training.config_safety import GeneratedRateConfig, UnsafeMassConfig
 from polydistill.training.constrained import student_writer
+from polydistill.training.off_policy import PolyDistillTrainer
 from polydistill.training.step import Batch, TeacherSource
 
 REFUSALS = (
@@ -187,6 +188,8 @@ def measure_run(config: RunConfig, prompts: Sequence[str] = ()) -> Measured:
     if unsafe is None:
         raise ConfigError("safety: an `unsafe_mass` constraint is needed to measure with; it says which text is unsafe")
     trainer = build_trainer(config)
+    if not isinstance(trainer, PolyDistillTrainer):
+        raise ConfigError("safety measure reads the data of an off-policy run; leave the on-policy part out to measure")
     constrained = trainer.constraints
     assert constrained is not None
     rate = next((c for c in section.constraints if isinstance(c, GeneratedRateConfig)), None) if section else None
