@@ -64,6 +64,7 @@ def test_the_range_of_a_three_factor_stack_with_floor_and_tilt_is_attained_withi
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_stack_is_not_refuted_at_ten_times_the_default_effort():
     pipeline = Pipeline.of(Softmax(2.0)(Entropy(spread=4)) * Softmax(1.0)(Margin(spread=3)), NAMES, floor=0.02)
     certificate = certify(pipeline, effort=10.0)
