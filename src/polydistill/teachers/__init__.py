@@ -1,14 +1,17 @@
 """Who speaks: teachers, their heads, and whether their vocabularies agree with the student's."""
 
+from polydistill.teachers.adapters import AdapterTeacher, adapters_on
 from polydistill.teachers.head import head_of, last_hidden_state
 from polydistill.teachers.local import LocalTeacher, Teachers, TeacherUnavailableError, named_teachers
 from polydistill.teachers.vocabulary import VocabularyMismatchError, agree, check_rows
 
 __all__ = [
+    "AdapterTeacher",
     "LocalTeacher",
     "TeacherUnavailableError",
     "Teachers",
     "VocabularyMismatchError",
+    "adapters_on",
     "agree",
     "check_rows",
     "head_of",
