@@ -40,7 +40,7 @@ def dump_config(config: RunConfig, path: str | Path) -> None:
     yaml = YAML(typ="safe")
     yaml.default_flow_style, yaml.sort_base_mapping_type_on_output = False, False  # type: ignore[assignment]
     with Path(path).open("w", encoding="utf-8") as stream:
-        yaml.dump(config.model_dump(mode="json"), stream)
+        yaml.dump(config.model_dump(mode="json", by_alias=True), stream)
 
 
 def _read(path: Path) -> CommentedMap:
@@ -150,7 +150,7 @@ def _known_keys(location: Sequence[Any], tree: CommentedMap) -> list[str]:
             kind = node.get("kind") if isinstance(node, dict) else None
             tagged = [m for m in found if kind in _kind(m)]
             model = (tagged or found)[0]
-    return list(getattr(model, "model_fields", {}))
+    return [field.alias or name for name, field in getattr(model, "model_fields", {}).items()]
 
 
 def _has(node: Any, part: Any) -> bool:

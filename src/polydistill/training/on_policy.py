@@ -22,7 +22,7 @@ from polydistill.training.sampled import Sampled, TokenScorer, refuse_for_sample
 from polydistill.training.severity import FromRules, Source, along, annotate
 from polydistill.training.step import IGNORED, Batch, StepOutcome, step
 from polydistill.training.taught import Observer, Taught
-from polydistill.weighting import Operator
+from polydistill.weighting import Operator, Tag
 
 
 class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
@@ -96,6 +96,8 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
         self.objective = chosen
         found = task_names(kwargs.get("train_dataset")) if tasks is None else tuple(tasks)
         self._bind(local, weighting, names, found, floor, safety, constraints, placement)
+        if self.pipeline.stack.reads_prefix_labels:
+            self.pipeline.stack.tag = Tag.DYNAMIC  # the prefix is the student's own text
         self.fixed_share, self.loss_bytes, self.observers = float(fixed_share), loss_bytes, list(observers)
         self.skip_below = None if isinstance(placement, Sharded) else skip_below
         _refuse_unsupported(self, args, kwargs)
