@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from models import completions, saved
+
+from polydistill.training.run import evaluate_run
 
 WORKER = Path(__file__).parent / "worker.py"
 FSDP2 = {
@@ -116,6 +119,31 @@ def test_a_rank_killed_in_the_middle_restarts_and_finishes(runs, tmp_path):
     for step in ("3", "4"):
         assert read(tmp_path)["losses"][step] == pytest.approx(read(runs["ddp"])["losses"][step], abs=1e-6)
     assert read(tmp_path, 0)["state"] == read(tmp_path, 1)["state"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_a_sharded_run_leaves_a_whole_student_behind_with_its_scores(tmp_path):
+    for seed, name in enumerate(("student", "a", "b")):
+        saved(tmp_path / name, seed, width=16, layers=2)
+    with (tmp_path / "data.jsonl").open("w") as stream:
+        stream.writelines(json.dumps(row) + "\n" for row in completions(16))
+    text = """
+output: {0}/run
+student: {0}/student
+teachers: {{a: {0}/a, b: {0}/b}}
+data: {{train: {0}/data.jsonl, evaluation: {0}/data.jsonl}}
+weighting: [{{kind: prefix_posterior}}]
+training:
+  {{mode: on_policy, placement: sharded, completion_length: 4, max_steps: 2, batch_size: 4, cpu: true, log_steps: 1}}
+"""
+    (tmp_path / "run.yaml").write_text(text.format(tmp_path))
+    launch(2, f"{tmp_path} config={tmp_path / 'run.yaml'}", **FSDP2)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert {score["name"] for score in summary["scores"]} == {"student", "a", "b"}
+    again = evaluate_run(tmp_path / "run")
+    assert again.mean == pytest.approx(summary["scores"][0]["mean"], abs=1e-4)
 
 
 def _flat(values: list) -> list[float]:

@@ -19,8 +19,10 @@ from polydistill.objective import ReverseKL
 from polydistill.signals import Entropy
 from polydistill.teachers import LocalTeacher
 from polydistill.training import PolyDistillTrainer
+from polydistill.training.config_file import load_config
 from polydistill.training.on_policy import OnPolicyPolyDistillTrainer
 from polydistill.training.placement import Copied, Offloaded, Sharded
+from polydistill.training.run import train_run
 from polydistill.weighting import Hedge, PrefixPosterior, Softmax
 
 PLACEMENTS = {"copied": Copied, "sharded": Sharded, "offloaded": Offloaded}
@@ -100,6 +102,9 @@ def build(folder: Path, options: dict[str, str]) -> Any:
 
 def run(folder: Path, options: dict[str, str]) -> None:
     """Train, and leave `NAME-RANK.json` behind."""
+    if "config" in options:
+        train_run(load_config(options["config"]), "test")
+        return
     trainer = build(folder, options)
     if "kill" in options:
         trainer.add_callback(Kill(int(options["kill"]), folder / "killed"))
