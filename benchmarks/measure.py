@@ -37,23 +37,29 @@ def hardware(device: str) -> dict[str, Any]:
 
 
 def side_by_side(
-    calls: dict[str, Callable[[], Any]], repeats: int, device: str, budget_s: float = 1e9
+    calls: dict[str, Callable[[], Any]],
+    repeats: int,
+    device: str,
+    budget_s: float = 1e9,
+    clock: Callable[[], float] = perf_counter,
 ) -> dict[str, list[float]]:
     """Seconds of every call, round after round, so that a busy spell of the machine hits all of them.
 
-    The first round warms up and is not counted. Beyond one round, none is begun that would pass the budget.
+    The clock is the wall's, or `process_time` on a machine that others use too: seconds of processor, which waiting
+    for a turn does not lengthen (cold caches do). The first round warms up and is not counted. Beyond one round, none
+    is begun that would pass the budget.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     begun = perf_counter()
     for turn in range(repeats + 1):
         round_began = perf_counter()
         for name, call in calls.items():
-            started = perf_counter()
+            started = clock()
             call()
             if device == "cuda":
                 torch.cuda.synchronize()
             if turn:
-                seconds[name].append(perf_counter() - started)
+                seconds[name].append(clock() - started)
         if turn and perf_counter() - begun + (perf_counter() - round_began) > budget_s:
             break
     return seconds

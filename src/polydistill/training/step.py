@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from polydistill.logprobs import UNKNOWN, Head, Positions, Spoken
-from polydistill.objective import Decide, ForwardKL, NonFiniteError, Outcome, ReverseKL, distil
+from polydistill.objective import Decide, Divergence, NonFiniteError, Outcome, distil
 from polydistill.pipeline import Pipeline
 from polydistill.training.skipping import awake, speak_where_awake, without_sleepers
 
@@ -163,7 +163,7 @@ def step(
     teachers: Sequence[TeacherSource],
     batch: Batch,
     pipeline: Pipeline,
-    divergence: ForwardKL | ReverseKL,
+    divergence: Divergence,
     *,
     penalty: Penalty | None = None,
     loss_bytes: int | None = None,

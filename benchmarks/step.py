@@ -1,0 +1,129 @@
+"""A whole training step against the number of teachers: separate models or adapters of one base, with and without
+skipping; and where its time goes.
+
+    python benchmarks/step.py [--threads 2] [--clock wall|cpu] [--json FILE]
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from measure import hardware, table
+from peft import LoraConfig, get_peft_model
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from polydistill import Entropy, ForwardKL, LocalTeacher, Pipeline, PrefixPosterior, Softmax, TaskRouter
+from polydistill.teachers import adapters_on, head_of, last_hidden_state
+from polydistill.training.step import Batch, step
+
+BATCH, LENGTH, VOCABULARY = 8, 128, 2048
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def llama(seed: int, width: int, layers: int) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=width,
+            intermediate_size=4 * width,
+            num_hidden_layers=layers,
+            num_attention_heads=width // 32,
+            num_key_value_heads=width // 32,
+            max_position_embeddings=LENGTH,
+        )
+    )
+
+
+def separate(k: int) -> list[LocalTeacher]:
+    return [LocalTeacher(f"t{i}", llama(i + 1, 256, 4)) for i in range(k)]
+
+
+def adapted(k: int) -> list[LocalTeacher]:
+    with tempfile.TemporaryDirectory() as folder:
+        for i in range(k):
+            rank = LoraConfig(target_modules=["q_proj", "v_proj"], r=8)
+            get_peft_model(llama(1, 256, 4), rank).save_pretrained(Path(folder) / f"t{i}")
+        return list(adapters_on(llama(1, 256, 4), {f"t{i}": Path(folder) / f"t{i}" for i in range(k)}))
+
+
+def megabytes(teachers: list[LocalTeacher]) -> float:
+    weights = {w.data_ptr(): w.numel() * w.element_size() for t in teachers for w in t.model.parameters()}
+    return sum(weights.values()) / 2**20
+
+
+def one_step(
+    teachers: list[LocalTeacher], routed: bool, skip_below: float | None, clock: Callable[[], float]
+) -> Callable[[], dict[str, float]]:
+    """A step of AdamW; returns seconds by part."""
+    student = llama(0, 128, 2)
+    optimizer = torch.optim.AdamW(student.parameters(), 1e-3)
+    ids = torch.randint(VOCABULARY, (BATCH, LENGTH))
+    task = (torch.arange(BATCH) % len(teachers))[:, None].expand(BATCH, LENGTH)
+    batch = Batch(ids, torch.ones_like(ids), ids, task=task)
+    names = [t.name for t in teachers]
+    token = Softmax(2.0)(Entropy(spread=4))
+    stack = (TaskRouter({n: n for n in names}) if routed else PrefixPosterior(0.02)) * token
+    pipeline = Pipeline.of(stack, names, names)
+
+    def call() -> dict[str, float]:
+        marks = [clock()]
+        hidden = last_hidden_state(student, input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+        marks.append(clock())
+        done = step(hidden, head_of(student), teachers, batch, pipeline, ForwardKL(ce=0.1), skip_below=skip_below)
+        marks.append(clock())
+        (done.outcome.loss / done.outcome.count).backward()
+        marks.append(clock())
+        optimizer.step()
+        optimizer.zero_grad()
+        marks.append(clock())
+        forward, method, backward, update = (b - a for a, b in pairwise(marks))
+        return {"student forward": forward, "method": method, "backward": backward, "optimizer": update, **done.seconds}
+
+    return call
+
+
+def measured(call: Callable[[], dict[str, float]], repeats: int) -> dict[str, float]:
+    call()
+    rounds = [call() for _ in range(repeats)]
+    best = min(rounds, key=lambda parts: sum(parts[name] for name in ("student forward", "method", "backward")))
+    return best | {"step": sum(best[n] for n in ("student forward", "method", "backward", "optimizer"))}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--clock", choices=list(CLOCKS), default="wall")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    clock = CLOCKS[arguments.clock]
+    report: dict = {"hardware": hardware("cpu"), "clock": arguments.clock, "rows": []}
+    print(report["hardware"])
+    for k in (1, 2, 4, 8):
+        for kind, make in (("models", separate), ("adapters", adapted)):
+            teachers = make(k)
+            for routed, skip in ((False, None), (True, None), (True, 0.05)):
+                torch.manual_seed(0)
+                parts = measured(one_step(teachers, routed, skip, clock), arguments.repeats)
+                shown = "routed, skipping" if skip else "routed" if routed else "posterior"
+                row = {"k": k, "kind": kind, "stack": shown, "teacher MiB": megabytes(teachers), **parts}
+                report["rows"].append(row)
+    names = ["k", "kind", "stack", "teacher MiB", "step", "student forward", "method", "backward", "optimizer"]
+    rows = [[f"{row[n]:.3f}" if isinstance(row[n], float) else str(row[n]) for n in names] for row in report["rows"]]
+    print(
+        f"\nOne step, {arguments.clock} seconds, {arguments.threads} threads, B={BATCH}, T={LENGTH}, V={VOCABULARY}\n"
+    )
+    print(table(names, rows))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()
