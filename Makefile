@@ -12,10 +12,10 @@ demo: $(VENV)/.demo
 	$(BIN)/polydistill demo
 
 test: check
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2
 
 test-fast: check
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 -m "not slow"
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -222,14 +222,55 @@ def report(run: Annotated[Path, typer.Argument(help="folder of a run, finished o
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Option(help="folder of the run")] = Path("runs/demo"),
+    folder: Annotated[Path | None, typer.Option(help="folder of the run")] = None,
     seed: Annotated[int, typer.Option(help="of the students and their data order")] = 0,
+    safety: Annotated[bool, typer.Option("--safety", help="a teacher that leaks, and a limit that is kept")] = False,
+    on_policy: Annotated[bool, typer.Option("--on-policy", help="the student writes, the teachers correct")] = False,
     json_file: JsonFile = None,
 ) -> None:
     """The main job, small, on real text: three teachers, one student, no network."""
-    from polydistill.demo import main as run
+    from polydistill.training.config_file import ConfigError
 
-    run(folder, seed, json_file, console)
+    if safety and on_policy:
+        raise ConfigError("--safety and --on-policy are two demos; ask for one of them")
+    _quiet()
+    if safety:
+        from polydistill.demo.safety import main as safety_demo
+
+        safety_demo(folder or Path("runs/demo-safety"), seed, json_file, console)
+    elif on_policy:
+        from polydistill.demo.on_policy import main as on_policy_demo
+
+        on_policy_demo(folder or Path("runs/demo-on-policy"), seed, json_file, console)
+    else:
+        from polydistill.demo import main as main_demo
+
+        main_demo(folder or Path("runs/demo"), seed, json_file, console)
+
+
+safety_app = typer.Typer(help="Safety of teachers.", no_args_is_help=True)
+app.add_typer(safety_app, name="safety")
+
+
+@safety_app.command("measure")
+def measure(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    prompts: Annotated[Path | None, typer.Option(help="a prompt a line, for refusal rates")] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Measure how safe each teacher is on the run's data, and compare with the declared order."""
+    from dataclasses import asdict
+
+    from polydistill.training.config_file import load_config
+    from polydistill.training.measure import measure_run
+
+    _quiet()
+    lines = [] if prompts is None else [line for line in prompts.read_text("utf-8").splitlines() if line.strip()]
+    found = measure_run(load_config(config, overrides or ()), lines)
+    for line in found.lines():
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    _write(json_file, asdict(found))
 
 
 def _pipeline_of(path: str) -> Any:
