@@ -15,12 +15,17 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "polydistill.weighting": (
+        "Balanced",
+        "CloneRobust",
         "ClippedPosterior",
+        "ConvexSum",
         "Custom",
         "DiscountedPosterior",
+        "Gate",
         "Hedge",
         "Operator",
         "PrefixPosterior",
+        "Similarity",
         "Softmax",
         "TaskPrior",
         "TaskRouter",
@@ -32,7 +37,7 @@ _HOMES = {
     "polydistill.objective": ("ForwardKL", "ReverseKL"),
     "polydistill.pipeline": ("Pipeline",),
     "polydistill.teachers": ("LocalTeacher",),
-    "polydistill.training": ("PolyDistillTrainer",),
+    "polydistill.training": ("PolyDistillTrainer", "OnPolicyPolyDistillTrainer"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

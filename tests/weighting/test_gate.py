@@ -149,3 +149,28 @@ def test_bad_gates_are_refused():
         Gate([])
     with pytest.raises(ValueError, match="no position of this chunk has loss"):
         learned(0, 1.0).likelihood(cases.statistics(4, 3, loss_share=0.0))
+
+
+def test_it_learns_by_itself_whom_to_trust_and_where() -> None:
+    from polydistill.logprobs import Positions, Statistics
+    from polydistill.signals import Entropy
+    from polydistill.weighting import Gate
+
+    generator = torch.Generator().manual_seed(3)
+
+    def text(n: int) -> Statistics:
+        """The first teacher is as good as it is sure; the second is always the same, and its entropy says nothing."""
+        entropy = torch.rand(n, 2, generator=generator) * 3
+        log_p = torch.stack([-entropy[:, 0], torch.full((n,), -1.5)], -1)
+        positions = Positions.of(torch.zeros(n, dtype=torch.long), torch.ones(n, dtype=torch.bool))
+        return Statistics(positions, log_p, entropy=entropy)
+
+    gate, held_out = Gate([Entropy(4.0)], rate=3.0).bind(["sure and right", "always the same"]), text(2000)
+    before = float(gate.likelihood(held_out).detach())
+    for _ in range(60):
+        seen = text(64)
+        for half in (slice(0, 32), slice(32, 64)):
+            gate.observe(seen.at(half))
+        gate.commit()
+    assert float(gate.likelihood(held_out).detach()) < before - 0.03
+    assert float(gate.pending.abs().sum()) == 0.0

@@ -3,6 +3,7 @@
 from polydistill.training.checkpoint import CheckpointError
 from polydistill.training.context import DataError
 from polydistill.training.off_policy import PolyDistillTrainer
+from polydistill.training.on_policy import OnPolicyPolyDistillTrainer
 from polydistill.training.step import Batch, NonFiniteValueError, StepOutcome, step
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "CheckpointError",
     "DataError",
     "NonFiniteValueError",
+    "OnPolicyPolyDistillTrainer",
     "PolyDistillTrainer",
     "StepOutcome",
     "step",

@@ -12,7 +12,7 @@ from polydistill import guarantee as calculus
 from polydistill.guarantee import Guarantee, Modulus, Rule, Step
 from polydistill.logprobs import Statistics
 from polydistill.simplex import normalise
-from polydistill.weighting.operator import Carry, Names, Operator, Signal, Tag
+from polydistill.weighting.operator import Carry, Names, Operator, Signal, Tag, observed_mean
 
 GATE = Rule("learned gate", "R = bound; L_s = spectral norm of A_s * sqrt(K / 2), held at most `modulus`", derived=True)
 
@@ -26,21 +26,24 @@ class Gate(Operator):
     most 1, leave at most `modulus d / sqrt(2)`; and `osc(v) <= sqrt(2) |v|`. So the modulus is `modulus`, and the
     tanh bounds the range by R (spectral normalisation: Miyato et al. 2018).
 
-    Train it on `likelihood`, with its own optimizer. Its weights carry no gradient to its parameters, since on the
-    distillation loss `sum_k w_k KL(p_k || q)` it would collapse onto the teacher nearest to the student.
+    It learns on `likelihood`, by one step of gradient descent per optimizer step of the student: `observe` adds up the
+    gradient, `commit` averages it over positions and ranks and takes the step. Its weights carry no gradient to its
+    parameters, since on the distillation loss `sum_k w_k KL(p_k || q)` it would collapse onto the teacher nearest to
+    the student.
 
     Args:
         signals: what it reads; none of them may read the label, which it is scored on.
         bound: R, nats.
         modulus: per signal, nats of log-weights per nat of evidence.
+        rate: learning rate, > 0; the gradient is clipped to norm 1.
     """
 
     tag = Tag.DYNAMIC
     laws = frozenset("X")
 
-    def __init__(self, signals: Sequence[Signal], bound: float = 4.0, modulus: float = 1.0) -> None:
+    def __init__(self, signals: Sequence[Signal], bound: float = 4.0, modulus: float = 1.0, rate: float = 0.1) -> None:
         super().__init__()
-        for name, value in (("bound", bound), ("modulus", modulus)):
+        for name, value in (("bound", bound), ("modulus", modulus), ("rate", rate)):
             if not 0 < value < math.inf:
                 raise ValueError(f"Gate: {name} must be > 0 and finite, got {value}")
         readers = [signal.name for signal in signals if signal.reads_label]
@@ -49,16 +52,22 @@ class Gate(Operator):
         if not signals:
             raise ValueError("Gate: give it at least one signal to read")
         self.signals = tuple(signals)
-        self.bound, self.modulus = float(bound), float(modulus)
+        self.bound, self.modulus, self.rate = float(bound), float(modulus), float(rate)
         self.needs = frozenset().union(*(signal.needs for signal in signals))
         self.matrix = nn.Parameter(torch.zeros(0, 0, 0))
         self.bias = nn.Parameter(torch.zeros(0))
+        self.pending: Tensor
+        self.pending_count: Tensor
+        self.register_buffer("pending", torch.zeros(0))
+        self.register_buffer("pending_count", torch.zeros(1, dtype=torch.float64))
 
     def resolve(self, names: Names) -> None:
         """Uniform weights for every evidence, to be learned from there."""
         teachers = len(names.teachers)
         self.matrix = nn.Parameter(torch.zeros(len(self.signals), teachers, teachers))
         self.bias = nn.Parameter(torch.zeros(teachers))
+        self.pending = torch.zeros(self.matrix.numel() + self.bias.numel(), dtype=torch.float64)
+        self.pending_count = torch.zeros(1, dtype=torch.float64)
 
     def reset(self) -> None:
         """Forget everything that was learned."""
@@ -96,6 +105,28 @@ class Gate(Operator):
         log_p = own.label_log_prob
         log_w = self.log_weights(self._read(own).detach(), self.matrix.to(log_p), self.bias.to(log_p))
         return -(log_w + log_p.detach()).logsumexp(-1).mean()
+
+    def observe(self, statistics: Statistics) -> None:
+        """Add up the gradient of `likelihood` over the positions with loss."""
+        count = int(statistics.positions.has_loss.sum())
+        if count == 0:
+            return
+        with torch.enable_grad():
+            gradients = torch.autograd.grad(count * self.likelihood(statistics), (self.matrix, self.bias))
+        self.pending += torch.cat([gradient.flatten() for gradient in gradients]).to(self.pending)
+        self.pending_count += count
+
+    @torch.no_grad()
+    def commit(self) -> None:
+        """One step of gradient descent along what was observed on all ranks, clipped to norm 1."""
+        total, count = observed_mean(self.pending, self.pending_count)
+        mean = total / count.clamp_min(1.0)
+        step = self.rate * mean / mean.norm().clamp_min(1.0)
+        size = self.matrix.numel()
+        self.matrix -= step[:size].view_as(self.matrix).to(self.matrix)
+        self.bias -= step[size:].to(self.bias)
+        self.pending.zero_()
+        self.pending_count.zero_()
 
     def guarantee(self) -> Guarantee:
         """Range `bound`, modulus `modulus` per signal, whatever was learned."""
