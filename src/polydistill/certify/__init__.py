@@ -10,6 +10,10 @@
 False
 """
 
+import sys
+from types import ModuleType
+from typing import Any
+
 from polydistill.certify.certificate import Basis, Certificate, Finding
 from polydistill.certify.driven import Driven
 from polydistill.certify.proofs import Proofs
@@ -31,3 +35,14 @@ __all__ = [
     "rule_of",
     "table",
 ]
+
+
+class _Callable(ModuleType):
+    """`polydistill.certify(operator)` and `polydistill.certify.table(...)` are both what a user expects to work."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Certificate:
+        """`certify`."""
+        return certify(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _Callable

@@ -73,6 +73,9 @@ def _operator(factor: c.AnyFactor) -> Operator:
             return weighting.TeacherRouter(factor.strength)
         case c.HedgeFactor():
             return weighting.Hedge(factor.rate, factor.share)(SIGNALS[factor.signal](factor.spread))
+        case c.GateFactor():
+            read = [SIGNALS[name](factor.spread) for name in factor.signals]
+            return weighting.Gate(read, factor.bound, factor.modulus, factor.rate)
         case c.PrefixPosteriorFactor():
             return weighting.PrefixPosterior(factor.share)
         case c.DiscountedPosteriorFactor():

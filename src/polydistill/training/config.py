@@ -108,6 +108,17 @@ class HedgeFactor(Factor):
     spread: float = Field(default=4.0, gt=0)
 
 
+class GateFactor(Factor):
+    """Learned gate on signals of the position, trained on the likelihood of the pooled target."""
+
+    kind: Literal["gate"]
+    signals: list[SignalName] = Field(default=["entropy"], min_length=1)
+    bound: float = Field(default=4.0, gt=0, description="range of its weights, nats")
+    modulus: float = Field(default=1.0, gt=0)
+    rate: float = Field(default=0.1, gt=0, description="learning rate per optimizer step")
+    spread: float = Field(default=4.0, gt=0)
+
+
 class PrefixPosteriorFactor(Factor):
     """Fixed-share posterior over teachers given the text so far."""
 
@@ -145,6 +156,7 @@ AnyFactor = Annotated[
     | TaskRouterFactor
     | TeacherRouterFactor
     | HedgeFactor
+    | GateFactor
     | PrefixPosteriorFactor
     | DiscountedPosteriorFactor
     | ClippedPosteriorFactor

@@ -83,6 +83,12 @@ class PolyDistillTrainer(Taught, SFTTrainer):
         self.objective = ForwardKL() if objective is None else objective
         found = task_names(kwargs.get("train_dataset")) if tasks is None else tuple(tasks)
         local = named_teachers(teachers)
+        for teacher in local:
+            if teacher.model is model:
+                raise ValueError(
+                    f"teacher {teacher.name!r} is the student itself, the same object; load the model twice, since a "
+                    "teacher is frozen"
+                )
         names = tuple(teacher.name for teacher in local)
         self._bind(local, weighting, names, found, floor, safety, constraints, placement)
         self.loss_bytes, self.observers = loss_bytes, list(observers)
