@@ -65,18 +65,31 @@ def ask_coq(found):
     One question for all: following a proof down through the real numbers takes most of a second each time.
     """
     modules = " ".join(Path(file).stem for file in sources())
-    lines = ["Require Import Reals.", f"From Proofs Require {modules}.", "Import Finite Rules.", "Open Scope R_scope.", "Set Printing Width 100."]
+    lines = [
+        "Require Import Reals.",
+        f"From Proofs Require {modules}.",
+        "Import Finite Rules.",
+        "Open Scope R_scope.",
+        "Set Printing Width 100.",
+    ]
     everything = "tt"
     for name, _, file in found:
         full = f"{Path(file).stem}.{name}"
         lines += [f'Goal True. idtac "{MARK}{name}". Abort.', f"Check {full}."]
         everything = f"(@{full}, {everything})"
-    lines += [f"Definition everything := {everything}.", f'Goal True. idtac "{MARK}". Abort.', "Print Assumptions everything."]
+    lines += [
+        f"Definition everything := {everything}.",
+        f'Goal True. idtac "{MARK}". Abort.',
+        "Print Assumptions everything.",
+    ]
     query = HERE / "Index_query.v"
     query.write_text("\n".join(lines) + "\n")
     done = subprocess.run(
         ["coqtop", "-quiet", "-w", "none", "-Q", str(HERE), "Proofs", "-batch", "-l", str(query)],
-        capture_output=True, text=True, cwd=HERE)
+        capture_output=True,
+        text=True,
+        cwd=HERE,
+    )
     query.unlink()
     if done.returncode:
         sys.exit(f"proofs: coqtop: {done.stderr.strip()[-500:]}")
@@ -102,7 +115,11 @@ def main():
     if extra:
         sys.exit(f"proofs: unexpected axioms: {', '.join(extra)}")
     found = theorems()
-    cited = {name for rule in tomllib.loads((HERE / "instances.toml").read_text())["rules"].values() for name in rule["theorems"]}
+    cited = {
+        name
+        for rule in tomllib.loads((HERE / "instances.toml").read_text())["rules"].values()
+        for name in rule["theorems"]
+    }
     unknown = sorted(cited - {name for name, _, _ in found})
     if unknown:
         sys.exit(f"proofs: instances.toml cites what is not proved: {', '.join(unknown)}")

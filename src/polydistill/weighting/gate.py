@@ -123,8 +123,8 @@ class Gate(Operator):
         mean = total / count.clamp_min(1.0)
         step = self.rate * mean / mean.norm().clamp_min(1.0)
         size = self.matrix.numel()
-        self.matrix -= step[:size].view_as(self.matrix).to(self.matrix)
-        self.bias -= step[size:].to(self.bias)
+        self.matrix.sub_(step[:size].view_as(self.matrix).to(self.matrix))
+        self.bias.sub_(step[size:].to(self.bias))
         self.pending.zero_()
         self.pending_count.zero_()
 
