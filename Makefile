@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-fast check proofs docs bench install clean
+.PHONY: demo test test-fast check proofs docs pages bench install clean
 
 demo: $(VENV)/.demo
 	$(BIN)/polydistill demo
@@ -30,6 +30,11 @@ proofs:
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build -q -b html docs docs/_build/html
 	@echo docs/_build/html/index.html
+
+# Pages that are made from a run of the code.
+pages: $(VENV)/.dev
+	$(BIN)/python -m polydistill.theory proofs/index.json > docs/_theory.md && mv docs/_theory.md docs/theory.md
+	$(BIN)/python proofs/document.py > docs/_proofs.md && mv docs/_proofs.md docs/proofs.md
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/objective.py

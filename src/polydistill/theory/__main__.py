@@ -6,7 +6,11 @@ from pathlib import Path
 
 import torch
 
+from polydistill.certify.published import certify_published
 from polydistill.theory import document
+
+PLACE = "<!-- published rules -->"
+"""Where the table of published rules goes."""
 
 
 def theorems(index: Path) -> list[str]:
@@ -16,4 +20,5 @@ def theorems(index: Path) -> list[str]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    sys.stdout.write(document(theorems=theorems(Path(sys.argv[1])) if len(sys.argv) > 1 else ()))
+    page = document(theorems=theorems(Path(sys.argv[1])) if len(sys.argv) > 1 else ())
+    sys.stdout.write(page.replace(PLACE, certify_published().to_markdown()))
