@@ -1,5 +1,6 @@
 """Students that learn in step: one batch, the teachers run once, and every student decides for itself whom to trust."""
 
+import copy
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -76,6 +77,10 @@ def untold(weighting: Operator, floor: float = FLOOR) -> Pipeline:
     return Pipeline.of(weighting, DOMAINS, floor=floor)
 
 
+STACK = untold(adaptive())
+"""The adaptive stack as the demo uses it: `polydistill certify polydistill.demo.students:STACK`."""
+
+
 def oracle() -> Pipeline:
     """Told the domain of every position."""
     return Pipeline.of(TaskRouter({domain: domain for domain in DOMAINS}, strength=inf), DOMAINS, DOMAINS)
@@ -88,7 +93,7 @@ def contestants() -> dict[str, Pipeline | None]:
         "uniform": untold(Uniform(), floor=0.0),
         "entropy_alone": untold(token_scale()),
         "router": Pipeline.of(TeacherRouter(strength=inf), DOMAINS),
-        "adaptive": untold(adaptive()),
+        "adaptive": copy.deepcopy(STACK),
         "oracle": oracle(),
     }
 
