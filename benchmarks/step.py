@@ -68,7 +68,7 @@ def one_step(
     batch = Batch(ids, torch.ones_like(ids), ids, task=task)
     names = [t.name for t in teachers]
     token = Softmax(2.0)(Entropy(spread=4))
-    stack = (TaskRouter({n: n for n in names}) if routed else PrefixPosterior(0.02)) * token
+    stack = (TaskRouter({n: n for n in names}, strength=12.0) if routed else PrefixPosterior(0.02)) * token
     pipeline = Pipeline.of(stack, names, names)
 
     def call() -> dict[str, float]:
@@ -100,13 +100,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--teachers", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     clock = CLOCKS[arguments.clock]
     report: dict = {"hardware": hardware("cpu"), "clock": arguments.clock, "rows": []}
     print(report["hardware"])
-    for k in (1, 2, 4, 8):
+    for k in arguments.teachers:
         for kind, make in (("models", separate), ("adapters", adapted)):
             teachers = make(k)
             for routed, skip in ((False, None), (True, None), (True, 0.05)):

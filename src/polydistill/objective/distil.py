@@ -24,8 +24,9 @@ from polydistill.objective.storage import borrow, give_back
 Decide = Callable[[Statistics, Any], tuple[Float[Tensor, "n K"], Any]]
 """From the statistics of a chunk and the carry of the chunk before to log-weights and the next carry."""
 
-LEAST_ROWS = 128
-"""Matrix products on fewer rows are two to five times slower."""
+LEAST_ROWS, GOOD_ROWS = 128, 256
+"""Matrix products on fewer rows than the first are two to five times slower; up to the second, each chunk's reading
+of the heads still shows. The default budget gives way to the second, a budget that was asked for to the first."""
 
 DEFAULT_BYTES = {"cpu": 3 * 2**26, "cuda": 2**30}
 """Byte budget of a chunk by device."""
@@ -140,7 +141,8 @@ def _validate(
 def _rows(hidden: Tensor, head: Head, teachers: int, loss_bytes: int | None) -> int:
     budget = DEFAULT_BYTES.get(hidden.device.type, DEFAULT_BYTES["cuda"]) if loss_bytes is None else loss_bytes
     width = 8 if hidden.dtype == torch.float64 else 4
-    return max(LEAST_ROWS, budget // (width * head.vocabulary * (teachers + 1)) // ALIGNED * ALIGNED)
+    fit = budget // (width * head.vocabulary * (teachers + 1)) // ALIGNED * ALIGNED
+    return max(GOOD_ROWS if loss_bytes is None else LEAST_ROWS, fit)
 
 
 @dataclass(frozen=True)
