@@ -45,7 +45,9 @@ def main() -> None:
 
 
 @app.command()
-def init(path: Annotated[Path, typer.Argument(help="file to write")] = Path("run.yaml")) -> None:
+def init(
+    path: Annotated[Path, typer.Argument(help="file to write")] = Path("run.yaml"), json_file: JsonFile = None
+) -> None:
     """Write a commented starter configuration."""
     from polydistill.cli.starter import STARTER
     from polydistill.training.config_file import ConfigError
@@ -53,6 +55,7 @@ def init(path: Annotated[Path, typer.Argument(help="file to write")] = Path("run
     if path.exists():
         raise ConfigError(f"{path} exists; it is left as it is")
     path.write_text(STARTER.format(path=path), encoding="utf-8")
+    _write(json_file, {"wrote": str(path)})
     console.print(f"wrote {path}; fill in the models and the data, then: polydistill check {path}")
 
 
@@ -213,11 +216,15 @@ def theory(
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(help="folder of a run, finished or not")]) -> None:
+def report(
+    run: Annotated[Path, typer.Argument(help="folder of a run, finished or not")], json_file: JsonFile = None
+) -> None:
     """Write the run's report.html anew from what it recorded; needs no torch."""
     from polydistill.report import write_report
 
-    console.print(str(write_report(run)), highlight=False, markup=False, soft_wrap=True)
+    page = write_report(run)
+    console.print(str(page), highlight=False, markup=False, soft_wrap=True)
+    _write(json_file, {"report": str(page)})
 
 
 @app.command()
