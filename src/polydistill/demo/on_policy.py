@@ -1,6 +1,6 @@
 """On-policy, small: the student writes answers, an arithmetic and a code teacher correct it, exact match judges.
 
-A student that has seen a few solved exercises of both tasks is trained twice from the same start, on the same prompts
+A student that has seen some solved exercises of both tasks is trained twice from the same start, on the same prompts
 and about as many tokens: once on its own answers (reverse KL to the log pool), once on the right answers of the data
 (forward KL to the linear pool, with a share of cross-entropy). Nobody tells it which task a prompt belongs to.
 """
@@ -55,7 +55,7 @@ class Settings:
 
     Attributes:
         teacher, student: sizes.
-        teacher_steps, teacher_batch: of supervised training on exercises of one task.
+        teacher_exercises, teacher_steps, teacher_batch, teacher_rate: of supervised training on one task.
         solved: exercises of both tasks that the student has seen solved before it is distilled.
         warm_steps: steps on them.
         steps, batch: of on-policy distillation.
@@ -65,14 +65,15 @@ class Settings:
 
     teacher: ModelSize = SMALL
     student: ModelSize = SMALL
+    teacher_exercises: int = 20_000
     teacher_steps: int = 1600
     teacher_batch: int = 64
     teacher_rate: float = 6e-3
-    solved: int = 400
-    warm_steps: int = 150
-    steps: int = 400
+    solved: int = 4000
+    warm_steps: int = 1000
+    steps: int = 300
     batch: int = 64
-    rate: float = 3e-3
+    rate: float = 1e-3
     prompts: int = 8000
     judged: int = 400
 
@@ -148,7 +149,14 @@ def run_demo(folder: Path, seed: int, console: Console, settings: Settings | Non
 
 def train_teachers(s: Settings, tokenizer: PreTrainedTokenizerFast, console: Console) -> Path:
     """Folder of one specialist per task; trained once and kept in the cache folder."""
-    parts = (asdict(s.teacher), s.teacher_steps, s.teacher_batch, s.teacher_rate, torch.__version__)
+    parts = (
+        asdict(s.teacher),
+        s.teacher_exercises,
+        s.teacher_steps,
+        s.teacher_batch,
+        s.teacher_rate,
+        torch.__version__,
+    )
     text = json.dumps([*parts, transformers.__version__, tokenizers.__version__])
     key = xxhash.xxh3_64(text.encode()).hexdigest()
     kept = cache_folder() / f"demo-on-policy-{key}"
@@ -157,7 +165,7 @@ def train_teachers(s: Settings, tokenizer: PreTrainedTokenizerFast, console: Con
     with finished_folder(kept) as unfinished:
         for index, task in enumerate(TASKS):
             model = small_llama(s.teacher, tokenizer, LENGTH, index)
-            rows = exercises([task], 20_000, index)
+            rows = exercises([task], s.teacher_exercises, index)
             with Steps(console, f"teacher {task}", s.teacher_steps) as steps:
                 learn(model, tokenizer, rows, s.teacher_steps, s.teacher_batch, s.teacher_rate, index, steps.update)
             model.save_pretrained(unfinished / task)
