@@ -11,7 +11,7 @@ from cases import head, hidden, positions, spoken
 from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
 
 from polydistill.logprobs import Head, Spoken
-from polydistill.objective import ForwardKL, ReverseKL, distil
+from polydistill.objective import ForwardKL, ReverseKL, distil, storage
 
 
 def constant(s, carry):
@@ -124,6 +124,7 @@ def test_no_tensor_of_all_positions_by_the_vocabulary_is_ever_made():
     n, v, k = 1024, 300, 3
     student, own = hidden(n, 4, seed=1).requires_grad_(), head(v, 4, seed=2)
     heard, where = spoken(n, v, [4] * k), positions(n, v, loss_share=0.8)
+    storage.release()  # what earlier, larger calls left to be used again is not this call's
     with Watch():
         distil(
             student,
