@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from polydistill.objective import Divergence
+from polydistill.objective import ForwardKL, ReverseKL
 from polydistill.pipeline import Pipeline
 from polydistill.safety import Order
 from polydistill.teachers import LocalTeacher, check_rows
@@ -36,7 +36,7 @@ class Taught(Checkpointed):
     """
 
     teachers: list[LocalTeacher]
-    objective: Divergence | Sampled
+    objective: ForwardKL | ReverseKL | Sampled
     visible: int
     _total_train_tokens: int
     masked: list[str]
