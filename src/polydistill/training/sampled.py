@@ -6,8 +6,8 @@ With `y` sampled from the student q at temperature 1 and weights w that do not d
     A(y) = log sum_k w_k p_k(y) - log q(y)          linear pool
 
 `E_q[-A(y) grad log q(y)]` is the gradient of `KL(q || pool)`, and `-A(y)` an unbiased estimate of its value (for the
-log pool of `sum_k w_k KL(q || p_k)`, which differs by `log Z`). Weights that read y bias it, by more than
-the gradient's own size; so do samples from another distribution than q, and fixed text.
+log pool of `sum_k w_k KL(q || p_k)`, which differs by `log Z`). Weights that read y bias it, by more than the
+gradient's own size; so do samples from another distribution than q, and fixed text.
 """
 
 from collections.abc import Mapping, Sequence
@@ -127,7 +127,8 @@ def refuse_for_sampled(pipeline: Pipeline, args: DistillationConfig, fixed_share
     if stack.reads_label:
         raise ValueError(
             f"{stack!r} reads the very token that was sampled; the sampled-token estimator is then biased (T16: by "
-            "more than the gradient's own size); weights may read the task, the named teacher, severity and earlier tokens"
+            "more than the gradient's own size); weights may read the task, the named teacher, severity and earlier "
+            "tokens"
         )
     if stack.needs:
         raise ValueError(
