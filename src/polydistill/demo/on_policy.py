@@ -71,10 +71,10 @@ class Settings:
     teacher_rate: float = 6e-3
     solved: int = 4000
     warm_steps: int = 1000
-    steps: int = 300
+    steps: int = 1000
     batch: int = 64
     rate: float = 1e-3
-    prompts: int = 8000
+    prompts: int = 16_000
     judged: int = 400
 
 
@@ -95,9 +95,13 @@ def main(folder: Path, seed: int, json_path: Path | None, console: Console) -> N
     found = run_demo(folder, seed, console)
     table = Table("exact match, held-out", *TASKS, "mean")
     rows = {f"teacher {task}": found["teachers"][task] for task in TASKS}
-    rows |= {name.replace("_", " "): found[name] for name in ("before", "off_policy", "on_policy")}
+    rows |= {
+        "student before": found["before"],
+        "off-policy (told the right answers)": found["off_policy"],
+        "on-policy (told prompts only)": found["on_policy"],
+    }
     for name, scores in rows.items():
-        style = "bold" if name == "on policy" else None
+        style = "bold" if name.startswith("on-policy") else None
         table.add_row(name, *(f"{scores[task]:.1%}" for task in TASKS), f"{mean(scores):.1%}", style=style)
     console.print(table)
     console.print(
