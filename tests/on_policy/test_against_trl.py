@@ -5,7 +5,7 @@ import torch
 from models import llama
 from scenes import completed, gradients, ours, prompts, theirs
 
-from polydistill.objective import ForwardKL
+from polydistill.objective import JSD, DivideThenPool, ForwardKL, PoolThenDivide, ReverseKL
 from polydistill.teachers import LocalTeacher
 from polydistill.weighting import TeacherRouter, Uniform
 
@@ -18,12 +18,19 @@ def _difference(mine, other):
     return worst / max(float(g.abs().max()) for g in other.values())
 
 
-@pytest.mark.parametrize("forward", [False, True])
-def test_one_teacher_gives_the_loss_and_gradients_of_trl_on_the_same_completions(tmp_path, forward):
-    options = {"objective": ForwardKL()} if forward else {}
-    mine = ours(tmp_path, Uniform(), {"a": LocalTeacher("a", llama(1))}, PLAIN, **options)
+@pytest.mark.parametrize(
+    ("objective", "beta"),
+    [
+        (ReverseKL(), 1.0),
+        (ForwardKL(), 0.0),
+        (PoolThenDivide(pair=JSD(0.5)), 0.5),
+        (DivideThenPool(pair=JSD(0.2)), 0.2),
+    ],
+)
+def test_one_teacher_gives_the_loss_and_gradients_of_trl_on_the_same_completions(tmp_path, objective, beta):
+    mine = ours(tmp_path, Uniform(), {"a": LocalTeacher("a", llama(1))}, PLAIN, objective=objective)
     other = theirs(tmp_path, llama(1))
-    other.beta = 0.0 if forward else 1.0
+    other.beta = beta
     batch = completed(mine, PLAIN)
     own, its = mine.compute_loss(mine.model, batch), other.compute_loss(other.model, batch)
     own.backward(), its.backward()

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig
 
 from polydistill import signals, weighting
-from polydistill.objective import ForwardKL, ReverseKL
+from polydistill.objective import JSD, Divergence, DivideThenPool, ForwardKL, PoolThenDivide, ReverseKL
 from polydistill.safety import Order, Ordered, Tilt, Veto, scores_of
 from polydistill.teachers import LocalTeacher
 from polydistill.training import config as c
@@ -38,7 +38,6 @@ SIGNALS: dict[str, Callable[[float], signals.Signal]] = {
     "margin": signals.Margin,
 }
 
-OBJECTIVES: dict[str, type[ForwardKL] | type[ReverseKL]] = {"forward_kl": ForwardKL, "reverse_kl": ReverseKL}
 
 PLACEMENTS: dict[str, type[Copied] | type[Sharded] | type[Offloaded]] = {
     "copied": Copied,
@@ -127,15 +126,27 @@ def build_safety(section: config_safety.AnySafety | None) -> Order | None:
     return None
 
 
-def build_objective(section: c.ObjectiveConfig) -> ForwardKL | ReverseKL:
+def build_objective(section: c.ObjectiveConfig) -> Divergence:
     """The divergence.
 
     Raises:
         ConfigError: a sampled objective outside an on-policy run.
     """
-    if section.kind not in OBJECTIVES:
-        raise ConfigError(f"objective.kind: {section.kind} needs text that the student sampled; use mode: on_policy")
-    return OBJECTIVES[section.kind](section.temperature, section.ce, section.temperature_squared)
+    common: dict[str, Any] = {
+        "temperature": section.temperature,
+        "ce": section.ce,
+        "temperature_squared": section.temperature_squared,
+    }
+    match section.kind:
+        case "forward_kl":
+            return ForwardKL(**common)
+        case "reverse_kl":
+            return ReverseKL(**common)
+        case "jsd_to_pool":
+            return PoolThenDivide(pair=JSD(section.beta), **common)
+        case "jsd_to_each":
+            return DivideThenPool(pair=JSD(section.beta), **common)
+    raise ConfigError(f"objective.kind: {section.kind} needs text that the student sampled; use mode: on_policy")
 
 
 def build_teachers(config: c.RunConfig) -> dict[str, LocalTeacher]:

@@ -168,10 +168,13 @@ AnyFactor = Annotated[
 class ObjectiveConfig(Section):
     """What is learned from the teachers."""
 
-    kind: Literal["forward_kl", "reverse_kl", "sampled_log_pool", "sampled_linear_pool"] = Field(
+    kind: Literal[
+        "forward_kl", "reverse_kl", "jsd_to_pool", "jsd_to_each", "sampled_log_pool", "sampled_linear_pool"
+    ] = Field(
         default="forward_kl",
         description="the sampled ones are for on-policy runs; on_policy takes reverse_kl by default",
     )
+    beta: float = Field(default=0.5, gt=0, lt=1, description="of JSD: the teachers' share of its mixture")
     temperature: float = Field(default=1.0, gt=0)
     ce: float = Field(default=0.1, ge=0, le=1, description="share of cross-entropy on the labels")
     temperature_squared: bool = False

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from trl import SFTConfig, SFTTrainer
 
 from polydistill.logprobs import Head
-from polydistill.objective import ForwardKL, ReverseKL
+from polydistill.objective import Divergence, ForwardKL
 from polydistill.safety import Order
 from polydistill.teachers import Teachers, named_teachers
 from polydistill.training.constrained import Constrained
@@ -38,7 +38,7 @@ class PolyDistillTrainer(Taught, SFTTrainer):
         safety: `Tilt`, `Ordered` or `Veto`.
         constraints: limits on the student; their multipliers move once per optimizer step.
         severity: how critical each context is; the data's column `severity` when None.
-        objective: `ForwardKL` or `ReverseKL`.
+        objective: `ForwardKL` (the default) or another divergence.
         tasks: names of the tasks; found in the data set's `task` column when None.
         loss_bytes: byte budget of a chunk of the objective.
         observers: functions called on every training batch, e.g. diagnostics.
@@ -52,7 +52,7 @@ class PolyDistillTrainer(Taught, SFTTrainer):
         TeacherUnavailableError: a teacher cannot be loaded.
     """
 
-    objective: ForwardKL | ReverseKL
+    objective: Divergence
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class PolyDistillTrainer(Taught, SFTTrainer):
         safety: Order | None = None,
         constraints: Constrained | None = None,
         severity: Source | None = None,
-        objective: ForwardKL | ReverseKL | None = None,
+        objective: Divergence | None = None,
         tasks: Sequence[str] | None = None,
         loss_bytes: int | None = None,
         observers: Sequence[Observer] = (),

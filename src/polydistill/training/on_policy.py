@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from trl import DistillationConfig, DistillationTrainer
 
-from polydistill.objective import ForwardKL, ReverseKL
+from polydistill.objective import Divergence, ForwardKL, ReverseKL
 from polydistill.safety import Order
 from polydistill.teachers import Teachers, head_of, named_teachers
 from polydistill.training.constrained import Constrained
@@ -42,7 +42,8 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
         safety: `Tilt`, `Ordered` or `Veto`.
         constraints: limits on the student.
         severity: how critical each context is; the data's column `severity` when None.
-        objective: `ReverseKL()` (the default), `ForwardKL`, or a sampled one.
+        objective: `ReverseKL()` (the default), another divergence such as `PoolThenDivide(pair=JSD(0.5))`, or a sampled
+            one.
         tasks: names of the tasks; found in the data set's `task` column when None.
         fixed_share: share of the steps on the data's own completions, in [0, 1]: exactly that share, evenly spaced.
         skip_below: teachers of at most this total weight need not run (T5); 0 skips exact zeros only, None nothing.
@@ -68,7 +69,7 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
         safety: Order | None = None,
         constraints: Constrained | None = None,
         severity: Source | None = None,
-        objective: ForwardKL | ReverseKL | Sampled | None = None,
+        objective: Divergence | Sampled | None = None,
         tasks: Sequence[str] | None = None,
         fixed_share: float = 0.0,
         skip_below: float | None = 0.0,

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from polydistill.objective import ForwardKL, ReverseKL
+from polydistill.objective import Divergence
 from polydistill.pipeline import Pipeline
 from polydistill.safety import Order
 from polydistill.teachers import LocalTeacher, check_rows
@@ -36,7 +36,7 @@ class Taught(Checkpointed):
     """
 
     teachers: list[LocalTeacher]
-    objective: ForwardKL | ReverseKL | Sampled
+    objective: Divergence | Sampled
     visible: int
     _total_train_tokens: int
     masked: list[str]
