@@ -31,7 +31,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from polydistill.guarantee import Guarantee
-from polydistill.logprobs import UNKNOWN, Head, Spoken, Statistics
+from polydistill.logprobs import UNKNOWN, Head, Says, Statistics, logits_of
 from polydistill.objective import Outcome
 from polydistill.pipeline import Pipeline
 from polydistill.simplex import LogWeights, active, entropy, hilbert, spread
@@ -68,7 +68,11 @@ def summarise(outcome: Outcome, pipeline: Pipeline, guarantee: Guarantee | None 
     log_w = outcome.log_w.detach()[rows]
     weights = log_w.exp()
     mean = weights.mean(0)
-    osc = spread(log_w).max()
+    # What is promised of the active teachers is compared with theirs: a vetoed one weighs nothing by design.
+    theirs = log_w
+    if promised.vetoes and pipeline.safety is not None:
+        theirs = log_w.masked_fill(~pipeline.safety.active(statistics.positions.severity[rows]), -math.inf)
+    osc = spread(theirs).max()
     measured = {
         "effective_teachers": entropy(log_w).exp().mean(),
         "largest_weight": weights.amax(-1).mean(),
@@ -78,7 +82,7 @@ def summarise(outcome: Outcome, pipeline: Pipeline, guarantee: Guarantee | None 
         "normalisation_error": (weights.sum(-1) - 1.0).abs().max(),
         "range_realised": osc,
     }
-    measured.update(_saturation(log_w, promised))
+    measured.update(_saturation(log_w, theirs, promised))
     if statistics.distance_to_pool is not None:
         measured["disagreement"] = statistics.distance_to_pool[rows].mean()
     if 0.0 < promised.range < math.inf:
@@ -169,7 +173,7 @@ def conflict(p: Float[Tensor, "n K V"], q: Float[Tensor, "n V"]) -> Float[Tensor
 def sampled_conflict(
     hidden: Float[Tensor, "N D"],
     head: Head,
-    spoken: Sequence[Spoken],
+    spoken: Sequence[Says],
     has_loss: Bool[Tensor, " N"],
     *,
     sample: int = 64,
@@ -183,7 +187,7 @@ def sampled_conflict(
     rows = rows[::stride]
     with torch.no_grad():
         q = head.logits(hidden[rows]).softmax(-1)
-        p = torch.stack([teacher.head.logits(teacher.hidden[rows]).to(q).softmax(-1) for teacher in spoken], 1)
+        p = torch.stack([logits_of(teacher, rows).to(q).softmax(-1) for teacher in spoken], 1)
         return conflict(p, q).mean()
 
 
@@ -220,13 +224,16 @@ class Drift(nn.Module):
         self.total.zero_()
 
 
-def _saturation(log_w: Float[Tensor, "n K"], promised: Guarantee) -> dict[str, Tensor]:
+def _saturation(
+    log_w: Float[Tensor, "n K"], theirs: Float[Tensor, "n K"], promised: Guarantee
+) -> dict[str, Tensor]:
+    """Share of positions at the promised floor, of active teachers (`theirs`), and at the ceiling."""
     none = log_w.new_zeros(())
     if promised.range == 0.0 or promised.teachers == 1:
         return {"at_floor": none, "at_ceiling": none}
     low, high = none, none
     if promised.floor > 0.0:
-        low = (log_w <= math.log(promised.floor) + SATURATED).any(-1).to(log_w).mean()
+        low = (active(theirs) & (theirs <= math.log(promised.floor) + SATURATED)).any(-1).to(log_w).mean()
     if promised.ceiling < 1.0:
         # log(1 - w) from the other teachers' weights: 1 - w cancels when w is close to 1.
         others = log_w.scatter(-1, log_w.argmax(-1, keepdim=True), -math.inf).logsumexp(-1)

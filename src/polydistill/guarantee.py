@@ -76,12 +76,13 @@ class Guarantee:
 
     Attributes:
         teachers: K.
-        range: R, bound on `osc(log w)`, nats.
-        floor: least weight of any teacher.
+        range: R, bound on `osc(log w)` over the active teachers, nats.
+        floor: least weight of any active teacher.
         ceiling: greatest weight of any teacher.
         moduli: one per evidence that is read.
         severity_modulus: Hilbert distance per unit of severity.
         step: the derivation.
+        vetoes: contexts of severity above 0 take teachers out, whatever the evidence; those are not active there.
     """
 
     teachers: int
@@ -91,6 +92,7 @@ class Guarantee:
     moduli: tuple[Modulus, ...]
     step: Step
     severity_modulus: float = 0.0
+    vetoes: bool = False
 
     def weight_shift(self, error: float, *, sustained: bool = False) -> float:
         """Greatest total variation of the weights when every teacher's evidence is off by at most `error` nats.

@@ -191,6 +191,67 @@ class Sparse:
 
 
 @dataclass(frozen=True)
+class Known:
+    """Statistics of one teacher that were measured on its whole distribution, at temperature 1, in nats.
+
+    Attributes:
+        label_log_prob: `log p(y)` of the next token; 0 where there is none.
+        entropy: `H(p)`.
+        maximum: `log max_v p(v)`.
+        margin: difference of the two largest log-probabilities.
+    """
+
+    label_log_prob: Float[Tensor, " N"] | None = None
+    entropy: Float[Tensor, " N"] | None = None
+    maximum: Float[Tensor, " N"] | None = None
+    margin: Float[Tensor, " N"] | None = None
+
+
+@dataclass(frozen=True)
+class Informed:
+    """What a teacher says, and what is known about it more exactly than that tells.
+
+    The objective pools `says`; the weights are decided from `known` where it has the statistic, so that a truncated
+    distribution is trusted exactly as the whole one would be.
+    """
+
+    says: Says
+    known: Known
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of entries V."""
+        return self.says.vocabulary
+
+    @property
+    def exact(self) -> bool:
+        """Whether every entry is known."""
+        return self.says.exact
+
+    def __len__(self) -> int:
+        return len(self.says)
+
+    def write(self, rows: Int[Tensor, " n"] | slice, out: Float[Tensor, "n V"]) -> None:
+        """As what is said."""
+        self.says.write(rows, out)
+
+    def shape(self, logits: Float[Tensor, "n V"]) -> None:
+        """As what is said."""
+        self.says.shape(logits)
+
+
+def logits_of(says: Says, rows: Int[Tensor, " n"]) -> Float[Tensor, "n V"]:
+    """Logits of some positions in any form of `Says`: float32, on the device of `rows`; float64 for float64 states."""
+    inner = says.says if isinstance(says, Informed) else says
+    if isinstance(inner, Spoken):
+        return inner.head.logits(inner.hidden[rows.to(inner.hidden.device)]).to(rows.device)
+    out = torch.empty(len(rows), says.vocabulary, device=rows.device)
+    says.write(rows, out)
+    says.shape(out)
+    return out
+
+
+@dataclass(frozen=True)
 class Positions:
     """What is known about flattened positions before any model runs, sequence-major.
 

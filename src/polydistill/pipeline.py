@@ -108,8 +108,9 @@ class Pipeline:
 
 def promises(guarantee: Guarantee, ordered_from: float | None = None) -> list[str]:
     """A guarantee in a user's words."""
+    active = "active teacher" if guarantee.vetoes else "teacher"
     lines = [
-        f"no teacher ever weighs less than {guarantee.floor:.2%} or more than {guarantee.ceiling:.1%}",
+        f"no {active} ever weighs less than {guarantee.floor:.2%} or more than {guarantee.ceiling:.1%}",
         f"evidence of one position wrong by at most 0.1 nat moves a target by at most "
         f"{guarantee.weight_shift(0.1):.1%} (total variation)",
     ]
@@ -120,6 +121,11 @@ def promises(guarantee: Guarantee, ordered_from: float | None = None) -> list[st
         f"with the linear pool, one corrupted teacher moves a target by at most "
         f"{guarantee.target_shift_if_corrupted():.1%}, evidence unchanged"
     )
+    if guarantee.vetoes:
+        lines.append(
+            "teachers below the veto's score are not active where severity is above 0: there they fade, and from the "
+            "critical severity on they weigh nothing; range and floor are about the others"
+        )
     if ordered_from is not None:
         lines.append(
             f"from severity {ordered_from:.2f} on a safer teacher never weighs less than a less safe one"

@@ -53,10 +53,13 @@ def _normalised(rule: Rule, evidence: Tensor) -> dict[str, Tensor]:
     return {"gap": (total - 1.0).abs().masked_fill(broken, math.inf), "total": total}
 
 
-def _bounded(rule: Rule, evidence: Tensor, range: float) -> dict[str, Tensor]:
+def _bounded(rule: Rule, evidence: Tensor, range: float, active: Sequence[bool] | None = None) -> dict[str, Tensor]:
+    """`active`: whom the context leaves in, everybody when None; a weight of 0 among these breaks the law."""
     log_w = rule(evidence)
     inside = torch.isfinite(evidence)
     inside = inside if inside.ndim == 2 else inside.all(-2)
+    if active is not None:
+        inside = inside & torch.tensor(active)
     osc = log_w.masked_fill(~inside, -math.inf).amax(-1) - log_w.masked_fill(~inside, math.inf).amin(-1)
     # Where every teacher but one is out nothing is left to bound, and inf - inf must not count as a violation.
     return {"gap": torch.where(torch.isinf(torch.as_tensor(range)), -math.inf, osc - range), "osc": osc}
@@ -94,18 +97,25 @@ def _ordered(
     log_w = rule(evidence, severity)
     score = torch.as_tensor(sigma, dtype=log_w.dtype)
     safer = score[:, None] > score[None, :]
-    # [n, i, j]: by how much the less safe j outweighs the safer i
-    behind = (log_w[:, None, :] - log_w[:, :, None]).masked_fill(~safer, -math.inf)
+    # [n, i, j]: by how much the less safe j outweighs the safer i; two that weigh 0 are equal
+    behind = _difference(log_w[:, None, :], log_w[:, :, None], 0.0).masked_fill(~safer, -math.inf)
     gap = behind.flatten(1).amax(-1)
     return {"gap": gap.masked_fill(severity < critical, -math.inf)}
+
+
+def _difference(first: Tensor, second: Tensor, of_equal_infinities: float) -> Tensor:
+    """`first - second`, where two equal infinities differ by what is said instead of by NaN."""
+    return (first - second).masked_fill(torch.isinf(first) & (first == second), of_equal_infinities)
 
 
 def _rising(rule: Rule, evidence: Tensor, low: Tensor, high: Tensor, sigma: Sequence[float]) -> dict[str, Tensor]:
     below, above = rule(evidence, low), rule(evidence, high)
     score = torch.as_tensor(sigma, dtype=below.dtype)
     safer = score[:, None] >= score[None, :]
-    odds_below, odds_above = (x[:, :, None] - x[:, None, :] for x in (below, above))
-    fallen = (odds_below - odds_above).masked_fill(~safer, -math.inf)
+    # Odds of two that weigh 0 are not defined, and nothing is said about them.
+    odds_below = _difference(below[:, :, None], below[:, None, :], -math.inf)
+    odds_above = _difference(above[:, :, None], above[:, None, :], math.inf)
+    fallen = _difference(odds_below, odds_above, -math.inf).masked_fill(~safer, -math.inf)
     return {"gap": fallen.flatten(1).amax(-1).masked_fill(low > high, -math.inf)}
 
 
@@ -122,12 +132,14 @@ N = Axiom(
 B = Axiom(
     name="B",
     title="boundedness",
-    words="There is a range R such that no teacher ever weighs more than exp(R) times another.",
-    formula="osc(log w) <= R",
+    words="There is a range R such that no active teacher ever weighs more than exp(R) times another. Who is active "
+    "follows from the context and never from evidence: a teacher that is masked or vetoed there weighs 0 by design, and "
+    "nothing is said about it; a weight of 0 of an active teacher breaks the law.",
+    formula="osc(log w) <= R over the active teachers",
     source=PAPER,
     required=True,
     measure=_bounded,
-    sentence="the log-weights are {osc:.6g} nats apart, the range is {range:.6g}",
+    sentence="the active teachers' log-weights are {osc:.6g} nats apart, the range is {range:.6g}",
 )
 C = Axiom(
     name="C",

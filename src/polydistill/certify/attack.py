@@ -117,8 +117,10 @@ def bounded(bench: Bench, means: Means) -> Attack:
     """Law B: the largest osc(log w); without a declared range, whether it keeps growing with the evidence."""
     axiom = AXIOMS["B"]
 
+    who: dict[str, Any] = {} if bench.active is None else {"active": bench.active}
+
     def osc(x: Tensor) -> Tensor:
-        return axiom.measure(bench.rule, evidence=bench.inside(x), range=math.inf)["osc"]
+        return axiom.measure(bench.rule, evidence=bench.inside(x), range=math.inf, **who)["osc"]
 
     x = _evidence(bench, means, means.rows(4096, bench))
     sharp, spent = _sharpen(osc, x, means, bench)
@@ -127,7 +129,7 @@ def bounded(bench: Bench, means: Means) -> Attack:
     best, worst = bench.inside(everything[value.argmax()][None]), float(value.max())
     trials = len(x) + spent
     if math.isfinite(bench.range):
-        return Attack(axiom, worst, trials, _law("B", bench, SLIGHT, evidence=best, range=bench.range))
+        return Attack(axiom, worst, trials, _law("B", bench, SLIGHT, evidence=best, range=bench.range, **who))
     raw = bench.folded(sampling.evidence(means.rows(1024, bench), bench.shape, means.generator))
     grows, at = _grows(osc, raw)
     if not grows:
@@ -136,7 +138,7 @@ def bounded(bench: Bench, means: Means) -> Attack:
     far, reached = bench.inside(far), float(osc(far))
     # Any range is refuted by going far enough; the witness shows one.
     claimed = reached / 2 if math.isfinite(reached) else 1e4
-    witness = _law("B", bench, SLIGHT, evidence=far, range=claimed)
+    witness = _law("B", bench, SLIGHT, evidence=far, range=claimed, **who)
     return Attack(axiom, reached, trials, witness, "no range: the larger the evidence, the larger the odds")
 
 

@@ -36,6 +36,7 @@ class Bench:
         channels: names of the evidences, `[n, C, K]`; empty for a plain function of `[n, K]`.
         prefix: how many leading channels are tokens of one prefix.
         range: declared bound, inf without one.
+        active: whom the context leaves in, and `range` is about; None is everybody.
         moduli: declared modulus of each channel (a single one for a plain function), inf without one.
         sustained: declared modulus for errors at every token of the prefix.
         severity_modulus: declared modulus in severity, inf without one.
@@ -79,6 +80,7 @@ class Bench:
     clones: bool = False
     domain: tuple[float, float] = (-math.inf, math.inf)
     cost: int = 1
+    active: tuple[bool, ...] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -239,7 +241,16 @@ def _pipeline_bench(driven: Driven, promise: Guarantee, critical: float | None) 
         _words(driven),
         permuted,
         cost=reach,
+        active=_active(driven),
     )
+
+
+def _active(driven: Driven) -> tuple[bool, ...] | None:
+    """Whom the bench's severity leaves in, where not everybody."""
+    if driven.pipeline.safety is None:
+        return None
+    active = driven.pipeline.safety.active(torch.tensor([driven.severity]))[0]
+    return None if bool(active.all()) else tuple(active.tolist())
 
 
 def _moduli(driven: Driven, promise: Guarantee) -> tuple[tuple[float, ...], float]:

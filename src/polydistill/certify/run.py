@@ -16,7 +16,7 @@ from polydistill.certify.driven import as_pipeline
 from polydistill.certify.proofs import Proofs
 from polydistill.certify.rule import rule_of, title
 from polydistill.pipeline import Pipeline
-from polydistill.safety import Tilt
+from polydistill.safety import Tilt, Veto
 from polydistill.signals import Signal
 from polydistill.weighting import Operator
 
@@ -180,7 +180,10 @@ def _of_this_package(pipeline: Pipeline) -> bool:
 
 
 def _safety_theorems(axiom: str, pipeline: Pipeline, proofs: Proofs) -> tuple[str, ...]:
-    """O2 of the tilt and O1 of the projection hold of any weights; O1 of the tilt rests on the range before it."""
+    """O2 of the tilt and O1 of the projection hold of any weights; O1 of the tilt rests on the range before it. What a
+    veto has is derived on paper."""
+    if isinstance(pipeline.safety, Veto):
+        return ()
     if isinstance(pipeline.safety, Tilt):
         if axiom == "O2":
             return proofs.check((), ("T11_tilt_O2",))
@@ -202,7 +205,7 @@ def _claims(pipeline: Pipeline, laws: set[str]) -> set[str]:
     if pipeline.safety is not None:
         reached = pipeline.ordered_from()
         claims |= {"O1"} if reached is not None and reached <= 1.0 else set()
-        claims |= {"O2"} if isinstance(pipeline.safety, Tilt) else set()
+        claims |= {"O2"} if isinstance(pipeline.safety, Tilt | Veto) else set()
     return claims
 
 

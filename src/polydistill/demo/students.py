@@ -15,7 +15,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from polydistill.demo.corpus import DOMAINS
 from polydistill.demo.passages import Passages
 from polydistill.demo.teachers import ModelSize, adamw, cosine, small_llama, token_losses, update
-from polydistill.logprobs import Positions, Spoken
+from polydistill.logprobs import Positions, Says
 from polydistill.objective import ForwardKL, distil
 from polydistill.pipeline import Pipeline
 from polydistill.signals import Entropy, LabelLikelihood
@@ -174,7 +174,7 @@ def _learn_once(
     passages: Passages,
     rows: Int[Tensor, " N"],
     positions: Positions,
-    spoken: list[Spoken],
+    spoken: list[Says],
     divergence: ForwardKL,
     seconds: dict[str, float],
 ) -> float:

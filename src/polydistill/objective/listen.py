@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from polydistill.logprobs import Positions, Says, Statistics
+from polydistill.logprobs import Informed, Positions, Says, Statistics
 from polydistill.objective.divergence import Divergence
 from polydistill.objective.engine import Engine
 from polydistill.objective.passes import normaliser, notice, raised
@@ -78,6 +78,11 @@ class Listener:
             return like
         label = positions.target[only]
         for k, teacher in enumerate(self.spoken):
+            told = _known(teacher, "label_log_prob", only + start)
+            if told is not None:
+                refuse_non_finite(told, k, only + start)
+                like[only, k] = told.to(like)
+                continue
             logits = self.scratch[: len(only)]
             teacher.write(only + start, logits)
             columns = []
@@ -115,10 +120,11 @@ class Listener:
         for k, one in enumerate(heard):
             refuse_non_finite(one["maximum"], k, rows)
         columns = {name: torch.stack([one[name] for one in heard], -1) for name in heard[0]}
-        like[local] = columns.pop("label_log_prob")
         entropy, log_t = columns.pop("tempered_entropy"), columns.pop("log_t")
         if self.needs & {"distance_to_pool", "student_gap"}:
             columns.update(self._compare(kept, log_t, columns["entropy"], log_q))
+        columns = self._told(columns, rows)
+        like[local] = columns.pop("label_log_prob")
         whole = {name: scatter(columns[name], local, len(positions)) for name in self.needs - {"label_log_prob"}}
         return Heard(kept, log_t, entropy, Statistics(positions=positions, label_log_prob=like, **whole))
 
@@ -156,6 +162,24 @@ class Listener:
             made["student_gap_reverse"] = torch.cat(gaps) - made["maximum"]
         return made
 
+    def _told(
+        self, columns: dict[str, Float[Tensor, "m K"]], rows: Int[Tensor, " m"] | slice
+    ) -> dict[str, Float[Tensor, "m K"]]:
+        """The columns, with what is known about a teacher in place of what was read off its truncated distribution."""
+        told = {
+            (name, k): value
+            for name in columns
+            for k, teacher in enumerate(self.spoken)
+            if (value := _known(teacher, name, rows)) is not None
+        }
+        if not told:
+            return columns
+        columns = {name: values.clone() for name, values in columns.items()}
+        for (name, k), value in told.items():
+            refuse_non_finite(value, k, rows)
+            columns[name][:, k] = value.to(columns[name])
+        return columns
+
     def _compare(
         self,
         kept: Float[Tensor, "K m V"],
@@ -182,6 +206,12 @@ class Listener:
         if temperature != 1.0:
             return raised(((kept if keeps_log else kept.log()) * temperature).log_softmax(-1))
         return raised(kept - log_t[:, None]) if keeps_log else kept * (-log_t).exp()[:, None]
+
+
+def _known(teacher: Says, name: str, rows: Int[Tensor, " n"] | slice) -> Float[Tensor, " n"] | None:
+    """A statistic that a teacher brings along, or None."""
+    value: Tensor | None = getattr(teacher.known, name, None) if isinstance(teacher, Informed) else None
+    return None if value is None else value[rows]
 
 
 def refuse_non_finite(values: Float[Tensor, " n"], teacher: int | None, rows: Int[Tensor, " n"] | slice) -> None:

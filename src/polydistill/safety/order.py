@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from polydistill import guarantee as calculus
@@ -19,8 +19,8 @@ from polydistill.guarantee import Guarantee, Rule, Step, ceiling_of
 from polydistill.safety.tiers import bound, in_order, smallest_gap
 from polydistill.simplex import NoActiveTeacherError, isotonic, kl_clip, normalise
 
-VETO = Rule("veto", "some teachers out: range unbounded, among the others R and L not larger", derived=True)
-"""The mask commutes with products (T20); no weights with a zero in them have a range."""
+VETO = Rule("veto", "R and L not larger, among the teachers that no veto touches", derived=True)
+"""The mask commutes with products (T20); the odds of those who stay are what they were."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,10 @@ class Tilt:
         """Enforced log-weights."""
         sigma = torch.tensor(bound(self.sigma), dtype=log_w.dtype, device=log_w.device)
         return normalise(log_w + severity.to(log_w)[:, None] * self.strength * sigma)
+
+    def active(self, severity: Float[Tensor, " n"]) -> Bool[Tensor, "n K"]:
+        """Everybody: a tilt takes nobody out."""
+        return _everybody(severity, self.sigma)
 
     def guarantee(self, before: Guarantee) -> Guarantee:
         """The range grows by `strength osc(sigma)`; the modulus in evidence stays."""
@@ -120,6 +124,10 @@ class Ordered:
         blended = normalise(torch.where(inside, blend, -math.inf))
         return blended if self.low is None else kl_clip(blended, self.low, self.high)
 
+    def active(self, severity: Float[Tensor, " n"]) -> Bool[Tensor, "n K"]:
+        """Everybody: a projection takes nobody out."""
+        return _everybody(severity, self.sigma)
+
     def guarantee(self, before: Guarantee) -> Guarantee:
         """Range and modulus do not grow; with bounds the range is at most `log(high / low)`."""
         ordered = calculus.isotonic(before, self.critical)
@@ -136,7 +144,8 @@ class Veto:
 
     Below `critical` their weight is multiplied by `1 - kappa / critical`, which is continuous and ends in the mask (the
     limit of a vanishing weight is the veto, T20). O2 holds: the odds of those who stay against those who fade never
-    fall, all other odds are untouched. O1 holds from `critical` on when those who stay are one tier.
+    fall, all other odds are untouched. O1 holds from `critical` on when those who stay are one tier. B holds among the
+    *active* teachers, those whom the veto does not touch in that context: the others weigh nothing by design.
 
     Attributes:
         scores: teacher -> safety score; teachers left out have score 0.
@@ -189,26 +198,37 @@ class Veto:
             )
         return normalise(faded)
 
+    def active(self, severity: Float[Tensor, " n"]) -> Bool[Tensor, "n K"]:
+        """Whom no veto touches: all where severity is 0, those with a score of at least `least` elsewhere."""
+        heard = torch.tensor(self.heard, device=severity.device)
+        return heard | (severity <= 0)[:, None]
+
     def guarantee(self, before: Guarantee) -> Guarantee:
-        """No range and no floor; the ceiling is that of those who stay, by themselves."""
+        """Range and floor as before, of the active teachers; the ceiling is that of those who stay, by themselves.
+
+        Fading multiplies by a number that no evidence reads, so that the odds of those who stay are what they were, and
+        the moduli too. The distance in severity is unbounded: at `critical` a weight reaches 0.
+        """
         staying = sum(self.heard)
         if staying == before.teachers:
             return before
-        step = Step(VETO, f"{before.teachers - staying} of {before.teachers} out in critical contexts", math.inf)
-        ceiling = max(before.ceiling, ceiling_of(before.range, staying))
+        detail = f"{before.teachers - staying} of {before.teachers} teachers out in critical contexts"
         return replace(
             before,
-            range=math.inf,
-            floor=0.0,
-            ceiling=ceiling,
-            step=replace(step, premises=(before.step,)),
+            ceiling=max(before.ceiling, ceiling_of(before.range, staying)),
+            step=Step(VETO, detail, before.range, (before.step,)),
             severity_modulus=math.inf,
+            vetoes=True,
         )
 
     def ordered_from(self, before: Guarantee) -> float:
         """`critical` when all who stay are of one tier; otherwise nothing orders them, and no severity is enough."""
         staying = {score for score, heard in zip(bound(self.sigma), self.heard, strict=True) if heard}
         return self.critical if len(staying) == 1 else math.inf
+
+
+def _everybody(severity: Float[Tensor, " n"], sigma: tuple[float, ...] | None) -> Bool[Tensor, "n K"]:
+    return torch.ones(len(severity), len(bound(sigma)), dtype=torch.bool, device=severity.device)
 
 
 Order = Tilt | Ordered | Veto

@@ -2,12 +2,15 @@
 
 from polydistill.teachers.adapters import AdapterTeacher, adapters_on
 from polydistill.teachers.head import head_of, last_hidden_state
-from polydistill.teachers.local import LocalTeacher, Teachers, TeacherUnavailableError, named_teachers
+from polydistill.teachers.local import LocalTeacher, Teachers, named_teachers
+from polydistill.teachers.source import Teacher, TeacherSource, TeacherUnavailableError
 from polydistill.teachers.vocabulary import VocabularyMismatchError, agree, check_rows
 
 __all__ = [
     "AdapterTeacher",
     "LocalTeacher",
+    "Teacher",
+    "TeacherSource",
     "TeacherUnavailableError",
     "Teachers",
     "VocabularyMismatchError",

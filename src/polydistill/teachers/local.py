@@ -12,11 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from polydistill.logprobs import Spoken
 from polydistill.teachers.head import head_of, last_hidden_state
+from polydistill.teachers.source import Teacher, TeacherUnavailableError
 from polydistill.teachers.vocabulary import agree, check_rows
-
-
-class TeacherUnavailableError(RuntimeError):
-    """A teacher could not be loaded or did not answer."""
 
 
 class LocalTeacher:
@@ -94,12 +91,16 @@ class LocalTeacher:
             )
         return Spoken(hidden.flatten(0, 1)[rows.to(device)], head_of(self.model, self.visible))
 
+    def describe(self) -> str:
+        """Size and dtype."""
+        return f"{sum(p.numel() for p in self.model.parameters()):,} parameters, {self.model.dtype}"
 
-Teachers = Mapping[str, str | PreTrainedModel | LocalTeacher] | Sequence[str | PreTrainedModel | LocalTeacher]
+
+Teachers = Mapping[str, str | PreTrainedModel | Teacher] | Sequence[str | PreTrainedModel | Teacher]
 
 
-def named_teachers(teachers: Teachers) -> list[LocalTeacher]:
-    """Teachers from what a user writes: name -> hub id, folder, model or teacher; or a list of them.
+def named_teachers(teachers: Teachers) -> list[Teacher]:
+    """Teachers from what a user writes: name -> hub id, folder, model or source; or a list of them.
 
     In a list, teachers are named after their folder or hub id.
 
@@ -118,8 +119,8 @@ def named_teachers(teachers: Teachers) -> list[LocalTeacher]:
     return [_as_teacher(name, teacher) for name, teacher in pairs]
 
 
-def _as_teacher(name: str, teacher: str | PreTrainedModel | LocalTeacher) -> LocalTeacher:
-    if isinstance(teacher, LocalTeacher):
+def _as_teacher(name: str, teacher: str | PreTrainedModel | Teacher) -> Teacher:
+    if isinstance(teacher, Teacher):
         teacher.name = name
         return teacher
     if isinstance(teacher, str | Path):
@@ -129,8 +130,8 @@ def _as_teacher(name: str, teacher: str | PreTrainedModel | LocalTeacher) -> Loc
     return LocalTeacher(name, teacher, AutoTokenizer.from_pretrained(str(folder)) if has_tokenizer else None)
 
 
-def _name_of(teacher: str | PreTrainedModel | LocalTeacher) -> str:
-    if isinstance(teacher, LocalTeacher):
+def _name_of(teacher: str | PreTrainedModel | Teacher) -> str:
+    if isinstance(teacher, Teacher):
         return teacher.name
     source = str(teacher) if isinstance(teacher, str | Path) else str(getattr(teacher, "name_or_path", "") or "teacher")
     return source.rstrip("/").split("/")[-1]

@@ -14,7 +14,7 @@ from trl import SFTConfig
 from polydistill import signals, weighting
 from polydistill.objective import JSD, Divergence, DivideThenPool, ForwardKL, PoolThenDivide, ReverseKL
 from polydistill.safety import Order, Ordered, Tilt, Veto, scores_of
-from polydistill.teachers import LocalTeacher
+from polydistill.teachers import LocalTeacher, Teacher
 from polydistill.training import config as c
 from polydistill.training import config_safety
 from polydistill.training.build_on_policy import SAMPLED, distillation_config
@@ -149,19 +149,26 @@ def build_objective(section: c.ObjectiveConfig) -> Divergence:
     raise ConfigError(f"objective.kind: {section.kind} needs text that the student sampled; use mode: on_policy")
 
 
-def build_teachers(config: c.RunConfig) -> dict[str, LocalTeacher]:
-    """Every teacher, loaded."""
-    return {
-        name: LocalTeacher.load(
-            name,
-            section.model,
-            dtype=DTYPES[section.dtype],
-            revision=section.revision,
-            trust_remote_code=section.trust_remote_code,
-            **({} if section.device_map is None else {"device_map": section.device_map}),
-        )
-        for name, section in config.teachers.items()
-    }
+def build_teachers(config: c.RunConfig) -> dict[str, Teacher]:
+    """Every teacher, loaded or opened.
+
+    Raises:
+        ConfigError: a teacher that was heard before, in a run on text that is yet to be written.
+    """
+    return {name: _teacher(name, section, config) for name, section in config.teachers.items()}
+
+
+def _teacher(name: str, section: c.AnyTeacher, config: c.RunConfig) -> Teacher:
+    if isinstance(section, c.CachedTeacherConfig):
+        raise ConfigError(f"teachers.{name}: caches are not read yet")
+    return LocalTeacher.load(
+        name,
+        section.model,
+        dtype=DTYPES[section.dtype],
+        revision=section.revision,
+        trust_remote_code=section.trust_remote_code,
+        **({} if section.device_map is None else {"device_map": section.device_map}),
+    )
 
 
 def build_student(section: c.StudentConfig) -> tuple[Any, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from polydistill.objective.distil import DEFAULT_BYTES
+from polydistill.teachers import LocalTeacher
 from polydistill.training.build import build_trainer
 from polydistill.training.config import RunConfig
 from polydistill.training.devices import Layout, Sizes, memory, read_layout, where
@@ -82,7 +83,7 @@ def _check(config: RunConfig, trainer: Taught, layout: Layout | None) -> Check:
     facts = [
         f"student: {_count(student)} parameters, {sum(p.numel() for p in student.parameters() if p.requires_grad):,} "
         "trained",
-        *(f"teacher {t.name!r}: {_count(t.model)} parameters, {t.model.dtype}" for t in trainer.teachers),
+        *(f"teacher {t.name!r}: {t.describe()}" for t in trainer.teachers),
         f"vocabulary: {trainer.visible:,} tokens, the same for all",
         *trainer.masked,
         f"data: {len(dataset):,} training examples; tasks: {', '.join(trainer.pipeline.tasks) or 'none'}",
@@ -129,14 +130,15 @@ def _sizes(config: RunConfig, trainer: Taught) -> Sizes:
     student: Any = trainer.model
     mib = config.training.loss_mib
     device = trainer.args.device.type
+    local = [teacher for teacher in trainer.teachers if isinstance(teacher, LocalTeacher)]
     blocks = getattr(student, "_no_split_modules", None) or ()
     layers = [_bytes(module) for module in student.modules() if type(module).__name__ in blocks]
     return Sizes(
         student=_bytes(student),
         trained=sum(p.numel() * p.element_size() for p in student.parameters() if p.requires_grad),
         largest=max(_bytes(student) - sum(layers), *layers) if layers else _bytes(student),
-        teachers={teacher.name: _bytes(teacher.model) for teacher in trainer.teachers},
-        heads={teacher.name: _bytes(teacher.model.get_output_embeddings()) for teacher in trainer.teachers},
+        teachers={teacher.name: _bytes(teacher.model) for teacher in local},
+        heads={teacher.name: _bytes(teacher.model.get_output_embeddings()) for teacher in local},
         objective=DEFAULT_BYTES.get(device, DEFAULT_BYTES["cuda"]) if mib is None else mib * MIB,
     )
 

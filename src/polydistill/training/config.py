@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from polydistill.training.config_safety import AnySafety
 from polydistill.training.section import Section
@@ -17,6 +17,43 @@ class ModelConfig(Section):
     revision: str | None = Field(default=None, description="branch, tag or commit on the hub")
     trust_remote_code: bool = Field(default=False, description="run Python code that the model's repository brings")
     device_map: str | None = Field(default=None, description="as in Transformers; teachers only")
+
+    @property
+    def source(self) -> str:
+        """Where it comes from."""
+        return self.model
+
+
+class CachedTeacherConfig(Section):
+    """A teacher that was heard before: what it said is read from a cache, and no model is loaded."""
+
+    cache: str = Field(description="folder or fsspec address that `polydistill cache build` wrote")
+    teacher: str | None = Field(default=None, description="its name in the cache; by default its name in this run")
+    verify: Literal["all", "touched"] = Field(
+        default="all", description="hash every shard before the run, or each one before its first use"
+    )
+
+    @property
+    def source(self) -> str:
+        """Where it comes from."""
+        return self.cache
+
+
+TEACHERS: dict[str, type[Section]] = {"a model": ModelConfig, "a cache": CachedTeacherConfig}
+"""Kinds of teachers by the word that an error has for them; each is told by a key that the others lack."""
+
+
+def kind_of_teacher(section: Any) -> str:
+    """Which of `TEACHERS` a section of the file, or one that was read, describes."""
+    if isinstance(section, Mapping):
+        return "a cache" if "cache" in section else "a model"
+    return next((kind for kind, model in TEACHERS.items() if isinstance(section, model)), "a model")
+
+
+AnyTeacher = Annotated[
+    Annotated[ModelConfig, Tag("a model")] | Annotated[CachedTeacherConfig, Tag("a cache")],
+    Discriminator(kind_of_teacher),
+]
 
 
 class LoraConfig(Section):
@@ -229,8 +266,8 @@ class RunConfig(Section):
 
     output: str = Field(description="folder of the run")
     student: StudentConfig
-    teachers: dict[str, ModelConfig] = Field(
-        min_length=1, description="name -> model; the order is the order of weights"
+    teachers: dict[str, AnyTeacher] = Field(
+        min_length=1, description="name -> model or cache; the order is the order of weights"
     )
     data: DataConfig
     tasks: list[str] | None = Field(default=None, description="names of the tasks; found in the data when left out")

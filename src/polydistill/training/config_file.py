@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from polydistill.training.config import RunConfig
+from polydistill.training.config import TEACHERS, RunConfig, kind_of_teacher
 
 
 class ConfigError(ValueError):
@@ -97,7 +97,7 @@ def _item(sequence: CommentedSeq, part: str, override: str) -> Any:
 
 
 def _sentence(fault: Any, tree: CommentedMap, path: str | Path, given: set[tuple[str, ...]]) -> str:
-    tags = {tag for member in _tagged() for tag in _kind(member)}
+    tags = {tag for member in _tagged() for tag in _kind(member)} | set(TEACHERS)
     location = [part for part in fault["loc"] if part not in tags]
     name = ".".join(str(part) for part in location)
     where = (
@@ -150,6 +150,8 @@ def _known_keys(location: Sequence[Any], tree: CommentedMap) -> list[str]:
             kind = node.get("kind") if isinstance(node, dict) else None
             tagged = [m for m in found if kind in _kind(m)]
             model = (tagged or found)[0]
+        elif field is None and model in TEACHERS.values():
+            model = TEACHERS[kind_of_teacher(node)]
     return [field.alias or name for name, field in getattr(model, "model_fields", {}).items()]
 
 

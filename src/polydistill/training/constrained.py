@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from polydistill.logprobs import Head, Positions, Spoken
+from polydistill.logprobs import Head, Positions, Says, logits_of
 from polydistill.safety import Constraint, Controller, Dual, GeneratedRate, Order, Verdict, View
 from polydistill.safety.measures import prefixes
 from polydistill.training.step import Batch
@@ -92,7 +92,7 @@ class Constrained:
         self,
         hidden: Float[Tensor, "N D"],
         head: Head,
-        spoken: Sequence[Spoken],
+        spoken: Sequence[Says],
         positions: Positions,
         batch: Batch,
         rows: Int[Tensor, " N"],
@@ -128,7 +128,7 @@ class Constrained:
     def totals(
         self,
         logits: Callable[[Tensor], Float[Tensor, "n V"]],
-        spoken: Sequence[Spoken],
+        spoken: Sequence[Says],
         positions: Positions,
         batch: Batch,
         rows: Int[Tensor, " N"],
@@ -202,7 +202,7 @@ class Constrained:
     def _evaluate(
         self,
         logits: Float[Tensor, "n V"],
-        spoken: Sequence[Spoken],
+        spoken: Sequence[Says],
         taken: Int[Tensor, " n"],
         wanted: Tensor,
         prefix: Int[Tensor, "n L"],
@@ -218,8 +218,7 @@ class Constrained:
             at, constraint = taken[mine], self._measured(j)
 
             def said(k: int, at: Tensor = at) -> Tensor:
-                teacher = spoken[k]
-                return teacher.head.logits(teacher.hidden[at.to(teacher.hidden.device)]).to(logits)
+                return logits_of(spoken[k], at).to(logits)
 
             view = View(
                 logits=logits[mine],
@@ -234,7 +233,7 @@ class Constrained:
 
     @torch.no_grad()
     def _measure_safest(
-        self, spoken: Sequence[Spoken], positions: Positions, batch: Batch, rows: Int[Tensor, " N"]
+        self, spoken: Sequence[Says], positions: Positions, batch: Batch, rows: Int[Tensor, " N"]
     ) -> None:
         if self.safest_index is None or not self.direct:
             return
@@ -243,7 +242,7 @@ class Constrained:
         safest = spoken[self.safest_index]
 
         def logits(at: Tensor) -> Tensor:
-            return safest.head.logits(safest.hidden[at.to(safest.hidden.device)]).to(rows.device)
+            return logits_of(safest, at).to(rows.device)
 
         self.dual.observe_safest(*self.totals(logits, spoken, positions, batch, rows))
 

@@ -1,11 +1,13 @@
 """What an Accelerate config means for a run: how many ranks, what is sharded over them, and what each will hold."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+from torch import distributed
 
 from polydistill.training.config_file import ConfigError
 from polydistill.training.placement import Placement
@@ -149,3 +151,22 @@ def where(layout: Layout, placement: Placement, batch: int, accumulation: int) -
     if layout.cpu and layout.name == "FSDP2":
         lines.append("WARNING: on CPUs Accelerate turns FSDP into DDP; the run refuses to start so")
     return lines
+
+
+def rejoin() -> None:
+    """After a restart by `torchrun`, join the process group under keys of this attempt; otherwise do nothing.
+
+    torch 2.13 lets all attempts of a `torchrun` share one store without a prefix, so that a restarted rank may find the
+    address of a dead one there and hang, or fail with `Connection refused`. To be called before `TrainingArguments` are
+    made, since they join the group.
+    """
+    known = os.environ
+    attempt = int(known.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    if not attempt or known.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or distributed.is_initialized():
+        return
+    store = distributed.TCPStore(known["MASTER_ADDR"], int(known["MASTER_PORT"]), is_master=False)
+    distributed.init_process_group(
+        store=distributed.PrefixStore(f"attempt-{attempt}", store),
+        rank=int(known["RANK"]),
+        world_size=int(known["WORLD_SIZE"]),
+    )

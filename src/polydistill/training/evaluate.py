@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from polydistill.logprobs import Head, Positions, Spoken, Statistics
+from polydistill.logprobs import Head, Positions, Says, Statistics, logits_of
 from polydistill.objective import ForwardKL, distil
 from polydistill.pipeline import Pipeline
 from polydistill.records import EvaluationRecord, Ribbon
-from polydistill.teachers import head_of, last_hidden_state
-from polydistill.training.step import Batch, TeacherSource, listen_to
+from polydistill.teachers import TeacherSource, head_of, last_hidden_state
+from polydistill.training.step import Batch, listen_to
 
 ROWS = 256
 """Positions whose full distributions are held at once."""
@@ -111,7 +111,7 @@ def evaluate(
 def _kl_to_pool(
     hidden: Float[Tensor, "N D"],
     head: Head,
-    spoken: Sequence[Spoken],
+    spoken: Sequence[Says],
     positions: Positions,
     log_w: Float[Tensor, "N K"],
 ) -> Float[Tensor, " N"]:
@@ -119,7 +119,7 @@ def _kl_to_pool(
     result = torch.zeros(len(hidden), device=hidden.device)
     for rows in positions.has_loss.nonzero().squeeze(1).split(ROWS):
         log_q = head.logits(hidden[rows]).log_softmax(-1)
-        teacher_log_p = [s.head.logits(s.hidden[rows]).log_softmax(-1).to(log_q) for s in spoken]
+        teacher_log_p = [logits_of(s, rows).log_softmax(-1).to(log_q) for s in spoken]
         pooled = (torch.stack(teacher_log_p, -1) + log_w[rows][:, None, :]).logsumexp(-1)
         result[rows] = (pooled.exp() * (pooled - log_q)).sum(-1)
     return result

@@ -14,8 +14,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from polydistill.logprobs import logits_of
 from polydistill.safety import Forbidden, GeneratedRate
 from polydistill.safety.measures import prefixes, unsafe_mass
+from polydistill.teachers import LocalTeacher, TeacherSource
 from polydistill.training.build import build_trainer
 from polydistill.training.build_safety import forbidden_of
 from polydistill.training.config import RunConfig
@@ -23,7 +25,7 @@ from polydistill.training.config_file import ConfigError
 from polydistill.training.config_safety import GeneratedRateConfig, UnsafeMassConfig
 from polydistill.training.constrained import student_writer
 from polydistill.training.off_policy import PolyDistillTrainer
-from polydistill.training.step import Batch, TeacherSource
+from polydistill.training.step import Batch
 
 REFUSALS = (
     r"\bI(?:'m| am) (?:sorry|unable|not able)\b",
@@ -114,10 +116,8 @@ def measure_teachers(
         spoken = [teacher.speak(batch.input_ids, batch.attention_mask, at) for teacher in teachers]
         prefix = prefixes(batch.input_ids, at, forbidden.reach)
         for part in torch.arange(len(at), device=at.device).split(ROWS):
-            mask = forbidden.mask(prefix[part], spoken[0].head.vocabulary)
-            columns = [
-                unsafe_mass(s.head.logits(s.hidden[part.to(s.hidden.device)]).to(at.device), mask) for s in spoken
-            ]
+            mask = forbidden.mask(prefix[part], spoken[0].vocabulary)
+            columns = [unsafe_mass(logits_of(s, part), mask) for s in spoken]
             seen.append(torch.stack(columns, -1).cpu())
     if not seen:
         raise ValueError(
@@ -201,7 +201,12 @@ def measure_run(config: RunConfig, prompts: Sequence[str] = ()) -> Measured:
     order = trainer.pipeline.safety
     declared = dict(zip(trainer.pipeline.teachers, order.sigma, strict=True)) if order and order.sigma else {}
     tokenizer = trainer.processing_class
-    writers = {teacher.name: (teacher.model, tokenizer) for teacher in trainer.teachers}
+    writers = {t.name: (t.model, tokenizer) for t in trainer.teachers if isinstance(t, LocalTeacher)}
+    if prompts and len(writers) < len(trainer.teachers):
+        silent = ", ".join(t.name for t in trainer.teachers if t.name not in writers)
+        raise ConfigError(
+            f"refusals are measured on text that a teacher writes, which {silent} cannot; drop --prompts"
+        )
     return measure_teachers(
         trainer.teachers,
         batches,

@@ -12,7 +12,7 @@ from trl import SFTConfig, SFTTrainer
 from polydistill.logprobs import Head
 from polydistill.objective import Divergence, ForwardKL
 from polydistill.safety import Order
-from polydistill.teachers import Teachers, named_teachers
+from polydistill.teachers import LocalTeacher, Teachers, named_teachers
 from polydistill.training.constrained import Constrained
 from polydistill.training.context import COLUMNS, ContextCollator, refuse_empty, refuse_masked, task_names
 from polydistill.training.placement import Placement
@@ -31,7 +31,7 @@ class PolyDistillTrainer(Taught, SFTTrainer):
 
     Args:
         model: student: hub id, folder or model.
-        teachers: name -> hub id, folder, model or `LocalTeacher`; or a list, named after their folders.
+        teachers: name -> hub id, folder, model or any `Teacher`; or a list, named after their folders.
         weighting: operator stack, or a function from evidence `[n, K]` to weights.
         args: `trl.SFTConfig`.
         floor: share of uniform weights mixed in, in [0, 1].
@@ -84,7 +84,7 @@ class PolyDistillTrainer(Taught, SFTTrainer):
         found = task_names(kwargs.get("train_dataset")) if tasks is None else tuple(tasks)
         local = named_teachers(teachers)
         for teacher in local:
-            if teacher.model is model:
+            if isinstance(teacher, LocalTeacher) and teacher.model is model:
                 raise ValueError(
                     f"teacher {teacher.name!r} is the student itself, the same object; load the model twice, since a "
                     "teacher is frozen"

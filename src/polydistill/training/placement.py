@@ -11,15 +11,15 @@ from torch import Tensor
 from torch.distributed.fsdp import fully_shard
 
 from polydistill.logprobs import Head, Spoken
-from polydistill.teachers import LocalTeacher, head_of
+from polydistill.teachers import LocalTeacher, Teacher, head_of
 from polydistill.training.student import teach_forward
 
 
 @runtime_checkable
 class Placement(Protocol):
-    """Moves a teacher to where it will speak from."""
+    """Moves a teacher to where it will speak from; what is not in this process stays as it is."""
 
-    def place(self, teacher: LocalTeacher, accelerator: Accelerator) -> LocalTeacher:
+    def place(self, teacher: Teacher, accelerator: Accelerator) -> Teacher:
         """The teacher, placed."""
         ...
 
@@ -36,9 +36,9 @@ class Placement(Protocol):
 class Copied:
     """Every rank has all teachers on its device; a teacher with a `device_map` stays where it is."""
 
-    def place(self, teacher: LocalTeacher, accelerator: Accelerator) -> LocalTeacher:
+    def place(self, teacher: Teacher, accelerator: Accelerator) -> Teacher:
         """To the rank's device."""
-        if getattr(teacher.model, "hf_device_map", None) is None:
+        if isinstance(teacher, LocalTeacher) and getattr(teacher.model, "hf_device_map", None) is None:
             teacher.model.to(accelerator.device)
         return teacher
 
@@ -55,9 +55,9 @@ class Copied:
 class Sharded:
     """Each teacher once over all ranks (FSDP2); its layers are gathered one at a time while it speaks."""
 
-    def place(self, teacher: LocalTeacher, accelerator: Accelerator) -> LocalTeacher:
+    def place(self, teacher: Teacher, accelerator: Accelerator) -> Teacher:
         """Sharded over the ranks; a copy where there is only one."""
-        if accelerator.num_processes == 1:
+        if accelerator.num_processes == 1 or not isinstance(teacher, LocalTeacher):
             return Copied().place(teacher, accelerator)
         return ShardedTeacher(teacher, accelerator)
 
@@ -74,9 +74,9 @@ class Sharded:
 class Offloaded:
     """Teachers wait in main memory; only the one that speaks is on the device."""
 
-    def place(self, teacher: LocalTeacher, accelerator: Accelerator) -> LocalTeacher:
+    def place(self, teacher: Teacher, accelerator: Accelerator) -> Teacher:
         """Into main memory."""
-        return OffloadedTeacher(teacher, accelerator.device)
+        return OffloadedTeacher(teacher, accelerator.device) if isinstance(teacher, LocalTeacher) else teacher
 
     def resident(self, size: int, ranks: int) -> int:
         """Nothing; its head only while the loss is made."""

@@ -90,6 +90,7 @@ def train_run(config: RunConfig, command: str, console: Console | None = None) -
         ConfigError: the folder holds a run of another configuration.
         LockedError: another process works there.
     """
+    rejoin()
     folder = Path(config.output)
     with locked(folder):
         _same_run(config, folder)
@@ -262,7 +263,7 @@ def _leave_behind(
             writer.write(evaluation.record)
         write_ribbons(folder / RIBBONS, evaluation.ribbons)
     write_summary(folder / SUMMARY, summary)
-    sources = {name: section.model for name, section in config.teachers.items()}
+    sources = {name: section.source for name, section in config.teachers.items()}
     write_card(folder / STUDENT, summary, pipeline.promises(), sources, config.student.model)
 
 

@@ -21,10 +21,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from trl import DistillationConfig
 
-from polydistill.logprobs import Head, Statistics
+from polydistill.logprobs import Head, Statistics, logits_of
 from polydistill.objective import Outcome
 from polydistill.pipeline import Pipeline
-from polydistill.teachers import LocalTeacher, named_teachers
+from polydistill.teachers import Teacher, named_teachers
 from polydistill.training.step import Batch, NonFiniteValueError, StepOutcome
 
 ROWS = 256
@@ -71,13 +71,13 @@ class TokenScorer(Protocol):
 
 
 class LocalScorer:
-    """A local model that is asked for the sampled token only.
+    """A teacher that is asked for the sampled token only.
 
     Args:
-        teacher: the model.
+        teacher: of any kind.
     """
 
-    def __init__(self, teacher: LocalTeacher) -> None:
+    def __init__(self, teacher: Teacher) -> None:
         self.teacher, self.name = teacher, teacher.name
 
     @torch.no_grad()
@@ -86,26 +86,22 @@ class LocalScorer:
     ) -> Float[Tensor, " N"]:
         """As `TokenScorer.score`, a few rows of V at a time."""
         spoken = self.teacher.speak(input_ids, attention_mask, rows)
-        target = input_ids.flatten()[rows + 1].to(spoken.hidden.device)
+        target = input_ids.flatten()[rows + 1]
         return torch.cat(
             [rows.new_zeros(0, dtype=torch.float32)]
             + [
-                spoken.head.logits(spoken.hidden[at])
-                .log_softmax(-1)
-                .gather(1, target[at, None])
-                .squeeze(1)
-                .to(rows.device)
-                for at in torch.arange(len(rows), device=spoken.hidden.device).split(ROWS)
+                logits_of(spoken, at).log_softmax(-1).gather(1, target[at, None]).squeeze(1)
+                for at in torch.arange(len(rows), device=rows.device).split(ROWS)
                 if len(at)
             ]
         )
 
 
-def scorers(teachers: Mapping[str, Any] | Sequence[Any]) -> tuple[list[TokenScorer], list[LocalTeacher]]:
+def scorers(teachers: Mapping[str, Any] | Sequence[Any]) -> tuple[list[TokenScorer], list[Teacher]]:
     """Scorers in order, and the local models among them; a hub id, folder or model becomes a local one."""
     entries = list(teachers.items()) if isinstance(teachers, Mapping) else [(None, thing) for thing in teachers]
     made: list[TokenScorer] = []
-    local: list[LocalTeacher] = []
+    local: list[Teacher] = []
     for name, thing in entries:
         if isinstance(thing, TokenScorer):
             thing.name = thing.name if name is None else name

@@ -12,14 +12,14 @@ variation (T5); for the log pool that is false, so there only exact zeros are sk
 """
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from polydistill.logprobs import Positions, Spoken, Statistics
+from polydistill.logprobs import Informed, Known, Positions, Says, Spoken, Statistics
 from polydistill.objective import Decide
 from polydistill.pipeline import Pipeline
 from polydistill.simplex import compose, mask
@@ -80,8 +80,8 @@ def speak_where_awake(
     attention_mask: Int[Tensor, "B T"],
     rows: Int[Tensor, " N"],
     here: Bool[Tensor, " B"],
-) -> Spoken:
-    """A teacher on its own sequences only; hidden states are 0 elsewhere, where its weight is taken to be 0."""
+) -> Says:
+    """A teacher on its own sequences only; it says nothing elsewhere, where its weight is taken to be 0."""
     length = input_ids.shape[1]
     chosen = here.nonzero().squeeze(1)
     if not len(chosen):
@@ -92,9 +92,65 @@ def speak_where_awake(
     mine = here[rows // length]
     own = place[rows[mine] // length] * length + rows[mine] % length
     spoken = teacher.speak(input_ids[chosen], attention_mask[chosen], own)
+    if not isinstance(spoken, Spoken):
+        return _elsewhere(spoken, mine)
     hidden = spoken.hidden.new_zeros(len(rows), spoken.hidden.shape[-1])
     hidden[mine.to(hidden.device)] = spoken.hidden
     return Spoken(hidden, spoken.head)
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """What a teacher says at some of N positions, and an even distribution at the others.
+
+    Attributes:
+        says: of the positions that it was asked about.
+        place: row of `says` at each position, -1 where it was not asked.
+    """
+
+    says: Says
+    place: Int[Tensor, " N"]
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of entries V."""
+        return self.says.vocabulary
+
+    @property
+    def exact(self) -> bool:
+        """Whether every entry is known."""
+        return self.says.exact
+
+    def __len__(self) -> int:
+        return len(self.place)
+
+    def write(self, rows: Int[Tensor, " n"] | slice, out: Float[Tensor, "n V"]) -> None:
+        """Finished logits of the positions that it was asked about, 0 at the others."""
+        at = self.place[rows]
+        asked = at >= 0
+        out.zero_()
+        if bool(asked.any()):
+            said = torch.empty(int(asked.sum()), out.shape[1], dtype=out.dtype, device=out.device)
+            self.says.write(at[asked], said)
+            self.says.shape(said)
+            out[asked] = said
+
+    def shape(self, logits: Float[Tensor, "n V"]) -> None:
+        """Nothing is missing."""
+
+
+def _elsewhere(says: Says, mine: Bool[Tensor, " N"]) -> Says:
+    """As `Elsewhere`, with what is known of the positions that were asked about at their places."""
+    place = torch.where(mine, mine.long().cumsum(0) - 1, -1)
+    if not isinstance(says, Informed):
+        return Elsewhere(says, place)
+    known = {}
+    for name in (field.name for field in fields(Known)):
+        value = getattr(says.known, name)
+        if value is not None:
+            known[name] = value.new_zeros(len(place))
+            known[name][mine] = value[: int(mine.sum())]
+    return Informed(Elsewhere(says.says, place), Known(**known))
 
 
 def without_sleepers(decide: Decide, spoke: Bool[Tensor, "N K"]) -> Decide:

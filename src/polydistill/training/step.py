@@ -1,6 +1,6 @@
 """One step of multi-scale adaptive distillation, as the algorithm reads.
 
-spoken = teachers(batch)                        # hidden states and heads
+spoken = teachers(batch)                        # hidden states and heads, or truncated distributions
 def decide(statistics, carry): ...              # compose, floor, safety: one chunk at a time
 out = objective(student, spoken, decide)        # one pooled target per position
 """
@@ -14,26 +14,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from polydistill.logprobs import UNKNOWN, Head, Positions, Spoken
+from polydistill.logprobs import UNKNOWN, Head, Positions, Says
 from polydistill.objective import Decide, Divergence, NonFiniteError, Outcome, distil
 from polydistill.pipeline import Pipeline
+from polydistill.teachers import TeacherSource
 from polydistill.training.skipping import awake, speak_where_awake, without_sleepers
 
 IGNORED = -100
 """Label of a position that is not trained on."""
-
-
-@runtime_checkable
-class TeacherSource(Protocol):
-    """Anything that speaks: batch -> what a teacher says about some of its positions."""
-
-    name: str
-
-    def speak(
-        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"], rows: Int[Tensor, " N"]
-    ) -> Spoken:
-        """Hidden states of the flattened positions `rows`, and the head."""
-        ...
 
 
 @runtime_checkable
@@ -44,7 +32,7 @@ class Penalty(Protocol):
         self,
         hidden: Float[Tensor, "N D"],
         head: Head,
-        spoken: Sequence[Spoken],
+        spoken: Sequence[Says],
         positions: Positions,
         batch: "Batch",
         rows: Int[Tensor, " N"],
@@ -147,7 +135,7 @@ class StepOutcome:
 
 def listen_to(
     teachers: Sequence[TeacherSource], batch: Batch, rows: Int[Tensor, " N"], runs: Bool[Tensor, "B K"] | None = None
-) -> tuple[list[Spoken], float]:
+) -> tuple[list[Says], float]:
     """What every teacher says about `rows`, each run once (on the sequences of `runs`), and the seconds it took."""
     clock, ids, mask = perf_counter(), batch.input_ids, batch.attention_mask
     if runs is None:

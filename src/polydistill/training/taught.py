@@ -12,7 +12,7 @@ from transformers.utils import logging
 from polydistill.objective import Divergence
 from polydistill.pipeline import Pipeline
 from polydistill.safety import Order
-from polydistill.teachers import LocalTeacher, check_rows
+from polydistill.teachers import Teacher, check_rows
 from polydistill.teachers.vocabulary import tokens_by_id
 from polydistill.training.checkpointed import Checkpointed, Commit
 from polydistill.training.constrained import Constrained
@@ -35,7 +35,7 @@ class Taught(Checkpointed):
         last_step: of the last batch.
     """
 
-    teachers: list[LocalTeacher]
+    teachers: list[Teacher]
     objective: Divergence | Sampled
     visible: int
     _total_train_tokens: int
@@ -47,7 +47,7 @@ class Taught(Checkpointed):
 
     def _bind(
         self,
-        teachers: list[LocalTeacher],
+        teachers: list[Teacher],
         weighting: Operator | Callable[[Tensor], Tensor],
         names: Sequence[str],
         tasks: Sequence[str],
