@@ -113,6 +113,16 @@ def test_a_checkpoint_of_two_ranks_resumes_on_one(runs, kind, mode):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
+def test_a_rank_killed_in_the_middle_restarts_and_finishes(runs, tmp_path):
+    launch(2, f"{tmp_path} mode=off kill=3", restarts=1)
+    assert (tmp_path / "killed").is_file()
+    for step in ("3", "4"):
+        assert read(tmp_path)["losses"][step] == pytest.approx(read(runs["ddp"])["losses"][step], abs=1e-6)
+    assert read(tmp_path, 0)["state"] == read(tmp_path, 1)["state"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_a_sharded_run_leaves_a_whole_student_behind_with_its_scores(tmp_path):
     for seed, name in enumerate(("student", "a", "b")):

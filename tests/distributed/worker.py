@@ -20,6 +20,7 @@ from polydistill.signals import Entropy
 from polydistill.teachers import LocalTeacher
 from polydistill.training import PolyDistillTrainer
 from polydistill.training.config_file import load_config
+from polydistill.training.devices import rejoin
 from polydistill.training.on_policy import OnPolicyPolyDistillTrainer
 from polydistill.training.placement import Copied, Offloaded, Sharded
 from polydistill.training.run import train_run
@@ -128,6 +129,7 @@ def run(folder: Path, options: dict[str, str]) -> None:
 def main() -> None:
     """One or more runs, each `FOLDER key=value ...`, separated by `--`."""
     torch.set_num_threads(1)
+    rejoin()
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         let_fsdp_run_on_the_cpu()
     words = " ".join(sys.argv[1:]).split(" -- ")

@@ -39,6 +39,7 @@ from polydistill.training.card import write_card
 from polydistill.training.config import RunConfig
 from polydistill.training.config_file import ConfigError, dump_config, load_config
 from polydistill.training.constrained import InfeasibleError
+from polydistill.training.devices import rejoin
 from polydistill.training.evaluate import ALL, Evaluation, evaluate, weighted_mean
 from polydistill.training.gathered import whole_student
 from polydistill.training.placement import ShardedTeacher
