@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from polydistill.cli.faults import leave
+from polydistill.cli.serve import serve
 
 app = typer.Typer(
     name="polydistill",
@@ -72,7 +73,14 @@ def schema(json_file: JsonFile = None) -> None:
 
 
 @app.command()
-def check(config: ConfigFile, overrides: Overrides = None, json_file: JsonFile = None) -> None:
+def check(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    accelerate: Annotated[
+        Path | None, typer.Option(help="an Accelerate config: also say what will be where, and how large")
+    ] = None,
+    json_file: JsonFile = None,
+) -> None:
     """Validate a run cheaply: models, vocabularies, one batch, and what it promises and costs."""
     from dataclasses import asdict
 
@@ -80,7 +88,7 @@ def check(config: ConfigFile, overrides: Overrides = None, json_file: JsonFile =
     from polydistill.training.config_file import load_config
 
     _quiet()
-    found = check_run(load_config(config, overrides or ()))
+    found = check_run(load_config(config, overrides or ()), accelerate)
     for fact in found.facts:
         console.print(fact, highlight=False, markup=False, soft_wrap=True)
     console.print("\nThis stack promises, for every evidence:", style="bold")
@@ -253,6 +261,9 @@ def demo(
         from polydistill.demo import main as main_demo
 
         main_demo(folder or Path("runs/demo"), seed, json_file, console)
+
+
+app.command()(serve)
 
 
 safety_app = typer.Typer(help="Safety of teachers.", no_args_is_help=True)
