@@ -1,0 +1,11 @@
+"""A teacher on another machine: a small OpenAI-compatible server that scores text with a Transformers model.
+
+It answers with prompt log-probabilities in the shape that vLLM gives, so that a student elsewhere can be trained on
+what this machine's model says. It scores; it does not write. Needs the extra `polydistill[serve]`.
+"""
+
+from polydistill.serve.app import application
+from polydistill.serve.request import RequestError, ScoreRequest
+from polydistill.serve.scoring import Scored, Scorer
+
+__all__ = ["RequestError", "ScoreRequest", "Scored", "Scorer", "application"]

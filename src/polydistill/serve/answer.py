@@ -1,0 +1,74 @@
+"""What is answered: a choice per prompt, in the words of OpenAI's completions and vLLM's prompt log-probabilities."""
+
+from typing import Any
+
+from polydistill.serve.request import ScoreRequest
+from polydistill.serve.scoring import Scored, Scorer
+
+
+def choice(index: int, ids: list[int], scored: Scored, request: ScoreRequest, scorer: Scorer) -> dict[str, Any]:
+    """One entry of `choices`.
+
+    Args:
+        index: of the prompt.
+        ids: of the prompt.
+        scored: what the model says about it.
+        request: what was asked.
+        scorer: turns ids into text.
+    """
+    new = [int(scored.following.argmax())] if request.max_tokens else []
+    shown = [*(ids if request.echo else []), *new]
+    return {
+        "index": index,
+        "text": "".join(scorer.word(i) for i in shown),
+        "finish_reason": "length",
+        "logprobs": None if request.logprobs is None else _echoed(ids, new, scored, request, scorer),
+        "prompt_logprobs": None
+        if request.prompt_logprobs is None
+        else _prompt_logprobs(ids, scored, request.prompt_logprobs, scorer),
+        **({"prompt_token_ids": ids, "token_ids": new} if request.return_token_ids else {}),
+    }
+
+
+def _prompt_logprobs(ids: list[int], scored: Scored, k: int, scorer: Scorer) -> list[dict[str, Any] | None]:
+    """As vLLM: null, then per token the k likeliest and the token itself, keyed by id."""
+    entries: list[dict[str, Any] | None] = [None]
+    columns = (scored.ids[:, :k].tolist(), scored.log_p[:, :k].tolist(), scored.own.tolist(), scored.rank.tolist())
+    for token, (tops, values, own, rank) in zip(ids[1:], zip(*columns, strict=True), strict=True):
+        said = {token: (own, rank)} | {i: (v, r) for r, (i, v) in enumerate(zip(tops, values, strict=True), 1)}
+        entries.append(
+            {
+                str(i): {"logprob": value, "rank": place, "decoded_token": scorer.word(i)}
+                for i, (value, place) in said.items()
+            }
+        )
+    return entries
+
+
+def _echoed(ids: list[int], new: list[int], scored: Scored, request: ScoreRequest, scorer: Scorer) -> dict[str, Any]:
+    """As OpenAI's completions with `echo`: parallel lists over the prompt, and over the new token if there is one."""
+
+    def name(index: int) -> str:
+        return f"token_id:{index}" if request.return_tokens_as_token_ids else scorer.word(index)
+
+    k = request.logprobs or 0
+    own: list[float | None] = [None, *scored.own.tolist()]
+    top: list[dict[str, float] | None] = [None]
+    for token, value, tops, values in zip(
+        ids[1:], scored.own.tolist(), scored.ids[:, :k].tolist(), scored.log_p[:, :k].tolist(), strict=True
+    ):
+        top.append({name(i): v for i, v in zip(tops, values, strict=True)} | {name(token): value})
+    for token in new:
+        best = scored.following.topk(k)
+        own.append(float(scored.following[token]))
+        top.append({name(int(i)): float(v) for i, v in zip(best.indices, best.values, strict=True)})
+    words = [scorer.word(i) for i in [*ids, *new]]
+    offsets = [0]
+    for word in words[:-1]:
+        offsets.append(offsets[-1] + len(word))
+    return {
+        "tokens": [name(i) for i in [*ids, *new]],
+        "token_logprobs": own,
+        "top_logprobs": top if k else None,
+        "text_offset": offsets,
+    }

@@ -1,0 +1,346 @@
+"""The teacher: sequences to requests, answers to truncated distributions, in the order of the rows."""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from polydistill.logprobs import Informed, Known, Says, Sparse
+from polydistill.teachers.served.address import Address, Patience
+from polydistill.teachers.served.answer import Entries, OtherTokensError, read_entries, read_json
+from polydistill.teachers.served.client import Client, OutageError, RefusedError
+from polydistill.teachers.served.lost import Lost
+from polydistill.teachers.source import TeacherUnavailableError
+from polydistill.teachers.truncated import Completed, entropy_width, tempered_error
+from polydistill.teachers.vocabulary import VocabularyMismatchError
+
+logger = logging.getLogger(__name__)
+
+PROBE = 256
+"""Tokens of the text that is sent before the first step."""
+
+Outage = Literal["wait", "drop", "fail"]
+
+
+@dataclass
+class Tally:
+    """What truncation and outages cost so far; sums over positions, and the worst.
+
+    Attributes:
+        positions: answered.
+        lost: not answered, gone on without.
+        tail, worst_tail: mass that is not named.
+        entropy_width, worst_entropy_width: by which the entropy may be smaller than it is taken for, nats.
+        tempered, worst_tempered: bound of the error that a temperature makes, total variation.
+        foreign: entries that the student's vocabulary does not have.
+    """
+
+    positions: int = 0
+    lost: int = 0
+    tail: float = 0.0
+    worst_tail: float = 0.0
+    entropy_width: float = 0.0
+    worst_entropy_width: float = 0.0
+    tempered: float = 0.0
+    worst_tempered: float = 0.0
+    foreign: int = 0
+
+    def mean(self, total: float) -> float:
+        """Of a sum over the answered positions."""
+        return total / max(self.positions, 1)
+
+
+@dataclass(frozen=True)
+class _Ask:
+    """One sequence: its tokens, which rows are wanted, and where they go."""
+
+    ids: list[int]
+    wanted: Int[Tensor, " m"]
+    places: Int[Tensor, " m"]
+
+
+class ServedTeacher:
+    """A teacher behind an OpenAI-compatible server; knows its k likeliest entries, the next token's, and the tail.
+
+    Every answer is checked; what it cannot vouch for is an error before the update.
+
+    Args:
+        name: the teacher's name in the stack.
+        url: of the server, up to and with `/v1`.
+        model: as the server calls it.
+        top_logprobs: k, entries per position; the server may limit it (vLLM: `--max-logprobs`, 20 by default).
+        api_key_env: environment variable with the key.
+        on_outage: `fail` ends the run; `wait` tries again for `patience.wait_s`, and what is learned then is what would
+            have been without the outage; `drop` goes on without this teacher's share of the batch.
+        tempered: `refuse` temperatures other than 1, or take the flattest completion for the truth (`bound`), with
+            the bound in the tally.
+        temperature: of the objective, for that bound.
+        patience: deadlines and tries.
+        concurrency: requests under way at most, one sequence each.
+        body_limit: bytes of an answer that are read at most.
+    """
+
+    unknown = frozenset({"distance_to_pool", "student_gap", "student_gap_reverse"})
+    """Statistics that depend on what is not named, without a bound that is worth anything."""
+
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        model: str,
+        *,
+        top_logprobs: int = 20,
+        api_key_env: str | None = None,
+        on_outage: Outage = "fail",
+        tempered: Literal["refuse", "bound"] = "refuse",
+        temperature: float = 1.0,
+        patience: Patience | None = None,
+        concurrency: int = 8,
+        body_limit: int = 2**26,
+    ) -> None:
+        if top_logprobs < 1:
+            raise ValueError(f"top_logprobs must be at least 1, got {top_logprobs}")
+        self.name, self.model, self.k = name, model, top_logprobs
+        self.on_outage, self.tempered, self.temperature = on_outage, tempered, temperature
+        self.address = Address(url, api_key_env)
+        self.client = Client(
+            self.address,
+            Patience() if patience is None else patience,
+            concurrency=concurrency,
+            body_limit=body_limit,
+            waits=on_outage == "wait",
+            told=self._told,
+        )
+        self.visible: int | None = None
+        self.tally, self.probed = Tally(), _Probe()
+
+    def agree_with(self, tokenizer: PreTrainedTokenizerBase, visible: int) -> str | None:
+        """Ask the server for its models and for a text, which it has to read as the student's tokenizer does.
+
+        Raises:
+            VocabularyMismatchError: it reads other tokens.
+            TeacherUnavailableError: it does not answer, has no such model, or gives no prompt log-probabilities.
+        """
+        self.visible = visible
+        found = self._found()
+        longest = found.get("max_model_len")
+        longest = longest if isinstance(longest, int) else None
+        text, ids = probe_text(tokenizer, visible, PROBE if longest is None else min(PROBE, longest - 1))
+        clock = time.perf_counter()
+        try:
+            (body,) = self._sent([{"prompt": text, "add_special_tokens": False}])
+            entries = self._read(body, ids)
+        except OtherTokensError as error:
+            raise VocabularyMismatchError(
+                f"teacher {self.name!r} has another vocabulary than the student: {error}; teachers and student must "
+                "share a tokenizer"
+            ) from error
+        except (OutageError, RefusedError) as error:
+            raise self._named(error) from error
+        self.probed = _Probe(len(ids), time.perf_counter() - clock, len(body), longest)
+        self._count(entries, torch.arange(len(ids) - 1))
+        told = self.bounds()
+        self.tally = Tally()
+        return told
+
+    def speak(self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"], rows: Int[Tensor, " N"]) -> Says:
+        """The named entries and the tail of every row, with what is known exactly beside them.
+
+        Raises:
+            TeacherUnavailableError: the server is out (and the run does not go on without it), or its answer cannot be
+                used.
+        """
+        asked = _sequences(input_ids, attention_mask, rows)
+        try:
+            bodies = self._sent([{"prompt": one.ids} for one in asked])
+        except OutageError as error:
+            if self.on_outage != "drop":
+                raise self._named(error) from error
+            self.tally.lost += len(rows)
+            logger.warning("teacher %r is out, %d positions go on without it: %s", self.name, len(rows), error)
+            return Lost(len(rows), self._visible(), str(error))
+        except TeacherUnavailableError as error:
+            raise self._named(error) from error
+        return self._assembled(asked, [self._read(b, one.ids) for b, one in zip(bodies, asked, strict=True)], rows)
+
+    def describe(self) -> str:
+        """Where it is, and what the probe found."""
+        p = self.probed
+        longest = "" if p.longest is None else f", up to {p.longest:,} tokens"
+        speed = "" if not p.tokens else f"; the probe of {p.tokens} tokens took {p.seconds:.2f} s and {p.bytes:,} bytes"
+        return (
+            f"{self.model!r} served at {self.address.url}{longest}; {self.k} log-probabilities per position and the "
+            f"next token's; on outage: {self.on_outage}{speed}"
+        )
+
+    def bounds(self) -> str:
+        """What truncation leaves open, from the positions seen so far."""
+        t = self.tally
+        said = (
+            f"teacher {self.name!r} is truncated: the mass that it does not name is {t.mean(t.tail):.2%} on average, "
+            f"{t.worst_tail:.2%} at worst, and its distribution is off by at most that (total variation); label "
+            f"likelihood, maximum{' and margin' if self.k > 1 else ''} are exact, its entropy may be smaller by "
+            f"{t.mean(t.entropy_width):.3f} nats on average, {t.worst_entropy_width:.3f} at worst"
+        )
+        if self.temperature != 1.0 and self.tempered == "bound":
+            said += (
+                f"; at temperature {self.temperature:g} it is off by at most {t.mean(t.tempered):.2%} on average, "
+                f"{t.worst_tempered:.2%} at worst"
+            )
+        if t.foreign:
+            said += f"; {t.foreign} entries were outside the student's vocabulary and count as mass that is not named"
+        return said
+
+    def _found(self) -> dict[str, Any]:
+        """The server's entry of the model."""
+        try:
+            body = self.client.get("models")
+        except TeacherUnavailableError as error:
+            raise self._named(error) from error
+
+        def refuse(reason: str) -> RefusedError:
+            return self._refusal("models", reason, body)
+
+        content = read_json(body, refuse)
+        data = content.get("data") if isinstance(content, dict) else None
+        if not isinstance(data, list):
+            raise refuse("it has no list of models")
+        models = [entry for entry in data if isinstance(entry, dict)]
+        mine = [entry for entry in models if entry.get("id") == self.model]
+        if not mine:
+            there = ", ".join(repr(entry.get("id")) for entry in models[:5]) or "none"
+            raise refuse(f"there is no model {self.model!r}; there is {there}")
+        return mine[0]
+
+    def _sent(self, prompts: Sequence[dict[str, Any]]) -> list[bytes]:
+        wanted = {
+            "model": self.model,
+            "prompt_logprobs": min(self.k, self._visible()),
+            "max_tokens": 1,
+            "temperature": 0.0,
+            "return_token_ids": True,
+        }
+        return self.client.post("completions", [wanted | prompt for prompt in prompts])
+
+    def _read(self, body: bytes, ids: Sequence[int]) -> Entries:
+        def refuse(reason: str) -> RefusedError:
+            return self._refusal("completions", reason, body)
+
+        return read_entries(body, ids, self.model, self.k, self._visible(), refuse)
+
+    def _assembled(self, asked: Sequence[_Ask], heard: Sequence[Entries], rows: Int[Tensor, " N"]) -> Says:
+        """One truncated distribution over all rows, and the numbers beside it."""
+        for one, entries in zip(asked, heard, strict=True):
+            self._count(entries, one.wanted)
+        order = torch.cat([one.places for one in asked]).argsort() if asked else rows.new_zeros(0).cpu()
+
+        def column(values: list[Tensor]) -> Tensor:
+            return torch.cat(values)[order].to(rows.device)
+
+        if not asked:
+            none = torch.zeros(0, 1, device=rows.device)
+            return Sparse(none.long(), none, none[:, 0], self._visible())
+        picked = list(zip(heard, (one.wanted for one in asked), strict=True))
+        said = Sparse(
+            column([e.said.ids[w] for e, w in picked]),
+            column([e.said.log_p[w] for e, w in picked]),
+            column([e.said.log_tail[w] for e, w in picked]),
+            self._visible(),
+        )
+        best = column([e.best[w] for e, w in picked])
+        known = Known(
+            label_log_prob=column([e.follows[w] for e, w in picked]),
+            maximum=best[:, 0],
+            margin=best[:, 0] - best[:, 1] if best.shape[1] > 1 else None,
+        )
+        return Informed(Completed(said) if self.tempered == "bound" else said, known)
+
+    def _count(self, entries: Entries, wanted: Int[Tensor, " m"]) -> None:
+        said, tail = entries.said, entries.tail[wanted]
+        if not len(wanted):
+            return
+        said = Sparse(said.ids[wanted], said.log_p[wanted], said.log_tail[wanted], said.vocabulary)
+        cap: Float[Tensor, " m"] = entries.log_cap[wanted]
+        width = entropy_width(said, cap)
+        t = self.tally
+        t.positions += len(wanted)
+        t.foreign += entries.foreign
+        t.tail, t.worst_tail = t.tail + float(tail.double().sum()), max(t.worst_tail, float(tail.max()))
+        t.entropy_width += float(width.double().sum())
+        t.worst_entropy_width = max(t.worst_entropy_width, float(width.max()))
+        if self.temperature != 1.0:
+            error = tempered_error(said, cap, self.temperature)
+            t.tempered += float(error.double().sum())
+            t.worst_tempered = max(t.worst_tempered, float(error.max()))
+
+    def _visible(self) -> int:
+        if self.visible is None:
+            raise TeacherUnavailableError(f"teacher {self.name!r}: agree_with the student's tokenizer first")
+        return self.visible
+
+    def _refusal(self, path: str, reason: str, body: bytes) -> RefusedError:
+        return RefusedError(
+            f"teacher {self.name!r}: the answer of {self.address.at(path)} cannot be used: {reason}; it begins "
+            f"{self.client.shown(body)}"
+        )
+
+    def _named(self, error: TeacherUnavailableError) -> TeacherUnavailableError:
+        advice = "; `on_outage: wait` waits for it" if isinstance(error, OutageError) else ""
+        if self.on_outage == "wait" and isinstance(error, OutageError):
+            advice = f"; waited for {self.client.patience.wait_s:g} s"
+        who = f"teacher {self.name!r}: "
+        return TeacherUnavailableError(f"{'' if str(error).startswith(who) else who}{error}{advice}")
+
+    def _told(self, sentence: str) -> None:
+        logger.warning("teacher %r: %s", self.name, sentence)
+
+
+@dataclass(frozen=True)
+class _Probe:
+    tokens: int = 0
+    seconds: float = 0.0
+    bytes: int = 0
+    longest: int | None = field(default=None)
+
+
+def probe_text(tokenizer: PreTrainedTokenizerBase, visible: int, tokens: int) -> tuple[str, list[int]]:
+    """A text that leads through the whole vocabulary in even steps, and its ids.
+
+    Args:
+        tokenizer: the student's.
+        visible: entries of the vocabulary, V.
+        tokens: length at most.
+    """
+    special = set(tokenizer.all_special_ids)
+    step = max(1, visible // tokens)
+    words = [str(tokenizer.decode([i])) for i in range(0, visible, step) if i not in special]
+    text = " ".join(word for word in words if word.isprintable() and "\ufffd" not in word)
+    while True:
+        ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        if len(ids) <= tokens or len(text) < 2:
+            return text, ids
+        text = text[: max(1, len(text) * tokens // (len(ids) + 1))]
+
+
+def _sequences(
+    input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"], rows: Int[Tensor, " N"]
+) -> list[_Ask]:
+    """One request per sequence that has rows: its real tokens up to the one after the last row."""
+    ids, mask, rows = input_ids.cpu(), attention_mask.cpu().bool(), rows.cpu()
+    length, made = ids.shape[1], []
+    sequence, token = rows // length, rows % length
+    for b in sequence.unique().tolist():
+        places = (sequence == b).nonzero().squeeze(1)
+        index = mask[b].long().cumsum(0) - 1
+        wanted = index[token[places]]
+        real = ids[b][mask[b]].tolist()
+        if int(wanted.max()) + 1 >= len(real):
+            raise ValueError(f"row {b} of the batch: the last token of a sequence predicts nothing")
+        made.append(_Ask(real[: int(wanted.max()) + 2], wanted, places))
+    return made
