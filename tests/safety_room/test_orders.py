@@ -51,7 +51,7 @@ def test_veto_may_not_leave_a_position_without_a_teacher():
 def test_veto_promises_order_only_when_those_who_stay_are_one_tier():
     one = Veto({"careful": 1, "general": 1}).bind(NAMES)
     assert one.ordered_from(BEFORE) == 0.5
-    assert one.guarantee(BEFORE).floor == 0.0
+    assert (one.guarantee(BEFORE).range, one.guarantee(BEFORE).floor) == (BEFORE.range, BEFORE.floor), "of the active"
     assert one.guarantee(BEFORE).ceiling == pytest.approx(1 / (1 + math.exp(-4)))
     assert math.isinf(Veto({"careful": 1, "general": 2}).bind(NAMES).ordered_from(BEFORE))
 

@@ -133,8 +133,8 @@ B = Axiom(
     name="B",
     title="boundedness",
     words="There is a range R such that no active teacher ever weighs more than exp(R) times another. Who is active "
-    "follows from the context and never from evidence: a teacher that is masked or vetoed there weighs 0 by design, and "
-    "nothing is said about it; a weight of 0 of an active teacher breaks the law.",
+    "follows from the context and never from evidence: a teacher that is masked or vetoed there weighs 0 by design, "
+    "and nothing is said about it; a weight of 0 of an active teacher breaks the law.",
     formula="osc(log w) <= R over the active teachers",
     source=PAPER,
     required=True,

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from polydistill.certify.driven import as_pipeline
 from polydistill.certify.proofs import Proofs
 from polydistill.certify.rule import rule_of, title
 from polydistill.pipeline import Pipeline
-from polydistill.safety import Tilt, Veto
+from polydistill.safety import Ordered, Tilt, Veto
 from polydistill.signals import Signal
 from polydistill.weighting import Operator
 
@@ -153,7 +154,8 @@ def _of_pipeline(
         elif axiom in ("O1", "O2") and axiom in claims:
             theorems = _safety_theorems(axiom, pipeline, proofs) if ours else ()
             basis = Basis.PROVED if theorems else Basis.DERIVED if ours else Basis.DECLARED
-        findings.append(_finding(axiom, attacks[axiom], basis, bound, theorems))
+        finding = _finding(axiom, attacks[axiom], basis, bound, theorems)
+        findings.append(replace(finding, note=finding.note or _safety_note(axiom, pipeline, benches[0])))
     safety = "" if pipeline.safety is None else f", then {pipeline.safety!r}"
     floor = f", floor {pipeline.floor:g}" if pipeline.floor else ""
     return {
@@ -189,6 +191,18 @@ def _safety_theorems(axiom: str, pipeline: Pipeline, proofs: Proofs) -> tuple[st
             return proofs.check((), ("T11_tilt_O2",))
         return proofs.check(pipeline.before_safety().step.rules(), ("T11_tilt_O1", "T11_tilt_threshold"))
     return proofs.check((), ("T12_isotonic_ordered", "T12_ramp_full", "T12_tiers_sorted"))
+
+
+def _safety_note(axiom: str, pipeline: Pipeline, bench: Bench) -> str:
+    """Where the safety order applies, and what bounds it has."""
+    safety = pipeline.safety
+    if axiom == "O1" and safety is not None:
+        return f"from severity {bench.critical:.3g} on"
+    if axiom == "B" and isinstance(safety, Ordered) and safety.low is not None:
+        return f"every weight within [{safety.low:g}, {safety.high:g}]"
+    if axiom == "B" and isinstance(safety, Veto):
+        return "among active teachers; a vetoed one weighs 0 by design"
+    return ""
 
 
 def _claims(pipeline: Pipeline, laws: set[str]) -> set[str]:
