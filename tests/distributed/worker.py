@@ -42,6 +42,14 @@ def let_fsdp_run_on_the_cpu() -> None:
     AcceleratorState.__init__ = init
 
 
+def let_deepspeed_run_on_the_cpu() -> None:
+    """Accelerate starts DeepSpeed on accelerators only; DeepSpeed itself works on gloo."""
+    import deepspeed
+
+    PartialState._prepare_backend = lambda self, *args, **kwargs: ("gloo", DistributedType.MULTI_CPU)
+    deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False)
+
+
 class Kill(TrainerCallback):
     """The last rank dies, once, as the machine would kill it."""
 
@@ -70,10 +78,18 @@ def build(folder: Path, options: dict[str, str]) -> Any:
         "logging_steps": 1,
         "bf16": False,
         "gradient_checkpointing": False,
-        "use_cpu": True,
+        "use_cpu": "zero" not in options,
         "report_to": [],
         "disable_tqdm": True,
     }
+    if "zero" in options:
+        wanted["deepspeed"] = {
+            "train_micro_batch_size_per_gpu": "auto",
+            "gradient_accumulation_steps": "auto",
+            "gradient_clipping": 1.0,
+            "zero_optimization": {"stage": int(options["zero"])},
+            "zero_allow_untested_optimizer": True,
+        }
     given = {
         "floor": 0.02,
         "processing_class": tokenizer(),
@@ -132,6 +148,8 @@ def main() -> None:
     rejoin()
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         let_fsdp_run_on_the_cpu()
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        let_deepspeed_run_on_the_cpu()
     words = " ".join(sys.argv[1:]).split(" -- ")
     for group in words:
         folder, *options = group.split()
