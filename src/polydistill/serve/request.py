@@ -1,6 +1,6 @@
 """What may be asked: the part of `POST /v1/completions` that is about the prompt's log-probabilities."""
 
-from typing import Any, Self, cast
+from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -36,7 +36,7 @@ class ScoreRequest(BaseModel):
     return_tokens_as_token_ids: bool = False
 
     @model_validator(mode="after")
-    def _honoured(self) -> Self:
+    def _honoured(self) -> "ScoreRequest":
         if self.stream:
             raise ValueError("this server does not stream; leave `stream` out")
         if self.logprobs is not None and not self.echo:

@@ -131,7 +131,7 @@ class ServedTeacher:
         found = self._found()
         longest = found.get("max_model_len")
         longest = longest if isinstance(longest, int) else None
-        text, ids = probe_text(tokenizer, visible, PROBE if longest is None else min(PROBE, longest - 1))
+        text, ids = probe_text(tokenizer, visible, PROBE if longest is None else min(PROBE, longest // 2))
         clock = time.perf_counter()
         try:
             (body,) = self._sent([{"prompt": text, "add_special_tokens": False}])
