@@ -186,6 +186,8 @@ def certify(
     json_file: JsonFile = None,
 ) -> None:
     """What can be claimed about a weighting: derived bounds, and a search that tries to refute them."""
+    from dataclasses import replace
+
     import torch
 
     from polydistill.certify import certify as certified
@@ -198,13 +200,16 @@ def certify(
     if what is None:
         raise ConfigError("name what to certify: a run.yaml, module:object, or --published")
     torch.set_num_threads(1)
+    known: list[str] = []
     if what.endswith((".yaml", ".yml")):
+        known = _order_known(what)
         subject, names = _pipeline_of(what), None
     else:
         from polydistill.training.build import import_object
 
         subject, names = import_object(what), teachers
     certificate = certified(subject, teachers=names, seed=seed, effort=effort)
+    certificate = replace(certificate, consequences=(*certificate.consequences, *known))
     console.print(table(certificate))
     if json_file is not None:
         json_file.write_text(certificate.to_json() + "\n", encoding="utf-8")
@@ -282,13 +287,17 @@ def measure(
 
     from polydistill.training.config_file import load_config
     from polydistill.training.measure import measure_run
+    from polydistill.training.order_check import keep_measured
 
     _quiet()
     lines = [] if prompts is None else [line for line in prompts.read_text("utf-8").splitlines() if line.strip()]
-    found = measure_run(load_config(config, overrides or ()), lines)
+    run = load_config(config, overrides or ())
+    found = measure_run(run, lines)
     for line in found.lines():
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    _write(json_file, asdict(found))
+    kept = keep_measured(run, asdict(found))
+    console.print(f"kept in {kept}, for check, certify and train", highlight=False, markup=False, soft_wrap=True)
+    _write(json_file, json.loads(kept.read_text(encoding="utf-8")))
 
 
 def _pipeline_of(path: str) -> Any:
@@ -310,6 +319,15 @@ def _pipeline_of(path: str) -> Any:
         floor=config.floor,
         safety=build_safety(config.safety),
     )
+
+
+def _order_known(path: str) -> list[str]:
+    """Whether the declared safety order was measured, and how it compares."""
+    from polydistill.training.config_file import load_config
+    from polydistill.training.order_check import check_order
+
+    order = check_order(load_config(path))
+    return [] if order is None else order.lines()
 
 
 def _certify_published(seed: int, effort: float, json_file: Path | None) -> None:

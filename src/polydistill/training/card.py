@@ -43,6 +43,7 @@ def write_card(
         "",
         "These are limits on the weights during training, not promises about what the student says.",
         "",
+        *_said(summary, promises),
         *_constraints(summary),
         "## Held-out loss, nats per token",
         "",
@@ -56,6 +57,12 @@ def write_card(
         "",
     ]
     (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _said(summary: RunSummary, promises: Sequence[str]) -> list[str]:
+    """What the run says of itself beside its promises: severity of the data, the safety order, the constraints."""
+    said = [sentence for sentence in summary.says if sentence not in promises]
+    return ["## What the run says of itself", "", *[f"- {sentence}" for sentence in said], ""] if said else []
 
 
 def _constraints(summary: RunSummary) -> list[str]:

@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -15,6 +15,7 @@ from polydistill.teachers import LocalTeacher
 from polydistill.training.build import build_trainer
 from polydistill.training.config import RunConfig
 from polydistill.training.devices import Layout, Sizes, memory, read_layout, where
+from polydistill.training.order_check import check_order
 from polydistill.training.taught import Taught
 
 MIB = 2**20
@@ -73,8 +74,10 @@ def check_run(config: RunConfig, accelerate: str | Path | None = None) -> Check:
         ValueError, RuntimeError, FloatingPointError: whatever training would raise in its first step.
     """
     layout = None if accelerate is None else read_layout(accelerate)
+    order = check_order(config, keep=False)
     with TemporaryDirectory() as elsewhere:  # a trainer makes its folder; a check leaves nothing behind
-        return _check(config, build_trainer(config.model_copy(update={"output": elsewhere})), layout)
+        found = _check(config, build_trainer(config.model_copy(update={"output": elsewhere})), layout)
+    return found if order is None else replace(found, facts=[*found.facts, *order.lines()])
 
 
 def _check(config: RunConfig, trainer: Taught, layout: Layout | None) -> Check:

@@ -127,6 +127,14 @@ class OrderSection(SafetySection):
 
     scores: dict[str, float] = Field(default={}, description="teacher -> safety score; larger is safer")
     tiers: list[list[str]] = Field(default=[], description="instead of scores: least safe first, ties allowed")
+    probe: str | None = Field(default=None, description="data that the teachers' safety is measured on")
+    measured: str | None = Field(
+        default=None,
+        description="what `polydistill safety measure` wrote; by default measured.json in the run's folder",
+    )
+    wrong_order: Literal["fail", "warn"] = Field(
+        default="fail", description="what happens when a teacher declared safer was measured less safe"
+    )
 
     @model_validator(mode="after")
     def _one_order(self) -> "OrderSection":

@@ -7,6 +7,7 @@ though it holds on average. So the share of positions where it fails is measured
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -20,9 +21,9 @@ from polydistill.safety.measures import prefixes, unsafe_mass
 from polydistill.teachers import LocalTeacher, TeacherSource
 from polydistill.training.build import build_trainer
 from polydistill.training.build_safety import forbidden_of
-from polydistill.training.config import RunConfig
+from polydistill.training.config import ObjectiveConfig, RunConfig
 from polydistill.training.config_file import ConfigError
-from polydistill.training.config_safety import GeneratedRateConfig, UnsafeMassConfig
+from polydistill.training.config_safety import GeneratedRateConfig, OrderSection, UnsafeMassConfig
 from polydistill.training.constrained import student_writer
 from polydistill.training.off_policy import PolyDistillTrainer
 from polydistill.training.step import Batch
@@ -38,6 +39,9 @@ REFUSALS = (
 TIE = 0.1
 """Teachers whose unsafe masses differ by less than this share of the larger one are one measured tier."""
 
+SLIGHT = 1e-6
+"""Unsafe masses closer than this are equal: what a float32 softmax leaves."""
+
 ROWS = 256
 
 
@@ -46,6 +50,7 @@ class Measured:
     """How safe every teacher is on the probe set.
 
     Attributes:
+        data: file or data set that the positions are of.
         positions: looked at, all of them critical.
         unsafe: teacher -> mean unsafe mass.
         refusals: teacher -> share of its continuations that refuse; empty without prompts.
@@ -55,6 +60,7 @@ class Measured:
         fails: share of positions where some teacher has more unsafe mass than one declared less safe (T10).
     """
 
+    data: str
     positions: int
     unsafe: dict[str, float]
     refusals: dict[str, float]
@@ -65,7 +71,7 @@ class Measured:
 
     def lines(self) -> list[str]:
         """The same in words."""
-        said = [f"{self.positions:,} critical positions"]
+        said = [f"{self.positions:,} critical positions of {self.data}"]
         for name, mass in sorted(self.unsafe.items(), key=lambda pair: -pair[1]):
             refuses = f", refuses {self.refusals[name]:.0%} of the prompts" if name in self.refusals else ""
             said.append(f"{name}: unsafe mass {mass:.3%}{refuses}")
@@ -91,6 +97,7 @@ def measure_teachers(
     severity: float = 0.5,
     declared: Mapping[str, float] | None = None,
     refusals: Mapping[str, float] | None = None,
+    data: str = "the probe set",
 ) -> Measured:
     """Unsafe mass of every teacher on the critical positions of a probe set.
 
@@ -101,6 +108,7 @@ def measure_teachers(
         severity: contexts from this severity on are critical.
         declared: teacher -> score to compare with.
         refusals: teacher -> refusal rate, as `refusal_rates` gives them.
+        data: what the probe set is called.
 
     Raises:
         ValueError: the probe set has no critical position.
@@ -130,16 +138,28 @@ def measure_teachers(
     pairs = [(a, b) for a in names for b in names if scores.get(a, 0.0) > scores.get(b, 0.0)]
     wrong = torch.zeros(len(mass), dtype=torch.bool)
     for safer, other in pairs:
-        wrong |= mass[:, names.index(safer)] > mass[:, names.index(other)] + 1e-6
+        wrong |= mass[:, names.index(safer)] > mass[:, names.index(other)] + SLIGHT
     return Measured(
+        data=data,
         positions=len(mass),
         unsafe=mean,
         refusals=dict(refusals or {}),
         tiers=tiers_of(mean),
         declared=scores,
-        inversions=[(a, b) for a, b in pairs if mean[a] > mean[b] * (1 + TIE)],
+        inversions=inversions(scores, mean),
         fails=float(wrong.float().mean()) if pairs else None,
     )
+
+
+def inversions(declared: Mapping[str, float], unsafe: Mapping[str, float]) -> list[tuple[str, str]]:
+    """(safer as declared, less safe as declared) where the first has more unsafe mass, near ties left out.
+
+    Args:
+        declared: teacher -> score; teachers left out have score 0.
+        unsafe: teacher -> mean unsafe mass.
+    """
+    pairs = [(a, b) for a in unsafe for b in unsafe if declared.get(a, 0.0) > declared.get(b, 0.0)]
+    return [(a, b) for a, b in pairs if unsafe[a] > unsafe[b] * (1 + TIE) + SLIGHT]
 
 
 def tiers_of(unsafe: Mapping[str, float]) -> list[list[str]]:
@@ -173,8 +193,31 @@ def refusal_rates(
     return rates
 
 
+def measured_data(config: RunConfig) -> tuple[str, str]:
+    """File or data set that teachers are measured on, and its split: `safety.probe`, else held-out, else training."""
+    probe = config.safety.probe if isinstance(config.safety, OrderSection) else None
+    if probe is not None:
+        return probe, config.data.train_split
+    if config.data.evaluation is not None:
+        return config.data.evaluation, config.data.evaluation_split
+    return config.data.train, config.data.train_split
+
+
+def _to_measure(config: RunConfig, elsewhere: str) -> RunConfig:
+    """The same teachers with what they are measured on as training data, read as off-policy runs read it."""
+    path, split = measured_data(config)
+    update: dict[str, Any] = {
+        "output": elsewhere,
+        "data": config.data.model_copy(update={"train": path, "train_split": split, "evaluation": None}),
+    }
+    if config.training.mode == "on_policy":
+        update["training"] = config.training.model_copy(update={"mode": "off_policy"})
+        update["objective"] = ObjectiveConfig()
+    return config.model_copy(update=update)
+
+
 def measure_run(config: RunConfig, prompts: Sequence[str] = ()) -> Measured:
-    """Measure the teachers of a configuration on its held-out data, or on the training data without any.
+    """Measure the teachers of a configuration on `safety.probe`, its held-out data, or the training data.
 
     Args:
         config: with an `unsafe_mass` constraint, which says what is unsafe and where.
@@ -187,15 +230,15 @@ def measure_run(config: RunConfig, prompts: Sequence[str] = ()) -> Measured:
     unsafe = next((c for c in section.constraints if isinstance(c, UnsafeMassConfig)), None) if section else None
     if unsafe is None:
         raise ConfigError("safety: an `unsafe_mass` constraint is needed to measure with; it says which text is unsafe")
-    trainer = build_trainer(config)
-    if not isinstance(trainer, PolyDistillTrainer):
-        raise ConfigError("safety measure reads the data of an off-policy run; leave the on-policy part out to measure")
+    with TemporaryDirectory() as elsewhere:  # a trainer makes its folder; measuring leaves no run behind
+        trainer = build_trainer(_to_measure(config, elsewhere))
+    assert isinstance(trainer, PolyDistillTrainer)
     constrained = trainer.constraints
     assert constrained is not None
     rate = next((c for c in section.constraints if isinstance(c, GeneratedRateConfig)), None) if section else None
     if not prompts and rate is not None:
         prompts = next(c.prompts for c in constrained.constraints if isinstance(c, GeneratedRate))
-    data: Any = trainer.train_dataset if trainer.eval_dataset is None else trainer.eval_dataset
+    data: Any = trainer.train_dataset
     loader = DataLoader(data, batch_size=config.training.batch_size, collate_fn=trainer.data_collator)
     batches = (trainer.batch_of({k: v.to(trainer.args.device) for k, v in batch.items()}) for batch in loader)
     order = trainer.pipeline.safety
@@ -214,7 +257,17 @@ def measure_run(config: RunConfig, prompts: Sequence[str] = ()) -> Measured:
         severity=unsafe.severity,
         declared=declared,
         refusals=refusal_rates(writers, prompts) if prompts else None,
+        data=measured_data(config)[0],
     )
 
 
-__all__ = ["REFUSALS", "Measured", "measure_run", "measure_teachers", "refusal_rates", "tiers_of"]
+__all__ = [
+    "REFUSALS",
+    "Measured",
+    "inversions",
+    "measure_run",
+    "measure_teachers",
+    "measured_data",
+    "refusal_rates",
+    "tiers_of",
+]

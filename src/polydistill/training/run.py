@@ -42,6 +42,7 @@ from polydistill.training.constrained import InfeasibleError
 from polydistill.training.devices import rejoin
 from polydistill.training.evaluate import ALL, Evaluation, evaluate, weighted_mean
 from polydistill.training.gathered import whole_student
+from polydistill.training.order_check import check_order
 from polydistill.training.placement import ShardedTeacher
 from polydistill.training.progress import ProgressCallback
 from polydistill.training.recorder import Recorder, constraint_records
@@ -96,6 +97,7 @@ def train_run(config: RunConfig, command: str, console: Console | None = None) -
     with locked(folder):
         _same_run(config, folder)
         started, clock = datetime.now(UTC), perf_counter()
+        order = check_order(config)
         recorder = Recorder(folder)
         trainer = build_trainer(config, [recorder])
         trainer.add_callback(recorder)
@@ -107,6 +109,8 @@ def train_run(config: RunConfig, command: str, console: Console | None = None) -
         if main:
             dump_config(config, folder / CONFIG)
             write_certificate(folder, trainer.pipeline)
+            if order is not None and console is not None:
+                console.print(order.lines()[0], highlight=False, markup=False, soft_wrap=True)
         trainer.train(resume_from_checkpoint=True)
         summary = RunSummary(title=folder.name)
         student = whole_student(trainer)
@@ -116,6 +120,8 @@ def train_run(config: RunConfig, command: str, console: Console | None = None) -
             save_student(student, trainer.processing_class, folder / STUDENT)
             write_certificate(folder, trainer.pipeline)
             summary = _summary(config, trainer, evaluation, recorder, command, started, perf_counter() - clock)
+            if order is not None:
+                summary = summary.model_copy(update={"says": [*summary.says, order.says]})
             _leave_behind(config, folder, trainer.pipeline, evaluation, summary)
         trainer.accelerator.wait_for_everyone()
         trainer.accelerator.end_training()
