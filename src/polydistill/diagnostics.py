@@ -224,9 +224,7 @@ class Drift(nn.Module):
         self.total.zero_()
 
 
-def _saturation(
-    log_w: Float[Tensor, "n K"], theirs: Float[Tensor, "n K"], promised: Guarantee
-) -> dict[str, Tensor]:
+def _saturation(log_w: Float[Tensor, "n K"], theirs: Float[Tensor, "n K"], promised: Guarantee) -> dict[str, Tensor]:
     """Share of positions at the promised floor, of active teachers (`theirs`), and at the ceiling."""
     none = log_w.new_zeros(())
     if promised.range == 0.0 or promised.teachers == 1:

@@ -73,6 +73,31 @@ DIAGNOSTICS |= {
     "enforced_largest_shift": Diagnostic("Largest shift by enforcement", "Greatest total variation over positions."),
 }
 
+DIAGNOSTICS |= {
+    "drift_total": Diagnostic("Weight drift, summed", "V_T: the drift of all steps so far; a diagnostic, not a bound."),
+    "timescales": Diagnostic(
+        "Weights against student",
+        "What the weights' movement did to the probe's loss, over what the student's steps did; above 0.5 they are not "
+        "slow against it.",
+    ),
+    "gradient_range": Diagnostic(
+        "Range of the gradient's coefficients", "Greatest log-ratio of two teachers' coefficients.", "nats"
+    ),
+    "gradient_scale": Diagnostic(
+        "Scale of the coefficients", "Sum of the aggregator's own coefficients, before it was set to that of none."
+    ),
+    "gradient_negative": Diagnostic(
+        "Negative coefficients", "Teachers to which the aggregator gave less than nothing; they count as 0."
+    ),
+    "gradient_cosine": Diagnostic("Angle of the groups", "Cosine between the gradients of the two groups."),
+    "gradient_residual": Diagnostic(
+        "Residual of the groups", "Share of the modified gradient that no weighting of the two groups explains."
+    ),
+    "gradient_share_labels": Diagnostic(
+        "Effective share of labels", "Share of cross-entropy that the modified gradient amounts to."
+    ),
+}
+
 
 def diagnostic(name: str) -> Diagnostic:
     """How to show a diagnostic; one that is not known here is shown by its name."""

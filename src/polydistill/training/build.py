@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig
 
 from polydistill import signals, weighting
+from polydistill.cache import Cache, CachedTeacher
 from polydistill.objective import JSD, Divergence, DivideThenPool, ForwardKL, PoolThenDivide, ReverseKL
 from polydistill.safety import Order, Ordered, Tilt, Veto, scores_of
 from polydistill.teachers import LocalTeacher, Teacher
@@ -21,6 +22,9 @@ from polydistill.training.build_on_policy import SAMPLED, distillation_config
 from polydistill.training.build_safety import build_constraints, build_severity
 from polydistill.training.config_file import ConfigError
 from polydistill.training.data import load_data
+from polydistill.training.drawing import refuse_biased
+from polydistill.training.gradient import AcrossTeachers
+from polydistill.training.groups import AcrossGroups, Critical, Labels
 from polydistill.training.off_policy import PolyDistillTrainer
 from polydistill.training.on_policy import OnPolicyPolyDistillTrainer
 from polydistill.training.placement import Copied, Offloaded, Sharded
@@ -126,6 +130,24 @@ def build_safety(section: config_safety.AnySafety | None) -> Order | None:
     return None
 
 
+def build_gradient(config: c.RunConfig) -> AcrossTeachers | AcrossGroups | None:
+    """The modification of the gradient, or None.
+
+    Raises:
+        ConfigError: the run is on-policy.
+        GradientRefusedError: the method gives no weights.
+        GradientsMissingError: torchjd is not installed.
+    """
+    section = config.gradient
+    if section is None:
+        return None
+    if config.training.mode == "on_policy":
+        raise ConfigError("gradient: it is there for off-policy runs only; leave `gradient` or `mode: on_policy` out")
+    if section.across == "teachers":
+        return AcrossTeachers(section.method, section.share, section.sample)
+    return AcrossGroups(section.method, Labels() if section.across == "labels" else Critical(section.critical))
+
+
 def build_objective(section: c.ObjectiveConfig) -> Divergence:
     """The divergence.
 
@@ -155,12 +177,17 @@ def build_teachers(config: c.RunConfig) -> dict[str, Teacher]:
     Raises:
         ConfigError: a teacher that was heard before, in a run on text that is yet to be written.
     """
-    return {name: _teacher(name, section, config) for name, section in config.teachers.items()}
+    opened: dict[str, Cache] = {}
+    return {name: _teacher(name, section, config, opened) for name, section in config.teachers.items()}
 
 
-def _teacher(name: str, section: c.AnyTeacher, config: c.RunConfig) -> Teacher:
+def _teacher(name: str, section: c.AnyTeacher, config: c.RunConfig, opened: dict[str, Cache]) -> Teacher:
     if isinstance(section, c.CachedTeacherConfig):
-        raise ConfigError(f"teachers.{name}: caches are not read yet")
+        if config.training.mode == "on_policy":
+            raise ConfigError(f"teachers.{name}: a cache knows nothing about text that the student is yet to write")
+        if section.cache not in opened:
+            opened[section.cache] = Cache(section.cache, section.verify)
+        return CachedTeacher(name, opened[section.cache], section.teacher)
     return LocalTeacher.load(
         name,
         section.model,
@@ -244,6 +271,11 @@ def build_trainer(config: c.RunConfig, observers: list[Observer] | None = None) 
     train = load_data(data.train, data.train_split, data.text_field)
     held_out = None if data.evaluation is None else load_data(data.evaluation, data.evaluation_split, data.text_field)
     on_policy = config.training.mode == "on_policy"
+    gradient = build_gradient(config)
+    if on_policy and config.training.drop_teachers is not None:
+        raise ConfigError("training.drop_teachers: it is there for off-policy runs only; on-policy has `skip_below`")
+    if config.training.drop_teachers is not None:
+        refuse_biased(build_objective(config.objective))
     arguments = None if on_policy else sft_config(config)
     generation = distillation_config(config, loop_arguments(config)) if on_policy else None
     model, tokenizer = build_student(config.student)
@@ -272,8 +304,16 @@ def build_trainer(config: c.RunConfig, observers: list[Observer] | None = None) 
         "peft_config": adapters,
     }
     if generation is None:
-        objective = build_objective(config.objective)
-        return PolyDistillTrainer(model, build_teachers(config), stack, args=arguments, objective=objective, **common)
+        return PolyDistillTrainer(
+            model,
+            build_teachers(config),
+            stack,
+            args=arguments,
+            objective=build_objective(config.objective),
+            gradient=gradient,
+            drop_teachers=config.training.drop_teachers,
+            **common,
+        )
     sampled = SAMPLED.get(config.objective.kind)
     return OnPolicyPolyDistillTrainer(
         model,

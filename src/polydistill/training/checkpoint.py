@@ -12,6 +12,7 @@ MANIFEST = "polydistill_manifest.json"
 STATE = "polydistill_state.safetensors"
 PREFIX = "checkpoint-"
 DUAL = "constraints/"
+PROBE = "probe/"
 SCHEMA = 1
 
 

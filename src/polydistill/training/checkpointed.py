@@ -13,6 +13,7 @@ from polydistill.training import checkpoint
 from polydistill.training.checkpoint import CheckpointError
 from polydistill.training.constrained import Constrained, student_writer
 from polydistill.training.step import NonFiniteValueError
+from polydistill.training.watch import Watch
 
 logger = logging.get_logger(__name__)
 
@@ -23,10 +24,12 @@ class Checkpointed(Trainer):
     Attributes:
         pipeline: whom we trust; its state goes into the checkpoint.
         constraints: limits on the student; the state of their dual goes there too.
+        watch: the probe batch goes there, and what was seen on it.
     """
 
     pipeline: Pipeline
     constraints: Constrained | None = None
+    watch: Watch | None = None
 
     def _clip_grad_norm(self, model: Any) -> Any:
         norm = super()._clip_grad_norm(model)
@@ -63,10 +66,16 @@ class Checkpointed(Trainer):
         if self.constraints is not None:
             dual = self.constraints.dual.state_dict()
             state |= {checkpoint.DUAL + name: value.contiguous().cpu() for name, value in dual.items()}
+        if self.watch is not None:
+            seen = self.watch.state()
+            state |= {checkpoint.PROBE + name: value.contiguous().cpu() for name, value in seen.items()}
         return state
 
     def _load_method_state(self, state: dict[str, torch.Tensor]) -> None:
         state.pop("empty", None)
+        seen = {name: state.pop(name) for name in list(state) if name.startswith(checkpoint.PROBE)}
+        if self.watch is not None:
+            self.watch.load({k.removeprefix(checkpoint.PROBE): v for k, v in seen.items()}, self.args.device)
         dual = {name: state.pop(name) for name in list(state) if name.startswith(checkpoint.DUAL)}
         if self.constraints is not None:
             self.constraints.dual.load_state_dict({k.removeprefix(checkpoint.DUAL): v for k, v in dual.items()})

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
+from polydistill.training.config_cache import CacheConfig
 from polydistill.training.config_safety import AnySafety
 from polydistill.training.section import Section
 
@@ -217,6 +218,19 @@ class ObjectiveConfig(Section):
     temperature_squared: bool = False
 
 
+class GradientConfig(Section):
+    """What an aggregator of torchjd makes of gradients that conflict; needs the extra `gradients`."""
+
+    method: Literal["upgrad", "mgda", "pcgrad", "cagrad", "imtl_g", "nash_mtl", "graddrop"] = "upgrad"
+    across: Literal["teachers", "labels", "severity"] = Field(
+        default="teachers",
+        description="between teachers (in logit space), distillation and labels, or critical contexts and the others",
+    )
+    share: float = Field(default=0.05, gt=0, le=1, description="teachers: share of uniform weights in the coefficients")
+    sample: int = Field(default=256, ge=1, description="teachers: positions whose inner products are taken")
+    critical: float = Field(default=0.5, gt=0, le=1, description="severity: from which a context is critical")
+
+
 class TrainingConfig(Section):
     """The loop; `extra` goes to `trl.SFTConfig` (on_policy: `trl.DistillationConfig`) as it is."""
 
@@ -232,6 +246,9 @@ class TrainingConfig(Section):
     sampling_temperature: float = Field(default=1.0, gt=0, description="on_policy: of the student's sampling")
     skip_below: float | None = Field(
         default=0.0, ge=0, lt=1, description="on_policy: teachers of at most this weight in total need not run"
+    )
+    drop_teachers: int | None = Field(
+        default=None, ge=1, description="teachers per position, drawn by weight; the gradient stays right on average"
     )
     max_steps: int = Field(default=-1, description="optimizer steps; -1: `epochs` decides")
     epochs: float = Field(default=1.0, gt=0)
@@ -275,6 +292,8 @@ class RunConfig(Section):
     floor: float = Field(default=0.02, ge=0, le=1, description="share of uniform weights mixed in after composition")
     safety: Annotated[AnySafety, Field(discriminator="kind")] | None = None
     objective: ObjectiveConfig = ObjectiveConfig()
+    cache: CacheConfig = CacheConfig()
+    gradient: GradientConfig | None = None
     training: TrainingConfig = TrainingConfig()
 
     @model_validator(mode="before")

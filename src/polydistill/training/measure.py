@@ -247,9 +247,7 @@ def measure_run(config: RunConfig, prompts: Sequence[str] = ()) -> Measured:
     writers = {t.name: (t.model, tokenizer) for t in trainer.teachers if isinstance(t, LocalTeacher)}
     if prompts and len(writers) < len(trainer.teachers):
         silent = ", ".join(t.name for t in trainer.teachers if t.name not in writers)
-        raise ConfigError(
-            f"refusals are measured on text that a teacher writes, which {silent} cannot; drop --prompts"
-        )
+        raise ConfigError(f"refusals are measured on text that a teacher writes, which {silent} cannot; drop --prompts")
     return measure_teachers(
         trainer.teachers,
         batches,

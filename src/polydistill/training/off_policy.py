@@ -1,20 +1,25 @@
 """Off-policy training: `trl.SFTTrainer` with teachers and a weighting."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 from trl import SFTConfig, SFTTrainer
 
-from polydistill.logprobs import Head
-from polydistill.objective import Divergence, ForwardKL
+from polydistill.logprobs import Head, Says
+from polydistill.objective import Divergence, ForwardKL, Outcome
 from polydistill.safety import Order
 from polydistill.teachers import LocalTeacher, Teachers, named_teachers
 from polydistill.training.constrained import Constrained
 from polydistill.training.context import COLUMNS, ContextCollator, refuse_empty, refuse_masked, task_names
+from polydistill.training.drawing import refuse_biased
+from polydistill.training.gradient import AcrossTeachers, factor_of, said_of
+from polydistill.training.groups import AcrossGroups, Rows, refuse_unfit
 from polydistill.training.placement import Placement
 from polydistill.training.severity import Source, annotate, annotate_tokens
 from polydistill.training.step import Batch, StepOutcome, step
@@ -43,6 +48,8 @@ class PolyDistillTrainer(Taught, SFTTrainer):
         loss_bytes: byte budget of a chunk of the objective.
         observers: functions called on every training batch, e.g. diagnostics.
         placement: `Copied()` (a copy of every teacher on each rank), `Sharded()` or `Offloaded()`.
+        gradient: `AcrossTeachers` or `AcrossGroups`: what an aggregator of torchjd makes of conflicting gradients.
+        drop_teachers: teachers per position, drawn by weight so that the gradient is right on average; None keeps all.
         **kwargs: as for `SFTTrainer` (`train_dataset`, `eval_dataset`, `processing_class`, `callbacks`, ...).
 
     Raises:
@@ -70,6 +77,8 @@ class PolyDistillTrainer(Taught, SFTTrainer):
         loss_bytes: int | None = None,
         observers: Sequence[Observer] = (),
         placement: Placement | None = None,
+        gradient: AcrossTeachers | AcrossGroups | None = None,
+        drop_teachers: int | None = None,
         **kwargs: Any,
     ) -> None:
         args = SFTConfig("polydistill-run") if args is None else args
@@ -90,8 +99,13 @@ class PolyDistillTrainer(Taught, SFTTrainer):
                     "teacher is frozen"
                 )
         names = tuple(teacher.name for teacher in local)
-        self._bind(local, weighting, names, found, floor, safety, constraints, placement)
-        self.loss_bytes, self.observers = loss_bytes, list(observers)
+        self._bind(local, weighting, names, found, floor, safety, constraints, placement, gradient)
+        self.loss_bytes, self.observers, self.draws = loss_bytes, list(observers), drop_teachers
+        if drop_teachers is not None:
+            refuse_biased(self.objective)
+            if drop_teachers < 1:
+                raise ValueError(f"drop_teachers must be at least 1 teacher per position, got {drop_teachers}")
+        self.rows = Rows(gradient) if isinstance(gradient, AcrossGroups) else None
         super().__init__(model=model, args=args, **kwargs)
         refuse_masked(self.train_dataset, "training")
         if severity is not None:
@@ -101,6 +115,8 @@ class PolyDistillTrainer(Taught, SFTTrainer):
         teach_forward(self._seat(self._tokenizer), self.visible)
         # Our loss divides by the number of visible tokens of the whole step, whatever the model would have done.
         self.model_accepts_loss_kwargs, self._loss_shifts_labels = True, True
+        if self.rows is not None:
+            refuse_unfit(self)
 
     def compute_loss(
         self,
@@ -113,6 +129,7 @@ class PolyDistillTrainer(Taught, SFTTrainer):
         batch = self.batch_of(inputs)
         training = bool(model.training)
         made: list[StepOutcome] = []
+        split = self.gradient.split if isinstance(self.gradient, AcrossGroups) and training else None
 
         def distil(hidden: Tensor, head: Head) -> Tensor:
             done = step(
@@ -125,11 +142,17 @@ class PolyDistillTrainer(Taught, SFTTrainer):
                 penalty=self.constraints.penalty if self.constraints is not None and training else None,
                 loss_bytes=self.loss_bytes,
                 where=f"step {self.state.global_step + 1}" if training else "evaluation",
+                draws=self.draws if training else None,
+                split=split,
+                notice=self._notice if isinstance(self.gradient, AcrossTeachers) and training else None,
             )
             made.append(done)
-            return done.loss
+            return done.loss if done.losses is None else done.losses
 
-        outputs = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, distil=distil)
+        # Gradients of groups are averaged over ranks by themselves.
+        alone = self.accelerator.no_sync(model) if split is not None else contextlib.nullcontext()
+        with alone:
+            outputs = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, distil=distil)
         done = self.last_step = made[-1]
         count = done.outcome.count if num_items_in_batch is None else num_items_in_batch
         loss = outputs["loss"] / torch.as_tensor(count, device=outputs["loss"].device).clamp(min=1)
@@ -137,9 +160,29 @@ class PolyDistillTrainer(Taught, SFTTrainer):
             loss = loss * (self.accelerator.num_processes // self.get_tp_size())
         if outputs["aux_loss"] is not None and self.aux_loss_enabled:
             steps = self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1
-            loss = loss + self.router_aux_loss_coef * outputs["aux_loss"] / steps
-        self._note(done, batch, "train" if training else "eval")
-        return loss
+            balance = self.router_aux_loss_coef * outputs["aux_loss"] / steps
+            loss = loss + (balance if split is None else torch.stack([balance, torch.zeros_like(balance)]))
+        modified = {} if split is None else self._modify(loss)
+        self._note(done, batch, "train" if training else "eval", modified)
+        # Its gradient has been taken group by group: what is returned is the number, and a leaf of its own.
+        return loss if split is None else loss.detach().sum().requires_grad_()
+
+    def _modify(self, losses: Float[Tensor, " G"]) -> dict[str, float]:
+        """A backward pass per group; at the end of the optimizer step the combined gradient is put in place."""
+        assert self.rows is not None
+        student: Any = self.model
+        trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
+        self.rows.add(losses, trained)
+        if not self.accelerator.sync_gradients:
+            return {}
+        found = self.rows.combine(trained, self.state.global_step)
+        return found | self.rows.across.split.effective(found, self.objective)
+
+    def _notice(self, hidden: Float[Tensor, "N D"], head: Head, spoken: Sequence[Says], outcome: Outcome) -> None:
+        """The Gramian across teachers; its coefficients take effect after the optimizer step."""
+        assert isinstance(self.gradient, AcrossTeachers)
+        factor = factor_of(self.pipeline)
+        self.gradient.observe(factor, self.pipeline, hidden, head, spoken, outcome, self.objective.temperature)
 
     def held_out(self) -> Iterator[Batch] | None:
         """The evaluation data as the collator makes it; None without any."""
@@ -171,9 +214,12 @@ class PolyDistillTrainer(Taught, SFTTrainer):
             severity=per_token("severity"),
         )
 
-    def _note(self, done: StepOutcome, batch: Batch, mode: str) -> None:
+    def _note(self, done: StepOutcome, batch: Batch, mode: str, modified: dict[str, float]) -> None:
         heard = self._heard(done, batch, mode)
         tokens = int(heard.pop("tokens"))
+        heard |= {f"distil/{name}": value for name, value in modified.items()}
+        if mode == "train" and isinstance(self.gradient, AcrossTeachers):
+            heard |= {f"distil/{name}": value for name, value in said_of(factor_of(self.pipeline)).items()}
         metrics = self._metrics[mode]
         for name, value in heard.items():
             metrics[name].append(value)

@@ -4,6 +4,7 @@ import math
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from polydistill.safety import Verdict, effect
 from polydistill.training.constrained import Constrained
 from polydistill.training.step import StepOutcome
 from polydistill.training.taught import Taught
+from polydistill.training.watch import unwrapped, whole_elsewhere
 
 
 class Recorder(TrainerCallback):
@@ -45,10 +47,22 @@ class Recorder(TrainerCallback):
             self.seconds[part] += seconds
             self.total_seconds[part] += seconds
         self.constraints = trainer.constraints
-        found = summarise(done.outcome, trainer.pipeline, self.guarantee)
+        found = self._look(done, trainer) | summarise(done.outcome, trainer.pipeline, self.guarantee)
         if trainer.pipeline.safety is not None and done.outcome.count:
             found |= self._enforcement(done, trainer)
         return {f"distil/{k}": v for k, v in found.items()}
+
+    def _look(self, done: StepOutcome, trainer: Taught) -> dict[str, float]:
+        """The probe batch, every few steps; what it says about disagreement gives way to the whole batch's."""
+        watch, step = trainer.watch, trainer.state.global_step
+        if done.batch is None or watch is None or not watch.due(step) or whole_elsewhere(trainer):
+            return {}
+        clock = perf_counter()
+        student = unwrapped(trainer.accelerator.unwrap_model(trainer.model))
+        found = watch.look(student, trainer.visible, trainer.teachers, trainer.pipeline, done.batch, step)
+        self.seconds["probe"] += perf_counter() - clock
+        self.total_seconds["probe"] += perf_counter() - clock
+        return found
 
     @torch.no_grad()
     def _enforcement(self, done: StepOutcome, trainer: Taught) -> dict[str, float]:

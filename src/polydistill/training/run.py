@@ -35,6 +35,7 @@ from polydistill.records import (
 )
 from polydistill.safety import attenuation
 from polydistill.training.build import build_trainer
+from polydistill.training.caching import refuse_unheard
 from polydistill.training.card import write_card
 from polydistill.training.config import RunConfig
 from polydistill.training.config_file import ConfigError, dump_config, load_config
@@ -100,6 +101,7 @@ def train_run(config: RunConfig, command: str, console: Console | None = None) -
         order = check_order(config)
         recorder = Recorder(folder)
         trainer = build_trainer(config, [recorder])
+        refuse_unheard(trainer)
         trainer.add_callback(recorder)
         if console is not None:
             trainer.remove_callback(PrinterCallback)
@@ -232,7 +234,7 @@ def _summary(
         scores=scores,
         constraints={} if trainer.constraints is None else constraint_records(trainer.constraints.verdicts()),
         severity=shares(trainer.train_dataset),
-        says=trainer.masked + trainer.pipeline.promises() + safety_says(trainer),
+        says=trainer.masked + trainer.pipeline.promises() + safety_says(trainer) + learning_says(trainer),
         seconds=dict(recorder.total_seconds),
         wall_seconds=seconds,
     )
@@ -249,6 +251,12 @@ def safety_says(trainer: Taught) -> list[str]:
     if trainer.constraints is not None:
         said += [verdict.says() for verdict in trainer.constraints.verdicts()]
     return said
+
+
+def learning_says(trainer: Taught) -> list[str]:
+    """What may be said about how it learned: a modified gradient, and weights that moved as fast as the student."""
+    warned = "" if trainer.watch is None else trainer.watch.warned
+    return [*trainer.said, *filter(None, [warned])]
 
 
 def refuse_unmet(config: RunConfig, summary: RunSummary) -> None:

@@ -41,8 +41,9 @@ def ceilings(pipeline: Pipeline, positions: Positions) -> Float[Tensor, "N K"] |
         return None
     teachers = len(pipeline.teachers)
     nothing = Statistics(positions, torch.zeros(len(positions), teachers, device=positions.target.device))
-    if len(known) == len(factors):
-        return pipeline.decide(nothing, None)[0].exp()
+    settled = settled_weights(pipeline, positions)
+    if settled is not None:
+        return settled.exp()
     if pipeline.safety is not None:
         return None
     coarse = compose(*(factor(nothing)[0] for factor in known)).exp()
@@ -50,6 +51,20 @@ def ceilings(pipeline: Pipeline, positions: Positions) -> Float[Tensor, "N K"] |
     bound = coarse / (coarse + (1.0 - coarse) * math.exp(-reach))
     bound = torch.where(coarse > 0, bound, 0.0)  # 0 / 0 for an infinite range
     return (1.0 - pipeline.floor) * bound + pipeline.floor / teachers
+
+
+def settled_weights(pipeline: Pipeline, positions: Positions) -> Float[Tensor, "N K"] | None:
+    """The log-weights, where they are known before any teacher speaks: every factor reads positions only.
+
+    Args:
+        pipeline: stack, floor and safety.
+        positions: all positions of a batch.
+    """
+    factors = pipeline.stack.factors if isinstance(pipeline.stack, Product) else [pipeline.stack]
+    if not all(_known(factor) for factor in factors) or pipeline.stack.state_dict():
+        return None
+    nothing = torch.zeros(len(positions), len(pipeline.teachers), device=positions.target.device)
+    return pipeline.decide(Statistics(positions, nothing), None)[0]
 
 
 def awake(

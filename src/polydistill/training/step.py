@@ -5,19 +5,21 @@ def decide(statistics, carry): ...              # compose, floor, safety: one ch
 out = objective(student, spoken, decide)        # one pooled target per position
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from polydistill.logprobs import UNKNOWN, Head, Positions, Says
+from polydistill.logprobs import UNKNOWN, Head, Positions, Says, Statistics
 from polydistill.objective import Decide, Divergence, NonFiniteError, Outcome, distil
 from polydistill.pipeline import Pipeline
 from polydistill.teachers import TeacherSource
+from polydistill.training.drawing import Drawing
+from polydistill.training.groups import Part, Split
 from polydistill.training.skipping import awake, speak_where_awake, without_sleepers
 
 IGNORED = -100
@@ -39,6 +41,10 @@ class Penalty(Protocol):
     ) -> Float[Tensor, ""]:
         """A sum over positions, differentiable in hidden states and head."""
         ...
+
+
+Notice = Callable[[Float[Tensor, "N D"], Head, Sequence[Says], Outcome], None]
+"""Called after the objective with what it saw: hidden states, head, teachers and outcome."""
 
 
 class NonFiniteValueError(FloatingPointError):
@@ -123,6 +129,8 @@ class StepOutcome:
         positions: what is known about them.
         seconds: the objective's parts and `teachers`.
         runs: which teachers ran on which sequences; None when all did.
+        losses: the loss by group, where it was split; their sum is `loss`.
+        batch: the sequences.
     """
 
     loss: Float[Tensor, ""]
@@ -131,6 +139,8 @@ class StepOutcome:
     positions: Positions
     seconds: dict[str, float]
     runs: Bool[Tensor, "B K"] | None = None
+    losses: Float[Tensor, " G"] | None = None
+    batch: Batch | None = None
 
 
 def listen_to(
@@ -157,6 +167,9 @@ def step(
     loss_bytes: int | None = None,
     where: str = "",
     skip_below: float | None = None,
+    draws: int | None = None,
+    split: Split | None = None,
+    notice: Notice | None = None,
 ) -> StepOutcome:
     """Distil one batch; the loss is a sum over positions, to be divided by the number of positions of the whole step.
 
@@ -171,6 +184,10 @@ def step(
         loss_bytes: byte budget of a chunk of the objective.
         where: prefix for errors, e.g. `step 12`.
         skip_below: total weight of teachers that may be left out of a sequence, in [0, 1); None runs all of them.
+        draws: teachers per position, drawn by weight; the outcome's weights are those that they were drawn from. None
+            pools all of them.
+        split: two groups whose losses are wanted apart.
+        notice: called after the objective.
 
     Raises:
         NonFiniteValueError: a teacher or the student is not finite; names it, the sequence and the token.
@@ -181,27 +198,48 @@ def step(
     runs = None if skip_below is None else awake(pipeline, positions, sequence, len(batch.input_ids), skip_below)
     if runs is not None:
         decide = without_sleepers(decide, runs[sequence])
+    drawing = None
+    if draws is not None:
+        drawing = Drawing.of(pipeline, draws, positions, sequence, len(batch.input_ids))
+        # Constraints and gradients across teachers look at every teacher.
+        runs = drawing.runs(sequence, len(batch.input_ids)) if penalty is None and notice is None else None
     spoken, seconds = listen_to(teachers, batch, rows, runs)
     flat = hidden.flatten(0, 1)[rows]
+
+    def distilled(part: Part) -> Outcome:
+        heard, needs = spoken, pipeline.stack.needs
+        decider, expected = (decide, None) if drawing is None else drawing.decider()
+        if part.labels_only:
+            heard, decider, expected, needs = spoken[:1], alone, None, frozenset()
+        found = distil(flat, head, heard, part.positions, decider, part.divergence, needs=needs, loss_bytes=loss_bytes)
+        log_w = torch.cat(expected) if expected else found.log_w
+        return replace(found, loss=part.share * found.loss, log_w=log_w)
+
+    parts = [Part(positions, divergence)] if split is None else split.parts(positions, divergence)
     try:
-        outcome = distil(
-            flat,
-            head,
-            spoken,
-            positions,
-            decide,
-            divergence,
-            needs=pipeline.stack.needs,
-            loss_bytes=loss_bytes,
-        )
+        outcomes = [distilled(part) for part in parts]
     except NonFiniteError as error:
         raise non_finite(error, pipeline, rows, batch.input_ids.shape[1], where) from error
-    loss, spent = outcome.loss, {"teachers": seconds, **outcome.seconds}
+    outcome = outcomes[0] if split is None else split.merge(outcomes, positions)
+    losses = [part.loss for part in outcomes]
+    spent = {"teachers": seconds, **outcome.seconds}
     if penalty is not None:
         clock = perf_counter()
-        loss = loss + penalty(flat, head, spoken, positions, batch, rows).to(loss)
+        pressed = 0 if split is None else split.penalised
+        losses[pressed] = losses[pressed] + penalty(flat, head, spoken, positions, batch, rows).to(losses[pressed])
         spent["constraints"] = perf_counter() - clock
-    return StepOutcome(loss, outcome, rows, positions, spent, runs)
+    if notice is not None:
+        clock = perf_counter()
+        notice(flat.detach(), head, spoken, outcome)
+        spent["gradient modification"] = perf_counter() - clock
+    if split is None:
+        return StepOutcome(losses[0], outcome, rows, positions, spent, runs, None, batch)
+    return StepOutcome(losses[0] + losses[1], outcome, rows, positions, spent, runs, torch.stack(losses), batch)
+
+
+def alone(statistics: Statistics, carry: Any) -> tuple[Float[Tensor, "n K"], Any]:
+    """All weight on the only teacher there is."""
+    return torch.zeros_like(statistics.label_log_prob), carry
 
 
 def non_finite(

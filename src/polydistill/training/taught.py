@@ -10,15 +10,18 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from polydistill.objective import Divergence
-from polydistill.pipeline import Pipeline
+from polydistill.pipeline import Pipeline, as_operator
 from polydistill.safety import Order
 from polydistill.teachers import Teacher, check_rows
 from polydistill.teachers.vocabulary import tokens_by_id
 from polydistill.training.checkpointed import Checkpointed, Commit
 from polydistill.training.constrained import Constrained
+from polydistill.training.gradient import AcrossTeachers
+from polydistill.training.groups import AcrossGroups
 from polydistill.training.placement import Copied, Placement, refuse_silent_single
 from polydistill.training.sampled import Sampled
 from polydistill.training.step import Batch, StepOutcome
+from polydistill.training.watch import Watch
 from polydistill.weighting import Operator
 
 logger = logging.get_logger(__name__)
@@ -33,6 +36,9 @@ class Taught(Checkpointed):
         visible: entries of the vocabulary that are real.
         masked: sentences about padded tails of embedding matrices.
         last_step: of the last batch.
+        watch: the probe batch, looked at by whoever records the run.
+        gradient: modification of the gradient, or None.
+        said: sentences about what it means for the safety order.
     """
 
     teachers: list[Teacher]
@@ -44,6 +50,8 @@ class Taught(Checkpointed):
     last_step: StepOutcome | None = None
     observers: "list[Observer]"
     loss_bytes: int | None = None
+    gradient: AcrossTeachers | AcrossGroups | None = None
+    said: tuple[str, ...] = ()
 
     def _bind(
         self,
@@ -55,10 +63,22 @@ class Taught(Checkpointed):
         safety: Order | None,
         constraints: Constrained | None,
         placement: Placement | None,
+        gradient: AcrossTeachers | AcrossGroups | None = None,
     ) -> None:
-        """Names resolved before the student is loaded: one that does not exist should not cost a minute."""
+        """Names resolved before the student is loaded: one that does not exist should not cost a minute.
+
+        Raises:
+            GradientRefusedError: the gradient modification would break what the run promises.
+        """
         self.teachers = teachers
         self.pipeline = Pipeline.of(weighting, names, tasks, floor=floor, safety=safety)
+        self.gradient, self.watch = gradient, Watch()
+        if isinstance(gradient, AcrossTeachers):
+            plain, stack = self.pipeline, as_operator(weighting) * gradient.factor()
+            self.pipeline = Pipeline.of(stack, names, tasks, floor=floor, safety=safety)
+            self.said = tuple(gradient.judge(plain, self.pipeline, self.objective))
+        elif gradient is not None:
+            self.said = tuple(gradient.judge(self.pipeline, self.objective))
         self.constraints = constraints
         if constraints is not None:
             constraints.bind(names, tasks, self.pipeline.safety)

@@ -12,6 +12,7 @@ from polydistill.weighting.composition import ConvexSum, tempered_product
 from polydistill.weighting.context import ClippedPosterior, DiscountedPosterior, PrefixPosterior, TeacherRouter
 from polydistill.weighting.dropping import drop_teachers
 from polydistill.weighting.gate import Gate
+from polydistill.weighting.gradient import GradientFactor
 from polydistill.weighting.operator import (
     Carry,
     Names,
@@ -37,6 +38,7 @@ __all__ = [
     "Custom",
     "DiscountedPosterior",
     "Gate",
+    "GradientFactor",
     "Hedge",
     "Names",
     "Operator",
