@@ -93,6 +93,7 @@ class Certificate:
         dtype: of the arithmetic.
         tolerance: nats by which a bound may be missed without being refuted.
         proofs_sha256: of the proofs index, or None without one.
+        state: of a run's weights when they were certified, e.g. before training; empty outside runs.
     """
 
     subject: str
@@ -108,6 +109,7 @@ class Certificate:
     dtype: str
     tolerance: float
     proofs_sha256: str | None
+    state: str = ""
 
     @property
     def trials(self) -> int:
@@ -150,7 +152,7 @@ class Certificate:
         if data.get("format") != FORMAT:
             raise ValueError(f"this certificate has format {data.get('format')!r}; this version reads format {FORMAT}")
         findings = tuple(_finding(entry) for entry in data["findings"])
-        keep = {name: data[name] for name in cls.__dataclass_fields__}
+        keep = {name: data[name] for name in cls.__dataclass_fields__ if name in data or name != "state"}
         for name in ("teachers", "derivation", "consequences"):
             keep[name] = tuple(keep[name])
         return cls(**{**keep, "findings": findings})

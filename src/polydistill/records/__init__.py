@@ -6,6 +6,7 @@ A run folder holds
     ribbons.jsonl      one `Ribbon` per line: held-out text with the weights that each token was given
     summary.json       `RunSummary`: what came out, once the run has ended
     certificate.json   `CertificateRecord`, and whatever else the certificate says
+    certificate_before.json   the same before training, where the weights have learned something since
     config.yaml        the resolved configuration
 
 Lines are only ever appended, each by one `write(2)`, so that a killed run loses at most the line it was writing. A line
@@ -23,6 +24,7 @@ and divergences are in nats per token, times in seconds, weights in [0, 1] and s
 """
 
 from polydistill.records.files import (
+    BEFORE,
     CERTIFICATE,
     CONFIG,
     METRICS,
@@ -55,6 +57,7 @@ from polydistill.records.schema import (
 )
 
 __all__ = [
+    "BEFORE",
     "CERTIFICATE",
     "CONFIG",
     "METRICS",

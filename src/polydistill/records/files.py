@@ -24,6 +24,7 @@ METRICS = "metrics.jsonl"
 RIBBONS = "ribbons.jsonl"
 SUMMARY = "summary.json"
 CERTIFICATE = "certificate.json"
+BEFORE = "certificate_before.json"
 CONFIG = "config.yaml"
 REPORT = "report.html"
 

@@ -268,6 +268,7 @@ class CertificateRecord(BaseModel):
         ceiling: greatest weight of any teacher.
         range: bound on `osc(log w)`, nats.
         findings: law by law.
+        state: of the weights when they were certified; empty when it is not said.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True, ser_json_inf_nan="strings")
@@ -279,3 +280,4 @@ class CertificateRecord(BaseModel):
     ceiling: float | None = None
     range: float | None = None
     findings: list[Finding] = []
+    state: str = ""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from polydistill.records import (
+    BEFORE,
     CERTIFICATE,
     CONFIG,
     METRICS,
@@ -33,6 +34,7 @@ class Run:
         ribbons: held-out texts, token by token.
         summary: None as long as the run has not ended.
         certificate: None without one.
+        before: the certificate of before training, where the weights have learned something since.
         config: the resolved configuration as it was written, None without one.
     """
 
@@ -43,6 +45,7 @@ class Run:
     summary: RunSummary | None
     certificate: CertificateRecord | None
     config: str | None
+    before: CertificateRecord | None = None
 
     @property
     def students(self) -> list[str]:
@@ -120,4 +123,5 @@ def read_run(folder: Path | str) -> Run:
         summary=read_summary(summary) if summary.exists() else None,
         certificate=read_certificate(certificate) if certificate.exists() else None,
         config=configs[0].read_text(encoding="utf-8") if configs else None,
+        before=read_certificate(folder / BEFORE) if (folder / BEFORE).exists() else None,
     )

@@ -20,7 +20,7 @@ from polydistill.report import figures
 from polydistill.report.figures import Figure
 from polydistill.report.folder import Run, read_run
 from polydistill.report.ribbon import RibbonView, view
-from polydistill.report.tables import columns, headlines, rows, time_shares
+from polydistill.report.tables import certified, columns, headlines, rows, time_shares
 from polydistill.report.words import UNDERLINES, duration, teacher_colour
 
 RIBBONS_SHOWN = 12
@@ -62,6 +62,7 @@ def render(run: Run) -> str:
         main_label=run.label(main) if main is not None else "",
         headlines=headlines(run),
         says=_says(run),
+        certified=certified(run),
         columns=columns(run),
         rows=rows(run),
         plots=plots,

@@ -75,6 +75,20 @@ def headlines(run: Run) -> list[Headline]:
     return found
 
 
+def certified(run: Run) -> str:
+    """In which state the weights were certified, and whether the certificate of before training says the same."""
+    now, before = run.certificate, run.before
+    if now is None or not now.state:
+        return ""
+    said = f"Certified {now.state}."
+    if before is None:
+        return said
+    first = {finding.law: finding.verdict for finding in before.findings}
+    moved = [f.law for f in now.findings if (first.get(f.law) == "refuted") != (f.verdict == "refuted")]
+    other = f"differs in {', '.join(moved)}" if moved else "refutes and upholds the same laws"
+    return f"{said} That of before training {other}; it is in certificate_before.json."
+
+
 def columns(run: Run) -> list[str]:
     """Domains of the table of held-out losses, in order."""
     named = run.summary.domains if run.summary is not None else []

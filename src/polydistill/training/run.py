@@ -18,11 +18,9 @@ from transformers import GenerationConfig, PrinterCallback
 from transformers.trainer_callback import ProgressCallback as TqdmCallback
 
 from polydistill import __version__
-from polydistill.certify import certify
 from polydistill.objective import ForwardKL
 from polydistill.pipeline import Pipeline
 from polydistill.records import (
-    CERTIFICATE,
     CONFIG,
     METRICS,
     RIBBONS,
@@ -37,6 +35,7 @@ from polydistill.safety import attenuation
 from polydistill.training.build import build_trainer
 from polydistill.training.caching import refuse_unheard
 from polydistill.training.card import write_card
+from polydistill.training.certified import NOT_TRAINED, certify_learned, write_certificate
 from polydistill.training.config import RunConfig
 from polydistill.training.config_file import ConfigError, dump_config, load_config
 from polydistill.training.constrained import InfeasibleError
@@ -55,9 +54,6 @@ STUDENT = "student"
 """Folder of the finished student inside a run."""
 
 LOCK = "run.lock"
-
-EFFORT = 0.25
-"""Of the search behind a run's certificate: three seconds; `polydistill certify` looks harder."""
 
 
 class LockedError(RuntimeError):
@@ -110,7 +106,7 @@ def train_run(config: RunConfig, command: str, console: Console | None = None) -
         main = trainer.is_world_process_zero()
         if main:
             dump_config(config, folder / CONFIG)
-            write_certificate(folder, trainer.pipeline)
+            write_certificate(folder, trainer.pipeline, NOT_TRAINED)
             if order is not None and console is not None:
                 console.print(order.lines()[0], highlight=False, markup=False, soft_wrap=True)
         trainer.train(resume_from_checkpoint=True)
@@ -120,7 +116,7 @@ def train_run(config: RunConfig, command: str, console: Console | None = None) -
         if main:
             assert student is not None
             save_student(student, trainer.processing_class, folder / STUDENT)
-            write_certificate(folder, trainer.pipeline)
+            certify_learned(folder, trainer.pipeline)
             summary = _summary(config, trainer, evaluation, recorder, command, started, perf_counter() - clock)
             if order is not None:
                 summary = summary.model_copy(update={"says": [*summary.says, order.says]})
@@ -165,12 +161,6 @@ def save_student(model: Any, tokenizer: Any, folder: Path) -> None:
         model.generation_config = GenerationConfig.from_model_config(model.config)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def write_certificate(folder: Path, pipeline: Pipeline) -> None:
-    """What the weights promise, derived and searched before the run starts (and again when it has learned)."""
-    certificate = certify(pipeline, effort=EFFORT)
-    (folder / CERTIFICATE).write_text(certificate.to_json() + "\n", encoding="utf-8")
 
 
 def hardware() -> str:
