@@ -144,17 +144,29 @@ def has_liger() -> bool:
 
 
 def liger_times_k(work: Workload) -> Call:
-    """One call of Liger's fused linear JSD per teacher, towards its forward KL end."""
-    from liger_kernel.transformers import LigerFusedLinearJSD
-
+    """One call of Liger's JSD per teacher, at its forward KL end: fused kernels on CUDA, its chunked loss on a CPU."""
     hidden, weight = work.hidden.requires_grad_(), work.weight.requires_grad_()
-    rule = LigerFusedLinearJSD(jsd_beta=0.0)
+    if work.case.device == "cuda":
+        from liger_kernel.transformers import LigerFusedLinearJSD
+
+        fused = LigerFusedLinearJSD(jsd_beta=0.0)
+
+        def one(teacher: Spoken) -> Tensor:
+            return fused(hidden, weight, teacher.hidden, teacher.head.weight)
+    else:
+        from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
+
+        chunked = LigerFusedLinearJSDLoss(weight_hard_loss=0.0, weight_soft_loss=1.0, beta=0.0)
+        label = work.positions.target
+
+        def one(teacher: Spoken) -> Tensor:
+            return chunked(hidden, weight, teacher.hidden, teacher.head.weight, label)
 
     def call() -> float:
         hidden.grad = weight.grad = None
         total = 0.0
         for teacher in work.spoken:
-            loss = rule(hidden, weight, teacher.hidden, teacher.head.weight)
+            loss = one(teacher)
             loss.backward()
             total += float(loss.detach())
         return total
