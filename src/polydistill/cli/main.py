@@ -141,6 +141,8 @@ def evaluate(run: Annotated[Path, typer.Argument(help="folder of a finished run"
         table.add_row(f"KL({name} || student)", *(f"{x:.3f}" for x in gaps.values()), style="dim")
     table.add_row("KL(pool || student)", *(f"{x:.3f}" for x in record.kl_to_pool.values()), style="dim")
     console.print(table)
+    for name, value in record.constraints.items():
+        console.print(f"constraint {name}: {value:.4g}", highlight=False, markup=False, soft_wrap=True)
     _write(json_file, record.model_dump(mode="json"))
 
 

@@ -36,6 +36,8 @@ class ConstraintRecord(BaseModel):
         safest: the safest teacher's own value.
         met: the limit is met, within the tolerance.
         infeasible: it was given up.
+        held_out: the student's value on held-out text, or on texts written by the finished student; None when not
+            measured.
         says: the same in one sentence.
     """
 
@@ -51,6 +53,7 @@ class ConstraintRecord(BaseModel):
     safest: float | None = None
     met: bool | None = None
     infeasible: bool = False
+    held_out: float | None = None
     says: str = ""
 
 
@@ -100,6 +103,7 @@ class EvaluationRecord(Record):
         teacher_losses: teacher -> task or domain -> cross-entropy.
         kl_to_teacher: teacher -> task or domain -> `KL(p_k || q)`.
         kl_to_pool: task or domain -> `KL(pool || q)`, the pool under the weights that training uses.
+        constraints: constraint -> student's value; those that the text has positions for.
     """
 
     kind: Literal["evaluation"] = "evaluation"
@@ -110,6 +114,7 @@ class EvaluationRecord(Record):
     teacher_losses: dict[str, ByTask] = {}
     kl_to_teacher: dict[str, ByTask] = {}
     kl_to_pool: ByTask = {}
+    constraints: dict[str, float] = {}
 
 
 class ResumeRecord(Record):

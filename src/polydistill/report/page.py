@@ -20,7 +20,7 @@ from polydistill.report import figures
 from polydistill.report.figures import Figure
 from polydistill.report.folder import Run, read_run
 from polydistill.report.ribbon import RibbonView, view
-from polydistill.report.tables import certified, columns, headlines, rows, time_shares
+from polydistill.report.tables import LIMIT_COLUMNS, certified, columns, headlines, limits, rows, time_shares
 from polydistill.report.words import UNDERLINES, duration, teacher_colour
 
 RIBBONS_SHOWN = 12
@@ -67,6 +67,8 @@ def render(run: Run) -> str:
         rows=rows(run),
         plots=plots,
         weight_plots=weight_plots,
+        limits=limits(run),
+        limit_columns=LIMIT_COLUMNS,
         ribbons=[_placed(view(ribbon), run) for ribbon in shown],
         ribbon_plots=ribbon_plots,
         ribbons_left=len(run.ribbons) - len(shown),

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from polydistill.records import Score
+from polydistill.records import ConstraintRecord, Score
 from polydistill.report.folder import Run
 from polydistill.report.words import duration, student_colour, teacher_colour
 
@@ -136,6 +136,49 @@ def _colour(run: Run, score: Score) -> str:
     if score.role == "student":
         return student_colour(run.students.index(score.name))
     return teacher_colour(run.teachers.index(score.name)) if score.name in run.teachers else "#7f7f7f"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A constraint in the table of limits: its name, its numbers as text, and how it ended."""
+
+    name: str
+    cells: list[str]
+    verdict: str
+
+
+LIMIT_COLUMNS = (
+    "limit",
+    "value",
+    "held out",
+    "multiplier",
+    "weight",
+    "slackness",
+    "movement",
+    "best",
+    "safest teacher",
+)
+"""Of the table of limits."""
+
+
+def limits(run: Run) -> list[Limit]:
+    """How every constraint stands at the end, or where a run without a summary has come to."""
+    found = run.summary.constraints if run.summary is not None else {}
+    if not found and run.steps:
+        found = run.steps[-1].constraints
+    return [_limit(name, record) for name, record in found.items()]
+
+
+def _limit(name: str, record: ConstraintRecord) -> Limit:
+    numbers = (record.limit, record.value, record.held_out, record.multiplier)
+    rest = (record.slackness, record.movement, record.best, record.safest)
+    cells = [*map(_short, numbers), f"{record.weight:.1%}", *map(_short, rest)]
+    met = "met" if record.met else "cannot be met" if record.infeasible else "not met"
+    return Limit(name, cells, "not known" if record.met is None else met)
+
+
+def _short(value: float | None) -> str:
+    return DASH if value is None else f"{value:.4g}"
 
 
 def time_shares(run: Run) -> list[Share]:

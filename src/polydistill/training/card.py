@@ -69,16 +69,18 @@ def _constraints(summary: RunSummary) -> list[str]:
     """Limits on the student with their final values and multipliers; nothing without any."""
     if not summary.constraints:
         return []
-    rows = ["| constraint | limit | value | multiplier | weight | met |", "|---|---|---|---|---|---|"]
+    rows = ["| constraint | limit | value | held out | multiplier | weight | met |", "|---|---|---|---|---|---|---|"]
     for name, c in summary.constraints.items():
         value = "not seen" if c.value is None else f"{c.value:.4g}"
+        held_out = "not measured" if c.held_out is None else f"{c.held_out:.4g}"
         met = "yes" if c.met else "cannot be met" if c.infeasible else "no"
-        rows.append(f"| {name} | {c.limit:.4g} | {value} | {c.multiplier:.3g} | {c.weight:.1%} | {met} |")
+        rows.append(f"| {name} | {c.limit:.4g} | {value} | {held_out} | {c.multiplier:.3g} | {c.weight:.1%} | {met} |")
     return [
         "## Constraints on the student",
         "",
         *rows,
         "",
-        "Values are means over the training distribution during the last steps, not promises about every prompt.",
+        "Values are means over the training distribution during the last steps, and over the held-out data at the end; "
+        "neither is a promise about every prompt.",
         "",
     ]

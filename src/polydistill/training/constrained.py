@@ -161,6 +161,12 @@ class Constrained:
             self.dual.observe(one * sum(flags), one * len(flags))
         return found
 
+    def generated(self, generate: Generate) -> dict[str, float]:
+        """Every rate of flagged texts among what a finished student writes; the dual does not hear of it."""
+        rates = [self.constraints[j] for j in self.carried]
+        flags = {r.name: r.classify(generate(r.prompts)) for r in rates if isinstance(r, GeneratedRate)}
+        return {name: sum(found) / len(found) for name, found in flags.items()}
+
     def commit(self) -> None:
         """End of an optimizer step."""
         self.dual.commit()

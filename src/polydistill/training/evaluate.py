@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from polydistill.logprobs import Head, Positions, Says, Statistics, logits_of
@@ -14,6 +14,7 @@ from polydistill.objective import ForwardKL, distil
 from polydistill.pipeline import Pipeline
 from polydistill.records import EvaluationRecord, Ribbon
 from polydistill.teachers import TeacherSource, head_of, last_hidden_state
+from polydistill.training.constrained import Constrained, student_writer
 from polydistill.training.step import Batch, listen_to
 
 ROWS = 256
@@ -63,6 +64,7 @@ def evaluate(
     step: int,
     task_of: Sequence[str] | None = None,
     ribbons: int = 6,
+    constraints: Constrained | None = None,
 ) -> Evaluation:
     """Losses and divergences of the student on held-out batches; nothing is updated.
 
@@ -76,12 +78,14 @@ def evaluate(
         step: updates done so far, for the record.
         task_of: names of the tasks; the pipeline's when None.
         ribbons: texts shown token by token.
+        constraints: limits whose values are measured as well.
     """
     was_training = student.training
     student.eval()
     names = pipeline.tasks if task_of is None else tuple(task_of)
     sums: dict[str, _Sums] = defaultdict(_Sums)
     shown: list[Ribbon] = []
+    limited = _Limits(constraints)
     for batch in batches:
         rows, positions = batch.positions(reads_prefix=True)
         hidden = last_hidden_state(student, input_ids=batch.input_ids, attention_mask=batch.attention_mask)
@@ -90,11 +94,13 @@ def evaluate(
         needs = pipeline.stack.needs | {"student_gap"}
         outcome = distil(flat, head, spoken, positions, pipeline.decide, ForwardKL(), needs=needs)
         pool = _kl_to_pool(flat, head, spoken, positions, outcome.log_w)
+        limited.add(flat, head, spoken, positions, batch, rows)
         _add(sums, names, pipeline.teachers, positions, outcome.statistics, outcome.cross_entropy, pool)
         if len(shown) < ribbons:
             shown += _ribbons(
                 batch, rows, outcome.log_w, outcome.cross_entropy, pipeline.teachers, tokenizer, len(shown)
             )
+    measured = limited.values(student, tokenizer)
     student.train(was_training)
     kept = {task: total for task, total in sums.items() if total.tokens}
     record = EvaluationRecord(
@@ -104,8 +110,39 @@ def evaluate(
         teacher_losses=_by_teacher(kept, pipeline.teachers, "teacher_loss"),
         kl_to_teacher=_by_teacher(kept, pipeline.teachers, "kl_to_teacher"),
         kl_to_pool={task: total.kl_to_pool / total.tokens for task, total in kept.items()},
+        constraints=measured,
     )
     return Evaluation(record, shown[:ribbons])
+
+
+class _Limits:
+    """Values of the constraints on held-out text, and on what the student writes."""
+
+    def __init__(self, constraints: Constrained | None) -> None:
+        self.constraints = constraints
+        number = 0 if constraints is None else len(constraints.constraints)
+        self.total, self.count = torch.zeros(2, number, dtype=torch.float64)
+
+    def add(
+        self,
+        hidden: Float[Tensor, "N D"],
+        head: Head,
+        spoken: Sequence[Says],
+        positions: Positions,
+        batch: Batch,
+        rows: Int[Tensor, " N"],
+    ) -> None:
+        if self.constraints is None:
+            return
+        found = self.constraints.totals(lambda at: head.logits(hidden[at]), spoken, positions, batch, rows)
+        self.total, self.count = self.total + found[0].cpu(), self.count + found[1].cpu()
+
+    def values(self, student: Any, tokenizer: Any) -> dict[str, float]:
+        if self.constraints is None:
+            return {}
+        pairs = zip(self.constraints.dual.names, self.total.tolist(), self.count.tolist(), strict=True)
+        measured = {name: total / count for name, total, count in pairs if count > 0}
+        return measured | self.constraints.generated(student_writer(student, tokenizer))
 
 
 def _kl_to_pool(

@@ -120,6 +120,7 @@ def train_run(config: RunConfig, command: str, console: Console | None = None) -
             summary = _summary(config, trainer, evaluation, recorder, command, started, perf_counter() - clock)
             if order is not None:
                 summary = summary.model_copy(update={"says": [*summary.says, order.says]})
+            summary = with_held_out(summary, evaluation)
             _leave_behind(config, folder, trainer.pipeline, evaluation, summary)
         trainer.accelerator.wait_for_everyone()
         trainer.accelerator.end_training()
@@ -150,6 +151,7 @@ def evaluate_trainer(trainer: Taught, student: Any) -> Evaluation | None:
         batches,
         trainer.processing_class,
         step=trainer.state.global_step,
+        constraints=trainer.constraints,
     )
 
 
@@ -247,6 +249,19 @@ def learning_says(trainer: Taught) -> list[str]:
     """What may be said about how it learned: a modified gradient, and weights that moved as fast as the student."""
     warned = "" if trainer.watch is None else trainer.watch.warned
     return [*trainer.said, *filter(None, [warned])]
+
+
+def with_held_out(summary: RunSummary, evaluation: Evaluation | None) -> RunSummary:
+    """The constraints with their values on held-out data, and a sentence about those."""
+    found = {} if evaluation is None else evaluation.record.constraints
+    if not found:
+        return summary
+    constraints = {
+        name: record.model_copy(update={"held_out": found.get(name)}) for name, record in summary.constraints.items()
+    }
+    values = ", ".join(f"{name} {value:.4g} (limit {constraints[name].limit:.4g})" for name, value in found.items())
+    said = f"constraints on held-out data: {values}; the multipliers saw the training data only"
+    return summary.model_copy(update={"constraints": constraints, "says": [*summary.says, said]})
 
 
 def refuse_unmet(config: RunConfig, summary: RunSummary) -> None:
