@@ -9,7 +9,7 @@ import pytest
 import servers
 import torch
 
-from polydistill.teachers.served import Lost, Patience, ServedTeacher
+from polydistill.teachers.served import Patience, ServedTeacher, TeacherLostError
 from polydistill.teachers.source import TeacherUnavailableError
 
 QUICK = Patience(connect_s=0.5, read_s=0.5, write_s=0.5, pool_s=5, total_s=1.0, attempts=3, outage_s=4.0, wait_s=8.0)
@@ -210,9 +210,10 @@ def test_waiting_ends_too():
 def test_dropping_goes_on_without_and_counts(scorer, caplog):
     with servers.Faulty(servers.always("503 Service Unavailable"), scorer).running() as url:
         made = teacher(url, on_outage="drop", patience=Patience(**{**vars(QUICK), "attempts": 1}))
-        heard = speak(made)
-    assert isinstance(heard, Lost)
-    assert len(heard) == len(ROWS)
+        with pytest.raises(TeacherLostError, match="503") as caught:
+            speak(made)
+    assert made.tally.lost == 0  # nobody has gone on without it yet
+    assert len(caught.value.without(len(ROWS))) == len(ROWS)
     assert made.tally.lost == len(ROWS)
     assert "3 positions go on without it" in caplog.text
 

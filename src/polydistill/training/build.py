@@ -13,14 +13,16 @@ from trl import SFTConfig
 
 from polydistill import signals, weighting
 from polydistill.cache import Cache, CachedTeacher
-from polydistill.objective import JSD, Divergence, DivideThenPool, ForwardKL, PoolThenDivide, ReverseKL
+from polydistill.objective import Divergence
 from polydistill.safety import Order, Ordered, Tilt, Veto, scores_of
 from polydistill.teachers import LocalTeacher, Teacher
+from polydistill.teachers.served import Patience, ServedTeacher
 from polydistill.training import config as c
 from polydistill.training import config_safety
 from polydistill.training.build_on_policy import SAMPLED, distillation_config
 from polydistill.training.build_safety import build_constraints, build_severity
 from polydistill.training.config_file import ConfigError
+from polydistill.training.config_served import ServedTeacherConfig
 from polydistill.training.data import load_data
 from polydistill.training.drawing import refuse_biased
 from polydistill.training.gradient import AcrossTeachers
@@ -154,21 +156,9 @@ def build_objective(section: c.ObjectiveConfig) -> Divergence:
     Raises:
         ConfigError: a sampled objective outside an on-policy run.
     """
-    common: dict[str, Any] = {
-        "temperature": section.temperature,
-        "ce": section.ce,
-        "temperature_squared": section.temperature_squared,
-    }
-    match section.kind:
-        case "forward_kl":
-            return ForwardKL(**common)
-        case "reverse_kl":
-            return ReverseKL(**common)
-        case "jsd_to_pool":
-            return PoolThenDivide(pair=JSD(section.beta), **common)
-        case "jsd_to_each":
-            return DivideThenPool(pair=JSD(section.beta), **common)
-    raise ConfigError(f"objective.kind: {section.kind} needs text that the student sampled; use mode: on_policy")
+    if section.sampled:
+        raise ConfigError(f"objective.kind: {section.kind} needs text that the student sampled; use mode: on_policy")
+    return section.build()
 
 
 def build_teachers(config: c.RunConfig) -> dict[str, Teacher]:
@@ -188,6 +178,8 @@ def _teacher(name: str, section: c.AnyTeacher, config: c.RunConfig, opened: dict
         if section.cache not in opened:
             opened[section.cache] = Cache(section.cache, section.verify)
         return CachedTeacher(name, opened[section.cache], section.teacher)
+    if isinstance(section, ServedTeacherConfig):
+        return _served(name, section)
     return LocalTeacher.load(
         name,
         section.model,
@@ -195,6 +187,21 @@ def _teacher(name: str, section: c.AnyTeacher, config: c.RunConfig, opened: dict
         revision=section.revision,
         trust_remote_code=section.trust_remote_code,
         **({} if section.device_map is None else {"device_map": section.device_map}),
+    )
+
+
+def _served(name: str, section: ServedTeacherConfig) -> ServedTeacher:
+    return ServedTeacher(
+        name,
+        section.url,
+        section.model,
+        top_logprobs=section.top_logprobs,
+        api_key_env=section.api_key_env,
+        on_outage=section.on_outage,
+        tempered=section.tempered,
+        patience=Patience(**section.patience.model_dump()),
+        concurrency=section.concurrency,
+        body_limit=section.body_limit_mib * 2**20,
     )
 
 

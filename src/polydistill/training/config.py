@@ -6,7 +6,9 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from polydistill.training.config_cache import CacheConfig
+from polydistill.training.config_objective import ObjectiveConfig
 from polydistill.training.config_safety import AnySafety
+from polydistill.training.config_served import ServedTeacherConfig
 from polydistill.training.section import Section
 
 
@@ -40,19 +42,25 @@ class CachedTeacherConfig(Section):
         return self.cache
 
 
-TEACHERS: dict[str, type[Section]] = {"a model": ModelConfig, "a cache": CachedTeacherConfig}
+TEACHERS: dict[str, type[Section]] = {
+    "a model": ModelConfig,
+    "a cache": CachedTeacherConfig,
+    "a server": ServedTeacherConfig,
+}
 """Kinds of teachers by the word that an error has for them; each is told by a key that the others lack."""
 
 
 def kind_of_teacher(section: Any) -> str:
     """Which of `TEACHERS` a section of the file, or one that was read, describes."""
     if isinstance(section, Mapping):
-        return "a cache" if "cache" in section else "a model"
+        return "a cache" if "cache" in section else "a server" if "url" in section else "a model"
     return next((kind for kind, model in TEACHERS.items() if isinstance(section, model)), "a model")
 
 
 AnyTeacher = Annotated[
-    Annotated[ModelConfig, Tag("a model")] | Annotated[CachedTeacherConfig, Tag("a cache")],
+    Annotated[ModelConfig, Tag("a model")]
+    | Annotated[CachedTeacherConfig, Tag("a cache")]
+    | Annotated[ServedTeacherConfig, Tag("a server")],
     Discriminator(kind_of_teacher),
 ]
 
@@ -203,21 +211,6 @@ AnyFactor = Annotated[
 ]
 
 
-class ObjectiveConfig(Section):
-    """What is learned from the teachers."""
-
-    kind: Literal[
-        "forward_kl", "reverse_kl", "jsd_to_pool", "jsd_to_each", "sampled_log_pool", "sampled_linear_pool"
-    ] = Field(
-        default="forward_kl",
-        description="the sampled ones are for on-policy runs; on_policy takes reverse_kl by default",
-    )
-    beta: float = Field(default=0.5, gt=0, lt=1, description="of JSD: the teachers' share of its mixture")
-    temperature: float = Field(default=1.0, gt=0)
-    ce: float = Field(default=0.1, ge=0, le=1, description="share of cross-entropy on the labels")
-    temperature_squared: bool = False
-
-
 class GradientConfig(Section):
     """What an aggregator of torchjd makes of gradients that conflict; needs the extra `gradients`."""
 
@@ -227,7 +220,7 @@ class GradientConfig(Section):
         description="between teachers (in logit space), distillation and labels, or critical contexts and the others",
     )
     share: float = Field(default=0.05, gt=0, le=1, description="teachers: share of uniform weights in the coefficients")
-    sample: int = Field(default=256, ge=1, description="teachers: positions whose inner products are taken")
+    sample: int = Field(default=128, ge=1, description="teachers: positions whose inner products are taken")
     critical: float = Field(default=0.5, gt=0, le=1, description="severity: from which a context is critical")
 
 
@@ -284,7 +277,7 @@ class RunConfig(Section):
     output: str = Field(description="folder of the run")
     student: StudentConfig
     teachers: dict[str, AnyTeacher] = Field(
-        min_length=1, description="name -> model or cache; the order is the order of weights"
+        min_length=1, description="name -> model, cache or server; the order is the order of weights"
     )
     data: DataConfig
     tasks: list[str] | None = Field(default=None, description="names of the tasks; found in the data when left out")

@@ -113,7 +113,8 @@ def _sentence(fault: Any, tree: CommentedMap, path: str | Path, given: set[tuple
     if fault["type"] == "missing":
         return f"{where}: {name!r} is missing"
     message = fault["msg"].removeprefix("Value error, ")
-    shown = "" if isinstance(fault["input"], dict | list) else f", got {fault['input']!r}"
+    secret = bool(location) and location[-1] in ("api_key_env", "url")  # where a key may have been pasted
+    shown = "" if secret or isinstance(fault["input"], dict | list | BaseModel) else f", got {fault['input']!r}"
     return f"{where}: {name}: {message[0].lower() + message[1:]}{shown}"
 
 

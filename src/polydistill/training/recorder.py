@@ -14,6 +14,7 @@ from polydistill.diagnostics import mean_weights, summarise
 from polydistill.guarantee import Guarantee
 from polydistill.records import METRICS, ConstraintRecord, RecordWriter, ResumeRecord, StepRecord
 from polydistill.safety import Verdict, effect
+from polydistill.teachers.served import TeacherLostError
 from polydistill.training.constrained import Constrained
 from polydistill.training.step import StepOutcome
 from polydistill.training.taught import Taught
@@ -59,7 +60,10 @@ class Recorder(TrainerCallback):
             return {}
         clock = perf_counter()
         student = unwrapped(trainer.accelerator.unwrap_model(trainer.model))
-        found = watch.look(student, trainer.visible, trainer.teachers, trainer.pipeline, done.batch, step)
+        try:
+            found = watch.look(student, trainer.visible, trainer.teachers, trainer.pipeline, done.batch, step)
+        except TeacherLostError:  # the run may go on without it; the probe has nothing to say now
+            return {}
         self.seconds["probe"] += perf_counter() - clock
         self.total_seconds["probe"] += perf_counter() - clock
         return found

@@ -46,6 +46,7 @@ from polydistill.training.order_check import check_order
 from polydistill.training.placement import ShardedTeacher
 from polydistill.training.progress import ProgressCallback
 from polydistill.training.recorder import Recorder, constraint_records
+from polydistill.training.served import served_says
 from polydistill.training.severity import says_of, shares
 from polydistill.training.step import listen_to
 from polydistill.training.taught import Taught
@@ -226,7 +227,13 @@ def _summary(
         scores=scores,
         constraints={} if trainer.constraints is None else constraint_records(trainer.constraints.verdicts()),
         severity=shares(trainer.train_dataset),
-        says=trainer.masked + trainer.pipeline.promises() + safety_says(trainer) + learning_says(trainer),
+        says=[
+            *trainer.masked,
+            *trainer.pipeline.promises(),
+            *safety_says(trainer),
+            *learning_says(trainer),
+            *served_says(trainer.teachers, trainer.pipeline.guarantee()),
+        ],
         seconds=dict(recorder.total_seconds),
         wall_seconds=seconds,
     )

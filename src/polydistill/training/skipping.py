@@ -12,6 +12,7 @@ variation (T5); for the log pool that is false, so there only exact zeros are sk
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -23,6 +24,8 @@ from polydistill.logprobs import Informed, Known, Positions, Says, Spoken, Stati
 from polydistill.objective import Decide
 from polydistill.pipeline import Pipeline
 from polydistill.simplex import compose, mask
+from polydistill.teachers import TeacherUnavailableError
+from polydistill.teachers.served import Lost
 from polydistill.weighting import Operator, Product
 
 
@@ -190,6 +193,25 @@ def without_sleepers(decide: Decide, spoke: Bool[Tensor, "N K"]) -> Decide:
         return mask(log_w, here), carry
 
     return decided
+
+
+def without_lost(decide: Decide, spoken: Sequence[Says], rows: Int[Tensor, " N"]) -> Decide:
+    """`decide` in which the teachers that are out have no weight, and the others share it.
+
+    Args:
+        decide: of the pipeline.
+        spoken: by every teacher, `Lost` where it is out.
+        rows: the positions.
+
+    Raises:
+        TeacherUnavailableError: all are out.
+    """
+    here = [not isinstance(says, Lost) for says in spoken]
+    if all(here):
+        return decide
+    if not any(here):
+        raise TeacherUnavailableError("every teacher is out; there is nobody to learn from")
+    return without_sleepers(decide, torch.tensor(here, device=rows.device).expand(len(rows), -1))
 
 
 def _known(factor: Operator) -> bool:

@@ -18,9 +18,10 @@ from polydistill.logprobs import UNKNOWN, Head, Positions, Says, Statistics
 from polydistill.objective import Decide, Divergence, NonFiniteError, Outcome, distil
 from polydistill.pipeline import Pipeline
 from polydistill.teachers import TeacherSource
+from polydistill.teachers.served import TeacherLostError
 from polydistill.training.drawing import Drawing
 from polydistill.training.groups import Part, Split
-from polydistill.training.skipping import awake, speak_where_awake, without_sleepers
+from polydistill.training.skipping import awake, speak_where_awake, without_lost, without_sleepers
 
 IGNORED = -100
 """Label of a position that is not trained on."""
@@ -144,14 +145,31 @@ class StepOutcome:
 
 
 def listen_to(
-    teachers: Sequence[TeacherSource], batch: Batch, rows: Int[Tensor, " N"], runs: Bool[Tensor, "B K"] | None = None
+    teachers: Sequence[TeacherSource],
+    batch: Batch,
+    rows: Int[Tensor, " N"],
+    runs: Bool[Tensor, "B K"] | None = None,
+    *,
+    may_be_lost: bool = False,
 ) -> tuple[list[Says], float]:
-    """What every teacher says about `rows`, each run once (on the sequences of `runs`), and the seconds it took."""
+    """What every teacher says about `rows`, each run once (on the sequences of `runs`), and the seconds it took.
+
+    Raises:
+        TeacherUnavailableError: one does not answer. If it is one that a run may go on without, and `may_be_lost`, what
+            it says is `Lost` instead, and its weight must be 0.
+    """
     clock, ids, mask = perf_counter(), batch.input_ids, batch.attention_mask
-    if runs is None:
-        spoken = [teacher.speak(ids, mask, rows) for teacher in teachers]
-    else:
-        spoken = [speak_where_awake(teacher, ids, mask, rows, runs[:, k]) for k, teacher in enumerate(teachers)]
+    spoken: list[Says] = []
+    for k, teacher in enumerate(teachers):
+        try:
+            if runs is None:
+                spoken.append(teacher.speak(ids, mask, rows))
+            else:
+                spoken.append(speak_where_awake(teacher, ids, mask, rows, runs[:, k]))
+        except TeacherLostError as error:
+            if not may_be_lost:
+                raise
+            spoken.append(error.without(len(rows)))
     return spoken, perf_counter() - clock
 
 
@@ -203,7 +221,8 @@ def step(
         drawing = Drawing.of(pipeline, draws, positions, sequence, len(batch.input_ids))
         # Constraints and gradients across teachers look at every teacher.
         runs = drawing.runs(sequence, len(batch.input_ids)) if penalty is None and notice is None else None
-    spoken, seconds = listen_to(teachers, batch, rows, runs)
+    spoken, seconds = listen_to(teachers, batch, rows, runs, may_be_lost=True)
+    decide = without_lost(decide, spoken, rows)
     flat = hidden.flatten(0, 1)[rows]
 
     def distilled(part: Part) -> Outcome:

@@ -20,6 +20,7 @@ from polydistill.training.gradient import AcrossTeachers
 from polydistill.training.groups import AcrossGroups
 from polydistill.training.placement import Copied, Placement, refuse_silent_single
 from polydistill.training.sampled import Sampled
+from polydistill.training.served import fit_served, served_facts
 from polydistill.training.step import Batch, StepOutcome
 from polydistill.training.watch import Watch
 from polydistill.weighting import Operator
@@ -50,6 +51,7 @@ class Taught(Checkpointed):
     last_step: StepOutcome | None = None
     observers: "list[Observer]"
     loss_bytes: int | None = None
+    draws: int | None = None
     gradient: AcrossTeachers | AcrossGroups | None = None
     said: tuple[str, ...] = ()
 
@@ -94,6 +96,8 @@ class Taught(Checkpointed):
         student = student.get_base_model() if isinstance(student, PeftModel) else student
         self.visible = len(tokens_by_id(tokenizer))
         said = [check_rows(student.get_output_embeddings().weight.shape[0], self.visible, "the student")]
+        looks_at_all = self.constraints is not None or self.gradient is not None or self.draws is not None
+        fit_served(self.teachers, self.pipeline, self.objective, looks_at_all=looks_at_all)
         said += [teacher.agree_with(tokenizer, self.visible) for teacher in self.teachers]
         self.masked = [sentence for sentence in said if sentence]
         for sentence in self.masked:
@@ -126,6 +130,7 @@ class Taught(Checkpointed):
         }
         if mode == "train":
             self.pipeline.stack.observe(outcome.statistics)
+            heard |= served_facts(self.teachers)
             for observer in self.observers:
                 heard |= observer(done, self)
         return heard

@@ -3,6 +3,7 @@
 import asyncio
 import email.utils
 import json
+import logging
 import math
 import random
 import time
@@ -16,6 +17,8 @@ import stamina
 
 from polydistill.teachers.served.address import Address, Patience
 from polydistill.teachers.source import TeacherUnavailableError
+
+logging.getLogger("stamina").setLevel(logging.ERROR)  # a line per try; ours comes once per outage and says why
 
 SHOWN = 200
 """Characters of an unwelcome answer that are shown."""
@@ -128,7 +131,7 @@ class Client:
         budget = p.wait_s if self.waits else p.outage_s
         started = time.monotonic()
 
-        def again(error: Exception) -> bool | float:
+        def again(error: BaseException) -> bool | float:
             if not isinstance(error, OutageError):
                 return False
             self.counts.retries += 1

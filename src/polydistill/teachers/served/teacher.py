@@ -15,7 +15,7 @@ from polydistill.logprobs import Informed, Known, Says, Sparse
 from polydistill.teachers.served.address import Address, Patience
 from polydistill.teachers.served.answer import Entries, OtherTokensError, read_entries, read_json
 from polydistill.teachers.served.client import Client, OutageError, RefusedError
-from polydistill.teachers.served.lost import Lost
+from polydistill.teachers.served.lost import TeacherLostError
 from polydistill.teachers.source import TeacherUnavailableError
 from polydistill.teachers.truncated import Completed, entropy_width, tempered_error
 from polydistill.teachers.vocabulary import VocabularyMismatchError
@@ -77,7 +77,7 @@ class ServedTeacher:
         top_logprobs: k, entries per position; the server may limit it (vLLM: `--max-logprobs`, 20 by default).
         api_key_env: environment variable with the key.
         on_outage: `fail` ends the run; `wait` tries again for `patience.wait_s`, and what is learned then is what would
-            have been without the outage; `drop` goes on without this teacher's share of the batch.
+            have been without the outage; `drop` raises `TeacherLostError`, and the step goes on without it.
         tempered: `refuse` temperatures other than 1, or take the flattest completion for the truth (`bound`), with
             the bound in the tally.
         temperature: of the objective, for that bound.
@@ -145,9 +145,10 @@ class ServedTeacher:
             raise self._named(error) from error
         self.probed = _Probe(len(ids), time.perf_counter() - clock, len(body), longest)
         self._count(entries, torch.arange(len(ids) - 1))
-        told = self.bounds()
+        told, p = self.bounds(), self.probed
         self.tally = Tally()
-        return told
+        limit = "" if p.longest is None else f", which takes up to {p.longest:,}"
+        return f"{told} (a probe of {p.tokens} tokens{limit}: {p.seconds:.2f} s, {p.bytes:,} bytes)"
 
     def speak(self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"], rows: Int[Tensor, " N"]) -> Says:
         """The named entries and the tail of every row, with what is known exactly beside them.
@@ -162,21 +163,16 @@ class ServedTeacher:
         except OutageError as error:
             if self.on_outage != "drop":
                 raise self._named(error) from error
-            self.tally.lost += len(rows)
-            logger.warning("teacher %r is out, %d positions go on without it: %s", self.name, len(rows), error)
-            return Lost(len(rows), self._visible(), str(error))
+            raise TeacherLostError(str(self._named(error)), self._visible(), self._lost) from error
         except TeacherUnavailableError as error:
             raise self._named(error) from error
         return self._assembled(asked, [self._read(b, one.ids) for b, one in zip(bodies, asked, strict=True)], rows)
 
     def describe(self) -> str:
-        """Where it is, and what the probe found."""
-        p = self.probed
-        longest = "" if p.longest is None else f", up to {p.longest:,} tokens"
-        speed = "" if not p.tokens else f"; the probe of {p.tokens} tokens took {p.seconds:.2f} s and {p.bytes:,} bytes"
+        """Where it is and what it is asked; the same at every time, so that a cache can tell it by this."""
         return (
-            f"{self.model!r} served at {self.address.url}{longest}; {self.k} log-probabilities per position and the "
-            f"next token's; on outage: {self.on_outage}{speed}"
+            f"{self.model!r} served at {self.address.url}; {self.k} log-probabilities per position and the next "
+            f"token's; on outage: {self.on_outage}"
         )
 
     def bounds(self) -> str:
@@ -296,6 +292,10 @@ class ServedTeacher:
             advice = f"; waited for {self.client.patience.wait_s:g} s"
         who = f"teacher {self.name!r}: "
         return TeacherUnavailableError(f"{'' if str(error).startswith(who) else who}{error}{advice}")
+
+    def _lost(self, positions: int) -> None:
+        self.tally.lost += positions
+        logger.warning("teacher %r is out: %d positions go on without it", self.name, positions)
 
     def _told(self, sentence: str) -> None:
         logger.warning("teacher %r: %s", self.name, sentence)

@@ -1,0 +1,52 @@
+"""A teacher on a server, in the configuration."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from polydistill.training.section import Section
+
+
+class PatienceConfig(Section):
+    """Seconds to wait for each thing, and for how long to try again."""
+
+    connect_s: float = Field(default=5.0, gt=0, description="to be connected")
+    read_s: float = Field(default=60.0, gt=0, description="between two pieces of an answer")
+    write_s: float = Field(default=30.0, gt=0, description="between two pieces of a request")
+    pool_s: float = Field(default=120.0, gt=0, description="for a free connection")
+    total_s: float = Field(default=180.0, gt=0, description="for one whole answer, however busy the line is")
+    attempts: int = Field(default=6, ge=1, description="of one request, when the server is to blame")
+    outage_s: float = Field(default=60.0, gt=0, description="after that much trying the server counts as out")
+    wait_s: float = Field(default=3600.0, gt=0, description="the same under `on_outage: wait`")
+
+
+class ServedTeacherConfig(Section):
+    """A teacher behind an OpenAI-compatible server that gives prompt log-probabilities, such as vLLM."""
+
+    url: str = Field(description="up to and with /v1; no user, password or query in it")
+    model: str = Field(description="as the server calls it")
+    top_logprobs: int = Field(
+        default=20, ge=1, description="entries per position; the server limits them (vLLM: --max-logprobs)"
+    )
+    api_key_env: str | None = Field(default=None, description="NAME of the environment variable with the key")
+    on_outage: Literal["fail", "wait", "drop"] = Field(
+        default="fail", description="end the run, wait for the server, or go on without it (forward KL only)"
+    )
+    tempered: Literal["refuse", "bound"] = Field(
+        default="refuse", description="at a temperature other than 1: refuse, or accept with a stated bound"
+    )
+    concurrency: int = Field(default=8, ge=1, description="requests under way at most, one sequence each")
+    body_limit_mib: int = Field(default=64, ge=1, description="of an answer that is read at most")
+    patience: PatienceConfig = PatienceConfig()
+
+    @property
+    def source(self) -> str:
+        """Where it comes from."""
+        return f"{self.model} at {self.url}"
+
+    @model_validator(mode="after")
+    def _hides_nothing(self) -> "ServedTeacherConfig":
+        from polydistill.teachers.served import Address
+
+        Address(self.url, self.api_key_env)
+        return self

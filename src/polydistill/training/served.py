@@ -1,0 +1,106 @@
+"""Served teachers in a run: what does not go together with them, and what the run says about them."""
+
+import math
+from collections.abc import Sequence
+
+from polydistill.guarantee import Guarantee
+from polydistill.objective import Divergence, ForwardKL
+from polydistill.pipeline import Pipeline
+from polydistill.signals import Entropy
+from polydistill.teachers.served import ServedTeacher
+
+
+def served_among(teachers: Sequence[object]) -> list[ServedTeacher]:
+    """The served ones."""
+    return [teacher for teacher in teachers if isinstance(teacher, ServedTeacher)]
+
+
+def fit_served(
+    teachers: Sequence[object], pipeline: Pipeline, objective: object, *, looks_at_all: bool
+) -> list[ServedTeacher]:
+    """Refuse what a served teacher cannot give; returns the served ones, told of the objective's temperature.
+
+    Args:
+        teachers: of the run.
+        pipeline: whom we trust.
+        objective: what is learned.
+        looks_at_all: something in the run looks at every teacher at every position: constraints, drawn teachers or a
+            modified gradient.
+
+    Raises:
+        ValueError: naming the teacher, what does not go, and why.
+    """
+    found = served_among(teachers)
+    temperature = objective.temperature if isinstance(objective, Divergence) else 1.0
+    for teacher in found:
+        teacher.temperature = temperature
+        if unknown := sorted(pipeline.stack.needs & teacher.unknown):
+            raise ValueError(
+                f"teacher {teacher.name!r} is truncated: {', '.join(unknown)}, which the weights read, depends on what "
+                "it does not name; label likelihood, prefix posterior, maximum and margin are known exactly, entropy "
+                "with a stated bound"
+            )
+        if temperature != 1.0 and teacher.tempered == "refuse":
+            raise ValueError(
+                f"teacher {teacher.name!r} is truncated and knows its distribution at temperature 1 only, servers "
+                f"ignore the temperature for prompt log-probabilities; use temperature 1 instead of {temperature:g}, "
+                "or `tempered: bound` to accept the error that the unnamed mass leaves, with its bound"
+            )
+        if teacher.on_outage == "drop":
+            _refuse_drop(teacher, len(teachers), objective, looks_at_all)
+    return found
+
+
+def _refuse_drop(teacher: ServedTeacher, teachers: int, objective: object, looks_at_all: bool) -> None:
+    who = f"teacher {teacher.name!r}: `on_outage: drop`"
+    if not isinstance(objective, ForwardKL):
+        raise ValueError(
+            f"{who} needs forward_kl: losing a teacher of small weight moves a linear pool by at most that weight "
+            "(T5), any other target without such a bound; use `wait`"
+        )
+    if teachers < 2:
+        raise ValueError(f"{who} needs another teacher to go on with; use `wait`")
+    if looks_at_all:
+        raise ValueError(
+            f"{who} does not go together with constraints, drop_teachers or a modified gradient, which look at every "
+            "teacher; use `wait`"
+        )
+
+
+def served_facts(teachers: Sequence[object]) -> dict[str, float]:
+    """For the log of a step: what truncation and outages cost so far, by teacher."""
+    facts: dict[str, float] = {}
+    for teacher in served_among(teachers):
+        t, counts = teacher.tally, teacher.client.counts
+        facts |= {
+            f"distil/served/{teacher.name}/unnamed_mass": t.mean(t.tail),
+            f"distil/served/{teacher.name}/entropy_width": t.mean(t.entropy_width),
+            f"distil/served/{teacher.name}/retries": float(counts.retries),
+            f"distil/served/{teacher.name}/lost_positions": float(t.lost),
+        }
+    return facts
+
+
+def served_says(teachers: Sequence[object], guarantee: Guarantee) -> list[str]:
+    """What may be said about served teachers at the end of a run."""
+    said = []
+    for teacher in served_among(teachers):
+        t = teacher.tally
+        if t.positions:
+            said.append(teacher.bounds() + _weights_off(t.worst_entropy_width, guarantee))
+        if t.lost:
+            said.append(
+                f"teacher {teacher.name!r} was out at {t.lost:,} of {t.lost + t.positions:,} positions and the others "
+                f"were taken without it: the pooled target moved there by at most the weight it would have had, "
+                f"{guarantee.ceiling:.3f} at most (T5)"
+            )
+    return said
+
+
+def _weights_off(width: float, guarantee: Guarantee) -> str:
+    """How far the weights can be off when one teacher's entropy is smaller than it is taken for by at most `width`."""
+    modulus = sum(m.once for m in guarantee.moduli if m.evidence == Entropy.name)
+    if not modulus:
+        return ""
+    shift = math.tanh(min(modulus * width, 2.0 * guarantee.range) / 4.0)
+    return f"; the weights, which read the entropy, are off by at most {shift:.3f} for it (total variation, T2)"

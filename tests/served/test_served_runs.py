@@ -1,0 +1,216 @@
+"""Whole runs with a teacher on a server: as good as the same teacher here, and honest about what it does not say."""
+
+import json
+import re
+
+import models
+import pytest
+import servers
+import torch
+from safetensors.torch import load_file
+
+from polydistill.training.build import build_trainer
+from polydistill.training.check import check_run
+from polydistill.training.config import RunConfig
+from polydistill.training.config_file import ConfigError, load_config
+from polydistill.training.run import evaluate_run, train_run
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+
+QUICK = {"connect_s": 1, "read_s": 10, "total_s": 20, "attempts": 2, "outage_s": 3, "wait_s": 20}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    root = tmp_path_factory.mktemp("models")
+    for seed, name in enumerate(("student", "big", "small")):
+        models.saved(root / name, seed)
+    with (root / "data.jsonl").open("w") as stream:
+        for row in models.texts(12):
+            stream.write(json.dumps({"text": row["text"], "task": row["task"]}) + "\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def here():
+    """The teacher `big` in a server of this process that may be spoiled."""
+    return servers.scorer(1)
+
+
+def config(place, output, url=None, *, teachers=None, **more) -> RunConfig:
+    """`big` served (at `url`) or local, and `small` local."""
+    big = {"model": str(place / "big")}
+    if url is not None:
+        big = {"url": url, "model": servers.MODEL, "top_logprobs": 300, "patience": QUICK}
+        big |= {"api_key_env": servers.VARIABLE, **more.pop("served", {})}
+    tree = {
+        "output": str(output),
+        "student": str(place / "student"),
+        "teachers": {"big": big, "small": str(place / "small")} if teachers is None else teachers,
+        "data": {"train": str(place / "data.jsonl"), "evaluation": str(place / "data.jsonl"), "max_length": 48},
+        "weighting": [{"kind": "prefix_posterior"}, {"kind": "softmax", "signal": "entropy"}],
+        "training": {"max_steps": 4, "batch_size": 4, "learning_rate": 0.01, "cpu": True, "log_steps": 1},
+    }
+    return RunConfig.model_validate({**tree, **more})
+
+
+def student(run) -> dict[str, torch.Tensor]:
+    return load_file(run / "student" / "model.safetensors")
+
+
+def trained(place, output, url=None, **more):
+    return train_run(config(place, output, url, **more), "test")
+
+
+@pytest.mark.slow
+def test_a_served_teacher_teaches_what_the_same_one_teaches_here(place, here, tmp_path):
+    """It may name all 300 entries, so nothing is truncated: the students differ by rounding only."""
+    trained(place, tmp_path / "local")
+    with servers.Faulty(servers.well, here).running() as url:
+        summary = trained(place, tmp_path / "served", url)
+    local, served = student(tmp_path / "local"), student(tmp_path / "served")
+    for name, value in local.items():
+        torch.testing.assert_close(served[name], value, atol=2e-3, rtol=0)
+    assert any("'big' is truncated" in said for said in summary.says)
+    records = [json.loads(line) for line in (tmp_path / "served" / "metrics.jsonl").read_text().splitlines()]
+    assert any("served/big/unnamed_mass" in str(record) for record in records)
+
+
+@pytest.mark.slow
+def test_waiting_leaves_the_same_student_byte_for_byte(place, here, tmp_path):
+    with servers.Faulty(servers.well, here).running() as url:
+        trained(place, tmp_path / "undisturbed", url)
+
+    def out_for_a_while(server, connection, content, number):
+        if 6 <= number < 10:
+            servers.say(connection, {"error": "restarting"}, "503 Service Unavailable")
+        else:
+            servers.well(server, connection, content, number)
+
+    faulty = servers.Faulty(out_for_a_while, here)
+    with faulty.running() as url:
+        trained(place, tmp_path / "disturbed", url, served={"on_outage": "wait"})
+    assert faulty.asked > 16
+    first, second = (student(tmp_path / name) for name in ("undisturbed", "disturbed"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.slow
+def test_dropping_goes_on_and_says_what_it_cost(place, here, tmp_path):
+    def out_in_the_second_step(server, connection, content, number):
+        if number == 9:  # after the vocabulary's probe, a step of four sequences, and the probe batch
+            servers.say(connection, {"error": "gone"}, "503 Service Unavailable")
+        else:
+            servers.well(server, connection, content, number)
+
+    faulty = servers.Faulty(out_in_the_second_step, here)
+    impatient = {"on_outage": "drop", "patience": {**QUICK, "attempts": 1}, "concurrency": 1}
+    with faulty.running() as url:
+        summary = trained(place, tmp_path / "run", url, served=impatient)
+    (said,) = [line for line in summary.says if "was out at" in line]
+    assert re.match(r"teacher 'big' was out at \d{2,3} of ", said)
+    assert "moved there by at most the weight it would have had" in said
+    assert "(T5)" in said
+
+
+@pytest.mark.slow
+def test_without_the_right_to_drop_the_run_ends_with_the_reason(place, here, tmp_path):
+    def out(server, connection, content, number):
+        if number > 4:
+            servers.say(connection, {"error": "gone"}, "503 Service Unavailable")
+        else:
+            servers.well(server, connection, content, number)
+
+    with (
+        servers.Faulty(out, here).running() as url,
+        pytest.raises(RuntimeError, match=r"'big'.*503.*gone.*on_outage: wait"),
+    ):
+        trained(place, tmp_path / "run", url)
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ({"objective": {"temperature": 2.0}}, r"'big' is truncated and knows its distribution at temperature 1 only"),
+        ({"weighting": [{"kind": "softmax", "signal": "consensus"}]}, r"'big' is truncated: distance_to_pool"),
+        ({"weighting": [{"kind": "softmax", "signal": "student_gap"}]}, r"'big' is truncated: student_gap"),
+        (
+            {"served": {"on_outage": "drop"}, "objective": {"kind": "reverse_kl"}},
+            r"`on_outage: drop` needs forward_kl.*\(T5\)",
+        ),
+        (
+            {"served": {"on_outage": "drop"}, "training": {"drop_teachers": 1, "cpu": True}},
+            r"`on_outage: drop` does not go together with",
+        ),
+    ],
+)
+def test_what_cannot_be_known_is_refused_before_anybody_is_asked(place, tmp_path, more, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        build_trainer(config(place, tmp_path / "run", "http://127.0.0.1:1/v1", **more))
+
+
+def test_a_temperature_is_accepted_with_its_bound_on_request(place, here, tmp_path):
+    with servers.Faulty(servers.well, here).running() as url:
+        tempered = {"top_logprobs": 100, "tempered": "bound"}
+        found = check_run(config(place, tmp_path / "run", url, served=tempered, objective={"temperature": 2.0}))
+    (said,) = [fact for fact in found.facts if "'big' is truncated" in fact]
+    assert "at temperature 2 it is off by at most" in said
+
+
+def test_check_says_what_the_probe_found(place, url, tmp_path):
+    found = check_run(config(place, tmp_path / "run", url, served={"top_logprobs": 50}))
+    (served,) = [fact for fact in found.facts if fact.startswith("teacher 'big': 'tiny' served at http://127.0.0.1")]
+    assert served.endswith("50 log-probabilities per position and the next token's; on outage: fail")
+    (probe,) = [fact for fact in found.facts if "mass that it does not name" in fact]
+    assert "a probe of 64 tokens, which takes up to 128: " in probe
+
+
+def test_a_sampled_objective_asks_the_server_for_the_students_own_tokens(place, here, tmp_path):
+    with (tmp_path / "prompts.jsonl").open("w") as stream:
+        for row in models.completions(8):
+            stream.write(json.dumps(row) + "\n")
+    more = {
+        "data": {"train": str(tmp_path / "prompts.jsonl")},
+        "weighting": [{"kind": "task_prior", "table": {}}],
+        "objective": {"kind": "sampled_linear_pool", "ce": 0.0},
+        "training": {"mode": "on_policy", "completion_length": 6, "max_steps": 2, "batch_size": 4, "cpu": True},
+    }
+    faulty = servers.Faulty(servers.well, here)
+    with faulty.running() as url:
+        summary = trained(place, tmp_path / "run", url, served={"top_logprobs": 1}, **more)
+    assert summary.steps == 2
+    assert faulty.asked == 1 + 2 * 4
+
+
+@pytest.mark.slow
+def test_the_key_is_in_no_file_of_the_run(place, url, tmp_path):
+    trained(place, tmp_path / "run", url, served={"top_logprobs": 30})
+    evaluate_run(tmp_path / "run")
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert any(path.name == "config.yaml" and servers.VARIABLE in path.read_text() for path in files)
+    assert not [path for path in files if servers.KEY.encode() in path.read_bytes()]
+
+
+@pytest.mark.parametrize(
+    ("entry", "sentence"),
+    [
+        ("{url: http://h/v1, model: m, api_key_env: sk-abcdefg}", "is the NAME of an environment variable"),
+        (
+            "{url: http://h/v1, model: m, api_key: sk-abcdefg}",
+            "key 'teachers.big.api_key'; did you mean 'api_key",
+        ),
+        ("{url: http://u:sk-abcdefg@h/v1, model: m}", "must not carry a user"),
+        ("{url: http://h/v1, model: m, top_logprob: 5}", "did you mean 'top_logprobs'?"),
+        ("{url: http://h/v1}", "'teachers.big.model' is missing"),
+    ],
+)
+def test_a_mistake_in_the_file_is_named_without_the_key(tmp_path, entry, sentence):
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        f"output: x\nstudent: s\nteachers:\n  big: {entry}\ndata: {{train: d}}\nweighting: [{{kind: softmax}}]\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_config(file)
+    assert sentence in str(caught.value)
+    assert "run.yaml, line 4" in str(caught.value)
+    assert "sk-abcdefg" not in str(caught.value)
