@@ -122,7 +122,7 @@ class AcrossTeachers:
 
     method: str = "upgrad"
     share: float = 0.05
-    sample: int = 256
+    sample: int = 128
 
     def __post_init__(self) -> None:
         if self.method == "graddrop":
