@@ -14,6 +14,7 @@ CODES = {
     "CheckpointError": DATA,
     "VocabularyMismatchError": DATA,
     "RecordError": DATA,
+    "CacheError": DATA,
     "SchemaVersionError": DATA,
     "TeacherUnavailableError": TEACHER,
     "NonFiniteValueError": NUMERICS,

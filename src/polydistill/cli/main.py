@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from polydistill.cli.cache import app as cache_app
 from polydistill.cli.faults import leave
 from polydistill.cli.serve import serve
 
@@ -272,6 +273,8 @@ def demo(
 
 app.command()(serve)
 
+
+app.add_typer(cache_app, name="cache")
 
 safety_app = typer.Typer(help="Safety of teachers.", no_args_is_help=True)
 app.add_typer(safety_app, name="safety")

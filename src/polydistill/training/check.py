@@ -13,6 +13,7 @@ from torch import nn
 from polydistill.objective.distil import DEFAULT_BYTES
 from polydistill.teachers import LocalTeacher
 from polydistill.training.build import build_trainer
+from polydistill.training.caching import refuse_unheard
 from polydistill.training.config import RunConfig
 from polydistill.training.devices import Layout, Sizes, memory, read_layout, where
 from polydistill.training.order_check import check_order
@@ -76,7 +77,9 @@ def check_run(config: RunConfig, accelerate: str | Path | None = None) -> Check:
     layout = None if accelerate is None else read_layout(accelerate)
     order = check_order(config, keep=False)
     with TemporaryDirectory() as elsewhere:  # a trainer makes its folder; a check leaves nothing behind
-        found = _check(config, build_trainer(config.model_copy(update={"output": elsewhere})), layout)
+        trainer = build_trainer(config.model_copy(update={"output": elsewhere}))
+        refuse_unheard(trainer)
+        found = _check(config, trainer, layout)
     return found if order is None else replace(found, facts=[*found.facts, *order.lines()])
 
 

@@ -1,0 +1,59 @@
+"""A teacher's last hidden state, quantised: with its head, stored once, the whole distribution comes back.
+
+A row is divided by its largest magnitude over `2^(bits-1) - 1` levels and rounded, so that an entry is at most half a
+level away and the logit of entry v at most `level / 2 * sum_d |W_vd|` away.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+
+@dataclass(frozen=True)
+class HiddenForm:
+    """How hidden states are stored.
+
+    Attributes:
+        width: D.
+        bits: of an entry: 8 or 6; four entries of 6 bits share three bytes.
+    """
+
+    width: int
+    bits: int = 8
+
+    def __post_init__(self) -> None:
+        if self.bits not in (6, 8):
+            raise ValueError(f"hidden states are stored with 6 or 8 bits, got {self.bits}")
+
+    def size(self, positions: int) -> int:
+        """Bytes of some positions before zstd."""
+        return positions * (4 + -(-self.width * self.bits // 8))
+
+
+def to_bytes(states: Float[np.ndarray, "P D"], form: HiddenForm) -> bytes:
+    """The scale of every row (float32), then the entries of every row."""
+    most = 2 ** (form.bits - 1) - 1
+    scale = (np.abs(states).max(-1) / most).astype("<f4")
+    codes = np.rint(states / np.maximum(scale, np.finfo(np.float32).tiny)[:, None]).astype(np.int64)
+    codes = np.clip(codes, -most, most)
+    if form.bits == 8:
+        return scale.tobytes() + codes.astype(np.int8).tobytes()
+    digits = ((codes[..., None] + 32) >> np.arange(5, -1, -1)) & 1
+    return scale.tobytes() + np.packbits(digits.reshape(len(states), -1).astype(np.uint8), axis=-1).tobytes()
+
+
+def from_bytes(data: bytes, form: HiddenForm, positions: int) -> Float[np.ndarray, "P D"]:
+    """Hidden states again.
+
+    Raises:
+        ValueError: there are not as many bytes as positions ask for.
+    """
+    if len(data) != form.size(positions):
+        raise ValueError(f"{form.size(positions)} bytes of hidden states are expected, {len(data)} are there")
+    scale = np.frombuffer(data, "<f4", positions)[:, None]
+    raw = np.frombuffer(data, np.uint8, offset=4 * positions).reshape(positions, -1)
+    if form.bits == 8:
+        return raw.view(np.int8) * scale
+    digits = np.unpackbits(raw, axis=-1, count=6 * form.width).reshape(positions, form.width, 6)
+    return ((digits @ (1 << np.arange(5, -1, -1))) - 32).astype(np.float32) * scale

@@ -1,0 +1,151 @@
+"""What a cache is made from, and of: `manifest.json`, written last.
+
+The plan is everything that the bytes of the shards follow from. Two caches with one plan are the same files.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import xxhash
+from pydantic import BaseModel, ConfigDict, Field
+
+from polydistill.cache.shard import SCHEMA
+
+MANIFEST, PLAN, CODEC = "manifest.json", "plan.json", "codec.safetensors"
+
+
+class CacheError(RuntimeError):
+    """A cache cannot be used as it is; the sentence says what is wrong, with which file, and what to do."""
+
+
+class FingerprintError(CacheError):
+    """A cache was made from something else than what it is to be used with."""
+
+
+class Part(BaseModel):
+    """Frozen; a field that it does not have is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TeacherPlan(Part):
+    """One teacher: where it came from, and how it is stored."""
+
+    name: str
+    source: str
+    revision: str | None = None
+    dtype: str
+    weights: str = Field(description="xxh3_128 of its parameters")
+    form: str = Field(default="entries", description="entries, hidden8, hidden6 or draws")
+
+
+class DataPlan(Part):
+    """The text: sources, and xxh3_128 of all keys and tasks in order."""
+
+    sources: list[str]
+    examples: int
+    positions: int
+    xxh3: str
+
+
+class Plan(Part):
+    """Everything that the shards follow from."""
+
+    schema_version: int = SCHEMA
+    tokenizer: str = Field(description="xxh3_128 of its tokens in order of their ids")
+    template: str = Field(description="xxh3_128 of the chat template, or `none`")
+    vocabulary: int
+    temperature: float = 1.0
+    data: DataPlan
+    tasks: list[str]
+    teachers: list[TeacherPlan] = Field(description="in the order of their places")
+    mass: float
+    cap: int
+    least: float
+    step: float
+    signal_step: float
+    draws: int
+    examples_per_shard: int
+    batch: int
+    calibration: int = Field(description="positions that the codec was made from")
+    codec: str = Field(default="calibrated", description="or the xxh3_128 of the codec that was taken over")
+
+    @property
+    def fingerprint(self) -> str:
+        """xxh3_128 of the whole plan."""
+        return xxhash.xxh3_128_hexdigest(canonical(self.model_dump()))
+
+    @property
+    def coding(self) -> str:
+        """xxh3_128 of the plan without the texts: caches that have it in common can share a codec."""
+        return xxhash.xxh3_128_hexdigest(canonical(self.model_dump(exclude={"data", "codec"})))
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the teachers."""
+        return [teacher.name for teacher in self.teachers]
+
+    @property
+    def shards(self) -> int:
+        """Number of shards."""
+        return -(-self.data.examples // self.examples_per_shard)
+
+
+class FileRecord(Part):
+    """A file of the cache."""
+
+    name: str
+    length: int
+    xxh3: str
+
+
+class ShardRecord(FileRecord):
+    """A shard."""
+
+    examples: int
+    positions: int
+
+
+class Manifest(Part):
+    """A finished cache."""
+
+    plan: Plan
+    codec: FileRecord
+    heads: dict[str, FileRecord] = Field(default={}, description="of teachers whose hidden states are stored")
+    shards: list[ShardRecord]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all shards."""
+        return sum(shard.length for shard in self.shards)
+
+    @property
+    def positions(self) -> int:
+        """Positions of all shards."""
+        return sum(shard.positions for shard in self.shards)
+
+
+def canonical(tree: Any) -> bytes:
+    """JSON with sorted keys."""
+    return json.dumps(tree, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def differences(have: Part, want: Part) -> list[str]:
+    """Field by field, what one plan has and the other has not."""
+    ours, theirs = dict(_flat(have.model_dump())), dict(_flat(want.model_dump()))
+    return [
+        f"{name}: the cache has {ours.get(name, 'nothing')}, this run {theirs.get(name, 'nothing')}"
+        for name in sorted(ours | theirs)
+        if ours.get(name) != theirs.get(name)
+    ]
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+            yield from _flat({part["name"]: part for part in value}, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

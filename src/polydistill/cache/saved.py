@@ -1,0 +1,94 @@
+"""The codec as a file: rank of every entry, backgrounds, dictionaries, and the settings in the metadata."""
+
+import json
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+import safetensors.torch
+
+from polydistill.cache.codec import Codec, CodecError
+from polydistill.cache.hidden import HiddenForm
+from polydistill.logprobs import Head
+
+DICTIONARY = "dictionary."
+
+
+def codec_bytes(codec: Codec, build: str) -> bytes:
+    """The file; `order` [V] u32, `log_background` [K, J, V] float16, `dictionary.STREAM` bytes, heads as they are."""
+    tensors: dict[str, np.ndarray] = {
+        "order": codec.order.astype(np.uint32),
+        "log_background": codec.log_background.astype(np.float16),
+        **{DICTIONARY + name: np.frombuffer(data, np.uint8) for name, data in codec.dictionaries.items()},
+    }
+    settings = {
+        "step": codec.step,
+        "signal_step": codec.signal_step,
+        "draws": codec.draws,
+        "sparse": list(codec.sparse),
+        "hidden": {str(place): [form.width, form.bits] for place, form in codec.hidden.items()},
+        "teachers": codec.teachers,
+    }
+    return safetensors.numpy.save(tensors, {"build": build, "codec": json.dumps(settings, sort_keys=True)})
+
+
+def build_of(data: bytes) -> str:
+    """Fingerprint of the build that a file of ours belongs to; empty when it is none."""
+    try:
+        begin = 8 + int.from_bytes(data[:8], "little")
+        return str(json.loads(data[8:begin])["__metadata__"]["build"])
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def head_bytes(head: Head, build: str) -> bytes:
+    """A head: `weight` [V, D] of the visible entries and `bias`; scale and soft cap in the metadata."""
+    tensors = {"weight": head.weight[: head.vocabulary].detach().cpu().contiguous()}
+    if head.bias is not None:
+        tensors["bias"] = head.bias[: head.vocabulary].detach().cpu().contiguous()
+    settings = {"scale": head.scale, "softcap": head.softcap}
+    return safetensors.torch.save(tensors, {"build": build, "head": json.dumps(settings, sort_keys=True)})
+
+
+def head_from(data: bytes) -> Head:
+    """A head from its file."""
+    begin = 8 + int.from_bytes(data[:8], "little")
+    settings = json.loads(json.loads(data[8:begin])["__metadata__"]["head"])
+    tensors = safetensors.torch.load(data)
+    return Head(tensors["weight"], tensors.get("bias"), settings["scale"], settings["softcap"])
+
+
+def codec_of(data: bytes) -> Codec:
+    """A codec from its file.
+
+    Raises:
+        CodecError: this is no such file.
+    """
+    try:
+        begin = 8 + int.from_bytes(data[:8], "little")
+        settings: dict[str, Any] = json.loads(json.loads(data[8:begin])["__metadata__"]["codec"])
+        tensors = safetensors.numpy.load(data)
+        return Codec(
+            order=tensors["order"].astype(np.int64),
+            log_background=_normalised(tensors["log_background"].astype(np.float32)),
+            step=settings["step"],
+            signal_step=settings["signal_step"],
+            draws=settings["draws"],
+            sparse=tuple(settings["sparse"]),
+            hidden={int(place): HiddenForm(*form) for place, form in settings["hidden"].items()},
+            teachers=settings["teachers"],
+            dictionaries={
+                name.removeprefix(DICTIONARY): tensor.tobytes()
+                for name, tensor in tensors.items()
+                if name.startswith(DICTIONARY)
+            },
+        )
+    except Exception as error:  # safetensors raises its own types, json and numpy theirs
+        raise CodecError(f"this is not the codec of a cache, or it is damaged: {error}") from error
+
+
+def _normalised(log_b: np.ndarray) -> np.ndarray:
+    """Rounding to 16 bits costs a background its mass of exactly 1."""
+    if not log_b.size:
+        return log_b
+    return log_b - np.log(np.exp(log_b.astype(np.float64)).sum(-1, keepdims=True)).astype(np.float32)

@@ -1,0 +1,135 @@
+"""What was stored beside what the teachers say now: divergence, and whether the stated bounds hold."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from polydistill.cache.label import SIGNALS
+from polydistill.cache.labeller import Labeller, Text
+from polydistill.cache.shard import key_of
+from polydistill.cache.store import Cache
+from polydistill.cache.teacher import CachedTeacher
+from polydistill.logprobs import Informed, Says, logits_of
+
+NOISE = 1e-4
+"""Nats by which two runs of one model may differ (other batches, other sums)."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One teacher, live and stored.
+
+    Attributes:
+        teacher: its name.
+        positions: compared.
+        kl_mean, kl_p99: `KL(teacher || stored)` over the whole vocabulary, nats.
+        entry_error, entry_bound: largest error of a stored log-probability, and what is stated; nats. For hidden states
+            these are the largest errors of a logit.
+        signal_error, signal_bound: of a signal; nats.
+    """
+
+    teacher: str
+    positions: int
+    kl_mean: float
+    kl_p99: float
+    entry_error: float
+    entry_bound: float
+    signal_error: float
+    signal_bound: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the stated bounds do."""
+        return self.entry_error <= self.entry_bound + NOISE and self.signal_error <= self.signal_bound + NOISE
+
+    def line(self) -> str:
+        """In words."""
+        return (
+            f"{self.teacher}: KL(teacher || stored) {self.kl_mean:.4f} nats on average, {self.kl_p99:.4f} at the 99th "
+            f"percentile of {self.positions:,} positions; largest error {self.entry_error:.4f}, stated is "
+            f"{self.entry_bound:.4f}; of signals {self.signal_error:.5f}, stated is {self.signal_bound:.5f}: "
+            + ("the bounds hold" if self.holds else "THE BOUNDS DO NOT HOLD")
+        )
+
+
+@torch.no_grad()
+def compare(cache: Cache, labeller: Labeller, texts: Sequence[Text], rows: int = 64) -> list[Compared]:
+    """Run the teachers again on texts of the cache.
+
+    Args:
+        cache: to be verified.
+        labeller: the live teachers.
+        texts: a sample, all in the cache.
+        rows: positions whose full distributions are held at once.
+    """
+    teachers = [CachedTeacher(name, cache) for name in cache.names]
+    found: list[list[tuple[Tensor, float, float, float]]] = [[] for _ in teachers]
+    for text, said, positions in labeller.heard(texts):
+        if key_of(text.tokens) not in cache:
+            continue
+        ids = torch.as_tensor(text.tokens)[None]
+        for k, teacher in enumerate(teachers):
+            at = torch.arange(len(text.tokens) - 1)
+            stored = teacher.speak(ids, torch.ones_like(ids), at)
+            assert isinstance(stored, Informed)
+            for part in at.split(rows):
+                label = ids[0, part + 1]
+                found[k].append(_one(said[k], positions[part], stored, part, label, cache, k))
+    return [_summary(cache, k, name, parts) for k, (name, parts) in enumerate(zip(cache.names, found, strict=True))]
+
+
+def _one(
+    live: Says,
+    positions: Int[Tensor, " n"],
+    stored: Informed,
+    part: Int[Tensor, " n"],
+    label: Int[Tensor, " n"],
+    cache: Cache,
+    k: int,
+) -> tuple[Float[Tensor, " n"], float, float, float]:
+    """Divergences, largest error and its bound, largest error of a signal."""
+    logits, ours = logits_of(live, positions).cpu().float(), logits_of(stored, part).float()
+    log_p, log_q = logits.log_softmax(-1), ours.log_softmax(-1)
+    p = log_p.exp()
+    kl = (p * (log_p - log_q)).sum(-1)
+    best = log_p.topk(min(2, log_p.shape[1]), dim=-1).values
+    exact = {
+        "label_log_prob": log_p.gather(1, label[:, None]).squeeze(1),
+        "entropy": -(p * log_p).sum(-1),
+        "maximum": best[:, 0],
+        "margin": best[:, 0] - best[:, -1],
+    }
+    signal = max(float((exact[name] - getattr(stored.known, name)[part]).abs().max()) for name in SIGNALS)
+    if k in cache.codec.sparse:
+        says = stored.says
+        ids, fresh = says.ids[part], says.fresh[part]  # type: ignore[attr-defined]
+        error = (log_p.gather(1, ids) - says.log_p[part]).abs()[fresh]  # type: ignore[attr-defined]
+        return kl, float(error.max()), cache.codec.step, signal
+    scale = says_scale(stored, part, cache, k)
+    return kl, float((logits - ours).abs().max()), scale, signal
+
+
+def says_scale(stored: Informed, part: Int[Tensor, " n"], cache: Cache, k: int) -> float:
+    """Stated bound of a logit made from stored hidden states: half a level times the largest row of the head."""
+    hidden, head = stored.says.hidden[part], stored.says.head  # type: ignore[attr-defined]
+    levels = 2 ** (cache.codec.hidden[k].bits - 1) - 1
+    row = max(float(block.float().abs().sum(-1).max()) for block in head.weight[: head.vocabulary].split(4096))
+    return float(hidden.abs().max()) / levels / 2 * row * abs(head.scale)
+
+
+def _summary(cache: Cache, k: int, name: str, parts: list[tuple[Tensor, float, float, float]]) -> Compared:
+    kl = torch.cat([part[0] for part in parts]).double()
+    return Compared(
+        teacher=name,
+        positions=len(kl),
+        kl_mean=float(kl.mean()),
+        kl_p99=float(np.quantile(kl.numpy(), 0.99)),
+        entry_error=max(part[1] for part in parts),
+        entry_bound=max(part[2] for part in parts),
+        signal_error=max(part[3] for part in parts),
+        signal_bound=cache.codec.signal_step / 2,
+    )

@@ -1,0 +1,191 @@
+"""`polydistill cache`: what teachers said, stored."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+app = typer.Typer(help="What teachers said, stored: build once, train many students.", no_args_is_help=True)
+console = Console()
+
+ConfigFile = Annotated[Path, typer.Argument(help="run.yaml whose teachers are models")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key.path=value, over the file")]
+Folder = Annotated[str, typer.Argument(help="folder or fsspec address of a cache")]
+To = Annotated[
+    str | None, typer.Option("--to", help="folder or fsspec address; by default `cache` in the run's folder")
+]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="also write the result here")]
+
+
+def _say(text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _write(path: Path | None, content: Any) -> None:
+    from polydistill.cli.main import _write as write
+
+    write(path, content)
+
+
+@app.command()
+def build(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    to: To = None,
+    workers: Annotated[int, typer.Option(min=1, help="processes, each with its own copy of the teachers")] = 1,
+    codec_of: Annotated[str | None, typer.Option(help="take over this cache's codec, to merge the two later")] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Label a run's data with its teachers; goes on where an earlier build was cut off."""
+    from polydistill.cli.main import _quiet
+    from polydistill.training.caching import address_of, build_cache
+    from polydistill.training.config_file import load_config
+
+    _quiet()
+    run = load_config(config, overrides or ())
+    address = address_of(run, to)
+    with _bar() as bar:
+        task = bar.add_task("labelling", total=None, said="")
+
+        def tell(progress: Any) -> None:
+            left = progress.seconds_left
+            said = f"{progress.positions:,} positions, {_size(progress.size)} of about {_size(progress.estimate)}"
+            said += "" if left != left else f", about {left:.0f} s left"
+            bar.update(task, completed=progress.done, total=progress.shards, said=said)
+
+        manifest = build_cache(
+            run, to, workers=workers, codec_of=codec_of, command=f"polydistill cache build {config}", progress=tell
+        )
+    for line in described(address, manifest):
+        _say(line)
+    teachers = " ".join(f"'teachers.{name}={{cache: {address}}}'" for name in manifest.plan.names)
+    _say(f"\nnext: polydistill train {config} {teachers}")
+    _write(json_file, {"cache": address, **summary(manifest)})
+
+
+@app.command()
+def info(
+    cache: Folder,
+    deep: Annotated[bool, typer.Option("--deep", help="hash every file")] = False,
+    json_file: JsonFile = None,
+) -> None:
+    """What a cache holds, and whether its files are all there."""
+    from polydistill.cache.files import Files
+    from polydistill.cache.store import find_faults, read_manifest, refuse_faults
+
+    files = Files(cache)
+    manifest = read_manifest(files)
+    for line in described(cache, manifest):
+        _say(line)
+    faults = find_faults(files, manifest, deep=deep)
+    _write(json_file, {"cache": cache, **summary(manifest), "faults": [str(fault) for fault in faults]})
+    refuse_faults(files, faults)
+    _say("all files are there" + (" and as they were written" if deep else "; --deep also hashes them"))
+
+
+@app.command()
+def verify(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    to: To = None,
+    texts: Annotated[int, typer.Option(min=1, help="texts that the teachers hear again")] = 32,
+    seed: Annotated[int, typer.Option(help="of the sample")] = 0,
+    json_file: JsonFile = None,
+) -> None:
+    """Run the teachers again on a sample, and compare with what is stored; exit code 3 when a bound does not hold."""
+    from dataclasses import asdict
+
+    from polydistill.cli.main import _quiet
+    from polydistill.training.caching import verify_cache
+    from polydistill.training.config_file import load_config
+
+    _quiet()
+    found = verify_cache(
+        load_config(config, overrides or ()), to, texts=texts, seed=seed, command=f"polydistill cache build {config}"
+    )
+    for one in found:
+        _say(one.line())
+    _write(json_file, [{**asdict(one), "holds": one.holds} for one in found])
+    raise typer.Exit(0 if all(one.holds for one in found) else 3)
+
+
+@app.command()
+def repair(config: ConfigFile, overrides: Overrides = None, to: To = None, json_file: JsonFile = None) -> None:
+    """Make damaged and missing files of a cache anew, and no other; files that are not its own are removed."""
+    from polydistill.cli.main import _quiet
+    from polydistill.training.caching import repair_cache
+    from polydistill.training.config_file import load_config
+
+    _quiet()
+    faults = repair_cache(
+        load_config(config, overrides or ()),
+        to,
+        command=f"polydistill cache build {config}",
+        told=lambda fault: _say(str(fault)),
+    )
+    _say("mended" if faults else "nothing to mend: all files are as they were written")
+    _write(json_file, [str(fault) for fault in faults])
+
+
+@app.command()
+def merge(
+    caches: Annotated[list[str], typer.Argument(help="folders or fsspec addresses, at least two")],
+    to: Annotated[str, typer.Option("--to", help="folder or fsspec address of the merged cache")],
+    json_file: JsonFile = None,
+) -> None:
+    """One cache of several over different texts; nothing is labelled again."""
+    from polydistill.cache.maintain import merge as merged
+
+    manifest = merged(caches, to)
+    for line in described(to, manifest):
+        _say(line)
+    _write(json_file, {"cache": to, **summary(manifest)})
+
+
+def described(address: str, manifest: Any) -> list[str]:
+    """A cache in words."""
+    plan, positions = manifest.plan, max(manifest.positions, 1)
+    teachers = ", ".join(f"{t.name} ({t.form}, {t.source}, {t.dtype})" for t in plan.teachers)
+    each = manifest.size / positions / len(plan.teachers)
+    return [
+        f"{address}: {plan.data.examples:,} texts, {positions:,} positions, {len(manifest.shards)} shards",
+        f"teachers: {teachers}",
+        f"tasks: {', '.join(plan.tasks)}",
+        f"{_size(manifest.size)}: {manifest.size / positions:.1f} bytes per position, {each:.1f} per teacher; "
+        f"beside them {_size(manifest.codec.length + sum(h.length for h in manifest.heads.values()))} that all share",
+        f"stored log-probabilities are within {plan.step:g} nats, signals within {plan.signal_step / 2:g}",
+    ]
+
+
+def summary(manifest: Any) -> dict[str, Any]:
+    """A cache in numbers."""
+    plan, positions = manifest.plan, max(manifest.positions, 1)
+    return {
+        "texts": plan.data.examples,
+        "positions": manifest.positions,
+        "teachers": plan.names,
+        "shards": len(manifest.shards),
+        "bytes": manifest.size,
+        "bytes_per_position": manifest.size / positions,
+        "bytes_shared": manifest.codec.length + sum(head.length for head in manifest.heads.values()),
+        "plan": plan.model_dump(),
+    }
+
+
+def _bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed} of {task.total} shards, {task.fields[said]}", markup=False),
+        console=Console(stderr=True),
+    )
+
+
+def _size(size: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"

@@ -1,0 +1,28 @@
+"""The section `cache` of a run: how much is stored of what its teachers say."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from polydistill.training.section import Section
+
+
+class CacheConfig(Section):
+    """For `polydistill cache build`; training reads what the cache itself says."""
+
+    path: str | None = Field(
+        default=None, description="folder or fsspec address; `cache` in the run's folder if not given"
+    )
+    mass: float = Field(default=0.98, gt=0, le=1, description="store the likeliest entries until they hold this share")
+    cap: int = Field(default=64, ge=1, description="entries per teacher and position at most")
+    least: float = Field(default=1 / 256, ge=0, lt=1, description="entries below this probability are left to the tail")
+    step: float = Field(default=0.5, gt=0, description="log-probabilities are stored within this, nats")
+    signal_step: float = Field(default=1 / 256, gt=0, description="signals are multiples of this, nats")
+    forms: dict[str, Literal["entries", "hidden8", "hidden6"]] = Field(
+        default={}, description="teacher -> likeliest entries, or the hidden state with 8 or 6 bits and the head"
+    )
+    examples_per_shard: int = Field(default=256, ge=1)
+    batch: int = Field(default=8, ge=1, description="examples that the teachers hear at once")
+    calibration: int = Field(
+        default=16384, ge=1, description="positions that ranks, backgrounds and codes are made from"
+    )

@@ -1,0 +1,131 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from polydistill.cache.codec import STREAMS, Codec, CodecError
+from polydistill.cache.hidden import HiddenForm, from_bytes, to_bytes
+from polydistill.cache.label import SIGNALS, Noted, Selection, Tails, note
+from polydistill.cache.saved import codec_bytes, codec_of
+from polydistill.logprobs import Dense
+
+SELECTION = Selection()
+SETTINGS = settings(max_examples=60, deadline=None)
+
+
+@st.composite
+def speeches(draw) -> tuple[list[Dense], np.ndarray, int]:
+    """What K teachers say over an example's positions, its tokens, and V; flat, peaked and huge logits."""
+    vocabulary, positions = draw(st.integers(2, 60)), draw(st.integers(1, 12))
+    teachers, seed = draw(st.integers(1, 3)), draw(st.integers(0, 2**31))
+    scale = draw(st.sampled_from([0.0, 0.1, 1.0, 5.0, 40.0]))
+    random = np.random.default_rng(seed)
+    said = [Dense(torch.tensor(random.normal(size=(positions, vocabulary)) * scale).float()) for _ in range(teachers)]
+    return said, random.integers(0, vocabulary, positions + 1), vocabulary
+
+
+def coded(said, tokens, vocabulary, selection=SELECTION, step=0.5, signal_step=1 / 256) -> tuple[Codec, Noted]:
+    sparse = tuple(range(len(said)))
+    tails = Tails(len(said), 1, vocabulary)
+    at, label = torch.arange(len(tokens) - 1), torch.as_tensor(tokens[1:])
+    noted = note(said, at, label, selection, sparse, tails=tails, rows=5)
+    codec = Codec(tails.order(), tails.backgrounds(), step, signal_step, sparse, {}, len(said), 0, {})
+    return codec_of(codec_bytes(codec, "")), noted
+
+
+@given(speech=speeches(), step=st.sampled_from([0.05, 0.5, 1.0]))
+@SETTINGS
+def test_what_is_read_is_within_the_stated_bounds(speech, step: float) -> None:
+    said, tokens, vocabulary = speech
+    codec, noted = coded(said, tokens, vocabulary, step=step)
+    read, back = codec.decode(codec.encode(noted, tokens), len(tokens))
+    assert np.array_equal(read, tokens)
+    assert np.array_equal(back.counts, noted.counts)
+    assert np.array_equal(back.ids, noted.ids)
+    assert np.abs(back.log_p - noted.log_p).max() <= step * (1 + 1e-5) + 1e-5
+    there = noted.log_tail > -20  # a tail of nothing is stored as nothing
+    assert np.abs(back.log_tail - noted.log_tail)[there].max(initial=0.0) <= step * (1 + 1e-5) + 1e-5
+    for name in SIGNALS:
+        worst = np.abs(back.signals[name].astype(np.float64) - noted.signals[name]).max()
+        assert worst <= 1 / 512 + 1e-6 * np.abs(noted.signals[name]).max(), name
+
+
+@given(speech=speeches())
+@SETTINGS
+def test_entries_are_sorted_and_masses_sum_to_one(speech) -> None:
+    said, tokens, vocabulary = speech
+    codec, noted = coded(said, tokens, vocabulary)
+    _, back = codec.decode(codec.encode(noted, tokens), len(tokens))
+    ends = np.cumsum(back.counts)
+    for begin, end in zip(ends - back.counts, ends, strict=True):
+        assert (np.diff(back.ids[begin:end]) > 0).all()
+    position = np.repeat(np.arange(len(back)), back.counts)
+    for log_p, log_tail in zip(back.log_p, back.log_tail, strict=True):
+        mass = np.bincount(position, np.exp(log_p.astype(np.float64)), minlength=len(back)) + np.exp(log_tail)
+        assert np.abs(mass - 1).max() <= 1e-6
+
+
+@given(speech=speeches(), step=st.sampled_from([0.25, 1.0]))
+@SETTINGS
+def test_rounding_costs_at_most_an_eighth_of_the_squared_step(speech, step: float) -> None:
+    said, tokens, vocabulary = speech
+    codec, noted = coded(said, tokens, vocabulary, step=step)
+    _, back = codec.decode(codec.encode(noted, tokens), len(tokens))
+    position = np.repeat(np.arange(len(back)), back.counts)
+    for k in range(len(said)):
+        p, tail = np.exp(noted.log_p[k].astype(np.float64)), np.exp(noted.log_tail[k].astype(np.float64))
+        gain = np.bincount(position, p * (noted.log_p[k] - back.log_p[k]), minlength=len(back))
+        assert (gain + tail * (noted.log_tail[k] - back.log_tail[k])).max() <= step**2 / 8 + 1e-5
+
+
+@given(speech=speeches(), mass=st.floats(0.1, 1.0), cap=st.integers(1, 64), least=st.floats(0, 0.2))
+@SETTINGS
+def test_every_teacher_has_the_entries_that_it_chose(speech, mass: float, cap: int, least: float) -> None:
+    said, tokens, vocabulary = speech
+    _, noted = coded(said, tokens, vocabulary, Selection(mass, cap, least))
+    ends = np.cumsum(noted.counts)
+    for t, (begin, end) in enumerate(zip(ends - noted.counts, ends, strict=True)):
+        stored = set(noted.ids[begin:end].tolist())
+        wanted: set[int] = set()
+        for dense in said:
+            p = dense.log_p[t].double().softmax(-1)
+            order = torch.sort(p, descending=True, stable=True).indices.tolist()
+            held = 0.0
+            for i, v in enumerate(order):
+                clear = held < mass - 1e-5 and p[v] >= least + 1e-6 and i < cap
+                ties = sum(abs(float(p[u] - p[v])) < 1e-6 for u in order) > 1
+                if (i == 0 and not ties) or (clear and not ties):
+                    wanted.add(v)
+                held += float(p[v])
+        assert wanted <= stored
+        assert len(stored) <= cap * len(said)
+
+
+@given(seed=st.integers(0, 2**31), positions=st.integers(1, 5), width=st.integers(1, 33), bits=st.sampled_from([6, 8]))
+@SETTINGS
+def test_hidden_states_are_within_half_a_level(seed: int, positions: int, width: int, bits: int) -> None:
+    states = np.random.default_rng(seed).normal(size=(positions, width)).astype(np.float32) * 10
+    form = HiddenForm(width, bits)
+    data = to_bytes(states, form)
+    assert len(data) == form.size(positions)
+    level = np.abs(states).max(-1, keepdims=True) / (2 ** (bits - 1) - 1)
+    assert (np.abs(from_bytes(data, form, positions) - states) <= level / 2 * (1 + 1e-5) + 1e-9).all()
+
+
+def test_foreign_bytes_are_refused() -> None:
+    random = np.random.default_rng(0)
+    said, tokens = [Dense(torch.tensor(random.normal(size=(6, 50))).float())], random.integers(0, 50, 7)
+    codec, noted = coded(said, tokens, 50)
+    streams = codec.encode(noted, tokens)
+    with pytest.raises(CodecError, match="8 tokens"):
+        codec.decode(streams, 8)
+    for place, name in enumerate(STREAMS):
+        if streams[place]:
+            damaged = [*streams]
+            damaged[place] = damaged[place][:-1] if len(damaged[place]) > 1 else b""
+            with pytest.raises(CodecError):
+                codec.decode(damaged, 7)
+            assert name
+    with pytest.raises(CodecError, match="not the codec of a cache"):
+        codec_of(b"nothing of the kind")
