@@ -63,7 +63,7 @@ def test_on_policy_learns_reverse_kl_without_labels_unless_told_otherwise(place,
     assert trainer.pipeline.stack.tag is Tag.DYNAMIC
     told = build_trainer(_config(place, tmp_path, {"kind": "forward_kl", "temperature": 2.0}))
     assert told.objective == ForwardKL(2.0)
-    named = build_trainer(_config(place, tmp_path, {"kind": "jsd_to_each", "beta": 0.2}))
+    named = build_trainer(_config(place, tmp_path, {"kind": "jsd", "pooling": "divide_then_pool", "beta": 0.2}))
     assert named.objective == DivideThenPool(pair=JSD(0.2))
     assert build_trainer(_config(place, tmp_path, {"kind": "sampled_log_pool"})).objective == SampledLogPool()
 

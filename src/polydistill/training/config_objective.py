@@ -1,0 +1,101 @@
+"""The section `objective:` of a configuration, and the divergence that it describes."""
+
+from typing import Any, Literal, get_args
+
+from pydantic import Field, model_validator
+
+from polydistill.objective import (
+    JSD,
+    AdaptiveKL,
+    Alpha,
+    Divergence,
+    DivideThenPool,
+    ForwardKL,
+    Jeffreys,
+    Mixed,
+    PoolThenDivide,
+    ReverseKL,
+    SkewForward,
+    SkewReverse,
+    TopKForwardKL,
+    TotalVariation,
+)
+from polydistill.training.section import Section
+
+Sampled = Literal["sampled_log_pool", "sampled_linear_pool"]
+Summed = Literal["forward_kl", "reverse_kl", "alpha", "mixed", "jeffreys", "adaptive_kl", "top_k_forward_kl"]
+Paired = Literal["jsd", "skew_forward", "skew_reverse", "total_variation"]
+
+READERS = {
+    "beta": ("jsd",),
+    "skew": ("skew_forward", "skew_reverse"),
+    "alpha": ("alpha",),
+    "share": ("mixed",),
+    "head": ("adaptive_kl",),
+    "entries": ("top_k_forward_kl",),
+    "pooling": get_args(Paired),
+}
+"""Which kinds read which parameter."""
+
+
+class ObjectiveConfig(Section):
+    """What is learned from the teachers."""
+
+    kind: Summed | Paired | Sampled = Field(
+        default="forward_kl",
+        description="the sampled ones are for on-policy runs; on_policy takes reverse_kl by default",
+    )
+    pooling: Literal["pool_then_divide", "divide_then_pool"] = Field(
+        default="pool_then_divide",
+        description="jsd, skew_*, total_variation: to the pooled teacher, or to every teacher and summed",
+    )
+    beta: float = Field(default=0.5, gt=0, lt=1, description="jsd: the teachers' share of its mixture")
+    skew: float = Field(default=0.1, gt=0, lt=1, description="skew_*: share of the other distribution mixed in")
+    alpha: float = Field(default=0.5, description="alpha: its parameter, neither 0 nor 1")
+    share: float = Field(default=0.5, ge=0, le=1, description="mixed: share of forward KL")
+    head: float = Field(default=0.5, gt=0, lt=1, description="adaptive_kl: mass of the head")
+    entries: int = Field(default=64, ge=1, description="top_k_forward_kl: entries beside the tail's bucket")
+    temperature: float = Field(default=1.0, gt=0)
+    ce: float = Field(default=0.1, ge=0, le=1, description="share of cross-entropy on the labels")
+    temperature_squared: bool = False
+
+    @model_validator(mode="after")
+    def _read(self) -> "ObjectiveConfig":
+        for name, kinds in READERS.items():
+            if self.kind not in kinds and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is of {' and '.join(kinds)}; {self.kind} does not read it: leave it out")
+        if self.kind == "alpha" and self.alpha in (0.0, 1.0):
+            raise ValueError(f"alpha must not be {self.alpha:g}: use kind reverse_kl for 0 and forward_kl for 1")
+        return self
+
+    @property
+    def sampled(self) -> bool:
+        """Whether it is estimated from the sampled token alone."""
+        return self.kind in get_args(Sampled)
+
+    def build(self) -> Divergence:
+        """The divergence; of a sampled kind there is none here."""
+        common: dict[str, Any] = {name: getattr(self, name) for name in ("temperature", "ce", "temperature_squared")}
+        match self.kind:
+            case "forward_kl":
+                return ForwardKL(**common)
+            case "reverse_kl":
+                return ReverseKL(**common)
+            case "alpha":
+                return Alpha(alpha=self.alpha, **common)
+            case "mixed":
+                return Mixed(share=self.share, **common)
+            case "jeffreys":
+                return Jeffreys(**common)
+            case "adaptive_kl":
+                return AdaptiveKL(head=self.head, **common)
+            case "top_k_forward_kl":
+                return TopKForwardKL(entries=self.entries, **common)
+        pairs = {
+            "jsd": JSD(self.beta),
+            "skew_forward": SkewForward(self.skew),
+            "skew_reverse": SkewReverse(self.skew),
+            "total_variation": TotalVariation(),
+        }
+        made = PoolThenDivide if self.pooling == "pool_then_divide" else DivideThenPool
+        return made(pair=pairs[self.kind], **common)
