@@ -45,12 +45,21 @@ def read(folder: Path, rank: int = 0, name: str = "rank") -> dict:
     return json.loads((folder / f"{name}-{rank}.json").read_text())
 
 
+KINDS = ("ddp", "ddp_on", "fsdp", "fsdp_on", "one", "one_on")
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> dict[str, Path]:
     """Every launch, once: two ranks under DDP and FSDP2, one rank, and resumptions of the former on one rank."""
     root = tmp_path_factory.mktemp("ranks")
-    place = {name: root / name for name in ("ddp", "ddp_on", "fsdp", "fsdp_on", "one", "one_on")}
-    launch(2, f"{place['ddp']} mode=off", f"{place['ddp_on']} mode=on accumulate=2")
+    place = {name: root / name for name in (*KINDS, "ddp_lora", "ddp_on_lora", "one_lora", "one_on_lora")}
+    launch(
+        2,
+        f"{place['ddp']} mode=off",
+        f"{place['ddp_on']} mode=on accumulate=2",
+        f"{place['ddp_lora']} mode=off lora=1",
+        f"{place['ddp_on_lora']} mode=on lora=1",
+    )
     launch(2, f"{place['fsdp']} mode=off", f"{place['fsdp_on']} mode=on placement=sharded", **FSDP2)
     for name in ("ddp", "ddp_on", "fsdp", "fsdp_on"):
         place[name + "_resumed"] = root / (name + "_resumed")
@@ -61,6 +70,8 @@ def runs(tmp_path_factory) -> dict[str, Path]:
         f"{place['one_on']} mode=on placement=offloaded",
         f"{place['ddp_resumed']} mode=off",
         f"{place['ddp_on_resumed']} mode=on",
+        f"{place['one_lora']} mode=off lora=1",
+        f"{place['one_on_lora']} mode=on lora=1",
     )
     launch(1, f"{place['fsdp_resumed']} mode=off", f"{place['fsdp_on_resumed']} mode=on", **FSDP2)
     return place
@@ -68,8 +79,10 @@ def runs(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("mode", ["", "_on"])
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [("ddp", ""), ("ddp", "_on"), ("fsdp", ""), ("fsdp", "_on"), ("ddp", "_lora"), ("ddp", "_on_lora")],
+)
 def test_two_ranks_give_the_losses_of_one(runs, kind, mode):
     one, two = read(runs["one" + mode]), read(runs[kind + mode])
     assert (one["ranks"], two["ranks"]) == (1, 2)

@@ -11,6 +11,7 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 from models import llama, texts, tokenizer
+from peft import LoraConfig
 from scenes import arguments, prompts
 from transformers import TrainerCallback
 from trl import SFTConfig
@@ -90,11 +91,16 @@ def build(folder: Path, options: dict[str, str]) -> Any:
             "zero_optimization": {"stage": int(options["zero"])},
             "zero_allow_untested_optimizer": True,
         }
-    given = {
+    given: dict[str, Any] = {
         "floor": 0.02,
         "processing_class": tokenizer(),
         "placement": PLACEMENTS[options.get("placement", "copied")](),
     }
+    if "lora" in options:
+        given["peft_config"] = LoraConfig(
+            r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", init_lora_weights=False
+        )
+        torch.manual_seed(0)  # of the adapter, before any trainer seeds
     if options.get("mode") == "on":
         # Greedy, so that a prompt's completion does not depend on which rank writes it.
         wanted = {**wanted, "max_completion_length": 8, "generation_kwargs": {"do_sample": False}}
