@@ -45,11 +45,20 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "teachers": {name: str(folder / name) for name in ("c", "a", "b")},
         "data": {"train": str(folder / "train.jsonl"), "evaluation": str(folder / "held-out.jsonl")},
         "weighting": [{"kind": "prefix_posterior"}, {"kind": "softmax", "signal": "entropy"}],
-        "cache": {"examples_per_shard": 6, "batch": 4, "forms": {"b": "hidden8"}, "mass": 0.999, "least": 1e-4},
+        "cache": {
+            "examples_per_shard": 6,
+            "batch": 4,
+            "forms": {"b": "hidden8"},
+            "mass": 0.999,
+            "least": 1e-4,
+            "cap": 300,
+        },
         "training": {"max_steps": 4, "batch_size": 4, "learning_rate": 1e-3, "cpu": True, "log_steps": 1},
     }
     with (folder / "run.yaml").open("w") as stream:
-        YAML(typ="safe").dump(config, stream)
+        yaml = YAML(typ="safe")
+        yaml.sort_base_mapping_type_on_output = False  # the order of the teachers is that of the weights
+        yaml.dump(config, stream)
     return folder
 
 

@@ -154,10 +154,11 @@ def prepare(
         ours = labeller()
         if not _ours(files, CODEC, plan):
             files.write(CODEC, codec_bytes(ours.calibrated(sample_of(texts, plan.calibration)), plan.coding))
-        if heads:
+        lacking = {name: file for name, file in heads.items() if not _ours(files, file, plan)}
+        if lacking:
             _, said, _ = next(ours.heard(texts[:1]))
             for name, says in zip(plan.names, said, strict=True):
-                if name in heads:
+                if name in lacking:
                     assert isinstance(says, Spoken)
                     files.write(heads[name], head_bytes(says.head, plan.coding))
     return record_of(CODEC, files.read(CODEC)), {name: record_of(f, files.read(f)) for name, f in heads.items()}
@@ -176,7 +177,7 @@ def finished_shards(files: Files, plan: Plan) -> dict[int, ShardRecord]:
             shard = Shard(files.map(name), name)
         except ShardError:
             continue
-        if shard.metadata["build"] == plan.fingerprint and shard.metadata["index"] == str(index) and shard.whole():
+        if shard.metadata["build"] == plan.fingerprint and shard.metadata["index"] == index and shard.whole():
             records[index] = _record(name, shard.raw)
     return records
 

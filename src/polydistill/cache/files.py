@@ -5,8 +5,10 @@ file. An object store has no renaming to speak of, but puts objects in place who
 """
 
 import os
+import shutil
 import tempfile
 import uuid
+import weakref
 from pathlib import Path
 
 import fsspec
@@ -28,7 +30,7 @@ class Files:
         self.address = address.rstrip("/")
         self.system, self.root = fsspec.core.url_to_fs(self.address)
         self.local = isinstance(self.system, LocalFileSystem)
-        self._fetched: tempfile.TemporaryDirectory[str] | None = None
+        self._fetched: Path | None = None
 
     def __getstate__(self) -> dict[str, str]:
         return {"address": self.address}
@@ -99,8 +101,9 @@ class Files:
         if self.local:
             return np.memmap(self.path(name), np.uint8, "r")
         if self._fetched is None:
-            self._fetched = tempfile.TemporaryDirectory(prefix="polydistill-cache-")
-        here = Path(self._fetched.name) / name
+            self._fetched = Path(tempfile.mkdtemp(prefix="polydistill-cache-"))
+            weakref.finalize(self, shutil.rmtree, self._fetched, ignore_errors=True)
+        here = self._fetched / name
         if not here.exists():
             self.system.get_file(self.path(name), str(here))
         return np.memmap(here, np.uint8, "r")

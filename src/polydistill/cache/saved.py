@@ -1,6 +1,5 @@
 """The codec as a file: rank of every entry, backgrounds, dictionaries, and the settings in the metadata."""
 
-import json
 from typing import Any
 
 import numpy as np
@@ -8,6 +7,7 @@ import safetensors.numpy
 import safetensors.torch
 
 from polydistill.cache.codec import Codec, CodecError
+from polydistill.cache.container import NAME, file_of, header_of, metadata_text
 from polydistill.cache.hidden import HiddenForm
 from polydistill.logprobs import Head
 
@@ -29,15 +29,14 @@ def codec_bytes(codec: Codec, build: str) -> bytes:
         "hidden": {str(place): [form.width, form.bits] for place, form in codec.hidden.items()},
         "teachers": codec.teachers,
     }
-    return safetensors.numpy.save(tensors, {"build": build, "codec": json.dumps(settings, sort_keys=True)})
+    return file_of(tensors, {"build": build, "codec": settings})
 
 
 def build_of(data: bytes) -> str:
     """Fingerprint of the build that a file of ours belongs to; empty when it is none."""
     try:
-        begin = 8 + int.from_bytes(data[:8], "little")
-        return str(json.loads(data[8:begin])["__metadata__"]["build"])
-    except (ValueError, KeyError, TypeError):
+        return str(header_of(data)[0]["build"])
+    except (ValueError, KeyError):
         return ""
 
 
@@ -47,13 +46,12 @@ def head_bytes(head: Head, build: str) -> bytes:
     if head.bias is not None:
         tensors["bias"] = head.bias[: head.vocabulary].detach().cpu().contiguous()
     settings = {"scale": head.scale, "softcap": head.softcap}
-    return safetensors.torch.save(tensors, {"build": build, "head": json.dumps(settings, sort_keys=True)})
+    return safetensors.torch.save(tensors, {NAME: metadata_text({"build": build, "head": settings})})
 
 
 def head_from(data: bytes) -> Head:
     """A head from its file."""
-    begin = 8 + int.from_bytes(data[:8], "little")
-    settings = json.loads(json.loads(data[8:begin])["__metadata__"]["head"])
+    settings = header_of(data)[0]["head"]
     tensors = safetensors.torch.load(data)
     return Head(tensors["weight"], tensors.get("bias"), settings["scale"], settings["softcap"])
 
@@ -65,8 +63,7 @@ def codec_of(data: bytes) -> Codec:
         CodecError: this is no such file.
     """
     try:
-        begin = 8 + int.from_bytes(data[:8], "little")
-        settings: dict[str, Any] = json.loads(json.loads(data[8:begin])["__metadata__"]["codec"])
+        settings: dict[str, Any] = header_of(data)[0]["codec"]
         tensors = safetensors.numpy.load(data)
         return Codec(
             order=tensors["order"].astype(np.int64),

@@ -12,16 +12,16 @@ The metadata say which build it belongs to and the xxh3_128 of the tensors, so t
 whole: a build that was killed keeps what it had finished.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 import xxhash
 from jaxtyping import Int
+
+from polydistill.cache.container import file_of, header_of
 
 SCHEMA = 1
 
@@ -61,8 +61,7 @@ def shard_bytes(examples: Sequence[Coded], build: str, index: int) -> bytes:
         "sizes": sizes.astype(np.uint16) if sizes.max() < 2**16 else sizes,
         "data": np.frombuffer(b"".join(s for e in examples for s in e.streams), np.uint8),
     }
-    metadata = {"schema": str(SCHEMA), "build": build, "index": str(index), "xxh3": _content(tensors)}
-    return safetensors.numpy.save(tensors, metadata)
+    return file_of(tensors, {"schema": SCHEMA, "build": build, "index": index, "xxh3": _content(tensors)})
 
 
 def _content(tensors: dict[str, np.ndarray]) -> str:
@@ -87,15 +86,13 @@ class Shard:
         self.raw = np.frombuffer(buffer, np.uint8) if isinstance(buffer, bytes) else buffer
         self.name = name
         try:
-            begin = 8 + int.from_bytes(self.raw[:8].tobytes(), "little")
-            header: dict[str, Any] = json.loads(self.raw[8:begin].tobytes())
-            self.metadata: dict[str, str] = header.pop("__metadata__")
-            self.tensors = {name: self._view(begin, entry) for name, entry in header.items()}
+            self.metadata, described, begin = header_of(self.raw)
+            self.tensors = {name: self._view(begin, entry) for name, entry in described.items()}
             self.keys, self.lengths = self.tensors["keys"], self.tensors["lengths"]
             self.tasks, self.sizes, self.data = self.tensors["tasks"], self.tensors["sizes"], self.tensors["data"]
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise ShardError(f"{name} is not a shard of a cache, or is cut short: {error}") from error
-        if self.metadata.get("schema") != str(SCHEMA):
+        if self.metadata.get("schema") != SCHEMA:
             raise ShardError(f"{name} has schema {self.metadata.get('schema')}, this version reads {SCHEMA}")
 
     def _view(self, begin: int, entry: dict[str, Any]) -> np.ndarray:
