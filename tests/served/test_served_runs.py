@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import models
 import pytest
@@ -9,10 +11,12 @@ import servers
 import torch
 from safetensors.torch import load_file
 
+from polydistill.records import read_summary
 from polydistill.training.build import build_trainer
+from polydistill.training.caching import build_cache
 from polydistill.training.check import check_run
 from polydistill.training.config import RunConfig
-from polydistill.training.config_file import ConfigError, load_config
+from polydistill.training.config_file import ConfigError, dump_config, load_config
 from polydistill.training.run import evaluate_run, train_run
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -74,6 +78,34 @@ def test_a_served_teacher_teaches_what_the_same_one_teaches_here(place, here, tm
     assert any("'big' is truncated" in said for said in summary.says)
     records = [json.loads(line) for line in (tmp_path / "served" / "metrics.jsonl").read_text().splitlines()]
     assert any("served/big/unnamed_mass" in str(record) for record in records)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_one_local_one_cached_and_one_served_teacher_in_one_run(place, folder, tmp_path):
+    """From the command line, with the shipped server in a process of its own, against three local teachers."""
+    models.saved(tmp_path / "cached", 3)
+    names = {"small": str(place / "small"), "cached": str(tmp_path / "cached"), "big": str(place / "big")}
+    local = trained(place, tmp_path / "local", teachers=names)
+    heard = config(place, tmp_path / "heard", teachers={"cached": names["cached"]}, cache={"mass": 1.0, "cap": 300})
+    build_cache(heard, str(tmp_path / "cache"))
+    with servers.polydistill_serve(folder, "--top-logprobs-limit", "300") as url:
+        served = {"url": url, "model": servers.MODEL, "top_logprobs": 300}
+        run = config(
+            place, tmp_path / "run", teachers={**names, "cached": {"cache": str(tmp_path / "cache")}, "big": served}
+        )
+        dump_config(run, tmp_path / "run.yaml")
+        done = subprocess.run(
+            [sys.executable, "-m", "polydistill", "train", str(tmp_path / "run.yaml")],
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+        assert done.returncode == 0, done.stderr
+    mixed = read_summary(tmp_path / "run" / "summary.json")
+    assert [score.name for score in mixed.scores] == ["student", "small", "cached", "big"]
+    for ours, theirs in zip(mixed.scores, local.scores, strict=True):
+        assert ours.mean == pytest.approx(theirs.mean, rel=5e-3)
 
 
 @pytest.mark.slow
