@@ -12,6 +12,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import torch
+import xxhash
 from datasets import Dataset
 from datasets.fingerprint import Hasher
 from ruamel.yaml import YAML
@@ -157,7 +159,17 @@ def text_classifier(model: str, label: str, batch_size: int = 16) -> FromClassif
         scores = run(texts, batch_size=batch_size, truncation=True)
         return [next(entry["score"] for entry in row if entry["label"] == label) for row in scores]
 
-    return FromClassifier(classify, f"{model}:{label}")
+    return FromClassifier(classify, f"{label}:{_content(run.model, run.tokenizer)}")
+
+
+def _content(model: Any, tokenizer: Any) -> str:
+    """Hash of weights, configuration and vocabulary: a model trained again under its old name is another one."""
+    digest = xxhash.xxh3_64(model.config.to_json_string().encode())
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    digest.update(repr(sorted(tokenizer.get_vocab().items())).encode())
+    return digest.hexdigest()
 
 
 def annotate(dataset: Any, source: Source, text_field: str = "text") -> Any:
