@@ -85,21 +85,31 @@ def upgrad(gramian: Float[Tensor, "n K K"]) -> Float[Tensor, "n K"]:
 def cagrad(gramian: Float[Tensor, "n K K"], distance: float = 0.5, steps: int = 400) -> Float[Tensor, "n K"]:
     """Conflict-averse (Liu et al. 2021a): `g_0 + c |g_0| g_v / |g_v|`, `v = argmin g_v . g_0 + c |g_0| |g_v|`.
 
-    The convex problem on the simplex is solved by exponentiated gradient.
+    The convex problem on the simplex is solved by exponentiated gradient; the step grows while it helps and is halved
+    when it does not.
     """
     uniform = mean(gramian)
     to_mean = (gramian @ uniform[..., None])[..., 0]
     reach = distance * (uniform * to_mean).sum(-1, keepdim=True).clamp_min(RIDGE).sqrt()
-    log_v = uniform.log()
-    scale = gramian.diagonal(dim1=-2, dim2=-1).amax(-1, keepdim=True).clamp_min(RIDGE)
-    for _ in range(steps):
+
+    def look(log_v: Float[Tensor, "n K"]) -> tuple[Float[Tensor, "n 1"], Float[Tensor, "n K"], Float[Tensor, "n 1"]]:
+        """Value, slope and the length of `g_v`."""
         v = log_v.softmax(-1)
         pulled = (gramian @ v[..., None])[..., 0]
         norm = (v * pulled).sum(-1, keepdim=True).clamp_min(RIDGE).sqrt()
-        log_v = log_v - (to_mean + reach * pulled / norm) / scale
-    v = log_v.softmax(-1)
-    norm = (v[:, None] @ gramian @ v[..., None])[..., 0].clamp_min(RIDGE).sqrt()
-    return uniform + reach / norm * v
+        return (v * to_mean).sum(-1, keepdim=True) + reach * norm, to_mean + reach * pulled / norm, norm
+
+    log_v = uniform.log()
+    rate = 1.0 / gramian.diagonal(dim1=-2, dim2=-1).amax(-1, keepdim=True).clamp_min(RIDGE)
+    value, slope, norm = look(log_v)
+    for _ in range(steps):
+        trial = (log_v - rate * slope).log_softmax(-1).clamp_min(-60.0)
+        now, steep, length = look(trial)
+        better = now <= value
+        log_v, value = torch.where(better, trial, log_v), torch.where(better, now, value)
+        slope, norm = torch.where(better, steep, slope), torch.where(better, length, norm)
+        rate = torch.where(better, 1.5 * rate, 0.5 * rate)
+    return uniform + reach / norm * log_v.softmax(-1)
 
 
 def imtl_g(gramian: Float[Tensor, "n K K"]) -> Float[Tensor, "n K"]:
