@@ -5,7 +5,7 @@ import pytest
 import torch
 from runs import PLAIN, losses, trainer
 
-from polydistill import ForwardKL, LocalTeacher, PrefixPosterior, ReverseKL, TaskPrior
+from polydistill import ForwardKL, LocalTeacher, Ordered, PrefixPosterior, ReverseKL, TaskPrior
 from polydistill.logprobs import Head, Positions, Spoken
 from polydistill.objective import AdaptiveKL, Alpha, DivideThenPool, Jeffreys, Mixed, PoolThenDivide, TopKForwardKL
 from polydistill.objective.distil import distil
@@ -127,6 +127,11 @@ def test_weights_that_listen_are_drawn_after_everybody_spoke(tmp_path):
     assert run.last_step.runs is None
     assert ((outcome.log_w.exp() > 0.01).sum(-1) == 2).any()  # not one-hot: what was drawn from
     assert losses(run)[-1] < losses(run)[0]
+
+
+def test_a_safety_order_that_holds_on_average_only_is_said_to(tmp_path):
+    run = trainer(tmp_path, made={"drop_teachers": 1, "safety": Ordered({"b": 1.0})})
+    assert "the safety order and the floor hold for the weights that teachers are drawn from" in run.said[0]
 
 
 def test_evaluation_hears_everybody(tmp_path):

@@ -2,14 +2,21 @@
 
 from polydistill.training.checkpoint import CheckpointError
 from polydistill.training.context import DataError
+from polydistill.training.gradient import AcrossTeachers, GradientRefusedError
+from polydistill.training.groups import AcrossGroups, Critical, Labels
 from polydistill.training.off_policy import PolyDistillTrainer
 from polydistill.training.on_policy import OnPolicyPolyDistillTrainer
 from polydistill.training.step import Batch, NonFiniteValueError, StepOutcome, step
 
 __all__ = [
+    "AcrossGroups",
+    "AcrossTeachers",
     "Batch",
     "CheckpointError",
+    "Critical",
     "DataError",
+    "GradientRefusedError",
+    "Labels",
     "NonFiniteValueError",
     "OnPolicyPolyDistillTrainer",
     "PolyDistillTrainer",

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.utils import logging
 from trl import SFTConfig, SFTTrainer
 
 from polydistill.logprobs import Head, Says
@@ -26,6 +27,14 @@ from polydistill.training.step import Batch, StepOutcome, step
 from polydistill.training.student import teach_forward
 from polydistill.training.taught import Observer, Taught
 from polydistill.weighting import Operator
+
+logger = logging.get_logger(__name__)
+
+ON_AVERAGE = (
+    "with drop_teachers the safety order and the floor hold for the weights that teachers are drawn from, and so on "
+    "average; a single position hears only the teachers that were drawn for it"
+)
+"""What drawing teachers leaves of promises about weights."""
 
 
 class PolyDistillTrainer(Taught, SFTTrainer):
@@ -105,6 +114,9 @@ class PolyDistillTrainer(Taught, SFTTrainer):
             refuse_biased(self.objective)
             if drop_teachers < 1:
                 raise ValueError(f"drop_teachers must be at least 1 teacher per position, got {drop_teachers}")
+            if self.pipeline.safety is not None:
+                self.said += (ON_AVERAGE,)
+                logger.warning(ON_AVERAGE)
         self.rows = Rows(gradient) if isinstance(gradient, AcrossGroups) else None
         super().__init__(model=model, args=args, **kwargs)
         refuse_masked(self.train_dataset, "training")
