@@ -6,6 +6,8 @@ frequent there, so that nothing is lost by that, and the symbols fit a byte for 
 (Exponential Golomb codes, S. Golomb 1966 and J. Teuhola 1978, with the prefix left to the entropy coder.)
 """
 
+from functools import cache
+
 import numpy as np
 from jaxtyping import Int, UInt8
 
@@ -35,15 +37,22 @@ def to_symbols(numbers: Int[np.ndarray, " n"], m: int) -> tuple[UInt8[np.ndarray
     return symbols.astype(np.uint8), rest
 
 
+@cache
+def _tables(m: int) -> tuple[Int[np.ndarray, " 256"], Int[np.ndarray, " 256"]]:
+    """Per symbol: how many further bits its number has, and the number without them."""
+    symbols = np.arange(256, dtype=np.int64)
+    rest = np.maximum((symbols >> m) - 1, 0)
+    return rest, (symbols - (rest << m)) << np.minimum(rest, 40)
+
+
 def rest_of(symbols: UInt8[np.ndarray, " n"], m: int) -> Int[np.ndarray, " n"]:
     """How many further bits each symbol's number has."""
-    return np.maximum((symbols.astype(np.int64) >> m) - 1, 0)
+    return _tables(m)[0][symbols]
 
 
 def from_symbols(symbols: UInt8[np.ndarray, " n"], low: Int[np.ndarray, " n"], m: int) -> Int[np.ndarray, " n"]:
     """The numbers again, from their symbols and their further bits."""
-    rest = rest_of(symbols, m)
-    return ((symbols.astype(np.int64) - (rest << m)) << rest) | low
+    return _tables(m)[1][symbols] | low
 
 
 def pack(numbers: Int[np.ndarray, " n"], widths: Int[np.ndarray, " n"]) -> bytes:
@@ -60,19 +69,20 @@ def unpack(data: bytes, widths: Int[np.ndarray, " n"], start: int = 0) -> Int[np
     Raises:
         ValueError: there are fewer bits than the widths ask for.
     """
-    if not widths.any():
-        return np.zeros(len(widths), np.int64)
-    ends = np.cumsum(widths) + start
+    low = np.zeros(len(widths), np.int64)
+    wide = np.flatnonzero(widths)
+    if not len(wide):
+        return low
+    some = widths[wide]
+    ends = np.cumsum(some) + start
     if ends[-1] > 8 * len(data):
         raise ValueError(f"{ends[-1]} bits are expected, {8 * len(data)} are there")
-    starts = ends - widths
-    padded = np.frombuffer(data + bytes(5), np.uint8)
-    at = starts >> 3
-    word = np.zeros(len(widths), np.uint64)
-    for k in range(5):
-        word = (word << np.uint64(8)) | padded[at + k].astype(np.uint64)
-    word = (word << (starts & 7).astype(np.uint64)) & np.uint64(2**40 - 1)
-    return (word >> (40 - widths).astype(np.uint64)).astype(np.int64)
+    starts = ends - some
+    # Eight bytes from every byte on, as numbers; widths up to 32 and a start within a byte fit 40 bits.
+    words = np.ndarray((len(data) + 1,), ">u8", data + bytes(8), strides=(1,))
+    word = words[starts >> 3].astype(np.uint64) << (starts & 7).astype(np.uint64)
+    low[wide] = (word >> (64 - some).astype(np.uint64)).astype(np.int64)
+    return low
 
 
 def zigzag(numbers: Int[np.ndarray, "..."]) -> Int[np.ndarray, "..."]:

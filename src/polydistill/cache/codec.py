@@ -260,12 +260,10 @@ class Codec:
         }
         reader.finish()
         log_p, log_tail = self._normalised(counts, codes, tails)
-        position = np.repeat(np.arange(positions), counts)
-        by_id = np.lexsort((ids, position))
         return tokens, Noted(
             counts,
-            ids[by_id],
-            log_p[:, by_id],
+            ids,
+            log_p,
             log_tail,
             {name: (value * self.signal_step).astype(np.float32) for name, value in signals.items()},
             self._hidden(streams["hidden"], positions),
@@ -290,13 +288,15 @@ class Codec:
         self, counts: Int[np.ndarray, " P"], codes: Int[np.ndarray, "K n"], tails: Int[np.ndarray, "K P"]
     ) -> tuple[Float[np.ndarray, "K n"], Float[np.ndarray, "K P"]]:
         """Log-probabilities of entries and tails that have mass 1 together."""
-        log_p, log_tail = codes * -self.step, np.maximum(tails * -self.step, LEAST_TAIL)
-        position = np.repeat(np.arange(len(counts)), counts)
+        log_p = codes.astype(np.float32) * np.float32(-self.step)
+        log_tail = np.maximum(tails * -self.step, LEAST_TAIL)
         mass = np.exp(log_tail)
-        for k, row in enumerate(np.exp(log_p)):
-            mass[k] += np.bincount(position, row, minlength=len(counts))
+        if log_p.size:
+            begin = np.cumsum(counts) - counts
+            mass = mass + np.add.reduceat(np.exp(log_p), begin, axis=1, dtype=np.float64) * (counts > 0)
         log_mass = np.log(mass)
-        return (log_p - log_mass[:, position]).astype(np.float32), (log_tail - log_mass).astype(np.float32)
+        log_p -= np.repeat(log_mass.astype(np.float32), counts, axis=1)
+        return log_p, (log_tail - log_mass).astype(np.float32)
 
     def _hidden(self, data: bytes, positions: int) -> dict[int, Float[np.ndarray, "P _"]]:
         if not self.hidden:

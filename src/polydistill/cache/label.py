@@ -58,7 +58,7 @@ class Noted:
 
     Attributes:
         counts: entries of every position.
-        ids: position by position, ascending.
+        ids: position by position; ascending as noted, most often stored first as read.
         log_p: of every entry under every one of the K teachers.
         log_tail: log of the mass of all other entries.
         signals: per name of `SIGNALS`, exact, of all L teachers.
