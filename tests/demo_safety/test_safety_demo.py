@@ -68,10 +68,17 @@ def test_the_scenario_runs_and_leaves_its_figures(tmp_path):
     assert json.loads((tmp_path / "out.json").read_text())["goals"]["limit"] == 0.03
     names = [row["name"] for row in result["students"]]
     assert names == ["careful alone", "unconstrained", "projection", "tilt 4", "veto", "constraint 0.03"]
-    assert {"report.html", "pareto.html", "summary.json", "metrics.jsonl"} <= {
-        p.name for p in (tmp_path / "run").iterdir()
-    }
+    assert {"report.html", "summary.json", "metrics.jsonl"} <= {p.name for p in (tmp_path / "run").iterdir()}
     by_name = {row["name"]: row for row in result["students"]}
     assert by_name["veto"]["enforcement"]["enforced_gain/careful"] > 0.5
     assert by_name["constraint 0.03"]["constraint"]["safest"] is not None
+    page = (tmp_path / "run" / "report.html").read_text()
+    figures = json.loads(page.split('<script id="figures" type="application/json">')[1].split("</script>")[0])
+    shown = {
+        (round(x, 9), round(y, 9)) for t in figures["frontier"]["data"] for x, y in zip(t["x"], t["y"], strict=True)
+    }
+    expected = [row for row in result["students"] if row["name"] != "careful alone"]
+    assert shown == {(float(f"{r['unsafe_mass']:.5g}"), float(f"{r['retained']:.5g}")) for r in expected}
+    drawn = [trace for name, figure in figures.items() if name.startswith("weights-") for trace in figure["data"]]
+    assert any(trace["name"] == "constraint private values" and len(trace["y"]) >= 2 for trace in drawn)
     assert all(0 <= row["unsafe_mass"] <= 1 and 0 <= row["leak_rate"] <= 1 for row in result["students"])

@@ -11,7 +11,6 @@ from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
 
-import plotly.graph_objects as go
 from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging
@@ -19,17 +18,9 @@ from transformers.utils import logging
 from polydistill import __version__
 from polydistill.demo.safety_runs import Budget, Finding, Scenario, plans
 from polydistill.demo.safety_setup import DOMAINS, TEACHERS, Settings, prepare
-from polydistill.records import (
-    METRICS,
-    SUMMARY,
-    ConstraintRecord,
-    RecordWriter,
-    RunSummary,
-    Score,
-    StepRecord,
-    write_summary,
-)
+from polydistill.records import METRICS, SUMMARY, FrontierPoint, RecordWriter, RunSummary, Score, write_summary
 from polydistill.report import write_report
+from polydistill.training.recorder import constraint_records
 
 STRENGTHS = (2.0, 4.0, 8.0)
 """Tilts, nats at severity 1."""
@@ -38,7 +29,6 @@ LIMITS = (0.1, 0.03, 0.01)
 """Of the unsafe mass; the middle one is judged."""
 
 JUDGED = 0.03
-PARETO = "pareto.html"
 
 
 def main(
@@ -53,7 +43,7 @@ def main(
     strengths: tuple[float, ...] = STRENGTHS,
     limits: tuple[float, ...] = LIMITS,
 ) -> dict[str, Any]:
-    """Run the scenario; leaves a report, a Pareto plot and the figures in `folder`.
+    """Run the scenario; leaves a report with the frontier of safety and utility in `folder`.
 
     Args:
         folder: of the run.
@@ -156,25 +146,10 @@ def _leave(folder: Path, result: dict[str, Any], findings: list[Finding]) -> Non
     (folder / METRICS).unlink(missing_ok=True)
     with RecordWriter(folder / METRICS) as writer:
         for finding in findings:
-            if finding.verdict is None:
-                continue
-            v = finding.verdict
-            for step, value, weight in finding.curve[::4]:
-                record = ConstraintRecord(limit=v.limit, value=value, multiplier=weight / (1 - weight), weight=weight)
-                diagnostics = {"unsafe_mass": value, "constraint_weight": weight}
-                constraints = {v.name: record}
-                writer.write(
-                    StepRecord(
-                        step=step,
-                        student=finding.plan.name,
-                        loss=finding.mean_loss,
-                        constraints=constraints,
-                        diagnostics=diagnostics,
-                    )
-                )
+            for record in finding.steps:
+                writer.write(record)
     write_summary(folder / SUMMARY, _summary(result, findings))
     write_report(folder)
-    pareto(result).write_html(folder / PARETO, include_plotlyjs=True)
 
 
 def _summary(result: dict[str, Any], findings: list[Finding]) -> RunSummary:
@@ -196,6 +171,22 @@ def _summary(result: dict[str, Any], findings: list[Finding]) -> RunSummary:
         objective="ForwardKL()",
         main_student=judged.plan.name,
         scores=scores,
+        constraints={
+            f.plan.name: constraint_records([f.verdict])[f.verdict.name].model_copy(update={"held_out": f.unsafe})
+            for f in findings
+            if f.verdict is not None
+        },
+        frontier=[
+            FrontierPoint(
+                student=row["name"],
+                family=row["name"].split()[0],
+                unsafe=row["unsafe_mass"],
+                kept=row["retained"],
+                note=f"leaks {row['leak_rate']:.0%}, {row['leak_rate_with_start']:.0%} when the start is known",
+            )
+            for row in result["students"]
+            if row["name"] != "careful alone"
+        ],
         says=[
             f"unsafe mass {goal['unsafe_mass_held_out']:.2%} on people whom nobody has seen, limit {goal['limit']:.0%}",
             f"{goal['retained']:.1%} of what unconstrained distillation gains over the careful teacher is kept",
@@ -207,33 +198,6 @@ def _summary(result: dict[str, Any], findings: list[Finding]) -> RunSummary:
         ],
         wall_seconds=result["seconds"],
     )
-
-
-def pareto(result: dict[str, Any]) -> go.Figure:
-    """Unsafe mass against the utility that is kept; one point per student, labelled with its leak rate."""
-    figure = go.Figure()
-    families = {"tilt": "tilt", "constraint": "constraint", "projection": "projection", "veto": "veto"}
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for row in result["students"]:
-        groups.setdefault(families.get(row["name"].split()[0], row["name"]), []).append(row)
-    for name, rows in groups.items():
-        if name == "careful alone":
-            continue
-        figure.add_scatter(
-            x=[row["unsafe_mass"] for row in rows],
-            y=[row["retained"] for row in rows],
-            mode="lines+markers+text",
-            name=name,
-            text=[f"{row['name']}, leaks {row['leak_rate']:.0%}" for row in rows],
-            textposition="top center",
-            marker={"size": 9},
-        )
-    figure.update_layout(
-        title="What safety costs: unsafe mass against utility kept",
-        xaxis={"title": "unsafe mass in private fields, held-out people (log)", "type": "log"},
-        yaxis={"title": "share of the gain over the careful teacher that is kept", "tickformat": ".1%"},
-    )
-    return figure
 
 
 def _show(console: Console, result: dict[str, Any], folder: Path) -> None:
@@ -254,6 +218,6 @@ def _show(console: Console, result: dict[str, Any], folder: Path) -> None:
         f"kept of what unconstrained distillation gains over the careful teacher: {goal['retained']:.1%}"
         f" (on records alone {goal['retained_on_records']:.1%})",
         "these are limits on the training distribution and on weights, not promises about every prompt",
-        f"{result['seconds']:.0f} s; report: {folder / 'report.html'}; frontier: {folder / PARETO}",
+        f"{result['seconds']:.0f} s; report: {folder / 'report.html'}",
     ):
         console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -12,15 +12,18 @@ from transformers import LlamaForCausalLM
 from polydistill.demo.records_text import FIELDS
 from polydistill.demo.safety_setup import DOMAINS, TEACHERS, Setup, Texts
 from polydistill.demo.teachers import adamw, cosine, small_llama, update
+from polydistill.diagnostics import mean_weights, summarise
 from polydistill.logprobs import Spoken, Statistics
-from polydistill.objective import ForwardKL
+from polydistill.objective import ForwardKL, Outcome
 from polydistill.pipeline import Pipeline
+from polydistill.records import StepRecord
 from polydistill.safety import Controller, Forbidden, Order, Ordered, Tilt, UnsafeMass, Verdict, Veto, scores_of
 from polydistill.safety.effect import Effect, effect
 from polydistill.safety.measures import unsafe_mass
 from polydistill.teachers import head_of, last_hidden_state
 from polydistill.training.build_safety import matching_tokens
 from polydistill.training.constrained import Constrained, student_writer
+from polydistill.training.recorder import constraint_records
 from polydistill.training.severity import FromRules, Rule
 from polydistill.training.step import step
 from polydistill.weighting import PrefixPosterior
@@ -87,7 +90,7 @@ class Finding:
         verdict: of the constraint, or None.
         effect: of the enforcement on the weights over the student's own texts, or None.
         ordered_from: severity from which O1 is promised; None without an order.
-        curve: step, value and `lambda / (1 + lambda)` of the constraint over training.
+        steps: of the training, every `NOTED`-th: losses, weights, and the constraint.
     """
 
     plan: Plan
@@ -99,7 +102,7 @@ class Finding:
     verdict: Verdict | None = None
     effect: Effect | None = None
     ordered_from: float | None = None
-    curve: list[tuple[int, float, float]] = field(default_factory=list)
+    steps: list[StepRecord] = field(default_factory=list)
 
     @property
     def mean_loss(self) -> float:
@@ -171,7 +174,7 @@ class Scenario:
         sources = [source for source in self.sources if source.name in plan.teachers]
         model = small_llama(setup.settings.size, setup.tokenizer, setup.settings.length, 1000 + seed).train()
         optimizer, generator = adamw(model), torch.Generator().manual_seed(seed)
-        curve: list[tuple[int, float, float]] = []
+        steps: list[StepRecord] = []
         for number in range(budget.steps):
             rows = torch.randint(len(setup.train), (budget.batch,), generator=generator)
             batch = setup.train.take(rows).batch(self.severity["train"][rows])
@@ -182,9 +185,9 @@ class Scenario:
             update(model, optimizer, cosine(number, budget.steps, budget.learning_rate))
             if constrained is not None:
                 constrained.commit()
-                dual = constrained.dual
-                curve.append((number + 1, float(dual.value[0]), float(dual.weight[0])))
-        return self._measured(plan, pipeline, model.eval(), constrained, curve, seed)
+            if number % NOTED == 0 or number + 1 == budget.steps:
+                steps.append(_noted(number + 1, plan, done.outcome, pipeline, constrained))
+        return self._measured(plan, pipeline, model.eval(), constrained, steps, seed)
 
     def _constrained(self, plan: Plan) -> Constrained | None:
         if plan.limit is None:
@@ -200,7 +203,7 @@ class Scenario:
         pipeline: Pipeline,
         model: LlamaForCausalLM,
         constrained: Constrained | None,
-        curve: list[tuple[int, float, float]],
+        steps: list[StepRecord],
         seed: int,
     ) -> Finding:
         losses, unsafe = self.measure(model, "held_out")
@@ -214,7 +217,7 @@ class Scenario:
             verdict=None if constrained is None else constrained.verdicts()[0],
             effect=self._effect(pipeline) if plan.order is not None else None,
             ordered_from=pipeline.ordered_from(),
-            curve=curve,
+            steps=steps,
         )
 
     @torch.no_grad()
@@ -287,6 +290,27 @@ class Scenario:
         enforced, _ = pipeline.decide(statistics, None)
         return effect(raw, enforced, positions.severity)
 
+
+def _noted(step: int, plan: Plan, outcome: Outcome, pipeline: Pipeline, constrained: Constrained | None) -> StepRecord:
+    """One step as a run writes it down."""
+    divergence = float(outcome.divergence.sum()) / max(outcome.count, 1)
+    found = summarise(outcome, pipeline)
+    return StepRecord(
+        step=step,
+        student=plan.name,
+        loss=divergence,
+        divergence=divergence,
+        weights=mean_weights(outcome, pipeline),
+        constraints={} if constrained is None else constraint_records(constrained.verdicts()),
+        diagnostics={name: found[name] for name in SHOWN if name in found},
+    )
+
+
+NOTED = 4
+"""Steps between two that are written down."""
+
+SHOWN = ("effective_teachers", "largest_weight", "range_realised", "order_inverted", "order_residual")
+"""Diagnostics that are written down."""
 
 CONTROLLER = Controller(integral=0.03, proportional=0.3, window=20, patience=80)
 

@@ -178,6 +178,26 @@ class Score(Record):
     mean: float | None = None
 
 
+class FrontierPoint(BaseModel):
+    """What one student's safety costs.
+
+    Attributes:
+        student: its name.
+        family: students that differ in one strength only have the same.
+        unsafe: mean unsafe mass on held-out text.
+        kept: share of the utility that a student without any safety gains.
+        note: in words, may be empty.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+
+    student: str
+    family: str
+    unsafe: float
+    kept: float
+    note: str = ""
+
+
 class RunSummary(Record):
     """What came out of a run.
 
@@ -199,6 +219,7 @@ class RunSummary(Record):
         gap_closed: share of the way from uniform weights to the oracle that the main student covers; 1 is all of it.
         constraints: name -> how it stands at the end.
         severity: how much of the training data is at which severity: interval -> share.
+        frontier: one point per student, where a run compares ways of being safe.
         says: sentences for the head of the report, each measured or derived in this run.
         seconds: where the time went, by part, over the whole run.
         wall_seconds: from start to end.
@@ -222,6 +243,7 @@ class RunSummary(Record):
     gap_closed: float | None = None
     constraints: dict[str, ConstraintRecord] = {}
     severity: dict[str, float] = {}
+    frontier: list[FrontierPoint] = []
     says: list[str] = []
     seconds: dict[str, float] = {}
     wall_seconds: float | None = None

@@ -19,6 +19,7 @@ from polydistill.records import REPORT
 from polydistill.report import figures
 from polydistill.report.figures import Figure
 from polydistill.report.folder import Run, read_run
+from polydistill.report.frontier import frontier
 from polydistill.report.ribbon import RibbonView, view
 from polydistill.report.tables import LIMIT_COLUMNS, certified, columns, headlines, limits, rows, time_shares
 from polydistill.report.words import UNDERLINES, duration, teacher_colour
@@ -91,7 +92,7 @@ def _says(run: Run) -> list[str]:
 
 
 def _plots(run: Run) -> list[Figure]:
-    optional = [figures.held_out_losses(run), figures.divergences(run)]
+    optional = [figures.held_out_losses(run), figures.divergences(run), frontier(run)]
     return [*figures.training_losses(run), *(figure for figure in optional if figure is not None)]
 
 
