@@ -16,10 +16,10 @@ from scenes import arguments, prompts
 from transformers import TrainerCallback
 from trl import SFTConfig
 
-from polydistill.objective import ReverseKL
+from polydistill.objective import ForwardKL, ReverseKL
 from polydistill.signals import Entropy
 from polydistill.teachers import LocalTeacher
-from polydistill.training import PolyDistillTrainer
+from polydistill.training import AcrossGroups, AcrossTeachers, Critical, Labels, PolyDistillTrainer
 from polydistill.training.config_file import load_config
 from polydistill.training.devices import rejoin
 from polydistill.training.on_policy import OnPolicyPolyDistillTrainer
@@ -27,6 +27,11 @@ from polydistill.training.placement import Copied, Offloaded, Sharded
 from polydistill.training.run import train_run
 from polydistill.weighting import Hedge, PrefixPosterior, Softmax
 
+GRADIENTS = {
+    "teachers": AcrossTeachers("pcgrad", sample=10_000),
+    "labels": AcrossGroups("graddrop", Labels()),
+    "severity": AcrossGroups("mgda", Critical()),
+}
 PLACEMENTS = {"copied": Copied, "sharded": Sharded, "offloaded": Offloaded}
 
 
@@ -113,6 +118,8 @@ def build(folder: Path, options: dict[str, str]) -> Any:
             objective=ReverseKL(),
             **given,
         )
+    if "gradient" in options:
+        given |= {"gradient": GRADIENTS[options["gradient"]], "objective": ForwardKL(ce=0.3)}
     return PolyDistillTrainer(
         llama(0, width=16, layers=2),
         teachers,
