@@ -52,7 +52,9 @@ def test_what_is_read_is_within_the_stated_bounds(speech, step: float) -> None:
     assert np.array_equal(read, tokens)
     assert np.array_equal(back.counts, noted.counts)
     assert np.array_equal(back.ids, noted.ids)
-    assert np.abs(back.log_p - noted.log_p).max() <= step * (1 + 1e-5) + 1e-5
+    chosen = np.isfinite(noted.log_p)
+    assert np.array_equal(np.isfinite(back.log_p), chosen)
+    assert np.abs(back.log_p[chosen] - noted.log_p[chosen]).max() <= step * (1 + 1e-5) + 1e-5
     there = noted.log_tail > -20  # a tail of nothing is stored as nothing
     assert np.abs(back.log_tail - noted.log_tail)[there].max(initial=0.0) <= step * (1 + 1e-5) + 1e-5
     for name in SIGNALS:
@@ -84,7 +86,9 @@ def test_rounding_costs_at_most_an_eighth_of_the_squared_step(speech, step: floa
     position = np.repeat(np.arange(len(back)), back.counts)
     for k in range(len(said)):
         p, tail = np.exp(noted.log_p[k].astype(np.float64)), np.exp(noted.log_tail[k].astype(np.float64))
-        gain = np.bincount(position, p * (noted.log_p[k] - back.log_p[k]), minlength=len(back))
+        mine = p > 0
+        lost = p[mine] * (noted.log_p[k][mine] - back.log_p[k][mine])
+        gain = np.bincount(position[mine], lost, minlength=len(back))
         assert (gain + tail * (noted.log_tail[k] - back.log_tail[k])).max() <= step**2 / 8 + 1e-5
 
 
@@ -95,9 +99,9 @@ def test_every_teacher_has_the_entries_that_it_chose(speech, mass: float, cap: i
     _, noted = coded(said, tokens, vocabulary, Selection(mass, cap, least))
     ends = np.cumsum(noted.counts)
     for t, (begin, end) in enumerate(zip(ends - noted.counts, ends, strict=True)):
-        stored = set(noted.ids[begin:end].tolist())
-        wanted: set[int] = set()
-        for dense in said:
+        for k, dense in enumerate(said):
+            stored = set(noted.ids[begin:end][np.isfinite(noted.log_p[k, begin:end])].tolist())
+            wanted: set[int] = set()
             p = dense.log_p[t].double().softmax(-1)
             order = torch.sort(p, descending=True, stable=True).indices.tolist()
             held = 0.0
@@ -107,11 +111,11 @@ def test_every_teacher_has_the_entries_that_it_chose(speech, mass: float, cap: i
                 if (i == 0 and not ties) or (clear and not ties):
                     wanted.add(v)
                 held += float(p[v])
-        assert wanted <= stored
-        assert len(stored) <= cap * len(said)
+            assert wanted <= stored
+            assert len(stored) <= cap
 
 
-@given(seed=st.integers(0, 2**31), positions=st.integers(1, 5), width=st.integers(1, 33), bits=st.sampled_from([6, 8]))
+@given(seed=st.integers(0, 2**31), positions=st.integers(1, 5), width=st.integers(1, 33), bits=st.integers(2, 8))
 @SETTINGS
 def test_hidden_states_are_within_half_a_level(seed: int, positions: int, width: int, bits: int) -> None:
     states = np.random.default_rng(seed).normal(size=(positions, width)).astype(np.float32) * 10

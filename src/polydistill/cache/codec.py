@@ -18,15 +18,16 @@ import numpy as np
 import zstandard
 from jaxtyping import Float, Int
 
-from polydistill.cache.bits import from_symbols, pack, rest_of, to_symbols, unpack, unzigzag, zigzag
+from polydistill.cache.bits import LARGEST, from_symbols, pack, rest_of, to_symbols, unpack, unzigzag, zigzag
 from polydistill.cache.hidden import HiddenForm, from_bytes, to_bytes
 from polydistill.cache.label import SIGNALS, Noted
 from polydistill.logprobs import LEAST_TAIL
 
 CLASSES = (1.0, 3.0, 6.0)
-"""Later teachers' log-probabilities are coded by how far down, in nats, the entry is for the first one."""
+"""Later teachers' log-probabilities are coded by how far down, in nats, the entry is for the first one; what that one
+did not choose is a class of its own."""
 
-VALUES = tuple(f"values_{c}" for c in range(len(CLASSES) + 1))
+VALUES = tuple(f"values_{c}" for c in range(len(CLASSES) + 2))
 NUMBERS = (
     "tokens",
     "counts",
@@ -148,8 +149,10 @@ class Codec:
         first = np.zeros(len(ranks), bool)
         first[(np.cumsum(counts) - counts)[counts > 0]] = True
         gaps = np.diff(ranks, prepend=0) - 1
-        codes = np.rint(-noted.log_p[:, by_rank].astype(np.float64) / self.step).astype(np.int64)
-        codes = np.maximum(codes, 0)
+        log_p = noted.log_p[:, by_rank].astype(np.float64)
+        chosen = np.isfinite(log_p)
+        codes = np.where(chosen, np.maximum(np.rint(np.where(chosen, -log_p, 0.0) / self.step), 0) + 1, 0)
+        codes = codes.astype(np.int64)
         tails = np.maximum(np.rint(-noted.log_tail.astype(np.float64) / self.step), 0).astype(np.int64)
         signals = {
             name: np.rint(noted.signals[name].astype(np.float64) / self.signal_step).astype(np.int64)
@@ -179,7 +182,7 @@ class Codec:
         """Which stream the later teachers' codes of an entry are in."""
         if not len(first):
             return np.zeros(0, np.int64)
-        return np.digitize(first[0] * self.step, CLASSES)
+        return np.where(first[0] > 0, np.digitize((first[0] - 1) * self.step, CLASSES), len(CLASSES) + 1)
 
     def _guesses(
         self,
@@ -200,17 +203,19 @@ class Codec:
         begin, position = np.cumsum(counts) - counts, np.repeat(np.arange(positions), counts)
         is_label = ids == label[position]
         for k, place in enumerate(self.sparse):
-            best = np.minimum.reduceat(codes[k], begin)
-            at_best = codes[k] == best[position]
+            down = np.where(codes[k] > 0, codes[k] - 1, LARGEST)
+            best = np.minimum.reduceat(down, begin)
+            at_best = down == best[position]
             # The second smallest: where the smallest is there twice, it is that.
             twice = np.add.reduceat(at_best.astype(np.int64), begin) > 1
-            others = np.where(at_best, np.iinfo(np.int64).max, codes[k])
+            others = np.where(at_best, LARGEST, down)
             second = np.where(twice, best, np.minimum(np.minimum.reduceat(others, begin), tails[k] + best))
             guess["maximum"][place] = np.rint(-best * unit)
             guess["margin"][place] = np.rint((second - best) * unit)
             guess["label_log_prob"][place] = np.rint(-tails[k] * unit)
-            guess["label_log_prob"][place, position[is_label]] = np.rint(-codes[k][is_label] * unit)
-            stored[place, position[is_label]] = True
+            mine = is_label & (codes[k] > 0)
+            guess["label_log_prob"][place, position[mine]] = np.rint(-down[mine] * unit)
+            stored[place, position[mine]] = True
         return {**guess, "stored": stored}
 
     def decode(self, streams: Sequence[bytes], length: int) -> tuple[Int[np.ndarray, " T"], Noted]:
@@ -288,7 +293,7 @@ class Codec:
         self, counts: Int[np.ndarray, " P"], codes: Int[np.ndarray, "K n"], tails: Int[np.ndarray, "K P"]
     ) -> tuple[Float[np.ndarray, "K n"], Float[np.ndarray, "K P"]]:
         """Log-probabilities of entries and tails that have mass 1 together."""
-        log_p = codes.astype(np.float32) * np.float32(-self.step)
+        log_p = np.where(codes > 0, (codes - 1).astype(np.float32) * np.float32(-self.step), np.float32(-np.inf))
         log_tail = np.maximum(tails * -self.step, LEAST_TAIL)
         mass = np.exp(log_tail)
         if log_p.size:

@@ -16,15 +16,15 @@ class HiddenForm:
 
     Attributes:
         width: D.
-        bits: of an entry: 8 or 6; four entries of 6 bits share three bytes.
+        bits: of an entry, 2 to 8; entries follow each other without gaps, a row is filled up to a whole byte.
     """
 
     width: int
     bits: int = 8
 
     def __post_init__(self) -> None:
-        if self.bits not in (6, 8):
-            raise ValueError(f"hidden states are stored with 6 or 8 bits, got {self.bits}")
+        if not 2 <= self.bits <= 8:
+            raise ValueError(f"hidden states are stored with 2 to 8 bits, got {self.bits}")
 
     def size(self, positions: int) -> int:
         """Bytes of some positions before zstd."""
@@ -37,9 +37,7 @@ def to_bytes(states: Float[np.ndarray, "P D"], form: HiddenForm) -> bytes:
     scale = (np.abs(states).max(-1) / most).astype("<f4")
     codes = np.rint(states / np.maximum(scale, np.finfo(np.float32).tiny)[:, None]).astype(np.int64)
     codes = np.clip(codes, -most, most)
-    if form.bits == 8:
-        return scale.tobytes() + codes.astype(np.int8).tobytes()
-    digits = ((codes[..., None] + 32) >> np.arange(5, -1, -1)) & 1
+    digits = ((codes[..., None] + 2 ** (form.bits - 1)) >> np.arange(form.bits - 1, -1, -1)) & 1
     return scale.tobytes() + np.packbits(digits.reshape(len(states), -1).astype(np.uint8), axis=-1).tobytes()
 
 
@@ -54,6 +52,7 @@ def from_bytes(data: bytes, form: HiddenForm, positions: int) -> Float[np.ndarra
     scale = np.frombuffer(data, "<f4", positions)[:, None]
     raw = np.frombuffer(data, np.uint8, offset=4 * positions).reshape(positions, -1)
     if form.bits == 8:
-        return raw.view(np.int8) * scale
-    digits = np.unpackbits(raw, axis=-1, count=6 * form.width).reshape(positions, form.width, 6)
-    return ((digits @ (1 << np.arange(5, -1, -1))) - 32).astype(np.float32) * scale
+        return (raw.astype(np.int16) - 128).astype(np.float32) * scale
+    digits = np.unpackbits(raw, axis=-1, count=form.bits * form.width).reshape(positions, form.width, form.bits)
+    weights = 1 << np.arange(form.bits - 1, -1, -1)
+    return ((digits @ weights) - 2 ** (form.bits - 1)).astype(np.float32) * scale

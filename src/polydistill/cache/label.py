@@ -1,10 +1,11 @@
 """What is noted down of several teachers at every position of an example, before it is coded.
 
 Per teacher the entries are chosen whose probability is worth storing: from the likeliest on until they reach a share
-`mass`, at most `cap`, none below `least`. The teachers share the union of what they chose, and each has its
-log-probability of every entry of it: so a target that pools them is exact there, whatever the weights.
+`mass`, at most `cap`, none below `least`. The teachers share the ids of the union of what they
+chose; an entry that one of them did not choose belongs to that one's tail.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -59,8 +60,8 @@ class Noted:
     Attributes:
         counts: entries of every position.
         ids: position by position; ascending as noted, most often stored first as read.
-        log_p: of every entry under every one of the K teachers.
-        log_tail: log of the mass of all other entries.
+        log_p: of every entry under every one of the K teachers; minus infinity where that teacher did not choose it.
+        log_tail: log of the mass of all entries that the teacher did not choose.
         signals: per name of `SIGNALS`, exact, of all L teachers.
         hidden: teacher's place among the L -> last hidden states, for those that are stored so.
     """
@@ -155,12 +156,16 @@ def _chunk(
     safe = union.clamp_max(vocabulary - 1)
     entries, tail = [], []
     for k, log_p in enumerate(distributions):
-        stored = log_p.gather(1, safe)
-        mass = torch.where(fresh, stored.double().exp(), 0.0).sum(-1)
+        chosen = torch.zeros(len(at), vocabulary + 1, dtype=torch.bool, device=log_p.device).scatter_(
+            1, ids_of[k], True
+        )
+        own = chosen.gather(1, safe) & fresh
+        stored = torch.where(own, log_p.gather(1, safe), -math.inf)
+        mass = stored.double().exp().sum(-1)
         tail.append(torch.log1p(-mass.clamp_max(1.0)).clamp_min(LEAST_TAIL).float())
         entries.append(stored[fresh])
         if told is not None:
-            told(k, log_p, safe, fresh)
+            told(k, log_p, safe, own)
     return (
         counts.cpu().numpy(),
         union[fresh].cpu().numpy(),
@@ -194,8 +199,7 @@ class Tails:
         rows, columns = fresh.nonzero(as_tuple=True)
         p[rows, ids[rows, columns]] = 0.0
         self.left[k, task] += p.sum(0).double().cpu()
-        if k == 0:
-            self.stored += torch.bincount(ids[fresh].cpu(), minlength=len(self.stored))
+        self.stored += torch.bincount(ids[fresh].cpu(), minlength=len(self.stored))
 
     def order(self) -> Int[np.ndarray, " V"]:
         """Ids by how often they are stored, most often first; ties by what is left over, then by id."""

@@ -23,7 +23,7 @@ from polydistill.cache.shard import Coded, key_of, shard_bytes
 from polydistill.logprobs import Informed, Says, Spoken
 from polydistill.teachers import TeacherSource
 
-FORMS = {"entries": 0, "hidden8": 8, "hidden6": 6}
+FORMS = {"entries": 0, **{f"hidden{bits}": bits for bits in range(2, 9)}}
 """How a teacher is stored -> bits of an entry of its hidden states, 0 where its likeliest entries are stored."""
 
 

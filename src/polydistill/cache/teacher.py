@@ -115,9 +115,7 @@ class CachedTeacher:
             none = np.zeros((0, width), np.float32)
             states = np.concatenate([none, *(e.noted.hidden[self.place] for e in examples)])[at]
             return Spoken(torch.as_tensor(states).to(device), self.head(device))
-        counts = np.concatenate([at[:0], *(e.noted.counts for e in examples)])
-        entries = np.concatenate([at[:0], *(e.noted.ids for e in examples)])
-        log_p = np.concatenate([np.zeros(0, np.float32), *(e.noted.log_p[self.sparse] for e in examples)])
+        counts, entries, log_p = self._chosen(examples)
         tails = np.concatenate([np.zeros(0, np.float32), *(e.noted.log_tail[self.sparse] for e in examples)])
         task = np.concatenate([at[:0], *(np.full(len(e.noted), e.task) for e in examples)])
         begin, number = (np.cumsum(counts) - counts)[at], counts[at]
@@ -132,6 +130,19 @@ class CachedTeacher:
         if self.cache.codec.draws:
             return Sparse(ids, values, tail, self.background.shape[1])
         return Backed(ids, values, kept, tail, self.background, of_task)
+
+    def _chosen(self, examples: list[Example]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Entries that this teacher chose: how many per position, their ids, their log-probabilities."""
+        counts, ids, values = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0, np.float32)]
+        for example in examples:
+            noted = example.noted
+            row = noted.log_p[self.sparse]
+            mine = np.isfinite(row)
+            position = np.repeat(np.arange(len(noted)), noted.counts)
+            counts.append(np.bincount(position[mine], minlength=len(noted)))
+            ids.append(noted.ids[mine])
+            values.append(row[mine])
+        return np.concatenate(counts), np.concatenate(ids), np.concatenate(values)
 
     def head(self, device: torch.device) -> Head:
         """The head of a teacher whose hidden states are stored."""

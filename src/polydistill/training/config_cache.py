@@ -6,6 +6,8 @@ from pydantic import Field
 
 from polydistill.training.section import Section
 
+Form = Literal["entries", "hidden8", "hidden7", "hidden6", "hidden5", "hidden4", "hidden3", "hidden2"]
+
 
 class CacheConfig(Section):
     """For `polydistill cache build`; training reads what the cache itself says."""
@@ -18,8 +20,8 @@ class CacheConfig(Section):
     least: float = Field(default=1 / 256, ge=0, lt=1, description="entries below this probability are left to the tail")
     step: float = Field(default=0.5, gt=0, description="log-probabilities are stored within this, nats")
     signal_step: float = Field(default=1 / 256, gt=0, description="signals are multiples of this, nats")
-    forms: dict[str, Literal["entries", "hidden8", "hidden6"]] = Field(
-        default={}, description="teacher -> likeliest entries, or the hidden state with 8 or 6 bits and the head"
+    forms: dict[str, Form] = Field(
+        default={}, description="teacher -> likeliest entries, or hidden states of so many bits an entry, and the head"
     )
     examples_per_shard: int = Field(default=256, ge=1)
     batch: int = Field(default=8, ge=1, description="examples that the teachers hear at once")
