@@ -4,18 +4,23 @@ Every shard is a pure function of its texts, so it does not matter who makes it,
 lost is started again, and the shard that it had in hand is made again, to the same bytes.
 """
 
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from polydistill.cache.labeller import Label, ShardTask
+from polydistill.cache.manifest import CacheError
+
+REACHED_S = 5.0
+"""Seconds in which a cluster's address must answer."""
 
 
-class RayMissingError(RuntimeError):
+class RayMissingError(ValueError):
     """Ray is not installed, or its cluster cannot be reached."""
 
 
-class WorkerLostError(RuntimeError):
+class WorkerLostError(CacheError):
     """A shard could not be made, however often its worker was started again."""
 
 
@@ -59,6 +64,12 @@ class OnRay:
                 ray.shutdown()
 
     def _begin(self, ray: Any) -> None:
+        host, colon, port = (self.address or "").rpartition(":")
+        if colon and port.isdigit() and "/" not in host:
+            try:  # Ray itself would try for minutes
+                socket.create_connection((host, int(port)), timeout=REACHED_S).close()
+            except OSError as error:
+                raise RayMissingError(f"Ray at {self.address} cannot be used: {error}") from None
         here = {"num_cpus": max(1, round(self.workers * self.cpus)), "include_dashboard": False}
         try:
             ray.init(

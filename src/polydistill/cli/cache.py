@@ -35,6 +35,11 @@ def build(
     overrides: Overrides = None,
     to: To = None,
     workers: Annotated[int, typer.Option(min=1, help="processes, each with its own copy of the teachers")] = 1,
+    engine: Annotated[str, typer.Option(help="local: this machine; ray: Ray, here or on a cluster")] = "local",
+    ray_address: Annotated[
+        str | None, typer.Option(help="of a Ray cluster, or auto; a Ray of this machine is started when left out")
+    ] = None,
+    gpus: Annotated[float, typer.Option(min=0, help="ray: that each worker takes; may be a part of one")] = 0.0,
     codec_of: Annotated[str | None, typer.Option(help="take over this cache's codec, to merge the two later")] = None,
     json_file: JsonFile = None,
 ) -> None:
@@ -56,13 +61,32 @@ def build(
             bar.update(task, completed=progress.done, total=progress.shards, said=said)
 
         manifest = build_cache(
-            run, to, workers=workers, codec_of=codec_of, command=f"polydistill cache build {config}", progress=tell
+            run,
+            to,
+            engine=_engine(engine, workers, ray_address, gpus),
+            workers=workers,
+            codec_of=codec_of,
+            command=f"polydistill cache build {config}",
+            progress=tell,
         )
     for line in described(address, manifest):
         _say(line)
     teachers = " ".join(f"'teachers.{name}={{cache: {address}}}'" for name in manifest.plan.names)
     _say(f"\nnext: polydistill train {config} {teachers}")
     _write(json_file, {"cache": address, **summary(manifest)})
+
+
+def _engine(name: str, workers: int, address: str | None, gpus: float) -> Any:
+    """Where shards are made; None for the processes of this machine."""
+    if name == "ray":
+        from polydistill.cache.ray_engine import OnRay
+
+        return OnRay(workers, address, gpus=gpus)
+    if name != "local":
+        raise ValueError(f"--engine must be local or ray, got {name!r}")
+    if address is not None or gpus:
+        raise ValueError("--ray-address and --gpus are for --engine ray")
+    return None
 
 
 @app.command()

@@ -160,7 +160,13 @@ def _same_run(address: str, have: Plan, run: Caching, command: str) -> None:
 def worker(config: str, plan: Plan, codec: bytes, threads: int) -> Label:
     """What a worker labels with: the teachers of the run, loaded there."""
     torch.set_num_threads(threads)
-    return _label_with(Labeller(teachers_of(c.RunConfig.model_validate_json(config)), plan), codec)
+    run = c.RunConfig.model_validate_json(config)
+    device = "cuda" if torch.cuda.is_available() and not run.training.cpu else "cpu"
+    teachers = teachers_of(run)
+    for teacher in teachers:
+        if isinstance(teacher, LocalTeacher) and getattr(teacher.model, "hf_device_map", None) is None:
+            teacher.model.to(device)
+    return _label_with(Labeller(teachers, plan, device), codec)
 
 
 def teachers_of(config: c.RunConfig) -> list[Teacher]:

@@ -1,0 +1,146 @@
+"""Labelling on Ray: the same files as without it, whoever is lost on the way."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import models
+import psutil
+import pytest
+
+from polydistill.cache import Here
+from polydistill.cache.ray_engine import OnRay
+from polydistill.cli import main
+from polydistill.training.caching import build_cache
+from polydistill.training.config import RunConfig
+from polydistill.training.config_file import dump_config
+
+pytest.importorskip("ray")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::ResourceWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> RunConfig:
+    root = tmp_path_factory.mktemp("models")
+    for seed, name in enumerate(("student", "a", "b")):
+        models.saved(root / name, seed)
+    with (root / "data.jsonl").open("w") as stream:
+        for row in models.texts(24):
+            stream.write(json.dumps({"text": row["text"], "task": row["task"]}) + "\n")
+    return RunConfig.model_validate(
+        {
+            "output": str(root / "run"),
+            "student": str(root / "student"),
+            "teachers": {"a": str(root / "a"), "b": str(root / "b")},
+            "data": {"train": str(root / "data.jsonl"), "max_length": 48},
+            "weighting": [{"kind": "prefix_posterior"}],
+            "cache": {"examples_per_shard": 2, "batch": 2},
+            "training": {"cpu": True, "threads": 1},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def ray():
+    """A Ray of this machine with two places, for all tests."""
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def local(config, tmp_path_factory) -> dict[str, bytes]:
+    """What the local engine makes."""
+    folder = tmp_path_factory.mktemp("local") / "cache"
+    build_cache(config, str(folder), engine=Here())
+    return contents(folder)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".")}
+
+
+def workers() -> list[psutil.Process]:
+    """Processes of labelling actors."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if any("ray::LabellingActor" in word for word in process.info["cmdline"] or ()):
+            found.append(process)
+    return found
+
+
+def test_a_worker_that_is_killed_is_started_again(config, ray, local, tmp_path):
+    killed = []
+
+    def kill(progress) -> None:
+        if progress.done == 2 and not killed:
+            there = workers()
+            assert len(there) == 2
+            os.kill(there[0].pid, signal.SIGKILL)
+            killed.append(there[0].pid)
+
+    build_cache(config, str(tmp_path / "cache"), engine=OnRay(2), progress=kill)
+    assert killed
+    assert contents(tmp_path / "cache") == local
+
+
+def test_a_build_that_was_cut_off_goes_on_with_another_engine(config, ray, local, tmp_path):
+    class CutOffError(Exception):
+        pass
+
+    def cut(progress) -> None:
+        if progress.done == 3:
+            raise CutOffError
+
+    with pytest.raises(CutOffError):
+        build_cache(config, str(tmp_path / "cache"), engine=OnRay(2), progress=cut)
+    kept = contents(tmp_path / "cache")
+    assert len([name for name in kept if name in local and name.startswith("shard")]) == 3
+    assert "manifest.json" not in kept
+    build_cache(config, str(tmp_path / "cache"), engine=Here())
+    assert contents(tmp_path / "cache") == local
+
+
+def test_two_workers_make_the_shards_of_the_local_engine(config, local, tmp_path):
+    """From the command line, on a Ray that is started for the build and stopped after it."""
+    dump_config(config, tmp_path / "run.yaml")
+    command = ["cache", "build", str(tmp_path / "run.yaml"), "--to", str(tmp_path / "cache")]
+    done = subprocess.run(
+        [sys.executable, "-m", "polydistill", *command, "--engine", "ray", "--workers", "2"],
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+    assert done.returncode == 0, done.stderr
+    assert contents(tmp_path / "cache") == local
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--engine", "spark"], "--engine must be local or ray, got 'spark'"),
+        (["--gpus", "1"], "--ray-address and --gpus are for --engine ray"),
+        (["--engine", "ray", "--ray-address", "127.0.0.1:1"], "Ray at 127.0.0.1:1 cannot be used"),
+    ],
+)
+def test_a_wrong_engine_is_one_sentence(config, tmp_path, options, sentence, monkeypatch, capsys):
+    dump_config(config, tmp_path / "run.yaml")
+    command = ["cache", "build", str(tmp_path / "run.yaml"), "--to", str(tmp_path / "cache")]
+    monkeypatch.setattr(sys, "argv", ["polydistill", *command, *options])
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert "Traceback" not in said
