@@ -41,7 +41,7 @@ READERS = {
 class ObjectiveConfig(Section):
     """What is learned from the teachers."""
 
-    kind: Summed | Paired | Sampled = Field(
+    kind: Literal[Summed, Paired, Sampled] = Field(
         default="forward_kl",
         description="the sampled ones are for on-policy runs; on_policy takes reverse_kl by default",
     )
