@@ -151,7 +151,10 @@ class Codec:
         gaps = np.diff(ranks, prepend=0) - 1
         log_p = noted.log_p[:, by_rank].astype(np.float64)
         chosen = np.isfinite(log_p)
-        codes = np.where(chosen, np.maximum(np.rint(np.where(chosen, -log_p, 0.0) / self.step), 0) + 1, 0)
+        if self.draws:
+            codes = np.rint(np.exp(log_p) * self.draws)
+        else:
+            codes = np.where(chosen, np.maximum(np.rint(np.where(chosen, -log_p, 0.0) / self.step), 0) + 1, 0)
         codes = codes.astype(np.int64)
         tails = np.maximum(np.rint(-noted.log_tail.astype(np.float64) / self.step), 0).astype(np.int64)
         signals = {
@@ -198,7 +201,7 @@ class Codec:
             name: np.zeros((self.teachers, positions), np.int64) for name in ("label_log_prob", "maximum", "margin")
         }
         stored = np.zeros((self.teachers, positions), bool)
-        if not len(ids) or not counts.all():
+        if self.draws or not len(ids) or not counts.all():
             return {**guess, "stored": stored}
         begin, position = np.cumsum(counts) - counts, np.repeat(np.arange(positions), counts)
         is_label = ids == label[position]
@@ -293,6 +296,9 @@ class Codec:
         self, counts: Int[np.ndarray, " P"], codes: Int[np.ndarray, "K n"], tails: Int[np.ndarray, "K P"]
     ) -> tuple[Float[np.ndarray, "K n"], Float[np.ndarray, "K P"]]:
         """Log-probabilities of entries and tails that have mass 1 together."""
+        if self.draws:
+            with np.errstate(divide="ignore"):
+                return np.log(codes / self.draws).astype(np.float32), np.full(tails.shape, LEAST_TAIL, np.float32)
         log_p = np.where(codes > 0, (codes - 1).astype(np.float32) * np.float32(-self.step), np.float32(-np.inf))
         log_tail = np.maximum(tails * -self.step, LEAST_TAIL)
         mass = np.exp(log_tail)

@@ -56,7 +56,7 @@ class Labeller:
         if [t.name for t in teachers] != plan.names:
             raise ValueError(f"the plan has the teachers {plan.names}, given are {[t.name for t in teachers]}")
         self.teachers, self.plan, self.device = list(teachers), plan, device
-        self.selection = Selection(plan.mass, plan.cap, plan.least)
+        self.selection = Selection(plan.mass, plan.cap, plan.least, plan.draws)
         self.bits = [FORMS[teacher.form] for teacher in plan.teachers]
         self.sparse = tuple(place for place, bits in enumerate(self.bits) if not bits)
 
@@ -85,7 +85,11 @@ class Labeller:
         """Every text, and what is noted of it."""
         for text, said, positions in self.heard(texts):
             label = torch.as_tensor(text.tokens[1:], device=self.device)
-            yield text, note(said, positions, label, self.selection, self.sparse, tails=tails, task=text.task)
+            seed = int.from_bytes(key_of(text.tokens)[:7], "little")
+            yield (
+                text,
+                note(said, positions, label, self.selection, self.sparse, tails=tails, task=text.task, seed=seed),
+            )
 
     def calibrated(self, texts: Sequence[Text]) -> Codec:
         """The codec that fits these texts.

@@ -168,6 +168,33 @@ def merge(
     _write(json_file, {"cache": to, **summary(manifest)})
 
 
+@app.command("import")
+def import_(
+    data: Annotated[str, typer.Argument(help="a .jsonl, .json, .parquet or .csv file, or the id of a hub data set")],
+    tokenizer: Annotated[str, typer.Option(help="hub id or folder; the student's must be the same")],
+    to: Annotated[str, typer.Option("--to", help="folder or fsspec address of the cache")],
+    teacher: Annotated[str, typer.Option(help="its name in the cache")] = "teacher",
+    layout: Annotated[
+        Path | None, typer.Option(help="DistillKit's settings of the capture: a YAML file with `k`, `exact_k`, ...")
+    ] = None,
+    column: Annotated[
+        str, typer.Option(help="of top-k log-probabilities, as axolotl reads; without --layout")
+    ] = "logprobs",
+    split: Annotated[str, typer.Option(help="of a hub data set")] = "train",
+    step: Annotated[float, typer.Option(help="log-probabilities are stored within this, nats")] = 0.25,
+    json_file: JsonFile = None,
+) -> None:
+    """A cache from what another tool has stored: DistillKit's packed rows, or a column of top-k log-probabilities."""
+    from polydistill.cli.main import _quiet
+    from polydistill.training.importing import import_data
+
+    _quiet()
+    manifest = import_data(data, tokenizer, to, teacher, layout=layout, column=column, split=split, step=step)
+    for line in described(to, manifest):
+        _say(line)
+    _write(json_file, {"cache": to, **summary(manifest)})
+
+
 def described(address: str, manifest: Any) -> list[str]:
     """A cache in words."""
     plan, positions = manifest.plan, max(manifest.positions, 1)

@@ -250,7 +250,7 @@ def plan_of(config: c.RunConfig, trainer: Taught, texts: list[Text], tasks: list
         least=section.least,
         step=section.step,
         signal_step=section.signal_step,
-        draws=0,
+        draws=section.draws,
         examples_per_shard=section.examples_per_shard,
         batch=section.batch,
         calibration=section.calibration,

@@ -23,6 +23,9 @@ class CacheConfig(Section):
     forms: dict[str, Form] = Field(
         default={}, description="teacher -> likeliest entries, or hidden states of so many bits an entry, and the head"
     )
+    draws: int = Field(
+        default=0, ge=0, description="draw entries so many times instead of choosing the likeliest: unbiased, but noisy"
+    )
     examples_per_shard: int = Field(default=256, ge=1)
     batch: int = Field(default=8, ge=1, description="examples that the teachers hear at once")
     calibration: int = Field(

