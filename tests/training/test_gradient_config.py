@@ -6,12 +6,13 @@ import models
 import pytest
 
 from polydistill.certify import Certificate
+from polydistill.cli.main import _pipeline_of
 from polydistill.records import read_metrics
 from polydistill.report import write_report
 from polydistill.training import AcrossGroups, AcrossTeachers, Critical, GradientRefusedError, Labels
 from polydistill.training.build import build_gradient, build_trainer
 from polydistill.training.config import RunConfig
-from polydistill.training.config_file import ConfigError
+from polydistill.training.config_file import ConfigError, dump_config
 from polydistill.training.run import train_run
 
 pytest.importorskip("torchjd")
@@ -52,6 +53,15 @@ def config(folder, **changes):
 )
 def test_the_section_says_what_is_built(folder, section, built):
     assert build_gradient(config(folder, gradient=section)) == built
+
+
+def test_what_is_certified_of_a_configuration_has_the_coefficients_in_it(folder, tmp_path):
+    plain, modified = config(folder), config(folder, gradient={"share": 0.1})
+    ranges = []
+    for number, section in enumerate((plain, modified)):
+        dump_config(section, tmp_path / f"{number}.yaml")
+        ranges.append(_pipeline_of(str(tmp_path / f"{number}.yaml")).before_safety().range)
+    assert ranges[1] > ranges[0]
 
 
 def test_what_does_not_go_together_is_refused_before_a_model_is_loaded(folder):

@@ -65,6 +65,14 @@ def test_learning_weights_drift_and_the_drift_adds_up(tmp_path):
     assert len(column(sparse, "drift")) == 3
 
 
+def test_the_regret_of_learned_weights_is_held_against_its_bound(tmp_path):
+    run = watched(tmp_path, weighting=LEARNING, max_steps=5)
+    hedge = next(part for part in run.pipeline.stack.modules() if hasattr(part, "regret_bound"))
+    assert column(run, "regret_used")[0] == 0.0
+    assert 0.0 < column(run, "regret_used")[-1] < 1.0
+    assert (hedge.regret() <= hedge.regret_bound()).all()
+
+
 def test_a_run_that_is_watched_is_the_run_that_is_not(tmp_path):
     student = {"dropout": 0.1}
     seen = watched(tmp_path, weighting=LEARNING, student=models.llama(0, **student))

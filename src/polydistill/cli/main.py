@@ -308,17 +308,20 @@ def measure(
 def _pipeline_of(path: str) -> Any:
     """The bound pipeline of a configuration; no model is loaded."""
     from polydistill.pipeline import Pipeline
-    from polydistill.training.build import build_safety, build_stack
+    from polydistill.training.build import build_gradient, build_safety, build_stack
     from polydistill.training.config_file import load_config
+    from polydistill.training.gradient import AcrossTeachers
 
     config = load_config(path)
+    gradient, stack = build_gradient(config), build_stack(config.weighting)
+    stack = stack * gradient.factor() if isinstance(gradient, AcrossTeachers) else stack
     tasks = config.tasks
     if tasks is None:
         named = (getattr(factor, "table", None) or getattr(factor, "losses", None) or {} for factor in config.weighting)
         routed = (getattr(factor, "route", {}) for factor in config.weighting)
         tasks = sorted({task for rows in (*named, *routed) for task in rows})
     return Pipeline.of(
-        build_stack(config.weighting),
+        stack,
         list(config.teachers),
         tasks,
         floor=config.floor,

@@ -80,6 +80,10 @@ DIAGNOSTICS |= {
         "What the weights' movement did to the probe's loss, over what the student's steps did; above 0.5 they are not "
         "slow against it.",
     ),
+    "regret": Diagnostic(
+        "Regret of Hedge", "By how much the best teacher of a task beat the task's learned weights so far.", "nats"
+    ),
+    "regret_used": Diagnostic("Share of the regret's bound", "Regret over what it cannot exceed; never above 1."),
     "gradient_range": Diagnostic(
         "Range of the gradient's coefficients", "Greatest log-ratio of two teachers' coefficients.", "nats"
     ),

@@ -12,6 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from polydistill.diagnostics import mean_weights, summarise
 from polydistill.guarantee import Guarantee
+from polydistill.pipeline import Pipeline
 from polydistill.records import METRICS, ConstraintRecord, RecordWriter, ResumeRecord, StepRecord
 from polydistill.safety import Verdict, effect
 from polydistill.teachers.served import TeacherLostError
@@ -19,6 +20,7 @@ from polydistill.training.constrained import Constrained
 from polydistill.training.step import StepOutcome
 from polydistill.training.taught import Taught
 from polydistill.training.watch import unwrapped, whole_elsewhere
+from polydistill.weighting.task import HedgeOf
 
 
 class Recorder(TrainerCallback):
@@ -49,6 +51,7 @@ class Recorder(TrainerCallback):
             self.total_seconds[part] += seconds
         self.constraints = trainer.constraints
         found = self._look(done, trainer) | summarise(done.outcome, trainer.pipeline, self.guarantee)
+        found |= regret(trainer.pipeline)
         if trainer.pipeline.safety is not None and done.outcome.count:
             found |= self._enforcement(done, trainer)
         return {f"distil/{k}": v for k, v in found.items()}
@@ -126,6 +129,17 @@ class Recorder(TrainerCallback):
         if self.writer is not None:
             self.writer.close()
             self.writer = None
+
+
+def regret(pipeline: Pipeline) -> dict[str, float]:
+    """Greatest regret of a task's Hedge weights in nats, and its share of what it cannot exceed; empty without any."""
+    hedges = [part for part in pipeline.stack.modules() if isinstance(part, HedgeOf)]
+    if not hedges:
+        return {}
+    regrets = torch.cat([part.regret() for part in hedges])
+    bounds = torch.cat([part.regret_bound() for part in hedges])
+    used = torch.where(bounds > 0, regrets / bounds.clamp_min(1e-300), 0.0)
+    return dict(zip(("regret", "regret_used"), torch.stack([regrets.max(), used.max()]).tolist(), strict=True))
 
 
 def constraint_records(verdicts: list[Verdict]) -> dict[str, ConstraintRecord]:
