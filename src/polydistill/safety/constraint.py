@@ -73,6 +73,10 @@ class Constraint(Protocol):
         """What the student descends."""
         ...
 
+    def says(self) -> str:
+        """What is limited, in words."""
+        ...
+
 
 @dataclass(frozen=True)
 class UnsafeMass:
@@ -127,6 +131,12 @@ class UnsafeMass:
         """`-log(1 - mass)`, nats."""
         return unsafe_surprise(view.logits, self.forbidden.mask(view.prefix, view.logits.shape[1]))
 
+    def says(self) -> str:
+        """How many tokens and sequences are forbidden, and where."""
+        tokens, sequences = len(self.forbidden.tokens), len(self.forbidden.sequences)
+        parts = [f"{tokens:,} tokens"] * bool(tokens) + [f"{sequences:,} token sequences"] * bool(sequences)
+        return f"mass of at most {self.limit:g} on {' and '.join(parts)} from severity {self.severity:g} on"
+
 
 @dataclass(frozen=True)
 class KLToTeacher:
@@ -174,6 +184,10 @@ class KLToTeacher:
         return kl_from(view.teacher(self.index), view.logits)
 
     surrogate = points
+
+    def says(self) -> str:
+        """Whom the student stays near, and where."""
+        return f"at most {self.limit:g} nats from {self.teacher!r} from severity {self.severity:g} on"
 
 
 @dataclass(frozen=True)
@@ -223,6 +237,10 @@ class TaskLoss:
 
     surrogate = points
 
+    def says(self) -> str:
+        """Which task is protected."""
+        return f"a loss of at most {self.limit:g} nats per token on the task {self.task!r}"
+
 
 @dataclass(frozen=True)
 class GeneratedRate:
@@ -258,6 +276,13 @@ class GeneratedRate:
     def scale(self) -> float:
         """The limit."""
         return self.limit
+
+    def says(self) -> str:
+        """How many prompts are continued, how often, and through what the multiplier acts."""
+        return (
+            f"at most {self.limit:.2%} of the continuations of {len(self.prompts):,} prompts flagged, every "
+            f"{self.every} steps; acts through {self.follows!r}"
+        )
 
 
 def _check_severity(name: str, severity: float) -> None:

@@ -17,6 +17,7 @@ from polydistill.training.caching import refuse_unheard
 from polydistill.training.config import RunConfig
 from polydistill.training.devices import Layout, Sizes, memory, read_layout, where
 from polydistill.training.order_check import check_order
+from polydistill.training.run import safety_says_before
 from polydistill.training.taught import Taught
 
 MIB = 2**20
@@ -93,6 +94,8 @@ def _check(config: RunConfig, trainer: Taught, layout: Layout | None) -> Check:
         f"vocabulary: {trainer.visible:,} tokens, the same for all",
         *trainer.masked,
         f"data: {len(dataset):,} training examples; tasks: {', '.join(trainer.pipeline.tasks) or 'none'}",
+        *safety_says_before(trainer),
+        *([] if trainer.constraints is None else trainer.constraints.says()),
     ]
     loader = trainer.get_train_dataloader()
     inputs = trainer._prepare_inputs(next(iter(loader)))

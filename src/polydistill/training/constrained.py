@@ -175,6 +175,10 @@ class Constrained:
         """How every constraint stands."""
         return self.dual.verdicts()
 
+    def says(self) -> list[str]:
+        """One sentence per constraint: what it limits, before anything was measured."""
+        return [f"constraint {c.name!r}: {c.says()}" for c in self.constraints]
+
     def weights(self) -> dict[str, float]:
         """Name -> `lambda / (1 + lambda)`."""
         return dict(zip(self.dual.names, self.dual.weight.tolist(), strict=True))

@@ -242,6 +242,8 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
             "completion_mask": padded([[1] * len(ids) for ids in answers], "right", 0),
             **{name: value.to(device) for name, value in self.context(rows).items()},
         }
+        if self.severity_along is not None:
+            inputs["severity"] = self._severities_along(inputs)
         return self.batch_of(inputs)
 
     def batch_of(self, inputs: dict[str, Any]) -> Batch:

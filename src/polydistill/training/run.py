@@ -240,15 +240,21 @@ def _summary(
 
 
 def safety_says(trainer: Taught) -> list[str]:
-    """What may be said about safety: the attenuation claim, the data's severity, the constraints."""
+    """What may be said about safety after a run: what could be said before it, and how the constraints stand."""
+    said = safety_says_before(trainer)
+    if trainer.constraints is not None:
+        said += [verdict.says() for verdict in trainer.constraints.verdicts()]
+    return said
+
+
+def safety_says_before(trainer: Taught) -> list[str]:
+    """What may be said about safety before a run: the attenuation claim, and the data's severity."""
     pipeline, said = trainer.pipeline, []
     if pipeline.safety is not None:
         linear = isinstance(trainer.objective, ForwardKL)
         said.append(attenuation(pipeline.safety, pipeline.before_safety(), linear=linear).says)
     if pipeline.safety is not None or trainer.constraints is not None:
         said += filter(None, [says_of(shares(trainer.train_dataset))])
-    if trainer.constraints is not None:
-        said += [verdict.says() for verdict in trainer.constraints.verdicts()]
     return said
 
 
