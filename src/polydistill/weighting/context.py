@@ -119,10 +119,15 @@ class PrefixPosterior(_Posterior):
 class DiscountedPosterior(_Posterior):
     """`L <- discount L + clip(log p(y))`: forgets geometrically; range `spread / (1 - discount)` (T7).
 
+    Monotone, unlike the other two: the clip never lets another teacher gain on the one whose likelihood rose, and what
+    follows is a sum with positive factors.
+
     Args:
         discount: gamma in [0, 1).
         spread: per-token evidence is clipped to this spread, nats.
     """
+
+    laws = frozenset("EMUX")
 
     def __init__(self, discount: float = 0.8, spread: float = 8.0) -> None:
         super().__init__()

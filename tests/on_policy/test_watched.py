@@ -1,0 +1,26 @@
+"""The probe batch on-policy: the student's first texts, looked at again later; the run is the one without looks."""
+
+import torch
+from scenes import ours
+
+from polydistill import Hedge, StudentGap
+from polydistill.training.recorder import Recorder
+from polydistill.training.watch import Watch
+
+
+def test_generated_text_is_watched_and_training_does_not_notice(tmp_path):
+    weighting = Hedge(2.0, 0.05)(StudentGap())
+    recorder = Recorder(tmp_path)
+    seen = ours(tmp_path / "a", weighting, observers=[recorder], skip_below=None)
+    seen.add_callback(recorder)
+    seen.watch = Watch(1)
+    plain = ours(tmp_path / "b", weighting, skip_below=None)
+    for run in (seen, plain):
+        torch.manual_seed(0)  # of what it writes
+        run.train()
+    lines = [line for line in seen.state.log_history if "loss" in line]
+    assert [line["loss"] for line in lines] == [line["loss"] for line in plain.state.log_history if "loss" in line]
+    for name in ("drift", "drift_total", "conflict", "disagreement"):
+        assert f"distil/{name}" in lines[0]
+    assert lines[-1]["distil/drift_total"] > 0.0
+    assert lines[-1]["distil/timescales"] > 0.0
