@@ -16,10 +16,13 @@ import pytest
 import torch
 from models import saved, texts
 from ruamel.yaml import YAML
+from typer.testing import CliRunner
 
 from polydistill.cache import Cache, CachedTeacher, CacheError, FingerprintError, Manifest, Processes
+from polydistill.cache.label import Selection, note
 from polydistill.cache.maintain import merge
-from polydistill.logprobs import logits_of
+from polydistill.cli.main import app
+from polydistill.logprobs import Informed, Known, Sparse, logits_of
 from polydistill.objective import ForwardKL, distil
 from polydistill.teachers import TeacherUnavailableError, head_of, last_hidden_state
 from polydistill.training.build import build_trainer
@@ -297,6 +300,36 @@ def test_a_cache_can_be_anywhere_that_fsspec_knows(config: RunConfig, cache: Pat
     assert ours.manifest == theirs.manifest
     example = next(ours.shuffled())
     assert np.array_equal(example.tokens, next(theirs.shuffled()).tokens)
+
+
+def test_the_commands_say_what_a_cache_is_and_whether_it_is_whole(project: Path, cache: Path, copy: Path) -> None:
+    def run(*arguments: str) -> Any:
+        return CliRunner().invoke(app, ["cache", *arguments])
+
+    done = run("info", str(cache), "--deep", "--json", str(copy.parent / "info.json"))
+    assert done.exit_code == 0
+    assert "teachers: c (entries," in done.output
+    assert "all files are there and as they were written" in done.output
+    found = json.loads((copy.parent / "info.json").read_text())
+    assert found["positions"] == sum(len(e.tokens) - 1 for e in Cache(str(cache)).sequential())
+    assert found["bytes"] == sum(path.stat().st_size for path in cache.glob("shard-*"))
+    damage_byte(copy / "shard-00002.safetensors")
+    assert run("info", str(copy)).exit_code == 0  # lengths are right
+    assert "shard-00002.safetensors is not what was written" in str(run("info", str(copy), "--deep").exception)
+    yaml = str(project / "run.yaml")
+    assert "mended" in run("repair", yaml, "--to", str(copy)).output
+    verified = run("verify", yaml, "--to", str(copy), "--texts", "2")
+    assert verified.exit_code == 0
+    assert verified.output.count("the bounds hold") == 3
+
+
+def test_what_a_teacher_knows_exactly_is_what_is_stored() -> None:
+    sparse = Sparse.of(torch.tensor([[1, 2]] * 3), torch.tensor([[0.6, 0.2]] * 3).log(), 9)
+    exact = torch.tensor([-5.0, -6.0, -7.0])
+    says = Informed(sparse, Known(label_log_prob=exact))
+    noted = note([says], torch.arange(1, 3), torch.tensor([7, 8]), Selection(), (0,))
+    assert noted.signals["label_log_prob"][0].tolist() == [-6.0, -7.0]
+    assert noted.signals["maximum"][0].tolist() == pytest.approx([np.log(0.6)] * 2)
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from polydistill.logprobs import LEAST_TAIL, Says, Spoken, logits_of
+from polydistill.logprobs import LEAST_TAIL, Informed, Says, Spoken, logits_of
 
 SIGNALS = ("label_log_prob", "entropy", "maximum", "margin")
 """Statistics that are stored for every teacher, in this order; nats at temperature 1."""
@@ -164,6 +164,10 @@ def _chunk(
         signals["entropy"].append(-(log_p.exp() * log_p).sum(-1))
         signals["maximum"].append(best[:, 0])
         signals["margin"].append(best[:, 0] - best[:, -1])
+        for name, values in signals.items():
+            told_exactly = getattr(says.known, name) if isinstance(says, Informed) else None
+            if told_exactly is not None:
+                values[-1] = told_exactly[at.to(told_exactly.device)].to(values[-1])
         if k in sparse and selection.draws:
             ids, log_p = selection.drawn(log_p, random)
             ids_of.append(ids)
