@@ -42,7 +42,9 @@ def _tables(m: int) -> tuple[Int[np.ndarray, " 256"], Int[np.ndarray, " 256"]]:
     """Per symbol: how many further bits its number has, and the number without them."""
     symbols = np.arange(256, dtype=np.int64)
     rest = np.maximum((symbols >> m) - 1, 0)
-    return rest, (symbols - (rest << m)) << np.minimum(rest, 40)
+    # Symbols that no number has would not fit; they cannot be met.
+    plain = np.minimum((symbols - (rest << m)) << np.minimum(rest, 40), LARGEST)
+    return rest.astype(np.int32), plain.astype(np.int32)
 
 
 def rest_of(symbols: UInt8[np.ndarray, " n"], m: int) -> Int[np.ndarray, " n"]:
@@ -69,11 +71,11 @@ def unpack(data: bytes, widths: Int[np.ndarray, " n"], start: int = 0) -> Int[np
     Raises:
         ValueError: there are fewer bits than the widths ask for.
     """
-    low = np.zeros(len(widths), np.int64)
+    low = np.zeros(len(widths), np.int32)
     wide = np.flatnonzero(widths)
     if not len(wide):
         return low
-    some = widths[wide]
+    some = widths[wide].astype(np.int64)
     ends = np.cumsum(some) + start
     if ends[-1] > 8 * len(data):
         raise ValueError(f"{ends[-1]} bits are expected, {8 * len(data)} are there")
@@ -81,7 +83,7 @@ def unpack(data: bytes, widths: Int[np.ndarray, " n"], start: int = 0) -> Int[np
     # Eight bytes from every byte on, as numbers; widths up to 32 and a start within a byte fit 40 bits.
     words = np.ndarray((len(data) + 1,), ">u8", data + bytes(8), strides=(1,))
     word = words[starts >> 3].astype(np.uint64) << (starts & 7).astype(np.uint64)
-    low[wide] = (word >> (64 - some).astype(np.uint64)).astype(np.int64)
+    low[wide] = word >> (64 - some).astype(np.uint64)
     return low
 
 

@@ -245,7 +245,7 @@ class Codec:
         total = int(counts.sum())
         first_ids = reader.read("first_ids", int((counts > 0).sum()))
         gaps = reader.read("gaps", total - len(first_ids))
-        codes = np.empty((k, total), np.int64)
+        codes = np.empty((k, total), np.int32)
         codes[:1] = reader.read("values", total if k else 0)
         kind = self._classes(codes[:1])
         for c, name in enumerate(VALUES):
@@ -285,7 +285,7 @@ class Codec:
         begin = (np.cumsum(counts) - counts)[counts > 0]
         steps = np.ones(total, np.int64)
         steps[begin] = 0
-        steps[steps > 0] = gaps + 1
+        steps[steps > 0] = gaps.astype(np.int64) + 1
         reached = np.cumsum(steps)
         ranks = reached - np.repeat(reached[begin] - first, counts[counts > 0])
         if total and ranks.max() >= len(self.order):

@@ -53,6 +53,9 @@ def from_bytes(data: bytes, form: HiddenForm, positions: int) -> Float[np.ndarra
     raw = np.frombuffer(data, np.uint8, offset=4 * positions).reshape(positions, -1)
     if form.bits == 8:
         return (raw.astype(np.int16) - 128).astype(np.float32) * scale
+    if form.bits == 4:
+        halves = np.stack([raw >> 4, raw & 15], -1).reshape(positions, -1)[:, : form.width]
+        return (halves.astype(np.int8) - 8).astype(np.float32) * scale
     digits = np.unpackbits(raw, axis=-1, count=form.bits * form.width).reshape(positions, form.width, form.bits)
     weights = 1 << np.arange(form.bits - 1, -1, -1)
     return ((digits @ weights) - 2 ** (form.bits - 1)).astype(np.float32) * scale
