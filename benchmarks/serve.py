@@ -35,7 +35,7 @@ VOCABULARY, WIDTH, LAYERS, SEQUENCES, LENGTH, SEED = 32_768, 512, 8, 8, 128, 0
 
 
 def save_model(folder: Path) -> None:
-    """A Llama of 59 million parameters, and a tokenizer with a word for every id."""
+    """A Llama of 67 million parameters, and a tokenizer with a word for every id."""
     torch.manual_seed(SEED)
     config = LlamaConfig(
         vocab_size=VOCABULARY,

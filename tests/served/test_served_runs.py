@@ -11,6 +11,7 @@ import servers
 import torch
 from safetensors.torch import load_file
 
+from polydistill.logprobs import logits_of
 from polydistill.records import read_summary
 from polydistill.training.build import build_trainer
 from polydistill.training.caching import build_cache
@@ -106,6 +107,26 @@ def test_one_local_one_cached_and_one_served_teacher_in_one_run(place, folder, t
     assert [score.name for score in mixed.scores] == ["student", "small", "cached", "big"]
     for ours, theirs in zip(mixed.scores, local.scores, strict=True):
         assert ours.mean == pytest.approx(theirs.mean, rel=5e-3)
+
+
+@pytest.mark.slow
+def test_a_served_teacher_can_be_cached(place, here, tmp_path):
+    """What the cache says of the label is what the server said, within the step of stored signals."""
+    with servers.Faulty(servers.well, here).running() as url:
+        served = {"url": url, "model": servers.MODEL, "top_logprobs": 100}
+        run = config(place, tmp_path / "run", teachers={"big": served}, cache={"mass": 1.0, "cap": 300})
+        manifest = build_cache(run, str(tmp_path / "cache"))
+        assert build_cache(run, str(tmp_path / "cache")) == manifest
+    cached, local = (
+        build_trainer(config(place, tmp_path / "run", teachers={"big": big}))
+        for big in ({"cache": str(tmp_path / "cache")}, str(place / "big"))
+    )
+    batch = cached.batch_of(next(iter(cached.get_train_dataloader())))
+    rows, positions = batch.positions(reads_prefix=True)
+    said, whole = (t.teachers[0].speak(batch.input_ids, batch.attention_mask, rows) for t in (cached, local))
+    log_p = logits_of(whole, torch.arange(len(rows))).log_softmax(-1)
+    own = log_p.gather(1, positions.target[:, None]).squeeze(1)
+    torch.testing.assert_close(said.known.label_log_prob, own, atol=manifest.plan.signal_step, rtol=0)
 
 
 @pytest.mark.slow
