@@ -37,6 +37,7 @@ _HOMES = {
     "polydistill.objective": ("ForwardKL", "ReverseKL"),
     "polydistill.pipeline": ("Pipeline",),
     "polydistill.teachers": ("LocalTeacher",),
+    "polydistill.teachers.served": ("ServedTeacher",),
     "polydistill.training": ("PolyDistillTrainer", "OnPolicyPolyDistillTrainer"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

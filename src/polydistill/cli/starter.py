@@ -17,6 +17,7 @@ teachers:                              # all share the student's tokenizer; any 
   code: path/or/hub-id
   maths: {{model: path/or/hub-id, dtype: bfloat16}}
   safe: {{model: path/or/hub-id, dtype: bfloat16}}
+  # big: {{url: "http://host:8000/v1", model: name, api_key_env: TEACHER_KEY}}   # vLLM, or `polydistill serve`
 
 data:                                  # TRL's formats: text, messages, or prompt and completion;
   train: train.jsonl                   # optional columns: task (a name), severity (0 to 1), teacher_id (a teacher)
