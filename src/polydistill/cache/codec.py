@@ -16,7 +16,7 @@ from functools import cached_property
 
 import numpy as np
 import zstandard
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 
 from polydistill.cache.bits import LARGEST, from_symbols, pack, rest_of, to_symbols, unpack, unzigzag, zigzag
 from polydistill.cache.hidden import HiddenForm, from_bytes, to_bytes
@@ -181,11 +181,17 @@ class Codec:
             made[name] = codes[1:][:, kind == c].ravel()
         return made
 
-    def _classes(self, first: Int[np.ndarray, "_ n"]) -> Int[np.ndarray, " n"]:
+    def _classes(self, first: Int[np.ndarray, "_ n"]) -> UInt8[np.ndarray, " n"]:
         """Which stream the later teachers' codes of an entry are in."""
         if not len(first):
-            return np.zeros(0, np.int64)
-        return np.where(first[0] > 0, np.digitize((first[0] - 1) * self.step, CLASSES), len(CLASSES) + 1)
+            return np.zeros(0, np.uint8)
+        return self._class_of_code[np.minimum(first[0], len(self._class_of_code) - 1)]
+
+    @cached_property
+    def _class_of_code(self) -> UInt8[np.ndarray, " c"]:
+        """Class of every code of the first teacher; from the last one on it stays the same."""
+        down = np.arange(int(CLASSES[-1] / self.step) + 3) * self.step
+        return np.concatenate([[len(CLASSES) + 1], np.digitize(down, CLASSES)]).astype(np.uint8)
 
     def _guesses(
         self,
@@ -248,10 +254,13 @@ class Codec:
         codes = np.empty((k, total), np.int32)
         codes[:1] = reader.read("values", total if k else 0)
         kind = self._classes(codes[:1])
-        for c, name in enumerate(VALUES):
-            mine = kind == c
-            of_others = (max(k - 1, 0), int(mine.sum()))
-            codes[1:, mine] = reader.read(name, of_others[0] * of_others[1]).reshape(of_others)
+        if k > 1:
+            of_class = np.bincount(kind, minlength=len(VALUES))
+            parts = [
+                reader.read(name, (k - 1) * number).reshape(k - 1, number)
+                for name, number in zip(VALUES, of_class.tolist(), strict=True)
+            ]
+            codes[1:, np.argsort(kind, kind="stable")] = np.concatenate(parts, axis=1)
         tails = reader.read("tails", k * positions).reshape(k, positions)
         ids = self._ids(counts, first_ids, gaps)
         guess = self._guesses(counts, ids, codes, tails, label)
