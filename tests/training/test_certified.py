@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 import torch
 
 from polydistill import Entropy, Hedge, Pipeline, Softmax, StudentGap
@@ -13,12 +14,16 @@ from polydistill.training.certified import FIXED, NOT_TRAINED, TRAINED, certify_
 NAMES = ("a", "b", "c")
 
 
+@pytest.fixture(autouse=True)
+def _a_short_search(monkeypatch):
+    monkeypatch.setattr("polydistill.training.certified.EFFORT", 0.02)
+
+
 def read(path):
     return Certificate.from_json(path.read_text())
 
 
-def test_learned_state_is_certified_beside_the_one_of_before(tmp_path, monkeypatch):
-    monkeypatch.setattr("polydistill.training.certified.EFFORT", 0.02)
+def test_learned_state_is_certified_beside_the_one_of_before(tmp_path):
     pipeline = Pipeline.of(Hedge(1.0, 0.1)(StudentGap()), NAMES)
     write_certificate(tmp_path, pipeline, NOT_TRAINED)
     assert read(tmp_path / "certificate.json").state == NOT_TRAINED
@@ -33,8 +38,7 @@ def test_learned_state_is_certified_beside_the_one_of_before(tmp_path, monkeypat
     assert "U" in said.split("differs in ")[1].split(";")[0]  # uniform weights are neutral, learned ones are not
 
 
-def test_weights_that_learn_nothing_have_one_certificate(tmp_path, monkeypatch):
-    monkeypatch.setattr("polydistill.training.certified.EFFORT", 0.02)
+def test_weights_that_learn_nothing_have_one_certificate(tmp_path):
     pipeline = Pipeline.of(Softmax(1.0)(Entropy()), NAMES)
     write_certificate(tmp_path, pipeline, NOT_TRAINED)
     certify_learned(tmp_path, pipeline)

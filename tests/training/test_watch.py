@@ -91,7 +91,7 @@ def warnings_said(monkeypatch):
 
 
 def test_weights_as_fast_as_the_student_are_warned_of_once(tmp_path, warnings_said):
-    run = watched(tmp_path, weighting=Flighty(), max_steps=9)
+    run = watched(tmp_path, weighting=Flighty(), max_steps=7)
     assert column(run, "timescales")[-1] > SLOW_ENOUGH
     said = warnings_said
     assert said == [run.watch.warned]
@@ -100,7 +100,7 @@ def test_weights_as_fast_as_the_student_are_warned_of_once(tmp_path, warnings_sa
 
 
 def test_the_student_alone_is_not_warned_of(tmp_path, warnings_said):
-    run = watched(tmp_path, weighting=Softmax(2.0)(Entropy(spread=4)), max_steps=9)
+    run = watched(tmp_path, weighting=Softmax(2.0)(Entropy(spread=4)), max_steps=7)
     assert warnings_said == []
     assert learning_says(run) == []
 
