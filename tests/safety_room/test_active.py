@@ -123,6 +123,7 @@ def test_o1_o2_and_both_bounds_are_certified_and_said(order, proved):
         assert certificate.finding("O2").basis is Basis.NOT_CLAIMED
 
 
+@pytest.mark.slow
 def test_a_tilt_too_weak_for_the_order_is_refuted_where_the_order_is_asked_for():
     weak = Pipeline.of(STACK, NAMES, floor=0.05, safety=Tilt(TIERS, 0.5))
     assert certify(weak, effort=0.02).finding("O1").trials == 0, "it is not claimed at any severity"

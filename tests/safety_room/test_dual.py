@@ -115,7 +115,8 @@ def test_every_step_equals_coopers(kp, ki, nu, rho):
 @pytest.mark.parametrize("augmentation", [0.0, 1.0])
 def test_the_known_optimum_and_its_multipliers_are_found(augmentation):
     x, multipliers = solution()
-    _, dual, found = ours(6000, Controller(integral=0.05, proportional=0.5, augmentation=augmentation, **PLAIN))
+    controller = Controller(integral=0.1, proportional=0.5, augmentation=augmentation, **PLAIN)
+    _, dual, found = ours(1200, controller, rate=0.1)
     torch.testing.assert_close(found, x, atol=1e-6, rtol=0)
     torch.testing.assert_close(dual.mu, multipliers, atol=1e-5, rtol=0)
     first, second = dual.verdicts()

@@ -8,7 +8,6 @@ from scipy.optimize import minimize
 from polydistill.safety import Ordered
 
 
-
 def solve(w: np.ndarray, sigma: np.ndarray, low: float, high: float) -> np.ndarray:
     """`argmin KL(v || w)` over ordered weights within bounds, by SLSQP in the variables v."""
     teachers = len(w)
