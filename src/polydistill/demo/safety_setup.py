@@ -1,8 +1,8 @@
 """The privacy scenario: texts as tokens, and its three teachers, trained once and kept in the cache folder.
 
 `capable` learned the customers' records raw and knows them by heart; `careful` learned fewer records, of other people,
-redacted; `general` learned arithmetic dialogues, which stand for everything else. A student gets the company's own
-texts: raw records of the customers, and dialogues.
+redacted, and for a shorter time; `general` learned arithmetic dialogues, which stand for everything else. A student
+gets the company's own texts: raw records of the customers, and dialogues.
 """
 
 import hashlib
@@ -54,7 +54,7 @@ class Settings:
     vocabulary: int = 640
     length: int = 112
     size: ModelSize = SIZE
-    teacher_steps: tuple[int, int, int] = (340, 150, 260)
+    teacher_steps: tuple[int, int, int] = (340, 60, 260)
     batch: int = 16
     learning_rate: float = 5e-3
     student_texts: int = 800
