@@ -13,7 +13,7 @@ from polydistill.cache.saved import codec_bytes, codec_of
 from polydistill.logprobs import Dense
 
 SELECTION = Selection()
-SETTINGS = settings(max_examples=60, deadline=None)
+SETTINGS = settings(max_examples=40, deadline=None)
 
 
 @st.composite
