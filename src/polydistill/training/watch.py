@@ -6,13 +6,11 @@ that a resumed run looks at the same text. A student that is sharded over ranks 
 
 `Watch` adds to the diagnostics
 
-| name | what |
-|---|---|
-| `drift` | `||w' - w||_1` on the probe since the last look, per optimizer step, mean over its positions |
-| `drift_total` | V_T: the sum of it over steps, at least as much in truth (looks are several steps apart) |
-| `timescales` | what the weights' movement did to the loss over what the student's did; see `SLOW_ENOUGH` |
-| `conflict` | share of the probe's positions where two teachers pull the student's logits apart |
-| `disagreement` | Jensen-Shannon divergence of the teachers under uniform weights, nats |
+* `drift`: L1 distance of the weights on the probe from those of the last look, per optimizer step, mean over positions;
+* `drift_total`: V_T, the sum of it over steps, at least as much in truth (looks are several steps apart);
+* `timescales`: what the weights' movement did to the loss over what the student's did; see `SLOW_ENOUGH`;
+* `conflict`: share of the probe's positions where two teachers pull the student's logits apart;
+* `disagreement`: Jensen-Shannon divergence of the teachers under uniform weights, nats.
 
 At two looks with weights w, w' and divergences L_k = KL(p_k || q), L'_k of the teachers from the student, the weights
 moved the loss of a position by `|sum_k (w'_k - w_k) L'_k|` and the student moved it by `|sum_k w_k (L'_k - L_k)|`.
