@@ -127,6 +127,15 @@ def test_the_known_optimum_and_its_multipliers_are_found(augmentation):
     assert second.met
 
 
+def test_before_anything_is_seen_the_augmented_term_is_nothing_and_a_measured_nan_is_not_hidden():
+    dual = Dual(["a", "b"], [0.1, 0.1], [1.0, 1.0], Controller(augmentation=1.0))
+    assert dual.multiplier.tolist() == [0.0, 0.0]
+    dual.observe(torch.tensor([0.5, float("nan")]), torch.ones(2))
+    dual.commit()
+    assert torch.isfinite(dual.multiplier[0])
+    assert torch.isnan(dual.multiplier[1])
+
+
 def test_what_the_dual_reads_may_differ_from_what_the_student_descends():
     """Rate constraint: the dual reads a step function without gradient, the student descends a smooth surrogate."""
     x = torch.tensor(0.0, dtype=torch.float64, requires_grad=True)

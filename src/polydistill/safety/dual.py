@@ -167,7 +167,8 @@ class Dual(nn.Module):
         """
         mu = self.mu
         if self.controller.augmentation:
-            violation = ((self.value - self.limit.to(mu)) / self.scale.to(mu)).nan_to_num(0.0)
+            violation = (self.value - self.limit.to(mu)) / self.scale.to(mu)
+            violation = torch.where(self.mass > 0, violation, 0.0)  # nothing was seen yet; a measured NaN stays one
             mu = (mu + self.controller.augmentation * violation).clamp_min(0.0)
         return mu / self.scale.to(mu)
 
