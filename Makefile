@@ -11,11 +11,12 @@ export TOKENIZERS_PARALLELISM ?= false
 demo: $(VENV)/.demo
 	$(BIN)/polydistill demo
 
+# By file, so that what a module's tests share is made once.
 test: check
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-fast: check
-	$(BIN)/python -m pytest -q -n 2 -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

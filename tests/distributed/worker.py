@@ -21,7 +21,7 @@ from polydistill.signals import Entropy
 from polydistill.teachers import LocalTeacher
 from polydistill.training import AcrossGroups, AcrossTeachers, Critical, Labels, PolyDistillTrainer
 from polydistill.training.config_file import load_config
-from polydistill.training.devices import rejoin
+from polydistill.training.devices import leave, rejoin
 from polydistill.training.on_policy import OnPolicyPolyDistillTrainer
 from polydistill.training.placement import Copied, Offloaded, Sharded
 from polydistill.training.run import train_run
@@ -167,8 +167,12 @@ def main() -> None:
     for group in words:
         folder, *options = group.split()
         run(Path(folder), dict(word.split("=", 1) for word in options))
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    leave()
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        sys.stdout.flush()
+        os._exit(0)  # FSDP2 keeps its mesh, and gloo's threads with it, for the life of the process
+    alive = {(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()}
+    assert "pt_gloo_runloop" not in alive, "a gloo thread outlives its group, and may abort the process as it ends"
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from trl import SFTConfig
 from polydistill import PolyDistillTrainer, PrefixPosterior, Tilt
 from polydistill.safety import Controller, Forbidden, GeneratedRate, KLToTeacher, TaskLoss, UnsafeMass
 from polydistill.training.constrained import Constrained
+from polydistill.training.devices import leave
 
 STEPS, BATCH = 8, 8
 
@@ -88,7 +89,7 @@ def main() -> None:
     found = learn(folder / "run", 2)
     (folder / f"rank{dist.get_rank()}.json").write_text(json.dumps(found))
     dist.barrier()
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ import torch.distributed
 from runs import LEARNING, losses, trainer
 from safetensors.torch import save_file
 
+from polydistill.training.devices import leave
+
 
 def learn(folder: Path, rows: int) -> None:
     """Train and write down what was said, learned and remembered on this rank."""
@@ -50,4 +52,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     learn(Path(sys.argv[1]), int(sys.argv[2]))
     torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    leave()

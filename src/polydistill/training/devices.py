@@ -1,5 +1,6 @@
 """What an Accelerate config means for a run: how many ranks, what is sharded over them, and what each will hold."""
 
+import gc
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,3 +171,16 @@ def rejoin() -> None:
         rank=int(known["RANK"]),
         world_size=int(known["WORLD_SIZE"]),
     )
+
+
+def leave() -> None:
+    """Leave the process group and wait until its threads have ended. Last in a script, with the trainer out of scope.
+
+    A gloo thread that drops a tensor while the interpreter shuts down aborts the process (pytorch#190489), some time
+    after all work is done: `torchrun` then reports a failure. The threads end with the group, and the group ends with
+    the last wrapped model that knows it, which reference cycles keep alive. (FSDP2 keeps them for the life of the
+    process; on GPUs they are not gloo's.)
+    """
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+    gc.collect()

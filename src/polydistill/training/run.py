@@ -39,7 +39,7 @@ from polydistill.training.certified import NOT_TRAINED, certify_learned, write_c
 from polydistill.training.config import RunConfig
 from polydistill.training.config_file import ConfigError, dump_config, load_config
 from polydistill.training.constrained import InfeasibleError
-from polydistill.training.devices import rejoin
+from polydistill.training.devices import leave, rejoin
 from polydistill.training.evaluate import ALL, Evaluation, evaluate, weighted_mean
 from polydistill.training.gathered import whole_student
 from polydistill.training.order_check import check_order
@@ -94,38 +94,44 @@ def train_run(config: RunConfig, command: str, console: Console | None = None) -
     folder = Path(config.output)
     with locked(folder):
         _same_run(config, folder)
-        started, clock = datetime.now(UTC), perf_counter()
-        order = check_order(config)
-        recorder = Recorder(folder)
-        trainer = build_trainer(config, [recorder])
-        refuse_unheard(trainer)
-        trainer.add_callback(recorder)
-        if console is not None:
-            trainer.remove_callback(PrinterCallback)
-            trainer.remove_callback(TqdmCallback)
-            trainer.add_callback(ProgressCallback(console))
-        main = trainer.is_world_process_zero()
-        if main:
-            dump_config(config, folder / CONFIG)
-            write_certificate(folder, trainer.pipeline, NOT_TRAINED)
-            if order is not None and console is not None:
-                console.print(order.lines()[0], highlight=False, markup=False, soft_wrap=True)
-        trainer.train(resume_from_checkpoint=True)
-        summary = RunSummary(title=folder.name)
-        student = whole_student(trainer)
-        evaluation = evaluate_trainer(trainer, student)
-        if main:
-            assert student is not None
-            save_student(student, trainer.processing_class, folder / STUDENT)
-            certify_learned(folder, trainer.pipeline)
-            summary = _summary(config, trainer, evaluation, recorder, command, started, perf_counter() - clock)
-            if order is not None:
-                summary = summary.model_copy(update={"says": [*summary.says, order.says]})
-            summary = with_held_out(summary, evaluation)
-            _leave_behind(config, folder, trainer.pipeline, evaluation, summary)
-        trainer.accelerator.wait_for_everyone()
-        trainer.accelerator.end_training()
-        return summary
+        summary = _train(config, folder, command, console)
+    leave()
+    return summary
+
+
+def _train(config: RunConfig, folder: Path, command: str, console: Console | None) -> RunSummary:
+    started, clock = datetime.now(UTC), perf_counter()
+    order = check_order(config)
+    recorder = Recorder(folder)
+    trainer = build_trainer(config, [recorder])
+    refuse_unheard(trainer)
+    trainer.add_callback(recorder)
+    if console is not None:
+        trainer.remove_callback(PrinterCallback)
+        trainer.remove_callback(TqdmCallback)
+        trainer.add_callback(ProgressCallback(console))
+    main = trainer.is_world_process_zero()
+    if main:
+        dump_config(config, folder / CONFIG)
+        write_certificate(folder, trainer.pipeline, NOT_TRAINED)
+        if order is not None and console is not None:
+            console.print(order.lines()[0], highlight=False, markup=False, soft_wrap=True)
+    trainer.train(resume_from_checkpoint=True)
+    summary = RunSummary(title=folder.name)
+    student = whole_student(trainer)
+    evaluation = evaluate_trainer(trainer, student)
+    if main:
+        assert student is not None
+        save_student(student, trainer.processing_class, folder / STUDENT)
+        certify_learned(folder, trainer.pipeline)
+        summary = _summary(config, trainer, evaluation, recorder, command, started, perf_counter() - clock)
+        if order is not None:
+            summary = summary.model_copy(update={"says": [*summary.says, order.says]})
+        summary = with_held_out(summary, evaluation)
+        _leave_behind(config, folder, trainer.pipeline, evaluation, summary)
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
+    return summary
 
 
 def evaluate_trainer(trainer: Taught, student: Any) -> Evaluation | None:
