@@ -25,7 +25,7 @@ from polydistill.objective.storage import borrow, give_back
 Decide = Callable[[Statistics, Any], tuple[Float[Tensor, "n K"], Any]]
 """From the statistics of a chunk and the carry of the chunk before to log-weights and the next carry."""
 
-LEAST_ROWS, GOOD_ROWS = 128, 256
+LEAST_ROWS, GOOD_ROWS = 128, 352
 """Matrix products on fewer rows than the first are two to five times slower; up to the second, each chunk's reading
 of the heads still shows. The default budget gives way to the second, a budget that was asked for to the first."""
 
@@ -193,7 +193,9 @@ class _Run:
         engine = Engine.of(hidden.device, rows, visible, width, total * visible * (teachers + 1))
         kept = borrow((teachers, rows, visible), exact, hidden.device)
         storage = borrow((rows, visible), exact, hidden.device)
-        listener = Listener(self.spoken, self.divergence, self.needs, engine, kept, storage)
+        compares = bool(self.needs & OF_STUDENT)
+        scratch = borrow((rows, visible), exact, hidden.device) if compares else storage
+        listener = Listener(self.spoken, self.divergence, self.needs, engine, kept, scratch)
         wants_gradient = for_hidden or for_weight or for_bias
         carry = None
         for start in range(0, total, rows):
@@ -204,15 +206,18 @@ class _Run:
             like = listener.overhear(positions, start)
             clock = self._spend("teacher heads", clock)
             student, logits = hidden[taken], storage[: len(local)]
-            head.project(student, logits)
-            log_z = self._settle(engine, logits, taken)
-            clock = self._spend("student head and loss", clock)
+            log_z = None
+            if compares:
+                log_z = self._student(engine, student, logits, taken)
+                clock = self._spend("student head and loss", clock)
             heard = listener.listen(positions, taken, local, like, None if log_z is None else logits)
             clock = self._spend("teacher heads", clock)
             with torch.set_grad_enabled(self.learns):
                 felt, carry = self.decide(heard.statistics, carry)
             log_w = felt.detach()
             clock = self._spend("signals and weights", clock)
+            if not compares:  # in the storage where the teachers spoke: what is written again and again stays in cache
+                self._student(engine, student, logits, taken)
             divergence, cross_entropy, price = self._pull(
                 engine, logits, log_z, heard, log_w[local], positions.target[local], wants_gradient
             )
@@ -229,12 +234,15 @@ class _Run:
             if self.learns:
                 self.felt.append(felt)
             self.point.append((scatter(divergence, local, whole), scatter(cross_entropy, local, whole)))
-        give_back(kept, storage)
+        give_back(kept, storage, *([scratch] if compares else []))
         return loss.to(exact), made.hidden, made.weight, made.bias
 
-    def _settle(self, engine: Engine, logits: Float[Tensor, "m V"], rows: Tensor | slice) -> Float[Tensor, " m"] | None:
-        """Bias, scale and soft cap; log-probabilities instead of logits, and the normaliser, if signals read them."""
+    def _student(
+        self, engine: Engine, student: Float[Tensor, "m D"], logits: Float[Tensor, "m V"], rows: Tensor | slice
+    ) -> Float[Tensor, " m"] | None:
+        """Write the student's logits; if signals read them its log-probabilities, and return the normaliser."""
         head = self.head
+        head.project(student, logits)
         compares = bool(self.needs & OF_STUDENT)
         if head.bias is None and head.scale == 1.0 and head.softcap is None and not compares:
             return None

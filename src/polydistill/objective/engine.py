@@ -3,9 +3,9 @@
 A pass is a plain PyTorch function of a few rows. Run on a whole chunk, each of its operations would stream the chunk
 through memory; run on a tile of half a megabyte, all but the first read hit the cache. `torch.compile` fuses a pass
 into two or three loops, which costs some seconds once for every combination of shapes, so it is used from a size on
-at which a single call takes about a second without it. The size alone decides, never the history of the process: a
-run that is resumed repeats the same arithmetic. Compiled passes see full tiles of one shape; the ragged rest of a
-chunk goes through the plain functions, so lengths never trigger a recompilation.
+at which it has paid after some hundred calls. The size alone decides, never the history of the process: a run that is
+resumed repeats the same arithmetic. Compiled passes see full tiles of one shape, or two where rows are short; the
+ragged rest of a chunk goes through the plain functions, so lengths never trigger a recompilation.
 """
 
 import logging
@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from inspect import signature
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ logger = logging.getLogger(__name__)
 SWITCH = "POLYDISTILL_COMPILE"
 """Environment variable: `0` never compiles, `1` always does, otherwise the size of a call decides."""
 
-COMPILE_FROM = 10**8
+COMPILE_FROM = 10**7
 """Numbers in the logits of a call, `N V (K + 1)`, from which compiling pays."""
 
 PLAIN_BYTES, COMPILED_BYTES = 2**19, 2**22
@@ -31,6 +32,12 @@ PLAIN_BYTES, COMPILED_BYTES = 2**19, 2**22
 ALIGNED = 32
 """Chunks are multiples of this many rows, so that few rows are left over by the compiled tiles."""
 
+MOST_ROWS, FINER = 512, 8
+"""Rows of a compiled tile at most; where rows are that short, what is left over takes tiles of an eighth of it."""
+
+SHAPES = 64
+"""Combinations of vocabulary, number of teachers and the like that a pass is compiled for, before it runs plain."""
+
 
 @dataclass(frozen=True)
 class Engine:
@@ -38,11 +45,11 @@ class Engine:
 
     Attributes:
         plain: rows of a tile for plain functions.
-        compiled: rows of a tile for compiled functions; 0 when nothing is compiled.
+        compiled: rows of the tiles for compiled functions, falling; none when nothing is compiled.
     """
 
     plain: int
-    compiled: int = 0
+    compiled: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, device: torch.device, rows: int, vocabulary: int, width: int, numbers: int) -> "Engine":
@@ -58,21 +65,22 @@ class Engine:
         wanted = os.environ.get(SWITCH, "")
         compiles = wanted != "0" and (wanted == "1" or numbers >= COMPILE_FROM) and _Compiler.works
         if device.type != "cpu":
-            return cls(max(rows, 1), rows if compiles else 0)
+            rows = max(rows, 1)
+            return cls(rows, (rows,) if compiles else ())
         fit = max(1, COMPILED_BYTES // (width * vocabulary))
-        tile = min(ALIGNED, 1 << (fit.bit_length() - 1))
-        return cls(max(1, PLAIN_BYTES // (width * vocabulary)), tile if compiles else 0)
+        tile = min(MOST_ROWS, 1 << (fit.bit_length() - 1))
+        tiles = (tile, tile // FINER) if tile > ALIGNED else (tile,)
+        return cls(max(1, PLAIN_BYTES // (width * vocabulary)), tiles if compiles else ())
 
     def tiles(self, rows: int) -> Iterator[tuple[slice, bool]]:
         """Slices that cover `rows` rows, each with whether the compiled function is for it; of no rows an empty one."""
         start = 0
         if not rows:
             yield slice(0, 0), False
-        if self.compiled:
-            for start in range(self.compiled, rows + 1, self.compiled):
-                yield slice(start - self.compiled, start), True
-        for begin in range(start, rows, self.plain):
-            yield slice(begin, min(begin + self.plain, rows)), False
+        for size, fast in (*((tile, True) for tile in self.compiled), (self.plain, False)):
+            while rows - start >= size or (rows > start and not fast):
+                yield slice(start, min(start + size, rows)), fast
+                start += size
 
     def call(self, function: Callable[..., Any], compiled: bool, *arguments: Any) -> Any:
         """`function(*arguments)`, compiled if asked for; without a working compiler as it is."""
@@ -101,4 +109,7 @@ def _is_compilers(error: Exception) -> bool:
 
 @cache
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.compile(function, dynamic=False)
+    limit: dict[str, Any] = (
+        {"recompile_limit": SHAPES} if "recompile_limit" in signature(torch.compile).parameters else {}
+    )
+    return torch.compile(function, dynamic=False, **limit)

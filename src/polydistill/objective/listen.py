@@ -56,7 +56,7 @@ class Listener:
         needs: statistics to measure.
         engine: runs the passes.
         kept: storage for one chunk of K teachers.
-        scratch: storage for one chunk of one teacher, overwritten.
+        scratch: storage for the logits of one chunk of one teacher.
     """
 
     spoken: Sequence[Says]
@@ -131,13 +131,14 @@ class Listener:
     def _one(
         self,
         k: int,
-        logits: Float[Tensor, "m V"],
+        kept: Float[Tensor, "m V"],
         rows: Int[Tensor, " m"] | slice,
         label: Int[Tensor, " m"],
         log_q: Float[Tensor, "m V"] | None,
     ) -> dict[str, Float[Tensor, " m"]]:
-        """Project teacher k into `logits`, read the statistics off and leave what is kept."""
+        """Project teacher k, read the statistics off and leave what is kept in `kept`."""
         teacher, divergence = self.spoken[k], self.divergence
+        logits = self.scratch[: len(label)]
         teacher.write(rows, logits)
         columns: list[tuple[Tensor, ...]] = []
         margins: list[Tensor] = []
@@ -149,10 +150,12 @@ class Listener:
                 best = part.topk(min(2, part.shape[1]), dim=-1).values
                 margins.append(best[:, 0] - best[:, -1])
             if log_q is not None and "student_gap_reverse" in self.needs:
-                ratio = log_q[tile] - part.sub_(part.amax(-1, keepdim=True))
+                ratio = log_q[tile] - (part - part.amax(-1, keepdim=True))
                 gaps.append(ratio.mul_(raised(log_q[tile])).sum(-1))
             columns.append(
-                self.engine.call(notice, fast, part, label[tile], divergence.temperature, divergence.keeps_log)
+                self.engine.call(
+                    notice, fast, part, label[tile], divergence.temperature, divergence.keeps_log, kept[tile]
+                )
             )
         names = ("label_log_prob", "maximum", "entropy", "tempered_entropy", "log_t")
         made = {name: torch.cat(values) for name, values in zip(names, zip(*columns, strict=True), strict=True)}
