@@ -110,9 +110,16 @@ def test_half_precision_log_probabilities_are_read_as_they_are():
 @pytest.mark.parametrize("rows", [0, 1, 31, 32, 33, 96, 150])
 @pytest.mark.parametrize("engine", [Engine(7), Engine(7, (32,)), Engine(200), Engine(3, (1,)), Engine(5, (64, 8))])
 def test_tiles_cover_every_row_once(rows, engine):
-    seen = [i for tile, _ in engine.tiles(rows) for i in range(tile.start, tile.stop)]
-    assert seen == list(range(rows))
-    assert all(tile.stop - tile.start in engine.compiled for tile, fast in engine.tiles(rows) if fast)
+    tiles = list(engine.tiles(rows))
+    assert [i for tile in tiles for i in range(rows)[tile.new]] == list(range(rows))
+    for tile in tiles:
+        assert tile.rows.stop == tile.new.stop
+        assert 0 <= tile.rows.start <= tile.new.start
+        size = tile.rows.stop - tile.rows.start
+        assert size <= engine.reach
+        assert size in engine.compiled if tile.compiled else tile.rows == tile.new
+    (double,) = engine.over(rows, lambda tile: (2 * torch.arange(rows)[tile.rows],))
+    assert double.tolist() == [2 * i for i in range(rows)]
 
 
 def test_the_switch_and_the_size_decide_about_compiling(monkeypatch):

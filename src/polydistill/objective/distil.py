@@ -17,7 +17,7 @@ from torch import Tensor
 
 from polydistill.logprobs import STATISTICS, Head, Positions, Says, Statistics
 from polydistill.objective.divergence import Divergence
-from polydistill.objective.engine import ALIGNED, Engine
+from polydistill.objective.engine import ALIGNED, Engine, Tile
 from polydistill.objective.gradients import Gradients, pull
 from polydistill.objective.listen import OF_STUDENT, Heard, Listener, refuse_non_finite, scatter
 from polydistill.objective.storage import borrow, give_back
@@ -191,7 +191,10 @@ class _Run:
         teachers, visible = len(self.spoken), head.vocabulary
         width = 8 if exact == torch.float64 else 4
         engine = Engine.of(hidden.device, rows, visible, width, total * visible * (teachers + 1))
-        kept = borrow((teachers, rows, visible), exact, hidden.device)
+        # A gradient is written where the teachers that it was made of stood: a tile ahead of those still to be read.
+        ahead = min(engine.reach, rows)
+        held = borrow((ahead + teachers * rows, visible), exact, hidden.device)
+        kept, gradient = held[ahead:].view(teachers, rows, visible), held[:rows]
         storage = borrow((rows, visible), exact, hidden.device)
         compares = bool(self.needs & OF_STUDENT)
         scratch = borrow((rows, visible), exact, hidden.device) if compares else storage
@@ -219,12 +222,12 @@ class _Run:
             if not compares:  # in the storage where the teachers spoke: what is written again and again stays in cache
                 self._student(engine, student, logits, taken)
             divergence, cross_entropy, price = self._pull(
-                engine, logits, log_z, heard, log_w[local], positions.target[local], wants_gradient
+                engine, logits, log_z, heard, log_w[local], positions.target[local], wants_gradient, gradient
             )
             self._refuse_student(divergence + cross_entropy, student, taken)
             loss += self.divergence.loss(divergence, cross_entropy).sum()
             if wants_gradient:
-                made.add(logits, student, head.weight[:visible], taken)
+                made.add(gradient[: len(local)], student, head.weight[:visible], taken)
             self._spend("student head and loss", clock)
             self.chunks.append(heard.statistics)
             self.log_w.append(log_w)
@@ -234,7 +237,7 @@ class _Run:
             if self.learns:
                 self.felt.append(felt)
             self.point.append((scatter(divergence, local, whole), scatter(cross_entropy, local, whole)))
-        give_back(kept, storage, *([scratch] if compares else []))
+        give_back(held, storage, *([scratch] if compares else []))
         return loss.to(exact), made.hidden, made.weight, made.bias
 
     def _student(
@@ -247,8 +250,8 @@ class _Run:
         if head.bias is None and head.scale == 1.0 and head.softcap is None and not compares:
             return None
         log_z: list[Tensor] = []
-        for tile, _ in engine.tiles(len(logits)):
-            part = logits[tile]
+        for tile in engine.tiles(len(logits)):
+            part = logits[tile.new]
             head.shape(part)
             if compares:
                 first = part[:, 0].clone()
@@ -269,28 +272,31 @@ class _Run:
         log_w: Float[Tensor, "m K"],
         label: Int[Tensor, " m"],
         with_gradient: bool,
-    ) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"], Float[Tensor, "m _"]]:
-        """Divergence, cross-entropy, price; the gradient with respect to the head's product overwrites `logits`."""
-        parts = [
-            engine.call(
+        gradient: Float[Tensor, "R V"],
+    ) -> tuple[Tensor, ...]:
+        """Divergence, cross-entropy, price; writes the gradient with respect to the head's product."""
+
+        def one(tile: Tile) -> tuple[Tensor, ...]:
+            rows = tile.rows
+            found: tuple[Tensor, ...] = engine.call(
                 pull,
-                fast,
+                tile.compiled,
                 self.divergence,
                 (self.head.scale, self.head.softcap),
-                logits[tile],
-                None if log_z is None else log_z[tile],
-                heard.kept[:, tile],
-                heard.log_t[tile],
-                heard.entropy[tile],
-                log_w[tile],
-                label[tile],
+                logits[rows],
+                None if log_z is None else log_z[rows],
+                heard.kept[:, rows],
+                heard.log_t[rows],
+                heard.entropy[rows],
+                log_w[rows],
+                label[rows],
                 with_gradient,
                 self.with_price,
+                gradient[rows],
             )
-            for tile, fast in engine.tiles(len(label))
-        ]
-        divergence, cross_entropy, price = (torch.cat(values) for values in zip(*parts, strict=True))
-        return divergence, cross_entropy, price
+            return found
+
+        return engine.over(len(label), one)
 
     def _refuse_student(self, values: Float[Tensor, " m"], student: Float[Tensor, "m D"], rows: Tensor | slice) -> None:
         """Where a loss is not finite, see whether the student's logits are to blame: they are overwritten by now."""

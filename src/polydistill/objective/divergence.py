@@ -79,7 +79,7 @@ class Divergence:
         with_price: bool = False,
         log_t: Float[Tensor, "n K"] | None = None,
     ) -> PointLoss:
-        """Values and gradients; the gradient overwrites `logits`.
+        """Values and gradients; nothing that is given is overwritten.
 
         Args:
             logits: student's, temperature 1.
@@ -129,10 +129,10 @@ class ForwardKL(Divergence):
         if not with_gradient:
             return PointLoss(divergence, cross_entropy, None, price)
         if self.temperature == 1.0:  # mass + ce = 1: both divergence and cross-entropy pull towards q
-            gradient = logits.copy_(raised(log_q).sub_(pool, alpha=self.mass))
+            gradient = raised(log_q).sub_(pool, alpha=self.mass)
             gradient.scatter_add_(1, label[:, None], torch.full_like(gradient[:, :1], -self.ce))
         else:
-            gradient = logits.copy_(raised(tempered).sub_(pool).mul_(self.mass / self.temperature))
+            gradient = raised(tempered).sub_(pool).mul_(self.mass / self.temperature)
             add_cross_entropy_gradient(gradient, log_q, label, self.ce)
         return PointLoss(divergence, cross_entropy, gradient, price)
 
@@ -168,7 +168,7 @@ class ReverseKL(Divergence):
             price = price if log_t is None else price + log_t
         if not with_gradient:
             return PointLoss(divergence, cross_entropy, None, price)
-        gradient = logits.copy_(excess.sub_(divergence[:, None]).mul_(q).mul_(self.mass / self.temperature))
+        gradient = excess.sub_(divergence[:, None]).mul_(q).mul_(self.mass / self.temperature)
         add_cross_entropy_gradient(gradient, log_q, label, self.ce)
         return PointLoss(divergence, cross_entropy, gradient, price)
 

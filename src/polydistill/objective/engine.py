@@ -4,8 +4,9 @@ A pass is a plain PyTorch function of a few rows. Run on a whole chunk, each of 
 through memory; run on a tile of half a megabyte, all but the first read hit the cache. `torch.compile` fuses a pass
 into two or three loops, which costs some seconds once for every combination of shapes, so it is used from a size on
 at which it has paid after some hundred calls. The size alone decides, never the history of the process: a run that is
-resumed repeats the same arithmetic. Compiled passes see full tiles of one shape, or two where rows are short; the
-ragged rest of a chunk goes through the plain functions, so lengths never trigger a recompilation.
+resumed repeats the same arithmetic. Compiled passes see full tiles of one shape, or two where rows are short, so that
+lengths never trigger a recompilation: the last tile of a chunk reaches back into the one before it. Hence no pass may
+overwrite what it reads.
 """
 
 import logging
@@ -17,6 +18,7 @@ from inspect import signature
 from typing import Any
 
 import torch
+from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +35,25 @@ ALIGNED = 32
 """Chunks are multiples of this many rows, so that few rows are left over by the compiled tiles."""
 
 MOST_ROWS, FINER = 512, 8
-"""Rows of a compiled tile at most; where rows are that short, what is left over takes tiles of an eighth of it."""
+"""Rows of a compiled tile at most; where rows are that short, chunks of fewer take tiles of an eighth of it."""
 
 SHAPES = 64
 """Combinations of vocabulary, number of teachers and the like that a pass is compiled for, before it runs plain."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Some rows of a chunk.
+
+    Attributes:
+        rows: what a pass runs over.
+        new: those of them that no earlier tile has had.
+        compiled: whether the pass is to be compiled.
+    """
+
+    rows: slice
+    new: slice
+    compiled: bool
 
 
 @dataclass(frozen=True)
@@ -72,15 +89,26 @@ class Engine:
         tiles = (tile, tile // FINER) if tile > ALIGNED else (tile,)
         return cls(max(1, PLAIN_BYTES // (width * vocabulary)), tiles if compiles else ())
 
-    def tiles(self, rows: int) -> Iterator[tuple[slice, bool]]:
-        """Slices that cover `rows` rows, each with whether the compiled function is for it; of no rows an empty one."""
-        start = 0
-        if not rows:
-            yield slice(0, 0), False
-        for size, fast in (*((tile, True) for tile in self.compiled), (self.plain, False)):
-            while rows - start >= size or (rows > start and not fast):
-                yield slice(start, min(start + size, rows)), fast
-                start += size
+    @property
+    def reach(self) -> int:
+        """Rows of the largest tile."""
+        return max((self.plain, *self.compiled))
+
+    def tiles(self, rows: int) -> Iterator[Tile]:
+        """Tiles that cover `rows` rows in order; of no rows an empty one."""
+        fitting = [size for size in self.compiled if size <= rows]
+        size = fitting[0] if fitting else self.plain
+        for start in range(0, max(rows, 1), size):
+            stop = min(start + size, rows)
+            yield Tile(slice(stop - size if fitting else start, stop), slice(start, stop), bool(fitting))
+
+    def over(self, rows: int, body: Callable[[Tile], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """What `body` says of all rows, from what it says of those of each tile; tensors of one row per row."""
+        parts = []
+        for tile in self.tiles(rows):
+            new = tile.new.stop - tile.new.start
+            parts.append([values[len(values) - new :] for values in body(tile)])
+        return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
     def call(self, function: Callable[..., Any], compiled: bool, *arguments: Any) -> Any:
         """`function(*arguments)`, compiled if asked for; without a working compiler as it is."""

@@ -70,7 +70,7 @@ class Family(Divergence):
         if not with_gradient:
             return PointLoss(found.divergence, cross_entropy, None, price)
         pull = found.force - raised(tempered) * found.force.sum(-1, keepdim=True)
-        gradient = logits.copy_(pull.mul_(self.mass / self.temperature))
+        gradient = pull.mul_(self.mass / self.temperature)
         add_cross_entropy_gradient(gradient, log_q, label, self.ce)
         return PointLoss(found.divergence, cross_entropy, gradient, price)
 

@@ -54,8 +54,9 @@ def pull(
     label: Int[Tensor, " n"],
     with_gradient: bool,
     with_price: bool,
+    gradient: Float[Tensor, "n V"],
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, "n _"]]:
-    """Divergence, cross-entropy and prices of a tile; the gradient with respect to `h W^T + b` overwrites `logits`.
+    """Divergence, cross-entropy and prices of a tile.
 
     Args:
         divergence: what we learn.
@@ -69,6 +70,7 @@ def pull(
         label: next tokens.
         with_gradient: compute the gradient too.
         with_price: compute the prices too; no columns otherwise.
+        gradient: where the gradient with respect to `h W^T + b` is written.
     """
     scale, softcap = shaping
     slope = None
@@ -81,5 +83,6 @@ def pull(
             point.gradient.mul_(slope)
         if scale != 1.0:
             point.gradient.mul_(scale)
+        gradient.copy_(point.gradient)
     price = entropy[:, :0] if point.price is None else point.price
     return point.divergence, point.cross_entropy, price

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from polydistill.logprobs import Informed, Positions, Says, Statistics
 from polydistill.objective.divergence import Divergence
-from polydistill.objective.engine import Engine
+from polydistill.objective.engine import Engine, Tile
 from polydistill.objective.passes import normaliser, notice, raised
 
 OF_STUDENT = frozenset({"student_gap", "student_gap_reverse"})
@@ -85,11 +86,7 @@ class Listener:
                 continue
             logits = self.scratch[: len(only)]
             teacher.write(only + start, logits)
-            columns = []
-            for rows, fast in self.engine.tiles(len(only)):
-                teacher.shape(logits[rows])
-                columns.append(self.engine.call(normaliser, fast, logits[rows], label[rows]))
-            chosen, maximum = (torch.cat(column) for column in zip(*columns, strict=True))
+            chosen, maximum = self.engine.over(len(only), partial(self._glance, teacher, logits, label))
             refuse_non_finite(maximum, k, only + start)
             like[only, k] = chosen
         return like
@@ -140,30 +137,35 @@ class Listener:
         teacher, divergence = self.spoken[k], self.divergence
         logits = self.scratch[: len(label)]
         teacher.write(rows, logits)
-        columns: list[tuple[Tensor, ...]] = []
         margins: list[Tensor] = []
         gaps: list[Tensor] = []
-        for tile, fast in self.engine.tiles(len(label)):
-            part = logits[tile]
+
+        def read(tile: Tile) -> tuple[Tensor, ...]:
+            part = logits[tile.new]
             teacher.shape(part)
             if "margin" in self.needs:
                 best = part.topk(min(2, part.shape[1]), dim=-1).values
                 margins.append(best[:, 0] - best[:, -1])
             if log_q is not None and "student_gap_reverse" in self.needs:
-                ratio = log_q[tile] - (part - part.amax(-1, keepdim=True))
-                gaps.append(ratio.mul_(raised(log_q[tile])).sum(-1))
-            columns.append(
-                self.engine.call(
-                    notice, fast, part, label[tile], divergence.temperature, divergence.keeps_log, kept[tile]
-                )
-            )
+                ratio = log_q[tile.new] - (part - part.amax(-1, keepdim=True))
+                gaps.append(ratio.mul_(raised(log_q[tile.new])).sum(-1))
+            given = (label[tile.rows], divergence.temperature, divergence.keeps_log, kept[tile.rows])
+            found: tuple[Tensor, ...] = self.engine.call(notice, tile.compiled, logits[tile.rows], *given)
+            return found
+
         names = ("label_log_prob", "maximum", "entropy", "tempered_entropy", "log_t")
-        made = {name: torch.cat(values) for name, values in zip(names, zip(*columns, strict=True), strict=True)}
+        made = dict(zip(names, self.engine.over(len(label), read), strict=True))
         if margins:
             made["margin"] = torch.cat(margins)
         if gaps:
             made["student_gap_reverse"] = torch.cat(gaps) - made["maximum"]
         return made
+
+    def _glance(self, teacher: Says, logits: Tensor, label: Tensor, tile: Tile) -> tuple[Tensor, ...]:
+        """Label log-probability and log of the maximum of a tile."""
+        teacher.shape(logits[tile.new])
+        found: tuple[Tensor, ...] = self.engine.call(normaliser, tile.compiled, logits[tile.rows], label[tile.rows])
+        return found
 
     def _told(
         self, columns: dict[str, Float[Tensor, "m K"]], rows: Int[Tensor, " m"] | slice
@@ -193,7 +195,7 @@ class Listener:
         """`KL(p_k || mean)` and `KL(p_k || q)`, as far as they are needed."""
         to_mean: list[Tensor] = []
         to_student: list[Tensor] = []
-        for tile, _ in self.engine.tiles(len(entropy)):
+        for tile in (each.new for each in self.engine.tiles(len(entropy))):
             p = [self._at_temperature_one(x, log_t[tile, k]) for k, x in enumerate(kept[:, tile])]
             if "distance_to_pool" in self.needs:
                 log_mean = torch.stack(p).mean(0).log()
