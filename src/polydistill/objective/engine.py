@@ -3,10 +3,10 @@
 A pass is a plain PyTorch function of a few rows. Run on a whole chunk, each of its operations would stream the chunk
 through memory; run on a tile of half a megabyte, all but the first read hit the cache. `torch.compile` fuses a pass
 into two or three loops, which costs some seconds once for every combination of shapes, so it is used from a size on
-at which it has paid after some hundred calls. The size alone decides, never the history of the process: a run that is
-resumed repeats the same arithmetic. Compiled passes see full tiles of one shape, or two where rows are short, so that
-lengths never trigger a recompilation: the last tile of a chunk reaches back into the one before it. Hence no pass may
-overwrite what it reads.
+at which a single call takes about a second without it. The size alone decides, never the history of the process: a
+run that is resumed repeats the same arithmetic. Compiled passes see full tiles of one shape, or two where rows are
+short, so that lengths never trigger a recompilation: the last tile of a chunk reaches back into the one before it.
+Hence no pass may overwrite what it reads.
 """
 
 import logging
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 SWITCH = "POLYDISTILL_COMPILE"
 """Environment variable: `0` never compiles, `1` always does, otherwise the size of a call decides."""
 
-COMPILE_FROM = 10**7
+COMPILE_FROM = 10**8
 """Numbers in the logits of a call, `N V (K + 1)`, from which compiling pays."""
 
 PLAIN_BYTES, COMPILED_BYTES = 2**19, 2**22
