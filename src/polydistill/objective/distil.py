@@ -106,7 +106,9 @@ def distil(
         hidden = hidden.to(torch.get_autocast_dtype(device))
     bias = head.bias if head.bias is not None else hidden.new_zeros(0)
     keeps_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in (hidden, head.weight, bias))
-    run = _Run(head, spoken, positions, decide, divergence, needs, _rows(hidden, head, len(spoken), loss_bytes))
+    # Of each teacher, of the one that speaks, of a student that signals read, and on a GPU of the gradient.
+    blocks = len(spoken) + 1 + bool(needs & OF_STUDENT) + (device != "cpu")
+    run = _Run(head, spoken, positions, decide, divergence, needs, _rows(hidden, head, blocks, loss_bytes))
     run.with_price, run.learns = with_price or learn_weights, learn_weights and torch.is_grad_enabled()
     # Autocast acts on matrix products, and einsum is one: entropies and losses would be summed in 8 bits.
     with torch.autocast(device, enabled=False):
@@ -139,10 +141,10 @@ def _validate(
         raise ValueError(f"{len(positions)} positions are described, the student has {hidden.shape[0]}")
 
 
-def _rows(hidden: Tensor, head: Head, teachers: int, loss_bytes: int | None) -> int:
+def _rows(hidden: Tensor, head: Head, blocks: int, loss_bytes: int | None) -> int:
     budget = DEFAULT_BYTES.get(hidden.device.type, DEFAULT_BYTES["cuda"]) if loss_bytes is None else loss_bytes
     width = 8 if hidden.dtype == torch.float64 else 4
-    fit = budget // (width * head.vocabulary * (teachers + 1)) // ALIGNED * ALIGNED
+    fit = budget // (width * head.vocabulary * blocks) // ALIGNED * ALIGNED
     return max(GOOD_ROWS if loss_bytes is None else LEAST_ROWS, fit)
 
 
@@ -224,7 +226,7 @@ class _Run:
             divergence, cross_entropy, price = self._pull(
                 engine, logits, log_z, heard, log_w[local], positions.target[local], wants_gradient, gradient
             )
-            self._refuse_student(divergence + cross_entropy, student, taken)
+            self._refuse_student(divergence + cross_entropy, logits, taken)
             loss += self.divergence.loss(divergence, cross_entropy).sum()
             if wants_gradient:
                 made.add(gradient[: len(local)], student, head.weight[:visible], taken)
@@ -298,12 +300,12 @@ class _Run:
 
         return engine.over(len(label), one)
 
-    def _refuse_student(self, values: Float[Tensor, " m"], student: Float[Tensor, "m D"], rows: Tensor | slice) -> None:
-        """Where a loss is not finite, see whether the student's logits are to blame: they are overwritten by now."""
+    def _refuse_student(self, values: Float[Tensor, " m"], logits: Float[Tensor, "m V"], rows: Tensor | slice) -> None:
+        """Where a loss is not finite, see whether the student's logits are to blame."""
         suspects = (~torch.isfinite(values)).nonzero().squeeze(1)
         if len(suspects):
             sums = torch.zeros_like(values)
-            sums[suspects] = self.head.logits(student[suspects]).sum(-1).to(sums)
+            sums[suspects] = logits[suspects].sum(-1)
             refuse_non_finite(sums, None, rows)
 
     def _spend(self, part: str, since: float) -> float:

@@ -1,7 +1,6 @@
 """The point-wise passes over a tile of rows: everything that is done to a vocabulary's worth of numbers.
 
-Plain PyTorch. Each function is run on tiles by an `Engine`, as it
-is or compiled.
+Plain PyTorch. Each function is run on tiles by an `Engine`, as it is or compiled.
 
 Denormals: a teacher that is sure of itself makes probabilities below 1e-38, on which a CPU is ten times slower, here
 and in every later product. Exponents are therefore clamped where they are formed, `exp(max(x, FLOOR))`: the
