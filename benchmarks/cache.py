@@ -71,7 +71,15 @@ class Point:
 def plan_for(
     teachers: Sequence[Kept], texts: Sequence[Text], tasks: list[str], forms: dict[str, str], **changes
 ) -> Plan:
-    base = {"mass": 0.98, "cap": 64, "least": 1 / 256, "step": 0.5, "signal_step": 1 / 256, "draws": 0}
+    base = {
+        "mass": 0.98,
+        "cap": 64,
+        "least": 1 / 256,
+        "step": 0.5,
+        "signal_step": 1 / 256,
+        "backgrounds": 64,
+        "draws": 0,
+    }
     return Plan(
         tokenizer="",
         template="none",

@@ -6,9 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from polydistill.cache.background import Tails
 from polydistill.cache.codec import STREAMS, Codec, CodecError
 from polydistill.cache.hidden import HiddenForm, from_bytes, to_bytes
-from polydistill.cache.label import SIGNALS, Noted, Selection, Tails, note
+from polydistill.cache.label import SIGNALS, Noted, Selection, note
 from polydistill.cache.saved import codec_bytes, codec_of
 from polydistill.logprobs import Dense
 
@@ -35,10 +36,10 @@ def by_id(noted: Noted) -> Noted:
 
 def coded(said, tokens, vocabulary, selection=SELECTION, step=0.5, signal_step=1 / 256) -> tuple[Codec, Noted]:
     sparse = tuple(range(len(said)))
-    tails = Tails(len(said), 1, vocabulary)
+    tails = Tails(len(said), vocabulary, len(tokens) - 1)
     at, label = torch.arange(len(tokens) - 1), torch.as_tensor(tokens[1:])
     noted = note(said, at, label, selection, sparse, tails=tails, rows=5)
-    codec = Codec(tails.order(), tails.backgrounds(), step, signal_step, sparse, {}, len(said), 0, {})
+    codec = Codec(tails.order(), tails.backgrounds(1)[0], step, signal_step, sparse, {}, len(said), 0, {})
     return codec_of(codec_bytes(codec, "")), noted
 
 

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from polydistill.cache.background import Tails
 from polydistill.cache.codec import Codec
-from polydistill.cache.label import Selection, Tails, note
+from polydistill.cache.label import Selection, note
 from polydistill.logprobs import LEAST_TAIL, Dense
 
 V, P, DRAWS = 30, 3, 40
@@ -12,10 +13,10 @@ V, P, DRAWS = 30, 3, 40
 def drawn(seed: int, said: list[Dense]) -> tuple[Codec, np.ndarray, np.ndarray]:
     """A draw, coded and read again: the codec, stored shares `[K, P, V]`, and the ids' ranks in order."""
     tokens, sparse = np.arange(P + 1) % V, tuple(range(len(said)))
-    tails = Tails(len(said), 1, V)
+    tails = Tails(len(said), V, P)
     at = torch.arange(P)
     noted = note(said, at, torch.as_tensor(tokens[1:]), Selection(draws=DRAWS), sparse, tails=tails, seed=seed)
-    codec = Codec(tails.order(), tails.backgrounds(), 0.5, 1 / 256, sparse, {}, len(said), DRAWS, {})
+    codec = Codec(tails.order(), tails.backgrounds(1)[0], 0.5, 1 / 256, sparse, {}, len(said), DRAWS, {})
     read, back = codec.decode(codec.encode(noted, tokens), P + 1)
     assert np.array_equal(read, tokens)
     assert (back.log_tail == LEAST_TAIL).all()

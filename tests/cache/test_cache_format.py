@@ -13,7 +13,16 @@ from test_cache_run import config, project  # noqa: F401
 from polydistill.cache import Cache
 from polydistill.training.caching import build_cache
 
-STREAMS = ["tokens", "counts", "first_ids", "gaps", "values", *(f"values_{kind}" for kind in range(5)), "tails"]
+STREAMS = [
+    "tokens",
+    "counts",
+    "first_ids",
+    "gaps",
+    "values",
+    *(f"values_{kind}" for kind in range(5)),
+    "tails",
+    "backgrounds",
+]
 STREAMS += ["label_stored", "label_other", "entropy", "maximum", "margin", "bits", "hidden"]
 
 

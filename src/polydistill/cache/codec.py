@@ -36,6 +36,7 @@ NUMBERS = (
     "values",
     *VALUES,
     "tails",
+    "backgrounds",
     "label_stored",
     "label_other",
     "entropy",
@@ -64,7 +65,7 @@ class Codec:
 
     Attributes:
         order: id of the entry of every rank, most often stored first.
-        log_background: what the tail is spread over, per sparse teacher and task.
+        log_background: what a tail may be spread over, per sparse teacher.
         step: log-probabilities are multiples of it, nats.
         signal_step: signals are multiples of it, nats.
         sparse: places of the teachers whose likeliest entries are stored.
@@ -75,7 +76,7 @@ class Codec:
     """
 
     order: Int[np.ndarray, " V"]
-    log_background: Float[np.ndarray, "K J V"]
+    log_background: Float[np.ndarray, "K C V"]
     step: float
     signal_step: float
     sparse: tuple[int, ...]
@@ -169,6 +170,7 @@ class Codec:
             "first_ids": ranks[first],
             "gaps": gaps[~first],
             "tails": tails.ravel(),
+            "backgrounds": noted.background.ravel(),
             "label_stored": residual[stored],
             "label_other": residual[~stored],
             "entropy": np.maximum(signals["entropy"], 0).ravel(),
@@ -262,6 +264,9 @@ class Codec:
             ]
             codes[1:, np.argsort(kind, kind="stable")] = np.concatenate(parts, axis=1)
         tails = reader.read("tails", k * positions).reshape(k, positions)
+        background = reader.read("backgrounds", k * positions).reshape(k, positions)
+        if background.size and background.max() >= self.log_background.shape[1]:
+            raise CodecError(f"background {background.max()} is not one of {self.log_background.shape[1]}")
         ids = self._ids(counts, first_ids, gaps)
         guess = self._guesses(counts, ids, codes, tails, label)
         stored = guess["stored"]
@@ -282,6 +287,7 @@ class Codec:
             ids,
             log_p,
             log_tail,
+            background,
             {name: (value * self.signal_step).astype(np.float32) for name, value in signals.items()},
             self._hidden(streams["hidden"], positions),
         )

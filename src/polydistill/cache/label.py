@@ -6,15 +6,15 @@ chose; an entry that one of them did not choose belongs to that one's tail.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from polydistill.cache.background import Tails, nearest
 from polydistill.logprobs import LEAST_TAIL, Informed, Says, Spoken, logits_of
 
 SIGNALS = ("label_log_prob", "entropy", "maximum", "margin")
@@ -81,6 +81,7 @@ class Noted:
         ids: position by position; ascending as noted, most often stored first as read.
         log_p: of every entry under every one of the K teachers; minus infinity where that teacher did not choose it.
         log_tail: log of the mass of all entries that the teacher did not choose.
+        background: which of the teacher's backgrounds that mass is spread over.
         signals: per name of `SIGNALS`, exact, of all L teachers.
         hidden: teacher's place among the L -> last hidden states, for those that are stored so.
     """
@@ -89,6 +90,7 @@ class Noted:
     ids: Int[np.ndarray, " n"]
     log_p: Float[np.ndarray, "K n"]
     log_tail: Float[np.ndarray, "K P"]
+    background: Int[np.ndarray, "K P"]
     signals: dict[str, Float[np.ndarray, "L P"]]
     hidden: dict[int, Float[np.ndarray, "P _"]]
 
@@ -104,8 +106,8 @@ def note(
     selection: Selection,
     sparse: Sequence[int],
     *,
-    tails: "Tails | None" = None,
-    task: int = 0,
+    tails: Tails | None = None,
+    log_background: Float[Tensor, "K C V"] | None = None,
     seed: int = 0,
     rows: int = 64,
 ) -> Noted:
@@ -118,15 +120,16 @@ def note(
         selection: how much is stored.
         sparse: places of the K teachers whose likeliest entries are stored; of the others the hidden states are.
         tails: told about the mass that is left over, if given.
-        task: whose text it is.
+        log_background: the backgrounds to choose from; without them every position has the first.
         seed: of the draws.
         rows: positions whose full distributions are held at once.
     """
-    told = None if tails is None else partial(tails.add, task=task)
     generator = torch.Generator().manual_seed(seed)
     random = torch.rand(len(label), selection.draws, dtype=torch.float64, generator=generator).to(label.device)
     chunks = zip(positions.split(rows), label.split(rows), random.split(rows), strict=True)
-    parts = [_chunk(spoken, at, following, selection, sparse, told, some) for at, following, some in chunks]
+    parts = [
+        _chunk(spoken, at, following, selection, sparse, tails, log_background, some) for at, following, some in chunks
+    ]
     hidden = {}
     for k, says in enumerate(spoken):
         if k in sparse:
@@ -134,12 +137,13 @@ def note(
         if not isinstance(says, Spoken):
             raise TypeError(f"teacher {k} has no hidden states to store; store its likeliest entries instead")
         hidden[k] = says.hidden[positions.to(says.hidden.device)].float().cpu().numpy()
-    counts, ids, log_p, log_tail, signals = zip(*parts, strict=True)
+    counts, ids, log_p, log_tail, background, signals = zip(*parts, strict=True)
     return Noted(
         np.concatenate(counts),
         np.concatenate(ids),
         np.concatenate(log_p, -1),
         np.concatenate(log_tail, -1),
+        np.concatenate(background, -1),
         {name: np.concatenate([s[name] for s in signals], -1) for name in SIGNALS},
         hidden,
     )
@@ -151,9 +155,10 @@ def _chunk(
     label: Int[Tensor, " n"],
     selection: Selection,
     sparse: Sequence[int],
-    told: Callable[..., None] | None,
+    tails: Tails | None,
+    log_background: Float[Tensor, "K C V"] | None,
     random: Float[Tensor, "n draws"],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     ids_of: list[Tensor] = []
     distributions: list[Tensor] = []
     signals: dict[str, list[Tensor]] = {name: [] for name in SIGNALS}
@@ -178,15 +183,15 @@ def _chunk(
             distributions.append(log_p)
     measured = {name: torch.stack(values).cpu().numpy() for name, values in signals.items()}
     if not sparse:
-        none = np.zeros((0, len(at)), np.float32)
-        return np.zeros(len(at), np.int64), np.zeros(0, np.int64), np.zeros((0, 0), np.float32), none, measured
+        none, no_tail = np.zeros(0, np.int64), np.zeros((0, len(at)), np.float32)
+        return 0 * at.cpu().numpy(), none, no_tail[:, :0], no_tail, no_tail.astype(np.int64), measured
     vocabulary = distributions[0].shape[1]
     union = torch.cat(ids_of, -1).sort(-1).values
     fresh = union < vocabulary
     fresh[:, 1:] &= union[:, 1:] != union[:, :-1]
     counts = fresh.sum(-1)
     safe = union.clamp_max(vocabulary - 1)
-    entries, tail = [], []
+    entries, tail, background = [], [], []
     for k, log_p in enumerate(distributions):
         chosen = torch.zeros(len(at), vocabulary + 1, dtype=torch.bool, device=log_p.device).scatter_(
             1, ids_of[k], True
@@ -196,58 +201,18 @@ def _chunk(
         mass = stored.double().exp().sum(-1)
         tail.append(torch.log1p(-mass.clamp_max(1.0)).clamp_min(LEAST_TAIL).float())
         entries.append(stored[fresh])
-        if told is not None:
-            told(k, log_p, safe, own)
+        rest = log_p.exp().masked_fill_(chosen[:, :vocabulary], 0.0)
+        if tails is not None:
+            tails.add(k, rest, safe[own])
+        if log_background is not None and log_background.shape[1] > 1:
+            background.append(nearest(rest, safe, own, log_background[k].to(rest.device)))
+        else:
+            background.append(torch.zeros_like(counts))
     return (
         counts.cpu().numpy(),
         union[fresh].cpu().numpy(),
         torch.stack(entries).cpu().numpy(),
         torch.stack(tail).cpu().numpy(),
+        torch.stack(background).cpu().numpy(),
         measured,
     )
-
-
-class Tails:
-    """Sums over calibration positions: how often an entry is stored, and the mass that is not, per teacher and task.
-
-    The background is the mean of what is left over, not of the whole distribution: what is stored anyway needs none
-    (Gemma 3 270M, the 32 likeliest stored: 0.27 nats against 0.41).
-
-    Args:
-        teachers: K.
-        tasks: J.
-        vocabulary: V.
-    """
-
-    def __init__(self, teachers: int, tasks: int, vocabulary: int) -> None:
-        self.left = torch.zeros(teachers, tasks, vocabulary, dtype=torch.float64)
-        self.stored = torch.zeros(vocabulary, dtype=torch.int64)
-
-    def add(
-        self, k: int, log_p: Float[Tensor, "n V"], ids: Int[Tensor, "n c"], fresh: Bool[Tensor, "n c"], *, task: int
-    ) -> None:
-        """One chunk of teacher k."""
-        p = log_p.exp()
-        rows, columns = fresh.nonzero(as_tuple=True)
-        p[rows, ids[rows, columns]] = 0.0
-        self.left[k, task] += p.sum(0).double().cpu()
-        self.stored += torch.bincount(ids[fresh].cpu(), minlength=len(self.stored))
-
-    def order(self) -> Int[np.ndarray, " V"]:
-        """Ids by how often they are stored, most often first; ties by what is left over, then by id."""
-        left = self.left.sum((0, 1))
-        key = self.stored.double() + left / left.sum().clamp_min(1e-300) * 0.5
-        return torch.sort(key, descending=True, stable=True).indices.numpy()
-
-    def backgrounds(self, smoothing: float = 1e-3) -> Float[np.ndarray, "K J V"]:
-        """Log-probabilities: a task's own mean, drawn to the mean of all tasks where little was seen."""
-        of_all = self.left.sum(1, keepdim=True)
-        of_all = of_all / of_all.sum(-1, keepdim=True).clamp_min(1e-300)
-        # 8 units of left-over mass count as much as the other tasks together.
-        mixed = self.left + 8.0 * of_all
-        mixed = mixed / mixed.sum(-1, keepdim=True).clamp_min(1e-300)
-        mixed = (1 - smoothing) * mixed + smoothing / mixed.shape[-1]
-        return mixed.log().float().numpy()
-
-
-__all__ = ["SIGNALS", "Noted", "Selection", "Tails", "note"]

@@ -13,11 +13,12 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import torch
 import zstandard
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
+from polydistill.cache.background import Tails
 from polydistill.cache.codec import DICTIONARY, LEVEL, NUMBERS, Codec
 from polydistill.cache.hidden import HiddenForm
-from polydistill.cache.label import Noted, Selection, Tails, note
+from polydistill.cache.label import Noted, Selection, note
 from polydistill.cache.manifest import Plan
 from polydistill.cache.shard import Coded, key_of, shard_bytes
 from polydistill.logprobs import Informed, Says, Spoken
@@ -81,15 +82,18 @@ class Labeller:
                 yield text, said, torch.arange(begin, begin + number, device=self.device)
                 begin += number
 
-    def noted(self, texts: Sequence[Text], tails: Tails | None = None) -> Iterator[tuple[Text, Noted]]:
+    def noted(
+        self,
+        texts: Sequence[Text],
+        tails: Tails | None = None,
+        log_background: Float[torch.Tensor, "K C V"] | None = None,
+    ) -> Iterator[tuple[Text, Noted]]:
         """Every text, and what is noted of it."""
         for text, said, positions in self.heard(texts):
             label = torch.as_tensor(text.tokens[1:], device=self.device)
             seed = int.from_bytes(key_of(text.tokens)[:7], "little")
-            yield (
-                text,
-                note(said, positions, label, self.selection, self.sparse, tails=tails, task=text.task, seed=seed),
-            )
+            told = {"tails": tails, "log_background": log_background, "seed": seed}
+            yield text, note(said, positions, label, self.selection, self.sparse, **told)
 
     def calibrated(self, texts: Sequence[Text]) -> Codec:
         """The codec that fits these texts.
@@ -98,14 +102,15 @@ class Labeller:
             texts: a sample of the data.
         """
         plan = self.plan
-        tails = Tails(len(self.sparse), len(plan.tasks), plan.vocabulary)
+        tails = Tails(len(self.sparse), plan.vocabulary, sum(len(text.tokens) - 1 for text in texts))
         noted = list(self.noted(texts, tails))
+        log_background, names = tails.backgrounds(plan.backgrounds)
         hidden = {
             place: HiddenForm(noted[0][1].hidden[place].shape[1], bits) for place, bits in enumerate(self.bits) if bits
         }
         bare = Codec(
             order=tails.order() if self.sparse else _by_frequency(texts, plan.vocabulary),
-            log_background=tails.backgrounds(),
+            log_background=log_background,
             step=plan.step,
             signal_step=plan.signal_step,
             sparse=self.sparse,
@@ -115,7 +120,11 @@ class Labeller:
             dictionaries={},
         )
         samples: dict[str, list[bytes]] = {name: [] for name in NUMBERS}
+        begin = 0
         for text, one in noted:
+            if names.shape[1]:
+                one = replace(one, background=names[:, begin : begin + len(one)])
+            begin += len(one)
             for name, symbols in bare.symbols(one, text.tokens)[0].items():
                 samples[name].append(symbols.tobytes())
         made = {name: _dictionary(parts) for name, parts in samples.items()}
@@ -125,7 +134,7 @@ class Labeller:
         """The file of a shard."""
         coded = [
             Coded(key_of(text.tokens), len(text.tokens), text.task, codec.encode(noted, text.tokens))
-            for text, noted in self.noted(task.texts)
+            for text, noted in self.noted(task.texts, log_background=torch.from_numpy(codec.log_background))
         ]
         return shard_bytes(coded, self.plan.fingerprint, task.index)
 

@@ -65,6 +65,7 @@ class Plan(Part):
     least: float
     step: float
     signal_step: float
+    backgrounds: int = Field(description="what a tail may be spread over, per teacher, at most")
     draws: int
     examples_per_shard: int
     batch: int

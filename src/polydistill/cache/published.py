@@ -19,8 +19,9 @@ import torch
 from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict, Field
 
+from polydistill.cache.background import Tails
 from polydistill.cache.build import build, data_fingerprint, distinct
-from polydistill.cache.label import Noted, Tails
+from polydistill.cache.label import Noted
 from polydistill.cache.labeller import Here, Label, Labeller, ShardTask, Text
 from polydistill.cache.manifest import CacheError, DataPlan, Manifest, Plan, TeacherPlan
 from polydistill.cache.saved import codec_of
@@ -217,6 +218,7 @@ def noted_of(rows: Sequence[Row], label: Int[np.ndarray, " P"], vocabulary: int,
         np.concatenate(ids),
         np.concatenate(values).astype(np.float32)[None],
         np.array(tails, np.float32)[None],
+        np.zeros((1, len(tails)), np.int64),
         dict(zip(names, columns, strict=True)),
         {},
     )
@@ -234,7 +236,9 @@ class Stored(Labeller):
         self.teachers, self.plan, self.device, self.sparse, self.bits = [], plan, "cpu", (0,), [0]
         self.notes = notes
 
-    def noted(self, texts: Sequence[Text], tails: Tails | None = None) -> Iterator[tuple[Text, Noted]]:
+    def noted(
+        self, texts: Sequence[Text], tails: Tails | None = None, log_background: torch.Tensor | None = None
+    ) -> Iterator[tuple[Text, Noted]]:
         """Every text, and its notes."""
         for text in texts:
             noted = self.notes[key_of(text.tokens)]
@@ -313,6 +317,7 @@ def import_cache(
         least=0.0,
         step=step,
         signal_step=signal_step,
+        backgrounds=1,
         draws=0,
         examples_per_shard=examples_per_shard,
         batch=1,

@@ -15,7 +15,7 @@ DICTIONARY = "dictionary."
 
 
 def codec_bytes(codec: Codec, build: str) -> bytes:
-    """The file; `order` [V] u32, `log_background` [K, J, V] float16, `dictionary.STREAM` bytes, heads as they are."""
+    """The file; `order` [V] u32, `log_background` [K, C, V] float16, `dictionary.STREAM` bytes, heads as they are."""
     tensors: dict[str, np.ndarray] = {
         "order": codec.order.astype(np.uint32),
         "log_background": codec.log_background.astype(np.float16),

@@ -1,4 +1,4 @@
-"""A truncated distribution whose tail is spread over a background instead of evenly."""
+"""A truncated distribution whose tail is spread over one of several backgrounds instead of evenly."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -21,16 +21,16 @@ class Backed:
         log_p: their log-probabilities; a repeated entry's again.
         fresh: which entries of a row count, the repeated ones not.
         log_tail: log of the mass of all others.
-        log_background: log-probabilities of the backgrounds of J tasks.
-        task: background of each position.
+        log_background: log-probabilities of C backgrounds.
+        background: which of them each position has.
     """
 
     ids: Int[Tensor, "N S"]
     log_p: Float[Tensor, "N S"]
     fresh: Bool[Tensor, "N S"]
     log_tail: Float[Tensor, " N"]
-    log_background: Float[Tensor, "J V"]
-    task: Int[Tensor, " N"]
+    log_background: Float[Tensor, "C V"]
+    background: Int[Tensor, " N"]
     exact: ClassVar[bool] = False
 
     @property
@@ -43,10 +43,10 @@ class Backed:
 
     def write(self, rows: Int[Tensor, " n"] | slice, out: Float[Tensor, "n V"]) -> None:
         """The background everywhere, raised to the tail's mass; the stored entries over it."""
-        ids, task = self.ids[rows], self.task[rows]
-        stored = self.log_background[task[:, None], ids].double().exp().where(self.fresh[rows], 0.0).sum(-1)
+        ids, which = self.ids[rows], self.background[rows]
+        stored = self.log_background[which[:, None], ids].double().exp().where(self.fresh[rows], 0.0).sum(-1)
         rest = torch.log1p(-stored.clamp_max(1 - 1e-9))
-        torch.add(self.log_background[task], (self.log_tail[rows] - rest)[:, None].to(out.dtype), out=out)
+        torch.add(self.log_background[which], (self.log_tail[rows] - rest)[:, None].to(out.dtype), out=out)
         out.scatter_(1, ids, self.log_p[rows].to(out.dtype))
 
     def shape(self, logits: Float[Tensor, "n V"]) -> None:

@@ -23,7 +23,7 @@ from jaxtyping import Int
 
 from polydistill.cache.container import file_of, header_of
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 class ShardError(ValueError):

@@ -117,19 +117,19 @@ class CachedTeacher:
             return Spoken(torch.as_tensor(states).to(device), self.head(device))
         counts, entries, log_p = self._chosen(examples)
         tails = np.concatenate([np.zeros(0, np.float32), *(e.noted.log_tail[self.sparse] for e in examples)])
-        task = np.concatenate([at[:0], *(np.full(len(e.noted), e.task) for e in examples)])
+        which = np.concatenate([at[:0], *(e.noted.background[self.sparse] for e in examples)])
         begin, number = (np.cumsum(counts) - counts)[at], counts[at]
         column = np.arange(int(number.max(initial=1)))
         fresh = column < number[:, None]
         taken = begin[:, None] + np.where(fresh, column, 0)
-        made = (entries[taken], log_p[taken], fresh, tails[at], task[at])
-        ids, values, kept, tail, of_task = (torch.as_tensor(x).to(device) for x in made)
+        made = (entries[taken], log_p[taken], fresh, tails[at], which[at])
+        ids, values, kept, tail, background = (torch.as_tensor(x).to(device) for x in made)
         assert self.background is not None
         if self.background.device != device:
             self.background = self.background.to(device)
         if self.cache.codec.draws:
             return Sparse(ids, values, tail, self.background.shape[1])
-        return Backed(ids, values, kept, tail, self.background, of_task)
+        return Backed(ids, values, kept, tail, self.background, background)
 
     def _chosen(self, examples: list[Example]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Entries that this teacher chose: how many per position, their ids, their log-probabilities."""

@@ -20,6 +20,9 @@ class CacheConfig(Section):
     least: float = Field(default=1 / 256, ge=0, lt=1, description="entries below this probability are left to the tail")
     step: float = Field(default=0.5, gt=0, description="log-probabilities are stored within this, nats")
     signal_step: float = Field(default=1 / 256, gt=0, description="signals are multiples of this, nats")
+    backgrounds: int = Field(
+        default=64, ge=1, le=4096, description="what a tail may be spread over, per teacher; a position names one"
+    )
     forms: dict[str, Form] = Field(
         default={}, description="teacher -> likeliest entries, or hidden states of so many bits an entry, and the head"
     )
