@@ -33,6 +33,7 @@ from polydistill.logprobs import Dense, Head, Spoken, logits_of
 from polydistill.teachers import head_of, last_hidden_state
 
 SETTINGS = [
+    {"least": 1 / 16, "cap": 64},
     {"least": 1 / 32, "cap": 64},
     {"least": 1 / 64, "cap": 64},
     {"least": 1 / 128, "cap": 64},
@@ -42,7 +43,7 @@ SETTINGS = [
 ]
 
 
-GEMMA_SETTINGS = [{"least": 1 / 128}, {"least": 1 / 512, "cap": 128}]
+GEMMA_SETTINGS = [{"least": 1 / 32}, {"least": 1 / 128}, {"least": 1 / 512, "cap": 128}]
 
 
 class Kept:

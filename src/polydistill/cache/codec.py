@@ -211,22 +211,24 @@ class Codec:
         stored = np.zeros((self.teachers, positions), bool)
         if self.draws or not len(ids) or not counts.all():
             return {**guess, "stored": stored}
-        begin, position = np.cumsum(counts) - counts, np.repeat(np.arange(positions), counts)
-        is_label = ids == label[position]
-        for k, place in enumerate(self.sparse):
-            down = np.where(codes[k] > 0, codes[k] - 1, LARGEST)
-            best = np.minimum.reduceat(down, begin)
-            at_best = down == best[position]
-            # The second smallest: where the smallest is there twice, it is that.
-            twice = np.add.reduceat(at_best.astype(np.int64), begin) > 1
-            others = np.where(at_best, LARGEST, down)
-            second = np.where(twice, best, np.minimum(np.minimum.reduceat(others, begin), tails[k] + best))
-            guess["maximum"][place] = np.rint(-best * unit)
-            guess["margin"][place] = np.rint((second - best) * unit)
-            guess["label_log_prob"][place] = np.rint(-tails[k] * unit)
-            mine = is_label & (codes[k] > 0)
-            guess["label_log_prob"][place, position[mine]] = np.rint(-down[mine] * unit)
-            stored[place, position[mine]] = True
+        begin, place = np.cumsum(counts) - counts, list(self.sparse)
+        chosen = codes > 0
+        down = np.where(chosen, codes - 1, LARGEST)
+        best = np.minimum.reduceat(down, begin, axis=1)
+        at_best = down == np.repeat(best, counts, axis=1)
+        # The second smallest: where the smallest is there twice, it is that.
+        twice = np.add.reduceat(at_best, begin, axis=1, dtype=np.int32) > 1
+        others = np.minimum.reduceat(np.where(at_best, LARGEST, down), begin, axis=1)
+        second = np.where(twice, best, np.minimum(others, tails + best))
+        guess["maximum"][place] = np.rint(-best * unit)
+        guess["margin"][place] = np.rint((second - best) * unit)
+        guess["label_log_prob"][place] = np.rint(-tails * unit)
+        entry = np.flatnonzero(ids == np.repeat(label, counts))
+        row, mine = np.nonzero(chosen[:, entry])
+        entry = entry[mine]
+        where = np.array(place)[row], np.searchsorted(begin, entry, side="right") - 1
+        guess["label_log_prob"][where] = np.rint(-down[row, entry] * unit)
+        stored[where] = True
         return {**guess, "stored": stored}
 
     def decode(self, streams: Sequence[bytes], length: int) -> tuple[Int[np.ndarray, " T"], Noted]:
@@ -247,40 +249,42 @@ class Codec:
     def _decode(self, streams: dict[str, bytes], length: int) -> tuple[Int[np.ndarray, " T"], Noted]:
         positions, k, every = length - 1, len(self.sparse), self.teachers * (length - 1)
         reader = _Reader(self.readers, streams)
-        tokens = self.order[reader.read("tokens", length)]
-        label = tokens[1:]
-        counts = reader.read("counts", positions)
-        total = int(counts.sum())
-        first_ids = reader.read("first_ids", int((counts > 0).sum()))
-        gaps = reader.read("gaps", total - len(first_ids))
+        first = reader.read({"tokens": length, "counts": positions})
+        tokens, counts = self.order[first["tokens"]], first["counts"]
+        label, total = tokens[1:], int(counts.sum())
+        limits = dict.fromkeys(NUMBERS[2:], every) | dict.fromkeys(VALUES, (k - 1) * total if k else 0)
+        limits |= {"first_ids": positions, "gaps": total, "values": total if k else 0}
+        limits |= dict.fromkeys(("tails", "backgrounds"), k * positions)
+        said = reader.read(limits)
+        reader.finish()
+        begun = int((counts > 0).sum())
+        of_length(said, {"first_ids": begun, "gaps": total - begun, "values": limits["values"]})
         codes = np.empty((k, total), np.int32)
-        codes[:1] = reader.read("values", total if k else 0)
+        codes[:1] = said["values"]
         kind = self._classes(codes[:1])
         if k > 1:
-            of_class = np.bincount(kind, minlength=len(VALUES))
+            of_class = np.bincount(kind, minlength=len(VALUES)).tolist()
+            of_length(said, {name: (k - 1) * n for name, n in zip(VALUES, of_class, strict=True)})
             parts = [
-                reader.read(name, (k - 1) * number).reshape(k - 1, number)
-                for name, number in zip(VALUES, of_class.tolist(), strict=True)
+                said[name].reshape(k - 1, -1) if len(said[name]) else said[name].reshape(k - 1, 0) for name in VALUES
             ]
             codes[1:, np.argsort(kind, kind="stable")] = np.concatenate(parts, axis=1)
-        tails = reader.read("tails", k * positions).reshape(k, positions)
-        background = reader.read("backgrounds", k * positions).reshape(k, positions)
+        shape = (self.teachers, positions)
+        tails, background = (said[name].reshape(k, positions) for name in ("tails", "backgrounds"))
         if background.size and background.max() >= self.log_background.shape[1]:
             raise CodecError(f"background {background.max()} is not one of {self.log_background.shape[1]}")
-        ids = self._ids(counts, first_ids, gaps)
+        ids = self._ids(counts, said["first_ids"], said["gaps"])
         guess = self._guesses(counts, ids, codes, tails, label)
         stored = guess["stored"]
-        residual = np.empty((self.teachers, positions), np.int64)
-        residual[stored] = reader.read("label_stored", int(stored.sum()))
-        residual[~stored] = reader.read("label_other", int((~stored).sum()))
-        shape = (self.teachers, positions)
+        of_length(said, {"label_stored": int(stored.sum()), "label_other": int((~stored).sum())})
+        residual = np.empty(shape, np.int64)
+        residual[stored], residual[~stored] = said["label_stored"], said["label_other"]
         signals = {
             "label_log_prob": unzigzag(residual) + guess["label_log_prob"],
-            "entropy": reader.read("entropy", every).reshape(shape),
-            "maximum": unzigzag(reader.read("maximum", every).reshape(shape)) + guess["maximum"],
-            "margin": unzigzag(reader.read("margin", every).reshape(shape)) + guess["margin"],
+            "entropy": said["entropy"].reshape(shape),
+            "maximum": unzigzag(said["maximum"].reshape(shape)) + guess["maximum"],
+            "margin": unzigzag(said["margin"].reshape(shape)) + guess["margin"],
         }
-        reader.finish()
         log_p, log_tail = self._normalised(counts, codes, tails)
         return tokens, Noted(
             counts,
@@ -344,21 +348,22 @@ class _Reader:
     def __init__(self, readers: Mapping[str, zstandard.ZstdDecompressor], streams: Mapping[str, bytes]) -> None:
         self.readers, self.streams, self.bits, self.at = readers, streams, streams["bits"], 0
 
-    def read(self, name: str, number: int) -> Int[np.ndarray, " n"]:
-        """The numbers of a stream.
+    def read(self, limits: Mapping[str, int]) -> dict[str, Int[np.ndarray, " n"]]:
+        """The numbers of some streams that follow each other.
 
-        Raises:
-            CodecError: there are not that many.
+        Args:
+            limits: how many numbers each has at most.
         """
-        data = self.streams[name]
-        raw = self.readers[name].decompress(data, max_output_size=number) if data else b""
-        if len(raw) != number:
-            raise CodecError(f"stream {name} has {len(raw)} numbers instead of {number}")
-        symbols = np.frombuffer(raw, np.uint8)
+        raw = [
+            self.readers[name].decompress(data, max_output_size=limit) if (data := self.streams[name]) else b""
+            for name, limit in limits.items()
+        ]
+        symbols = np.frombuffer(b"".join(raw), np.uint8)
         widths = rest_of(symbols, TOLD)
-        low = unpack(self.bits, widths, self.at)
+        numbers = from_symbols(symbols, unpack(self.bits, widths, self.at), TOLD)
         self.at += int(widths.sum())
-        return from_symbols(symbols, low, TOLD)
+        ends = np.cumsum([len(part) for part in raw]).tolist()
+        return {name: numbers[end - len(part) : end] for name, part, end in zip(limits, raw, ends, strict=True)}
 
     def finish(self) -> None:
         """All bits must have been read.
@@ -368,3 +373,14 @@ class _Reader:
         """
         if not 0 <= 8 * len(self.bits) - self.at < 8:
             raise CodecError(f"{8 * len(self.bits) - self.at} bits are left over")
+
+
+def of_length(numbers: Mapping[str, Int[np.ndarray, " _"]], lengths: Mapping[str, int]) -> None:
+    """Every stream must have as many numbers as the others say.
+
+    Raises:
+        CodecError: one has not.
+    """
+    for name, length in lengths.items():
+        if len(numbers[name]) != length:
+            raise CodecError(f"stream {name} has {len(numbers[name])} numbers instead of {length}")

@@ -92,8 +92,17 @@ class Labeller:
         for text, said, positions in self.heard(texts):
             label = torch.as_tensor(text.tokens[1:], device=self.device)
             seed = int.from_bytes(key_of(text.tokens)[:7], "little")
-            told = {"tails": tails, "log_background": log_background, "seed": seed}
-            yield text, note(said, positions, label, self.selection, self.sparse, **told)
+            noted = note(
+                said,
+                positions,
+                label,
+                self.selection,
+                self.sparse,
+                tails=tails,
+                log_background=log_background,
+                seed=seed,
+            )
+            yield text, noted
 
     def calibrated(self, texts: Sequence[Text]) -> Codec:
         """The codec that fits these texts.
