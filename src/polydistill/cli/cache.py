@@ -136,6 +136,42 @@ def verify(
 
 
 @app.command()
+def frontier(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    texts: Annotated[int, typer.Option(min=2, help="of the run, at random: three of four calibrate")] = 64,
+    seed: Annotated[int, typer.Option(help="of the sample")] = 0,
+    json_file: JsonFile = None,
+) -> None:
+    """What several ways of storing a run's teachers cost and lose, measured on the run's own text; builds nothing."""
+    from dataclasses import asdict
+
+    from polydistill.cli.main import _quiet
+    from polydistill.training.caching import frontiers
+    from polydistill.training.config_file import load_config
+
+    _quiet()
+    shown: list[str] = []
+
+    def tell(teacher: str, point: Any) -> None:
+        if teacher not in shown:
+            shown.append(teacher)
+            _say(f"{teacher}\n{'bytes per position':>18} {'KL mean':>9} {'KL p99':>9}  cache:")
+        said = _setting(teacher, point.settings)
+        _say(f"{point.bytes_per_position:18.1f} {point.kl_mean:9.4f} {point.kl_p99:9.4f}  {said}")
+
+    found = frontiers(load_config(config, overrides or ()), texts=texts, seed=seed, told=tell)
+    _write(json_file, {name: [asdict(point) for point in points] for name, points in found.items()})
+
+
+def _setting(teacher: str, settings: Any) -> str:
+    """What the section `cache` says for a point."""
+    named = {"forms": f"{{{teacher}: {settings['form']}}}"} if "form" in settings else settings
+    said = {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in named.items()}
+    return "{" + ", ".join(f"{name}: {value}" for name, value in said.items()) + "}"
+
+
+@app.command()
 def repair(config: ConfigFile, overrides: Overrides = None, to: To = None, json_file: JsonFile = None) -> None:
     """Make damaged and missing files of a cache anew, and no other; files that are not its own are removed."""
     from polydistill.cli.main import _quiet

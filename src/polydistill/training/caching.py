@@ -11,6 +11,7 @@ import xxhash
 from polydistill.cache import Cache, Engine, Here, Labeller, Manifest, Plan, Processes, Progress, ShardTask, Text
 from polydistill.cache.build import build, data_fingerprint, distinct, refuse_other
 from polydistill.cache.files import Files
+from polydistill.cache.frontier import Point, frontier
 from polydistill.cache.labeller import Label
 from polydistill.cache.maintain import repair
 from polydistill.cache.manifest import CODEC, DataPlan, TeacherPlan
@@ -148,6 +149,34 @@ def verify_cache(config: c.RunConfig, to: str | None = None, *, texts: int, seed
     _same_run(where, cache.plan, run, command)
     chosen = np.random.default_rng(seed).permutation(len(run.texts))[:texts]
     return compare(cache, run.labeller, [run.texts[int(i)] for i in sorted(chosen)])
+
+
+def frontiers(
+    config: c.RunConfig, *, texts: int, seed: int, told: Callable[[str, Point], None] = lambda *_: None
+) -> dict[str, list[Point]]:
+    """For each teacher of a run what several ways of storing it cost and lose, on the run's own text.
+
+    Args:
+        config: of the run; what the ways do not say is as its section `cache` has it.
+        texts: taken at random; three of four make the codec, on the fourth it is measured.
+        seed: of the sample.
+        told: about every point when it is measured.
+
+    Raises:
+        ConfigError: there are too few texts.
+    """
+    run = Caching(config)
+    chosen = [run.texts[int(i)] for i in np.random.default_rng(seed).permutation(len(run.texts))[:texts]]
+    held, calibration = chosen[::4], [text for place, text in enumerate(chosen) if place % 4]
+    if not calibration:
+        raise ConfigError(f"data: {len(chosen)} texts are too few to measure on; at least 2 are needed")
+    made: dict[str, list[Point]] = {}
+    for teacher, described in zip(run.labeller.teachers, run.plan.teachers, strict=True):
+        plan = run.plan.model_copy(update={"teachers": [described]})
+        for point in frontier(teacher, plan, calibration, held, device=run.labeller.device):
+            made.setdefault(teacher.name, []).append(point)
+            told(teacher.name, point)
+    return made
 
 
 def _same_run(address: str, have: Plan, run: Caching, command: str) -> None:
