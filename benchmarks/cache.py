@@ -37,6 +37,7 @@ from polydistill.cache.shard import key_of
 from polydistill.logprobs import Dense, Head, Spoken, logits_of
 from polydistill.teachers import head_of, last_hidden_state
 
+BACKGROUNDS = tuple({"least": 1 / 128, "cap": 64, "backgrounds": number} for number in (1, 16, 256))
 GEMMA = [
     {"least": 1 / 32, "cap": 64},
     {"least": 1 / 128, "cap": 64},
@@ -210,7 +211,8 @@ def demo() -> dict[str, Any]:
     everything = list(DOMAINS)
     return {
         "frontier": {
-            t.name: [asdict(p) for p in points_of(t, calibration, held, everything, ENTRIES + HIDDEN)] for t in kept
+            t.name: [asdict(p) for p in points_of(t, calibration, held, everything, ENTRIES + BACKGROUNDS + HIDDEN)]
+            for t in kept
         },
         "more_teachers": more_teachers(kept, calibration, held, everything),
     }
@@ -482,6 +484,50 @@ def goals(results: dict[str, Any]) -> str:
     )
 
 
+def chart(frontiers: dict[str, list[dict[str, Any]]]) -> str:
+    """Bytes against divergence, both logarithmic, as SVG: a line per teacher, theirs as crosses of its colour."""
+    width, height, left, bottom = 640, 400, 60, 44
+    colours = ("#1b6ca8", "#c1440e", "#2e7d32", "#6a3d9a")
+    low, high, least, most = 8.0, 600.0, 3e-4, 3.0
+
+    def at(size: float, kl: float) -> tuple[float, float]:
+        x = left + math.log(size / low) / math.log(high / low) * (width - left - 130)
+        return x, height - bottom - math.log(max(kl, least) / least) / math.log(most / least) * (height - bottom - 16)
+
+    def text(x: float, y: float, said: str, anchor: str = "middle", colour: str = "#333") -> str:
+        return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}">{said}</text>'
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
+        f'font-size="12"><title>Bytes per position against KL(teacher || stored)</title>'
+        f'<rect width="{width}" height="{height}" fill="white"/>'
+    ]
+    for size in (10, 20, 50, 100, 200, 500):
+        x, y = at(size, least)
+        parts += [f'<path d="M{x:.1f} 16V{y:.1f}" stroke="#ddd"/>', text(x, y + 16, str(size))]
+    for kl in (0.001, 0.01, 0.1, 1.0):
+        x, y = at(low, kl)
+        parts += [f'<path d="M{x:.1f} {y:.1f}H{width - 130}" stroke="#ddd"/>', text(x - 6, y + 4, f"{kl:g}", "end")]
+    parts += [text((width - 70) / 2, height - 8, "bytes per position"), text(left, 12, "KL, nats")]
+    for row, (name, points) in enumerate(frontiers.items()):
+        colour = colours[row % len(colours)]
+        theirs = [at(p["bytes_per_position"], p["kl_mean"]) for p in points if p["name"] in LAYOUTS]
+        ours = sorted(
+            (p["bytes_per_position"], p["kl_mean"]) for p in points if p["name"] not in LAYOUTS and p["kl_mean"] > least
+        )
+        best = [(size, kl) for size, kl in ours if all(kl < other for less, other in ours if less < size)]
+        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(*one) for one in best))
+        parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in (at(*one) for one in best)]
+        parts += [
+            f'<path d="M{x - 5:.1f} {y - 5:.1f}l10 10m0 -10l-10 10" stroke="{colour}" stroke-width="2"/>'
+            for x, y in theirs
+        ]
+        parts.append(text(width - 120, 40 + 20 * row, name, "start", colour))
+    parts += [text(width - 120, 40 + 20 * len(frontiers), "crosses: DistillKit", "start"), "</svg>"]
+    return "\n".join(parts) + "\n"
+
+
 def main() -> None:
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "demo": demo,
@@ -492,6 +538,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="*", help=f"of {', '.join(parts)}; all when none is named")
     parser.add_argument("--json", type=Path, help="results; parts that are there and not named are kept")
+    parser.add_argument("--svg", type=Path, help="the frontier as a picture")
     options = parser.parse_args()
     if unknown := set(options.what) - set(parts):
         parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(parts)}")
@@ -504,6 +551,12 @@ def main() -> None:
             print("gemma is left out: its package is not installed (the extra `gemma`)", flush=True)
             continue
         results[name] = parts[name]()
+        results[name] |= {
+            "beside_theirs": {
+                teacher: beside_theirs([Point(**p) for p in points])
+                for teacher, points in results[name].get("frontier", {}).items()
+            }
+        }
         results[name]["hardware"] = f"{platform.machine()}, {os.cpu_count()} cores, 1 thread, float32, {date.today()}"
         if options.json is not None:
             options.json.parent.mkdir(parents=True, exist_ok=True)
@@ -511,6 +564,11 @@ def main() -> None:
     for part in ("gemma", "demo"):
         for teacher, points in results.get(part, {}).get("frontier", {}).items():
             print(f"\n{part}: {teacher}\n\n{table(points)}\n\n{against_theirs(points)}")
+    if options.svg is not None:
+        found = {
+            t: points for part in ("gemma", "demo") for t, points in results.get(part, {}).get("frontier", {}).items()
+        }
+        options.svg.write_text(chart(found))
     print(f"\n{goals(results)}")
 
 

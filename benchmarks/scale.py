@@ -1,6 +1,6 @@
 """What teaching from 1e9 to 1e12 tokens takes: bytes, hours and money, from measured figures and named assumptions.
 
-    python benchmarks/scale.py --cache benchmarks/results/cache-gemma.json --serve benchmarks/results/serve.json
+    python benchmarks/scale.py --cache benchmarks/results/cache.json --serve benchmarks/results/serve.json
 
 Measured: bytes per position of a cache, and how much a second teacher adds (`benchmarks/cache.py`); bytes on the line
 of a served teacher (`benchmarks/serve.py`). Assumed: everything in `Assumed`.
@@ -52,7 +52,7 @@ class Measured:
 
     @classmethod
     def read(cls, cache: Path, serve: Path, k: int) -> "Measured":
-        stored, line = json.loads(cache.read_text()), json.loads(serve.read_text())
+        stored, line = json.loads(cache.read_text())["gemma"], json.loads(serve.read_text())
         theirs = [row for rows in stored["beside_theirs"].values() for row in rows if "k=50" in row["theirs"]]
         best = max(row["our_bytes"] for row in theirs)
         further = [row["of_the_first"] for row in stored["more_teachers"][1:]]

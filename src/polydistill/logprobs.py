@@ -354,3 +354,6 @@ class Statistics:
 
 STATISTICS = frozenset(field.name for field in fields(Statistics)) - {"positions"}
 """Names that an operator may ask for."""
+
+TAIL_STATISTICS = frozenset({"distance_to_pool", "student_gap", "student_gap_reverse"})
+"""Those that a truncated distribution does not tell: they depend on how the tail is shaped."""

@@ -139,6 +139,18 @@ def test_live_and_cached_teachers_work_side_by_side(config: RunConfig, cache: Pa
     assert "30 examples" in trainer.teachers[1].describe()
 
 
+@pytest.mark.parametrize(("signal", "unknown"), [("consensus", "distance_to_pool"), ("student_gap", "student_gap")])
+def test_weights_that_read_what_is_not_stored_are_refused(
+    config: RunConfig, cache: Path, signal: str, unknown: str
+) -> None:
+    weighting = [{"kind": "softmax", "signal": signal}]
+    with pytest.raises(ValueError, match=rf"'c' is truncated: {unknown}, which.*cache\.forms\.c=hidden8"):
+        build_trainer(from_cache(config, cache, weighting=weighting))
+    stored = from_cache(config, cache).model_dump(by_alias=True)
+    whole = {"b": stored["teachers"]["b"], "live": config.teachers["a"].source}  # b's hidden states are stored
+    build_trainer(RunConfig.model_validate(stored | {"teachers": whole, "weighting": weighting}))
+
+
 def test_rows_are_found_whatever_the_padding(cache: Path) -> None:
     opened = Cache(str(cache))
     teacher = CachedTeacher("a", opened)

@@ -209,6 +209,22 @@ def test_padded_tails_are_masked_and_said_for_students_and_teachers(tmp_path):
     assert torch.equal(made.model.lm_head.weight[300:], before)
 
 
+def test_predict_gives_the_loss_and_the_logits_as_any_trainer_does(tmp_path):
+    made = trainer(tmp_path)
+    data = made.train_dataset.select(range(3))
+    found = made.predict(data)
+    assert found.metrics["test_loss"] == pytest.approx(made.evaluate(data)["eval_loss"], rel=1e-5)
+    assert found.predictions.shape[0] == 3
+    assert found.predictions.shape[2] == made.visible
+    batch = made._prepare_inputs(made.data_collator([data[0]]))
+    with torch.no_grad():
+        logits = made.model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits[0]
+    real = batch["input_ids"].shape[1]
+    torch.testing.assert_close(
+        torch.tensor(found.predictions[0, :real]), logits[:, : made.visible], rtol=1e-4, atol=1e-5
+    )
+
+
 class Steps(TrainerCallback):
     def __init__(self):
         self.seen = []

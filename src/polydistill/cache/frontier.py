@@ -135,4 +135,7 @@ def _plan(plan: Plan, form: str, changes: Mapping[str, Any], texts: Sequence[Tex
 def _name(plan: Plan, form: str) -> str:
     if form != "entries":
         return form
-    return f"entries of at least 1/{1 / plan.least:.0f}, at most {plan.cap}, within {plan.step:g}"
+    return (
+        f"entries of at least 1/{1 / plan.least:.0f}, at most {plan.cap}, within {plan.step:g}, "
+        f"{plan.backgrounds} background{'s' * (plan.backgrounds > 1)}"
+    )

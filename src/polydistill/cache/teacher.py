@@ -15,7 +15,7 @@ from polydistill.cache.saved import head_from
 from polydistill.cache.says import Backed
 from polydistill.cache.shard import key_of
 from polydistill.cache.store import Cache, Example
-from polydistill.logprobs import Head, Informed, Known, Says, Sparse, Spoken
+from polydistill.logprobs import TAIL_STATISTICS, Head, Informed, Known, Says, Sparse, Spoken
 from polydistill.teachers import TeacherUnavailableError, VocabularyMismatchError
 from polydistill.teachers.vocabulary import Tokenizer, tokens_by_id
 
@@ -50,6 +50,11 @@ class CachedTeacher:
         self.place = cache.names.index(wanted)
         self.sparse = cache.codec.sparse.index(self.place) if self.place in cache.codec.sparse else None
         self.background = None if self.sparse is None else torch.tensor(cache.codec.log_background[self.sparse])
+
+    @property
+    def unknown(self) -> frozenset[str]:
+        """Statistics that depend on the shape of the tail; none of hidden states."""
+        return frozenset() if self.sparse is None else TAIL_STATISTICS
 
     def agree_with(self, tokenizer: Tokenizer, visible: int) -> str | None:
         """The student's tokenizer must be the one that the teacher was asked with.

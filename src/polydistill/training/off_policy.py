@@ -9,6 +9,7 @@ from jaxtyping import Float
 from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutput
 from transformers.utils import logging
 from trl import SFTConfig, SFTTrainer
 
@@ -136,8 +137,8 @@ class PolyDistillTrainer(Taught, SFTTrainer):
         inputs: dict[str, Any],
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
-    ) -> Tensor:
-        """Mean loss over the visible tokens of the whole optimizer step."""
+    ) -> Any:
+        """Mean loss over the visible tokens of the whole optimizer step; with `return_outputs` also the logits."""
         batch = self.batch_of(inputs)
         training = bool(model.training)
         made: list[StepOutcome] = []
@@ -177,7 +178,12 @@ class PolyDistillTrainer(Taught, SFTTrainer):
         modified = {} if split is None else self._modify(loss)
         self._note(done, batch, "train" if training else "eval", modified)
         # Its gradient has been taken group by group: what is returned is the number, and a leaf of its own.
-        return loss if split is None else loss.detach().sum().requires_grad_()
+        loss = loss if split is None else loss.detach().sum().requires_grad_()
+        if not return_outputs:
+            return loss
+        with torch.no_grad():  # the loss above made no logits
+            outputs = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+        return loss, CausalLMOutput(loss=loss.detach(), logits=outputs.logits[..., : self.visible])
 
     def _modify(self, losses: Float[Tensor, " G"]) -> dict[str, float]:
         """A backward pass per group; at the end of the optimizer step the combined gradient is put in place."""

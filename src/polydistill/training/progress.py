@@ -10,6 +10,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 EVERY = 10.0
 """Seconds between two plain lines."""
 
+TELLING = 3
+"""Steps after the first from which on their time tells that of the rest; the first one compiles and warms up."""
+
 
 class Steps:
     """Progress over a known number of steps: a bar on a terminal, a line every ten seconds otherwise.
@@ -25,6 +28,7 @@ class Steps:
         self.console, self.label, self.total, self.start = console, label, total, start
         self.began = self.said = time.monotonic()
         self.bar: Progress | None = None
+        self.first: tuple[float, int] | None = None
         if console.is_terminal:
             self.bar = Progress(
                 TextColumn("{task.description}"),
@@ -46,11 +50,12 @@ class Steps:
             self.bar.update(self.task, completed=done, note=note)
             return
         now = time.monotonic()
+        since, before = self.first = self.first or (now, done)
         if now - self.said < EVERY:
             return
         self.said = now
-        rate = (done - self.start) / (now - self.began)
-        left = f", {(self.total - done) / rate:.0f} s left" if rate > 0 else ""
+        each = (now - since) / (done - before) if done - before >= TELLING else None
+        left = "" if each is None else f", {(self.total - done) * each:.0f} s left"
         self.console.print(
             f"{self.label}: {done} of {self.total}{left}{'  ' + note if note else ''}",
             highlight=False,

@@ -1,8 +1,9 @@
-"""Served teachers in a run: what does not go together with them, and what the run says about them."""
+"""Served and stored teachers in a run: what does not go together with them, and what the run says about them."""
 
 import math
 from collections.abc import Sequence
 
+from polydistill.cache import CachedTeacher
 from polydistill.guarantee import Guarantee
 from polydistill.objective import Divergence, ForwardKL
 from polydistill.pipeline import Pipeline
@@ -13,6 +14,26 @@ from polydistill.teachers.served import ServedTeacher
 def served_among(teachers: Sequence[object]) -> list[ServedTeacher]:
     """The served ones."""
     return [teacher for teacher in teachers if isinstance(teacher, ServedTeacher)]
+
+
+def refuse_unknown(teachers: Sequence[object], pipeline: Pipeline) -> None:
+    """Refuse weights that read what a truncated teacher, served or stored, does not tell.
+
+    Raises:
+        ValueError: naming the teacher, the signal, and what can be done.
+    """
+    for teacher in teachers:
+        if not isinstance(teacher, ServedTeacher | CachedTeacher):
+            continue
+        if unknown := sorted(pipeline.stack.needs & teacher.unknown):
+            known = "label likelihood, prefix posterior, maximum and margin are known exactly, entropy "
+            known += "with a stated bound" if isinstance(teacher, ServedTeacher) else "too; to weigh by the others, "
+            if isinstance(teacher, CachedTeacher):
+                known += f"store its hidden states: `cache.forms.{teacher.cache.names[teacher.place]}=hidden8`"
+            raise ValueError(
+                f"teacher {teacher.name!r} is truncated: {', '.join(unknown)}, which the weights read, depends on what "
+                f"it does not name; {known}"
+            )
 
 
 def fit_served(
@@ -30,16 +51,11 @@ def fit_served(
     Raises:
         ValueError: naming the teacher, what does not go, and why.
     """
+    refuse_unknown(teachers, pipeline)
     found = served_among(teachers)
     temperature = objective.temperature if isinstance(objective, Divergence) else 1.0
     for teacher in found:
         teacher.temperature = temperature
-        if unknown := sorted(pipeline.stack.needs & teacher.unknown):
-            raise ValueError(
-                f"teacher {teacher.name!r} is truncated: {', '.join(unknown)}, which the weights read, depends on what "
-                "it does not name; label likelihood, prefix posterior, maximum and margin are known exactly, entropy "
-                "with a stated bound"
-            )
         if temperature != 1.0 and teacher.tempered == "refuse":
             raise ValueError(
                 f"teacher {teacher.name!r} is truncated and knows its distribution at temperature 1 only, servers "

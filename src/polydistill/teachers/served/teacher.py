@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from polydistill.logprobs import Informed, Known, Says, Sparse
+from polydistill.logprobs import TAIL_STATISTICS, Informed, Known, Says, Sparse
 from polydistill.teachers.served.address import Address, Patience
 from polydistill.teachers.served.answer import Entries, OtherTokensError, read_entries, read_json
 from polydistill.teachers.served.client import Client, OutageError, RefusedError
@@ -86,7 +86,7 @@ class ServedTeacher:
         body_limit: bytes of an answer that are read at most.
     """
 
-    unknown = frozenset({"distance_to_pool", "student_gap", "student_gap_reverse"})
+    unknown = TAIL_STATISTICS
     """Statistics that depend on what is not named, without a bound that is worth anything."""
 
     def __init__(
