@@ -551,12 +551,11 @@ def main() -> None:
             print("gemma is left out: its package is not installed (the extra `gemma`)", flush=True)
             continue
         results[name] = parts[name]()
-        results[name] |= {
-            "beside_theirs": {
+        if "frontier" in results[name]:
+            results[name]["beside_theirs"] = {
                 teacher: beside_theirs([Point(**p) for p in points])
-                for teacher, points in results[name].get("frontier", {}).items()
+                for teacher, points in results[name]["frontier"].items()
             }
-        }
         results[name]["hardware"] = f"{platform.machine()}, {os.cpu_count()} cores, 1 thread, float32, {date.today()}"
         if options.json is not None:
             options.json.parent.mkdir(parents=True, exist_ok=True)

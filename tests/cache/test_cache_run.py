@@ -169,6 +169,15 @@ def test_rows_are_found_whatever_the_padding(cache: Path) -> None:
         teacher.speak(ids, mask, torch.tensor([length - 1]))
 
 
+def test_a_cache_of_another_schema_is_refused_as_that(copy: Path) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["plan"]["schema_version"] = 1
+    del manifest["plan"]["backgrounds"]
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CacheError, match=r"is stored by schema 1, this version reads 2; remove it and build it anew"):
+        Cache(str(copy))
+
+
 def test_readers_give_every_text_once(cache: Path) -> None:
     opened = Cache(str(cache), "touched")
     in_order = [e.tokens.tobytes() for e in opened.sequential()]

@@ -1,5 +1,6 @@
 """Reading a cache: opened and checked as a whole, read one example at a time."""
 
+import json
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from polydistill.cache.files import Files, record_of
 from polydistill.cache.label import Noted
 from polydistill.cache.manifest import CODEC, MANIFEST, CacheError, FileRecord, Manifest, ShardRecord
 from polydistill.cache.saved import codec_of
-from polydistill.cache.shard import Shard, ShardError, key_of
+from polydistill.cache.shard import SCHEMA, Shard, ShardError, key_of
 
 Verify = Literal["all", "touched"]
 
@@ -50,7 +51,9 @@ def read_manifest(files: Files) -> Manifest:
         CacheError: there is none, or it cannot be read.
     """
     try:
-        return Manifest.model_validate_json(files.read(MANIFEST))
+        data = files.read(MANIFEST)
+        _refuse_schema(files, data)
+        return Manifest.model_validate_json(data)
     except FileNotFoundError:
         unfinished = f"{files.address} holds an unfinished cache; the same `polydistill cache build` goes on with it"
         nothing = f"{files.address} is not a cache: there is no {MANIFEST}; `polydistill cache build` writes one"
@@ -58,6 +61,17 @@ def read_manifest(files: Files) -> Manifest:
     except (ValidationError, UnicodeDecodeError) as error:
         reason = str(error).strip().splitlines()[-1]
         raise CacheError(f"{files.address}/{MANIFEST} cannot be read: {reason}") from error
+
+
+def _refuse_schema(files: Files, manifest: bytes) -> None:
+    try:
+        schema = json.loads(manifest)["plan"]["schema_version"]
+    except (ValueError, KeyError, TypeError):
+        return  # what is wrong with it is said by its validation
+    if schema != SCHEMA:
+        raise CacheError(
+            f"{files.address} is stored by schema {schema}, this version reads {SCHEMA}; remove it and build it anew"
+        )
 
 
 def find_faults(files: Files, manifest: Manifest, *, deep: bool) -> list[Fault]:
