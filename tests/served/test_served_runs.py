@@ -181,6 +181,27 @@ def test_without_the_right_to_drop_the_run_ends_with_the_reason(place, here, tmp
         trained(place, tmp_path / "run", url)
 
 
+def test_an_outage_after_the_last_step_does_not_cost_the_student(place, here, tmp_path):
+    saved = tmp_path / "run" / "student" / "model.safetensors"
+
+    def out(server, connection, content, number):
+        if saved.exists():
+            servers.say(connection, {"error": "gone"}, "503 Service Unavailable")
+        else:
+            servers.well(server, connection, content, number)
+
+    with (
+        servers.Faulty(out, here).running() as url,
+        pytest.raises(RuntimeError, match=r"'big'.*503.*gone[\s\S]*is trained and saved in .*`polydistill eval"),
+    ):
+        trained(place, tmp_path / "run", url)
+    with servers.Faulty(servers.well, here).running() as url:
+        run = config(place, tmp_path / "run", url)
+        (tmp_path / "run" / "config.yaml").unlink()
+        dump_config(run, tmp_path / "run" / "config.yaml")
+        assert evaluate_run(tmp_path / "run").mean > 0
+
+
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [

@@ -32,6 +32,7 @@ from polydistill.records import (
     write_summary,
 )
 from polydistill.safety import attenuation
+from polydistill.teachers import TeacherUnavailableError
 from polydistill.training.build import build_trainer
 from polydistill.training.caching import refuse_unheard
 from polydistill.training.card import write_card
@@ -119,11 +120,18 @@ def _train(config: RunConfig, folder: Path, command: str, console: Console | Non
     trainer.train(resume_from_checkpoint=True)
     summary = RunSummary(title=folder.name)
     student = whole_student(trainer)
-    evaluation = evaluate_trainer(trainer, student)
-    if main:
+    if main:  # before teachers are asked again: an outage now must not cost what was learned
         assert student is not None
-        save_student(student, trainer.processing_class, folder / STUDENT)
+        student = save_student(student, trainer.processing_class, folder / STUDENT)
         certify_learned(folder, trainer.pipeline)
+    try:
+        evaluation = evaluate_trainer(trainer, student)
+    except TeacherUnavailableError as error:
+        raise TeacherUnavailableError(
+            f"{error}\nthe student is trained and saved in {folder / STUDENT}; `polydistill eval {folder}` measures it "
+            "when the teacher answers again"
+        ) from error
+    if main:
         summary = _summary(config, trainer, evaluation, recorder, command, started, perf_counter() - clock)
         if order is not None:
             summary = summary.model_copy(update={"says": [*summary.says, order.says]})
@@ -149,7 +157,6 @@ def evaluate_trainer(trainer: Taught, student: Any) -> Evaluation | None:
             for batch in batches:
                 listen_to(trainer.teachers, batch, batch.positions(reads_prefix=True)[0])
         return None
-    student = student.get_base_model() if isinstance(student, PeftModel) else student
     return evaluate(
         student,
         trainer.visible,
@@ -162,14 +169,19 @@ def evaluate_trainer(trainer: Taught, student: Any) -> Evaluation | None:
     )
 
 
-def save_student(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Weights, tokenizer and generation config, loadable by plain Transformers; LoRA adapters are merged."""
+def save_student(model: Any, tokenizer: Any, folder: Path) -> Any:
+    """Weights, tokenizer and generation config, loadable by plain Transformers; LoRA adapters are merged.
+
+    Returns:
+        The model as it was saved.
+    """
     if isinstance(model, PeftModel):
         model = model.merge_and_unload()
     if model.generation_config is None:
         model.generation_config = GenerationConfig.from_model_config(model.config)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return model
 
 
 def hardware() -> str:
