@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polydistill.cache.background import Tails, nearest
+from polydistill.cache.background import Backgrounds, Tails
 from polydistill.cache.label import Selection, note
 from polydistill.cache.says import Backed
 from polydistill.logprobs import Dense
@@ -44,7 +44,7 @@ def test_more_backgrounds_lose_less_on_text_that_they_were_not_made_from() -> No
         log_b = torch.tensor(tails_of(two_topics(200, 0)[0], selection, 200).backgrounds(number)[0])
         said, _ = two_topics(100, 1)
         at, label = torch.arange(100), torch.zeros(100, dtype=torch.int64)
-        noted = note([said], at, label, selection, (0,), log_background=log_b)
+        noted = note([said], at, label, selection, (0,), backgrounds=Backgrounds(log_b))
         assert (noted.counts == 1).all()
         stored = Backed(
             torch.tensor(noted.ids)[:, None],
@@ -71,7 +71,7 @@ def test_the_nearest_is_the_one_of_least_divergence(seed: int, number: int, stor
     own = torch.arange(3).expand(6, 3) < stored
     kept = torch.zeros(6, V, dtype=torch.bool).scatter_(1, ids, own)
     rest = p.masked_fill(kept, 0.0)
-    found = nearest(rest, ids, own, log_b)
+    found = Backgrounds(log_b[None]).nearest(0, rest, kept)
     for n in range(6):
         q = log_b.double().exp().masked_fill(kept[n], 0.0)
         q = q / q.sum(-1, keepdim=True) * rest[n].double().sum()

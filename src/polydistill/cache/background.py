@@ -26,20 +26,32 @@ OF_ALL, EVEN = 8.0, 1e-3
 """Every background has so many positions' worth of the mean of all, and this share of the even distribution."""
 
 
-def nearest(
-    rest: Float[Tensor, "n V"], ids: Int[Tensor, "n c"], own: Bool[Tensor, "n c"], log_background: Float[Tensor, "C V"]
-) -> Int[Tensor, " n"]:
-    """Which background loses least, when it is scaled to the tail's mass outside what is stored.
+class Backgrounds:
+    """The backgrounds of K teachers, at hand on every device that asks.
 
     Args:
-        rest: probabilities, 0 where an entry is stored.
-        ids: stored entries.
-        own: which of them count.
-        log_background: the backgrounds.
+        log_p: their log-probabilities.
     """
-    stored = log_background[:, ids].exp().masked_fill(~own, 0.0).sum(-1).T
-    cost = rest.sum(-1, keepdim=True) * torch.log1p(-stored.clamp_max(1 - 1e-6)) - rest @ log_background.T
-    return cost.argmin(-1)
+
+    def __init__(self, log_p: Float[Tensor, "K C V"]) -> None:
+        self.log_p = log_p
+        self._there: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
+
+    def nearest(self, k: int, rest: Float[Tensor, "n V"], stored: Bool[Tensor, "n V"]) -> Int[Tensor, " n"]:
+        """Which background of teacher k loses least, when it is scaled to the tail's mass outside what is stored.
+
+        Args:
+            k: the teacher.
+            rest: probabilities, 0 where an entry is stored.
+            stored: which entries are.
+        """
+        place = (k, rest.device)
+        if place not in self._there:
+            log_p = self.log_p[k].to(rest.device)
+            self._there[place] = log_p.T.contiguous(), log_p.exp().T.contiguous()
+        log_p, p = self._there[place]
+        inside = (stored.to(p.dtype) @ p).clamp_max(1 - 1e-6)
+        return (rest.sum(-1, keepdim=True) * torch.log1p(-inside) - rest @ log_p).argmin(-1)
 
 
 class Tails:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from polydistill.cache.background import Tails, nearest
+from polydistill.cache.background import Backgrounds, Tails
 from polydistill.logprobs import LEAST_TAIL, Informed, Says, Spoken, logits_of
 
 SIGNALS = ("label_log_prob", "entropy", "maximum", "margin")
@@ -107,7 +107,7 @@ def note(
     sparse: Sequence[int],
     *,
     tails: Tails | None = None,
-    log_background: Float[Tensor, "K C V"] | None = None,
+    backgrounds: Backgrounds | None = None,
     seed: int = 0,
     rows: int = 64,
 ) -> Noted:
@@ -120,7 +120,7 @@ def note(
         selection: how much is stored.
         sparse: places of the K teachers whose likeliest entries are stored; of the others the hidden states are.
         tails: told about the mass that is left over, if given.
-        log_background: the backgrounds to choose from; without them every position has the first.
+        backgrounds: to choose from; without them every position has the first.
         seed: of the draws.
         rows: positions whose full distributions are held at once.
     """
@@ -128,7 +128,7 @@ def note(
     random = torch.rand(len(label), selection.draws, dtype=torch.float64, generator=generator).to(label.device)
     chunks = zip(positions.split(rows), label.split(rows), random.split(rows), strict=True)
     parts = [
-        _chunk(spoken, at, following, selection, sparse, tails, log_background, some) for at, following, some in chunks
+        _chunk(spoken, at, following, selection, sparse, tails, backgrounds, some) for at, following, some in chunks
     ]
     hidden = {}
     for k, says in enumerate(spoken):
@@ -156,7 +156,7 @@ def _chunk(
     selection: Selection,
     sparse: Sequence[int],
     tails: Tails | None,
-    log_background: Float[Tensor, "K C V"] | None,
+    backgrounds: Backgrounds | None,
     random: Float[Tensor, "n draws"],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     ids_of: list[Tensor] = []
@@ -204,10 +204,10 @@ def _chunk(
         rest = log_p.exp().masked_fill_(chosen[:, :vocabulary], 0.0)
         if tails is not None:
             tails.add(k, rest, safe[own])
-        if log_background is not None and log_background.shape[1] > 1:
-            background.append(nearest(rest, safe, own, log_background[k].to(rest.device)))
-        else:
-            background.append(torch.zeros_like(counts))
+        named = (
+            torch.zeros_like(counts) if backgrounds is None else backgrounds.nearest(k, rest, chosen[:, :vocabulary])
+        )
+        background.append(named)
     return (
         counts.cpu().numpy(),
         union[fresh].cpu().numpy(),

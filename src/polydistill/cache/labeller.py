@@ -13,9 +13,9 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import torch
 import zstandard
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
-from polydistill.cache.background import Tails
+from polydistill.cache.background import Backgrounds, Tails
 from polydistill.cache.codec import DICTIONARY, LEVEL, NUMBERS, Codec
 from polydistill.cache.hidden import HiddenForm
 from polydistill.cache.label import Noted, Selection, note
@@ -86,7 +86,7 @@ class Labeller:
         self,
         texts: Sequence[Text],
         tails: Tails | None = None,
-        log_background: Float[torch.Tensor, "K C V"] | None = None,
+        backgrounds: Backgrounds | None = None,
     ) -> Iterator[tuple[Text, Noted]]:
         """Every text, and what is noted of it."""
         for text, said, positions in self.heard(texts):
@@ -99,7 +99,7 @@ class Labeller:
                 self.selection,
                 self.sparse,
                 tails=tails,
-                log_background=log_background,
+                backgrounds=backgrounds,
                 seed=seed,
             )
             yield text, noted
@@ -141,9 +141,10 @@ class Labeller:
 
     def shard(self, task: ShardTask, codec: Codec) -> bytes:
         """The file of a shard."""
+        backgrounds = Backgrounds(torch.from_numpy(codec.log_background)) if len(codec.sparse) else None
         coded = [
             Coded(key_of(text.tokens), len(text.tokens), text.task, codec.encode(noted, text.tokens))
-            for text, noted in self.noted(task.texts, log_background=torch.from_numpy(codec.log_background))
+            for text, noted in self.noted(task.texts, backgrounds=backgrounds)
         ]
         return shard_bytes(coded, self.plan.fingerprint, task.index)
 

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict, Field
 
-from polydistill.cache.background import Tails
+from polydistill.cache.background import Backgrounds, Tails
 from polydistill.cache.build import build, data_fingerprint, distinct
 from polydistill.cache.label import Noted
 from polydistill.cache.labeller import Here, Label, Labeller, ShardTask, Text
@@ -237,7 +237,7 @@ class Stored(Labeller):
         self.notes = notes
 
     def noted(
-        self, texts: Sequence[Text], tails: Tails | None = None, log_background: torch.Tensor | None = None
+        self, texts: Sequence[Text], tails: Tails | None = None, backgrounds: Backgrounds | None = None
     ) -> Iterator[tuple[Text, Noted]]:
         """Every text, and its notes."""
         for text in texts:
