@@ -480,7 +480,7 @@ def goals(results: dict[str, Any]) -> str:
             rows.append((f"held-out loss, {name}, by that from live teachers", "1.005", row["loss_ratio"]))
     lines = ["| figure | goal | measured |", "|---|---|---|"]
     return "\n".join(
-        lines + [f"| {what} | {goal} | {m if isinstance(m, str) else format(m, '.4g')} |" for what, goal, m in rows]
+        lines + [f"| {what} | {goal} | {m if isinstance(m, str) else format(m, '.5g')} |" for what, goal, m in rows]
     )
 
 
