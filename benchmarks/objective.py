@@ -1,6 +1,6 @@
 """The pooled objective beside its rivals and its floor, in one run, as ratios.
 
-    python benchmarks/objective.py [--device cpu|cuda] [--full] [--threads 2] [--json FILE]
+    python benchmarks/objective.py [--device cpu|cuda] [--full] [--dtype bfloat16] [--threads 2] [--json FILE]
 
 Prints Markdown tables and writes them as JSON. Seconds are the fastest of several rounds in which every contestant
 takes its turn; ratios are medians over rounds. `--clock cpu --threads 1` counts seconds of processor instead of the
@@ -22,22 +22,41 @@ from rivals import RIVALS, Case, floor, has_liger, naive, one_projection, ours, 
 from polydistill.objective.distil import DEFAULT_BYTES
 from polydistill.objective.engine import SWITCH
 
-TEACHERS = (1, 2, 4, 8, 16)
+TEACHERS, TEACHERS_FULL = (1, 2, 4, 8, 16), (1, 4)
 RIVALS_AT = (1, 4)
+NAIVE_COPIES = 4
+"""Matrices `[N, V]` that the definition holds per distribution at its peak, roughly."""
 Clock = Callable[[], float]
 CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
+def fits(case: Case) -> bool:
+    """Whether the definition has room on this machine."""
+    if case.device == "cuda":
+        room = torch.cuda.mem_get_info()[0]
+    else:
+        room = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return NAIVE_COPIES * (case.k + 1) * case.n * case.v * 4 < room
+
+
 def time_against_k(
-    n: int, v: int, d: int, device: str, repeats: int, budget_s: float, dtype: torch.dtype, clock: Clock
+    n: int,
+    v: int,
+    d: int,
+    device: str,
+    repeats: int,
+    budget_s: float,
+    dtype: torch.dtype,
+    clock: Clock,
+    teachers: tuple[int, ...],
 ) -> list[dict]:
     rows = []
-    for k in TEACHERS:
+    for k in teachers:
         work = workload(Case(n, v, d, k, dtype, device))
         calls = {"ours": ours(work), "floor": floor(work), "one projection": one_projection(work)}
-        seconds = side_by_side(calls, repeats, device, budget_s / len(TEACHERS), clock)
+        seconds = side_by_side(calls, repeats, device, budget_s / len(teachers), clock)
         if k in RIVALS_AT:
-            calls |= {"naive": naive(work), "trl x K": trl_times_k(work)}
+            calls |= ({"naive": naive(work)} if fits(work.case) else {}) | {"trl x K": trl_times_k(work)}
             if has_liger():
                 calls["liger x K"] = RIVALS["liger x K"](work)
             beside = side_by_side(
@@ -71,9 +90,9 @@ def slope(rows: list[dict]) -> float:
     return rise / unit
 
 
-def added_error(k: int = 4, n: int = 128, v: int = 8000, d: int = 64) -> dict[str, float]:
+def added_error(dtype: torch.dtype, k: int = 4, n: int = 128, v: int = 8000, d: int = 64) -> dict[str, float]:
     """Largest error of the hidden states' gradient and of the loss against float64, ours and naive."""
-    work = workload(Case(n, v, d, k))
+    work = workload(Case(n, v, d, k, dtype))
     found = {}
     for name, make in (("ours", ours), ("naive", naive)):
         loss = make(work)()
@@ -96,9 +115,9 @@ def added_error(k: int = 4, n: int = 128, v: int = 8000, d: int = 64) -> dict[st
     }
 
 
-def shares(n: int, v: int, d: int, k: int, device: str) -> dict[str, float]:
-    """Share of signals and weights in the time of the loss: with the full stack against uniform weights."""
-    work = workload(Case(n, v, d, k, device=device))
+def shares(case: Case) -> dict[str, float]:
+    """Share of each part in the time of the loss, with the full stack."""
+    work = workload(case)
     call = ours(work)
     call()
     from polydistill import ForwardKL
@@ -127,8 +146,9 @@ def memory(rival: str, case: Case, loss_bytes: int | None) -> int:
     return peak_extra_bytes(prepare, case.device)
 
 
-def remembered(rival: str, n: int, v: int, d: int, k: int, device: str, loss_bytes: int | None = None) -> int | None:
-    arguments = ["--memory", rival, str(n), str(v), str(d), str(k), "--device", device]
+def remembered(rival: str, case: Case, loss_bytes: int | None = None) -> int | None:
+    arguments = ["--memory", rival, *(str(x) for x in (case.n, case.v, case.d, case.k)), "--device", case.device]
+    arguments += ["--dtype", str(case.dtype).removeprefix("torch.")]
     found = in_a_process(__file__, arguments + (["--loss-bytes", str(loss_bytes)] if loss_bytes else []))
     return None if found is None else found["bytes"]
 
@@ -149,10 +169,30 @@ def time_table(rows: list[dict]) -> str:
     )
 
 
+def memory_table(n: int, v: int, d: int, dtype: torch.dtype, device: str, full: bool) -> dict[str, int | None]:
+    """Print peak memory of ours and of the rivals, and return it."""
+
+    def of(rival: str, k: int, loss_bytes: int | None = None) -> int | None:
+        return remembered(rival, Case(n, v, d, k, dtype, device), loss_bytes)
+
+    found = {"ours K=4": of("ours", 4)}
+    if fits(Case(n, v, d, 4, dtype, device)):
+        found["naive K=4"] = of("naive", 4)
+    if not full:
+        wide = DEFAULT_BYTES[device] * 2  # room for 128 rows of 16 teachers
+        found |= {"trl x K=4": of("trl x K", 4), "ours K=2": of("ours", 2, wide), "ours K=16": of("ours", 16, wide)}
+    print(f"\nPeak memory beyond the inputs, N={n}, V={v}, D={d}\n")
+    print(table(["", "MiB"], [[k, "did not fit" if b is None else f"{b / 2**20:.0f}"] for k, b in found.items()]))
+    for one, other in (("ours K=4", "naive K=4"), ("ours K=16", "ours K=2")):
+        if found.get(one) and found.get(other):
+            print(f"{one} / {other}: {found[one] / found[other]:.3f}")
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--full", action="store_true", help="larger vocabulary and more positions too")
+    parser.add_argument("--full", action="store_true", help="V = 151,936, K = 1 and 4, instead of V = 32,000")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", default="wall", choices=list(CLOCKS))
     parser.add_argument("--repeats", type=int, default=5)
@@ -164,46 +204,32 @@ def main() -> None:
     parser.add_argument("--loss-bytes", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    device = arguments.device
+    device, dtype = arguments.device, getattr(torch, arguments.dtype)
     if arguments.memory:
         rival, *numbers = arguments.memory
-        case = Case(*(int(x) for x in numbers), device=device)
+        case = Case(*(int(x) for x in numbers), dtype, device)
         print(json.dumps({"bytes": memory(rival, case, arguments.loss_bytes)}))
         return
-    dtype = getattr(torch, arguments.dtype)
     report: dict = {
         "hardware": hardware(device),
         "clock": arguments.clock,
         "compile": os.environ.get("POLYDISTILL_COMPILE", "by size"),
     }
     print(report["hardware"])
-    shapes = [(1024, 32_000, 256)] + ([(4096, 151_936, 1024)] if arguments.full else [])
-    for n, v, d in shapes:
-        rows = time_against_k(n, v, d, device, arguments.repeats, arguments.budget, dtype, CLOCKS[arguments.clock])
-        heading = f"{arguments.clock} clock, {arguments.threads} threads, N={n}, V={v}, D={d}, {arguments.dtype}"
-        print(f"\nForward and backward, full stack, {heading}\n\n{time_table(rows)}")
-        report[f"N={n} V={v} D={d}"] = {"rows": rows, "slope": slope(rows)}
-        print(f"\none more teacher costs {slope(rows):.2f} teacher projections")
-    report["parts"] = shares(1024, 32_000, 256, 4, device)
+    n, v, d, teachers = (1024, 151_936, 256, TEACHERS_FULL) if arguments.full else (1024, 32_000, 256, TEACHERS)
+    clock = CLOCKS[arguments.clock]
+    rows = time_against_k(n, v, d, device, arguments.repeats, arguments.budget, dtype, clock, teachers)
+    heading = f"{arguments.clock} clock, {arguments.threads} threads, N={n}, V={v}, D={d}, {arguments.dtype}"
+    print(f"\nForward and backward, full stack, {heading}\n\n{time_table(rows)}")
+    report[f"N={n} V={v} D={d}"] = {"rows": rows, "slope": slope(rows)}
+    print(f"\none more teacher costs {slope(rows):.2f} teacher projections")
+    report["parts"] = shares(Case(n, v, d, 4, dtype, device))
     print("\nshares of the loss:", {name: round(x, 3) for name, x in report["parts"].items()})
-    report["error"] = added_error()
+    report["error"] = added_error(dtype)
     print("errors against float64:", {name: f"{x:.1e}" for name, x in report["error"].items()})
     if not arguments.no_memory:
-        wide = DEFAULT_BYTES[device] * 2  # room for 128 rows of 16 teachers
-        found = {
-            "ours K=4": remembered("ours", 4096, 32_000, 256, 4, device),
-            "naive K=4": remembered("naive", 4096, 32_000, 256, 4, device),
-            "trl x K=4": remembered("trl x K", 4096, 32_000, 256, 4, device),
-            "ours K=2": remembered("ours", 4096, 32_000, 256, 2, device, wide),
-            "ours K=16": remembered("ours", 4096, 32_000, 256, 16, device, wide),
-        }
-        report["memory"] = found
-        print("\nPeak memory beyond the inputs, N=4096, V=32000, D=256\n")
-        print(table(["", "MiB"], [[k, "did not fit" if b is None else f"{b / 2**20:.0f}"] for k, b in found.items()]))
-        if found["naive K=4"] and found["ours K=4"]:
-            print(f"\nours / naive at K=4: {found['ours K=4'] / found['naive K=4']:.3f}")
-        if found["ours K=2"] and found["ours K=16"]:
-            print(f"K=16 / K=2: {found['ours K=16'] / found['ours K=2']:.3f}")
+        many = n if arguments.full else 4 * n
+        report["memory"] = memory_table(many, v, d, dtype, device, arguments.full)
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=2))
 

@@ -311,6 +311,37 @@ def test_the_upstream_gradient_scales_ours():
     torch.testing.assert_close(grads[1][1], 0.25 * grads[0][1])
 
 
+def differentiable(seed=1):
+    n, v = 12, 9
+    h, top = trained(hidden(n, 4, seed=seed), head(v, 4, seed=2))
+    heard, where = spoken(n, v, [4]), positions(n, v)
+    return h, top, distil(h, top, heard, where, pipeline(1).decide, ForwardKL(ce=0.2), needs=STACK.needs).loss
+
+
+def test_a_graph_that_is_kept_can_be_gone_through_again():
+    h, top, loss = differentiable()
+    (0.5 * loss).backward(retain_graph=True)
+    first = h.grad.clone(), top.weight.grad.clone()
+    (3.0 * loss).backward(retain_graph=True)
+    loss.backward()
+    torch.testing.assert_close(h.grad, 9.0 * first[0])
+    torch.testing.assert_close(top.weight.grad, 9.0 * first[1])
+
+
+def test_the_gradient_is_handed_over_and_not_copied():
+    _, top, loss = differentiable()
+    made = loss.grad_fn.gradients[1].data_ptr()
+    loss.backward()
+    assert top.weight.grad.data_ptr() == made
+
+
+def test_a_graph_that_is_gone_is_refused():
+    _, _, loss = differentiable()
+    loss.backward()
+    with pytest.raises(RuntimeError, match="retain_graph=True"):
+        loss.backward()
+
+
 def test_a_head_tied_to_the_embedding_gets_both_gradients():
     n, v, d = 15, 11, 4
     ids = torch.randint(v, (n,))

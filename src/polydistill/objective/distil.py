@@ -348,7 +348,11 @@ class _Run:
 
 
 class _PooledLoss(torch.autograd.Function):
-    """The gradients are made in the forward pass, where the chunk's logits still exist, and scaled in the backward."""
+    """The gradients are made in the forward pass, where the chunk's logits still exist, and scaled in the backward.
+
+    They are scaled where they stand and handed over, unless the graph is kept for another backward pass: a copy of the
+    head's gradient is as large as the head.
+    """
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, run: _Run) -> Tensor:
@@ -360,8 +364,17 @@ class _PooledLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         (scale,) = upstream
-        scaled = [
-            None if gradient is None else (gradient * scale).to(dtype)
-            for gradient, dtype in zip(ctx.gradients, ctx.dtypes, strict=True)
-        ]
-        return (*scaled, None)
+        if not ctx.gradients:
+            raise RuntimeError(
+                "this loss has been differentiated and its gradients were handed over; "
+                "use backward(retain_graph=True) the first time, or call distil again"
+            )
+        made: list[Tensor | None] = ctx.gradients
+        if not torch._C._autograd._get_current_graph_task_keep_graph():
+            ctx.gradients = []
+            for gradient in made:
+                if gradient is not None:
+                    gradient.mul_(scale)
+        else:
+            made = [None if gradient is None else gradient * scale for gradient in made]
+        return (*(None if g is None else g.to(dtype) for g, dtype in zip(made, ctx.dtypes, strict=True)), None)

@@ -129,11 +129,10 @@ class ForwardKL(Divergence):
         if not with_gradient:
             return PointLoss(divergence, cross_entropy, None, price)
         if self.temperature == 1.0:  # mass + ce = 1: both divergence and cross-entropy pull towards q
-            gradient = raised(log_q).sub_(pool, alpha=self.mass)
-            gradient.scatter_add_(1, label[:, None], torch.full_like(gradient[:, :1], -self.ce))
+            gradient = less_at(label, self.ce, raised(log_q).sub_(pool, alpha=self.mass))
         else:
             gradient = raised(tempered).sub_(pool).mul_(self.mass / self.temperature)
-            add_cross_entropy_gradient(gradient, log_q, label, self.ce)
+            gradient = with_cross_entropy(gradient, log_q, label, self.ce)
         return PointLoss(divergence, cross_entropy, gradient, price)
 
 
@@ -169,7 +168,7 @@ class ReverseKL(Divergence):
         if not with_gradient:
             return PointLoss(divergence, cross_entropy, None, price)
         gradient = excess.sub_(divergence[:, None]).mul_(q).mul_(self.mass / self.temperature)
-        add_cross_entropy_gradient(gradient, log_q, label, self.ce)
+        gradient = with_cross_entropy(gradient, log_q, label, self.ce)
         return PointLoss(divergence, cross_entropy, gradient, price)
 
 
@@ -190,10 +189,22 @@ def student(
     return log_q, tempered, -log_q.gather(1, label[:, None]).squeeze(1)
 
 
-def add_cross_entropy_gradient(
+def with_cross_entropy(
     gradient: Float[Tensor, "n V"], log_q: Float[Tensor, "n V"], label: Int[Tensor, " n"], ce: float
-) -> None:
-    """Add `ce * (q - onehot)` in place."""
-    if ce:
-        gradient.add_(raised(log_q), alpha=ce)
-        gradient.scatter_add_(1, label[:, None], torch.full_like(gradient[:, :1], -ce))
+) -> Float[Tensor, "n V"]:
+    """`gradient + ce * (q - onehot)`; `gradient` is overwritten."""
+    return less_at(label, ce, gradient.add_(raised(log_q), alpha=ce)) if ce else gradient
+
+
+def less_at(label: Int[Tensor, " n"], share: float, gradient: Float[Tensor, "n V"]) -> Float[Tensor, "n V"]:
+    """`gradient - share * onehot`; `gradient` is overwritten.
+
+    Compiled, a scatter would end the fused loop and send the tile through memory twice more; comparing does not. Plain,
+    comparing would be two passes and the scatter is none.
+    """
+    if not share:
+        return gradient
+    if torch.compiler.is_compiling():
+        entries = torch.arange(gradient.shape[1], dtype=torch.int32, device=gradient.device)
+        return torch.where(entries == label[:, None].to(torch.int32), gradient - share, gradient)
+    return gradient.scatter_add_(1, label[:, None], torch.full_like(gradient[:, :1], -share))

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from polydistill.objective.divergence import Divergence, PointLoss, add_cross_entropy_gradient, linear_pool, student
+from polydistill.objective.divergence import Divergence, PointLoss, linear_pool, student, with_cross_entropy
 from polydistill.objective.passes import FLOOR, raised
 
 Rows = Float[Tensor, "n V"]
@@ -70,8 +70,7 @@ class Family(Divergence):
         if not with_gradient:
             return PointLoss(found.divergence, cross_entropy, None, price)
         pull = found.force - raised(tempered) * found.force.sum(-1, keepdim=True)
-        gradient = pull.mul_(self.mass / self.temperature)
-        add_cross_entropy_gradient(gradient, log_q, label, self.ce)
+        gradient = with_cross_entropy(pull.mul_(self.mass / self.temperature), log_q, label, self.ce)
         return PointLoss(found.divergence, cross_entropy, gradient, price)
 
 

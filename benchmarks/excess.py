@@ -1,0 +1,90 @@
+"""What stands above the floor: the products on a chunk's rows and the point-wise passes, each in both layouts.
+
+    python benchmarks/excess.py [--threads 2] [--clock wall|cpu] [--json FILE]
+
+K = 4, N = 1024, V = 32,000, D = 256, as in `benchmarks/objective.py`. A chunk's logits can stand row by row, `[n, V]`,
+which is how the objective keeps them, or entry by entry, `[V, n]`, which suits the products better on a few hundred
+rows. The passes are run on ready storage, the products without any pass.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from measure import hardware, ratio, side_by_side, table, typical
+from objective import CLOCKS
+from rivals import Call, Case, Workload, floor, ours, products, workload
+
+from polydistill import ForwardKL
+from polydistill.objective.distil import GOOD_ROWS
+from polydistill.objective.engine import Engine
+from polydistill.objective.gradients import pull
+from polydistill.objective.passes import notice
+
+
+def passes(work: Workload, rows: int, transposed: bool) -> Call:
+    """Statistics of K teachers, pool, loss and gradient of every chunk, from logits that are there."""
+    case = work.case
+
+    def matrix(*lead: int) -> torch.Tensor:
+        made = torch.randn(*lead, case.v, rows) if transposed else torch.randn(*lead, rows, case.v)
+        return made.transpose(-1, -2) if transposed else made
+
+    logits, kept, gradient = matrix().mul_(3.0), matrix(case.k).exp_(), matrix()
+    by_size = Engine.of(torch.device("cpu"), rows, case.v, 4, case.n * case.v * (case.k + 1))
+    engine = Engine(rows, (rows, case.n % rows or rows)) if transposed else by_size
+    label, log_w = work.positions.target[:rows], torch.zeros(rows, case.k).log_softmax(-1)
+    some, one = torch.ones(rows, case.k), ForwardKL()
+
+    def call() -> float:
+        for start in range(0, case.n, rows):
+            here = min(rows, case.n - start)
+            for k in range(case.k):
+                engine.over(here, lambda t, k=k: engine.call(
+                    notice, t.compiled, logits[t.rows], label[t.rows], 1.0, False, kept[k, t.rows]
+                ))  # fmt: skip
+            engine.over(here, lambda t: engine.call(
+                pull, t.compiled, one, (1.0, None), logits[t.rows], None, kept[:, t.rows], some[t.rows], some[t.rows],
+                log_w[t.rows], label[t.rows], True, False, gradient[t.rows],
+            ))  # fmt: skip
+        return 0.0
+
+    return call
+
+
+def main() -> None:
+    """Time all of them in turn; ratios to the floor are medians over the rounds."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--clock", choices=list(CLOCKS), default="wall")
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    work = workload(Case(1024, 32_000, 256, 4))
+    calls = {"floor": floor(work), "ours": ours(work)}
+    calls |= {
+        f"products on {rows} rows, {'[V, n]' if turned else '[n, V]'}": products(work, rows, turned)
+        for rows in (GOOD_ROWS, 512, 1024)
+        for turned in (False, True)
+    }
+    calls |= {
+        f"passes, {'[V, n]' if turned else '[n, V]'}": passes(work, GOOD_ROWS, turned) for turned in (False, True)
+    }
+    seconds = side_by_side(calls, arguments.repeats, "cpu", clock=CLOCKS[arguments.clock])
+    best = typical(seconds)
+    report = {
+        "hardware": hardware("cpu"),
+        "clock": arguments.clock,
+        "rows": {name: {"seconds": best[name], "floors": ratio(seconds, name, "floor")} for name in best},
+    }
+    print(report["hardware"], "\n")
+    lines = [[name, f"{1e3 * row['seconds']:.0f}", f"{row['floors']:.2f}"] for name, row in report["rows"].items()]
+    print(table(["part", "ms", "floors"], lines))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()
