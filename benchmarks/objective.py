@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -67,6 +68,7 @@ def time_against_k(
         else:
             over = {}
         best = typical(seconds)
+        print(f"K={k}:", {name: round(value, 3) for name, value in best.items()}, file=sys.stderr)
         rows.append(
             {
                 "case": work.case.label,
@@ -216,7 +218,7 @@ def main() -> None:
         "compile": os.environ.get("POLYDISTILL_COMPILE", "by size"),
     }
     print(report["hardware"])
-    n, v, d, teachers = (1024, 151_936, 256, TEACHERS_FULL) if arguments.full else (1024, 32_000, 256, TEACHERS)
+    n, v, d, teachers = (512, 151_936, 256, TEACHERS_FULL) if arguments.full else (1024, 32_000, 256, TEACHERS)
     clock = CLOCKS[arguments.clock]
     rows = time_against_k(n, v, d, device, arguments.repeats, arguments.budget, dtype, clock, teachers)
     heading = f"{arguments.clock} clock, {arguments.threads} threads, N={n}, V={v}, D={d}, {arguments.dtype}"
