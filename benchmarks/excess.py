@@ -65,7 +65,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     work, rows = workload(Case(*arguments.case)), arguments.rows
-    calls = {"floor": floor(work), "ours": ours(work)}
+    whole = 4 * work.case.n * work.case.v * (work.case.k + 4)
+    calls = {"floor": floor(work), "ours": ours(work), "ours, one chunk": ours(work, loss_bytes=whole)}
     calls |= {
         f"products on {some} rows, {'[V, n]' if turned else '[n, V]'}": products(work, some, turned)
         for some in dict.fromkeys((rows, 512, 1024))

@@ -347,6 +347,14 @@ class _Run:
         return Outcome(loss, 0, empty, none, none, Statistics(positions=self.positions, **noticed), self.seconds)
 
 
+def _graph_is_kept() -> bool:
+    """Whether another backward pass over the same graph may follow; taken for granted if torch does not tell."""
+    try:
+        return bool(torch._C._autograd._get_current_graph_task_keep_graph())
+    except AttributeError:
+        return True
+
+
 class _PooledLoss(torch.autograd.Function):
     """The gradients are made in the forward pass, where the chunk's logits still exist, and scaled in the backward.
 
@@ -370,7 +378,7 @@ class _PooledLoss(torch.autograd.Function):
                 "use backward(retain_graph=True) the first time, or call distil again"
             )
         made: list[Tensor | None] = ctx.gradients
-        if not torch._C._autograd._get_current_graph_task_keep_graph():
+        if not _graph_is_kept():
             ctx.gradients = []
             for gradient in made:
                 if gradient is not None:
