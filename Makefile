@@ -11,12 +11,12 @@ export TOKENIZERS_PARALLELISM ?= false
 demo: $(VENV)/.demo
 	$(BIN)/polydistill demo
 
-# By file, so that what a module's tests share is made once.
+# By file, so that what a module's tests share is made once; files with slow tests come first (tests/conftest.py).
 test: check
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: check
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -60,3 +60,9 @@ def tokenizer():
     import models
 
     return models.tokenizer()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: with two workers, none of them should begin when the other has nothing left."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
