@@ -94,6 +94,16 @@ def test_there_are_no_more_backgrounds_than_positions_can_tell(positions: int, n
     assert tails_of(said, Selection(least=0.1), positions).backgrounds(64)[0].shape[1] == number
 
 
+def test_a_teacher_that_is_certain_almost_everywhere_has_as_many_as_it_can() -> None:
+    logits = torch.full((200, V), -1e4)
+    logits[:, 3] = 0.0
+    logits[:3] = torch.randn(3, V, generator=torch.Generator().manual_seed(0))
+    log_b, names = tails_of(Dense(logits), Selection(least=0.1), 200).backgrounds(64)
+    assert log_b.shape == (1, 3, V)
+    assert np.isfinite(log_b).all()
+    assert len(set(names[0, :3])) == 3
+
+
 def test_where_nothing_is_left_over_there_is_one_even_background() -> None:
     said, _ = two_topics(64, 0)
     log_b, names = tails_of(said, Selection(mass=1.0, cap=V, least=0.0), 64).backgrounds(8)

@@ -105,7 +105,8 @@ class Tails:
             return even, torch.zeros(positions, dtype=torch.int64)
         of_all = (self.left[k] / total).float()
         ids, values, other = (torch.cat(parts) for parts in zip(*self.rows[k], strict=True))
-        number = max(1, min(number, positions // LEAST_MEMBERS))
+        weight = values.sum(-1) + other
+        number = max(1, min(number, positions // LEAST_MEMBERS, int((weight > 0).sum())))
 
         def centres(mass: Float[Tensor, "C V"], spread: Float[Tensor, " C"]) -> Float[Tensor, "C V"]:
             mass = mass + (spread + OF_ALL)[:, None] * of_all
@@ -117,7 +118,6 @@ class Tails:
             spread = np.bincount(names.numpy(), other.numpy(), minlength=number)
             return centres(torch.tensor(mass).float().view(number, vocabulary), torch.tensor(spread).float())
 
-        weight = values.sum(-1) + other
         generator = torch.Generator().manual_seed(0)
         first = torch.multinomial(weight.double(), number, generator=generator)
         seeds = torch.zeros(number, vocabulary).scatter_(1, ids[first].long(), values[first])
