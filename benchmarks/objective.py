@@ -24,6 +24,8 @@ from polydistill.objective.distil import DEFAULT_BYTES
 from polydistill.objective.engine import SWITCH
 
 TEACHERS, TEACHERS_FULL = (1, 2, 4, 8, 16), (1, 4)
+FULL = {"cpu": (512, 151_936, 256), "cuda": (4096, 151_936, 1024)}
+"""N, V, D of `--full`."""
 RIVALS_AT = (1, 4)
 NAIVE_COPIES = 4
 """Matrices `[N, V]` that the definition holds per distribution at its peak, roughly."""
@@ -218,7 +220,8 @@ def main() -> None:
         "compile": os.environ.get("POLYDISTILL_COMPILE", "by size"),
     }
     print(report["hardware"])
-    n, v, d, teachers = (512, 151_936, 256, TEACHERS_FULL) if arguments.full else (1024, 32_000, 256, TEACHERS)
+    shape, teachers = (FULL[device], TEACHERS_FULL) if arguments.full else ((1024, 32_000, 256), TEACHERS)
+    n, v, d = shape
     clock = CLOCKS[arguments.clock]
     rows = time_against_k(n, v, d, device, arguments.repeats, arguments.budget, dtype, clock, teachers)
     heading = f"{arguments.clock} clock, {arguments.threads} threads, N={n}, V={v}, D={d}, {arguments.dtype}"

@@ -265,9 +265,7 @@ class Codec:
         if k > 1:
             of_class = np.bincount(kind, minlength=len(VALUES)).tolist()
             of_length(said, {name: (k - 1) * n for name, n in zip(VALUES, of_class, strict=True)})
-            parts = [
-                said[name].reshape(k - 1, -1) if len(said[name]) else said[name].reshape(k - 1, 0) for name in VALUES
-            ]
+            parts = [said[name].reshape(k - 1, -1) for name in VALUES]
             codes[1:, np.argsort(kind, kind="stable")] = np.concatenate(parts, axis=1)
         shape = (self.teachers, positions)
         tails, background = (said[name].reshape(k, positions) for name in ("tails", "backgrounds"))

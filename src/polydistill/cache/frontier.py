@@ -74,12 +74,13 @@ def frontier(
         settings: see `ENTRIES` and `HIDDEN`.
         device: where token ids are put.
     """
+    spoken = _spoken(teacher, _plan(plan, "entries", {}, held), held, device)
     for changes in settings:
         form = changes.get("form", "entries")
         rest = {name: value for name, value in changes.items() if name != "form"}
-        one = _plan(plan, form, rest, held)
-        if form != "entries" and not _hidden(teacher, one, held, device):
+        if form != "entries" and not spoken:
             continue
+        one = _plan(plan, form, rest, held)
         with stored_in([teacher], one, calibration, held, device) as (cache, (found,)):
             counts = [example.noted.counts for example in cache.sequential()]
             size = cache.manifest.size / cache.manifest.positions
@@ -114,7 +115,7 @@ def stored_in(
         yield cache, compare(cache, labeller, held)
 
 
-def _hidden(teacher: TeacherSource, plan: Plan, texts: Sequence[Text], device: str) -> bool:
+def _spoken(teacher: TeacherSource, plan: Plan, texts: Sequence[Text], device: str) -> bool:
     """Whether a teacher has hidden states to store."""
     said = next(Labeller([teacher], plan, device).heard(texts[:1]))[1]
     return isinstance(said[0], Spoken)

@@ -183,8 +183,8 @@ def _chunk(
             distributions.append(log_p)
     measured = {name: torch.stack(values).cpu().numpy() for name, values in signals.items()}
     if not sparse:
-        none, no_tail = np.zeros(0, np.int64), np.zeros((0, len(at)), np.float32)
-        return 0 * at.cpu().numpy(), none, no_tail[:, :0], no_tail, no_tail.astype(np.int64), measured
+        no_entries = np.zeros(len(at), np.int64), np.zeros(0, np.int64), np.zeros((0, 0), np.float32)
+        return *no_entries, np.zeros((0, len(at)), np.float32), np.zeros((0, len(at)), np.int64), measured
     vocabulary = distributions[0].shape[1]
     union = torch.cat(ids_of, -1).sort(-1).values
     fresh = union < vocabulary
@@ -204,10 +204,10 @@ def _chunk(
         rest = log_p.exp().masked_fill_(chosen[:, :vocabulary], 0.0)
         if tails is not None:
             tails.add(k, rest, safe[own])
-        named = (
-            torch.zeros_like(counts) if backgrounds is None else backgrounds.nearest(k, rest, chosen[:, :vocabulary])
-        )
-        background.append(named)
+        if backgrounds is None:
+            background.append(torch.zeros_like(counts))
+        else:
+            background.append(backgrounds.nearest(k, rest, chosen[:, :vocabulary]))
     return (
         counts.cpu().numpy(),
         union[fresh].cpu().numpy(),

@@ -141,7 +141,8 @@ class Labeller:
 
     def shard(self, task: ShardTask, codec: Codec) -> bytes:
         """The file of a shard."""
-        backgrounds = Backgrounds(torch.from_numpy(codec.log_background)) if len(codec.sparse) else None
+        log_p = torch.from_numpy(codec.log_background)
+        backgrounds = Backgrounds(log_p) if log_p.shape[1] > 1 else None
         coded = [
             Coded(key_of(text.tokens), len(text.tokens), text.task, codec.encode(noted, text.tokens))
             for text, noted in self.noted(task.texts, backgrounds=backgrounds)

@@ -25,11 +25,17 @@ def refuse_unknown(teachers: Sequence[object], pipeline: Pipeline) -> None:
     for teacher in teachers:
         if not isinstance(teacher, ServedTeacher | CachedTeacher):
             continue
+        if isinstance(teacher, ServedTeacher):
+            known = (
+                "label likelihood, prefix posterior, maximum and margin are known exactly, entropy with a stated bound"
+            )
+        else:
+            stored_as = f"`cache.forms.{teacher.cache.names[teacher.place]}=hidden8`"
+            known = (
+                "label likelihood, prefix posterior, entropy, maximum and margin are stored beside it; hidden states "
+                f"({stored_as}), which a local model has, tell the rest"
+            )
         if unknown := sorted(pipeline.stack.needs & teacher.unknown):
-            known = "label likelihood, prefix posterior, maximum and margin are known exactly, entropy "
-            known += "with a stated bound" if isinstance(teacher, ServedTeacher) else "too; to weigh by the others, "
-            if isinstance(teacher, CachedTeacher):
-                known += f"store its hidden states: `cache.forms.{teacher.cache.names[teacher.place]}=hidden8`"
             raise ValueError(
                 f"teacher {teacher.name!r} is truncated: {', '.join(unknown)}, which the weights read, depends on what "
                 f"it does not name; {known}"
