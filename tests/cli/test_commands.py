@@ -122,7 +122,7 @@ def test_a_new_user_gets_from_check_over_train_to_eval_and_compare(project: Path
     assert "PrefixPosterior" in card
     assert "polydistill train run.yaml" in card
 
-    here(project, "eval", "runs/first", "--json", "eval.json")
+    polydistill(project, "eval", "runs/first", "--json", "eval.json")
     evaluated = json.loads((project / "eval.json").read_text())
     mine = next(score for score in trained["scores"] if score["role"] == "student")
     assert evaluated["losses"] == pytest.approx(mine["losses"], abs=1e-6), "the saved student is the trained one"

@@ -32,4 +32,4 @@ def test_two_ranks_follow_the_gradient_of_one(modified, kind):
 @pytest.mark.timeout(300)
 def test_groups_under_fsdp_are_refused_in_one_sentence(tmp_path):
     with pytest.raises(AssertionError, match="gradient across groups does not work with FSDP"):
-        launch(1, f"{tmp_path} mode=off gradient=labels", **FSDP2)
+        launch(2, f"{tmp_path} mode=off gradient=labels", **FSDP2)

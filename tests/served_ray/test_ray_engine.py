@@ -103,7 +103,7 @@ def test_a_build_that_was_cut_off_goes_on_with_another_engine(config, ray, local
             raise CutOffError
 
     with pytest.raises(CutOffError):
-        build_cache(config, str(tmp_path / "cache"), engine=OnRay(1), progress=cut)
+        build_cache(config, str(tmp_path / "cache"), engine=OnRay(2), progress=cut)
     kept = contents(tmp_path / "cache")
     assert len([name for name in kept if name in local and name.startswith("shard")]) == 3
     assert "manifest.json" not in kept

@@ -33,8 +33,8 @@ def test_a_cheap_statement_stands_at_low_effort(name: str) -> None:
 @pytest.mark.timeout(300)
 def test_the_whole_run_stands_and_is_tight_where_a_bound_is_attained() -> None:
     start = time.process_time()  # of the processor: the neighbours of a test do not count
-    findings = theory.run(effort=0.4)  # `polydistill theory` does it all, in two and a half times as long
-    assert time.process_time() - start < 60
+    findings = theory.run()
+    assert time.process_time() - start < 150
     wrong = {f.statement.name: [p for p in f.parts if not p.holds] for f in findings if f.verdict == FAILS}
     assert not wrong
     assert [f.verdict for f in findings] == [expected(s) for s in STATEMENTS]
