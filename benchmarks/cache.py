@@ -268,13 +268,13 @@ def gemma(steps: int = 12) -> dict[str, Any]:
 
 def reading(steps: int = 150) -> dict[str, Any]:
     """What the demo's student consumes, how fast a shuffled cache is read, and what the student learns from it."""
+    from polydistill.config.run import RunConfig
     from polydistill.demo.corpus import DOMAINS, read_corpus
     from polydistill.demo.passages import windows
     from polydistill.demo.students import StudentSettings
     from polydistill.demo.teachers import TeacherSettings, small_llama, specialists
-    from polydistill.training.build import build_trainer
-    from polydistill.training.caching import build_cache
-    from polydistill.training.config import RunConfig
+    from polydistill.run.build import build_trainer
+    from polydistill.run.cache import build_cache
 
     corpus, settings = read_corpus(), TeacherSettings()
     experts = specialists(settings, corpus, lambda *_: None)

@@ -22,9 +22,9 @@ from step import CLOCKS, llama, separate
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from polydistill import Entropy, ForwardKL, Pipeline, PrefixPosterior, Softmax, StudentGap, Tilt
+from polydistill.run.recorder import Recorder
 from polydistill.teachers import LocalTeacher, head_of, last_hidden_state
-from polydistill.training.gradient import AcrossTeachers, factor_of
-from polydistill.training.recorder import Recorder
+from polydistill.training.gradient.across_teachers import AcrossTeachers, factor_of
 from polydistill.training.step import Batch, StepOutcome, step
 from polydistill.training.watch import Watch
 

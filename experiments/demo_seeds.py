@@ -34,9 +34,9 @@ from polydistill.demo.students import (
     untold,
 )
 from polydistill.demo.teachers import TeacherSettings, specialists
+from polydistill.run.progress import Steps
 from polydistill.simplex import normalise
 from polydistill.teachers import LocalTeacher
-from polydistill.training.progress import Steps
 from polydistill.training.step import listen_to
 from polydistill.weighting import ClippedPosterior, DiscountedPosterior, Operator
 

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from test_cache_run import config, project  # noqa: F401
 
 from polydistill.cache import Cache
-from polydistill.training.caching import build_cache
+from polydistill.run.cache import build_cache
 
 STREAMS = [
     "tokens",

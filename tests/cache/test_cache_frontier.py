@@ -7,8 +7,8 @@ from test_cache_run import config, project  # noqa: F401
 from typer.testing import CliRunner
 
 from polydistill.cli.main import app
-from polydistill.training.caching import frontiers
-from polydistill.training.config_file import ConfigError
+from polydistill.config.file import ConfigError
+from polydistill.run.cache import frontiers
 
 
 def test_a_run_is_measured_in_every_form(project: Path, tmp_path: Path) -> None:  # noqa: F811

@@ -22,13 +22,13 @@ from polydistill.cache import Cache, CachedTeacher, CacheError, FingerprintError
 from polydistill.cache.label import Selection, note
 from polydistill.cache.maintain import merge
 from polydistill.cli.main import app
+from polydistill.config.file import ConfigError, load_config
+from polydistill.config.run import RunConfig
 from polydistill.logprobs import Informed, Known, Sparse, logits_of
 from polydistill.objective import ForwardKL, distil
+from polydistill.run.build import build_trainer
+from polydistill.run.cache import build_cache, refuse_unheard, repair_cache, verify_cache
 from polydistill.teachers import TeacherUnavailableError, head_of, last_hidden_state
-from polydistill.training.build import build_trainer
-from polydistill.training.caching import build_cache, refuse_unheard, repair_cache, verify_cache
-from polydistill.training.config import RunConfig
-from polydistill.training.config_file import ConfigError, load_config
 from polydistill.training.step import Batch, listen_to
 
 COMMAND = "polydistill cache build run.yaml"

@@ -4,7 +4,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from polydistill.training import progress
+from polydistill.run import progress
 
 
 @pytest.fixture

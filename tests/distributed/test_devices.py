@@ -8,9 +8,9 @@ from accelerate import Accelerator
 from accelerate.commands.config.config_args import load_config_from_file
 from models import llama
 
+from polydistill.config.file import ConfigError
+from polydistill.run.devices import Layout, Sizes, memory, read_layout, where
 from polydistill.teachers import LocalTeacher
-from polydistill.training.config_file import ConfigError
-from polydistill.training.devices import Layout, Sizes, memory, read_layout, where
 from polydistill.training.placement import Copied, Offloaded, Sharded, refuse_silent_single
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "accelerate"

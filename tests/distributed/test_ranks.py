@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from models import completions, saved
 
-from polydistill.training.run import evaluate_run
+from polydistill.run.train import evaluate_run
 
 WORKER = Path(__file__).parent / "worker.py"
 FSDP2 = {

@@ -16,15 +16,15 @@ from scenes import arguments, prompts
 from transformers import TrainerCallback
 from trl import SFTConfig
 
+from polydistill.config.file import load_config
 from polydistill.objective import ForwardKL, ReverseKL
+from polydistill.run.devices import leave, rejoin
+from polydistill.run.train import train_run
 from polydistill.signals import Entropy
 from polydistill.teachers import LocalTeacher
 from polydistill.training import AcrossGroups, AcrossTeachers, Critical, Labels, PolyDistillTrainer
-from polydistill.training.config_file import load_config
-from polydistill.training.devices import leave, rejoin
 from polydistill.training.on_policy import OnPolicyPolyDistillTrainer
 from polydistill.training.placement import Copied, Offloaded, Sharded
-from polydistill.training.run import train_run
 from polydistill.weighting import Hedge, PrefixPosterior, Softmax
 
 GRADIENTS = {

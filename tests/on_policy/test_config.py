@@ -5,14 +5,14 @@ import json
 import pytest
 from models import completions, saved
 
+from polydistill.config.file import ConfigError, dump_config, load_config
+from polydistill.config.run import RunConfig
 from polydistill.objective import JSD, DivideThenPool, ForwardKL, ReverseKL
-from polydistill.training.build import build_trainer
-from polydistill.training.check import check_run
-from polydistill.training.config import RunConfig
-from polydistill.training.config_file import ConfigError, dump_config, load_config
+from polydistill.run.build import build_trainer
+from polydistill.run.check import check_run
+from polydistill.run.train import evaluate_run, train_run
 from polydistill.training.on_policy import OnPolicyPolyDistillTrainer
 from polydistill.training.placement import Offloaded
-from polydistill.training.run import evaluate_run, train_run
 from polydistill.training.sampled import SampledLogPool
 from polydistill.weighting import Tag
 

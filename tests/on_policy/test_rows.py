@@ -6,11 +6,11 @@ from datasets import Dataset
 from models import SENTENCES, llama, tokenizer
 from scenes import completed, ours, prompts
 
+from polydistill.data.context import DataError
+from polydistill.data.severity import FromRules, Rule
 from polydistill.objective import ReverseKL
 from polydistill.teachers import LocalTeacher
-from polydistill.training.context import DataError
-from polydistill.training.on_policy_data import fixed_turn
-from polydistill.training.severity import FromRules, Rule
+from polydistill.training.fixed import fixed_turn
 from polydistill.weighting import Uniform
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")

@@ -4,7 +4,7 @@ import torch
 from scenes import ours
 
 from polydistill import Hedge, StudentGap
-from polydistill.training.recorder import Recorder
+from polydistill.run.recorder import Recorder
 from polydistill.training.watch import Watch
 
 

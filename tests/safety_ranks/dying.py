@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 
 from polydistill.cli import main
+from polydistill.config.file import load_config
 from polydistill.report import write_report as write_report  # imported here once, for every fork
-from polydistill.training.config_file import load_config
-from polydistill.training.run import train_run as train_run
+from polydistill.run.train import train_run as train_run
 
 torch.set_num_threads(1)
 

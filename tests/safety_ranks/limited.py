@@ -11,9 +11,9 @@ from transformers import TrainerCallback
 from trl import SFTConfig
 
 from polydistill import PolyDistillTrainer, PrefixPosterior, Tilt
+from polydistill.run.devices import leave
 from polydistill.safety import Controller, Forbidden, GeneratedRate, KLToTeacher, TaskLoss, UnsafeMass
-from polydistill.training.constrained import Constrained
-from polydistill.training.devices import leave
+from polydistill.safety.constrained import Constrained
 
 STEPS, BATCH = 8, 8
 

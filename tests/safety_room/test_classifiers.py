@@ -10,13 +10,14 @@ from commands import CONFIG, write_run
 from harm import prompts
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from polydistill.training import severity
-from polydistill.training.build import build_trainer
-from polydistill.training.build_safety import build_constraints
-from polydistill.training.config_file import load_config
-from polydistill.training.constrained import student_writer
-from polydistill.training.context import DataError
-from polydistill.training.run import train_run
+from polydistill.config.file import load_config
+from polydistill.data import severity
+from polydistill.data.context import DataError
+from polydistill.run import classifier as classifier_of
+from polydistill.run.build import build_trainer
+from polydistill.run.build_safety import build_constraints
+from polydistill.run.train import train_run
+from polydistill.safety.constrained import student_writer
 
 
 def scores(folder: Path, texts: list[str]) -> list[float]:
@@ -62,7 +63,7 @@ def test_severity_is_the_classifiers_score_of_the_prompt_and_reaches_the_weights
 
 def test_scores_are_kept_with_the_data_under_the_classifiers_content(config, classifier, monkeypatch):
     run, asked = load_config(config), []
-    make = severity.pipeline
+    make = classifier_of.pipeline
 
     def counting(*arguments, **options):
         classify = make(*arguments, **options)
@@ -76,9 +77,9 @@ def test_scores_are_kept_with_the_data_under_the_classifiers_content(config, cla
 
         return Counted()
 
-    monkeypatch.setattr(severity, "pipeline", counting)
-    from polydistill.training.build_safety import build_severity
-    from polydistill.training.data import load_data
+    monkeypatch.setattr(classifier_of, "pipeline", counting)
+    from polydistill.data.load import load_data
+    from polydistill.run.build_safety import build_severity
 
     def annotated(path: Path):
         data = load_data(str(path), "train", "text")
@@ -107,9 +108,9 @@ def test_scores_are_kept_with_the_data_under_the_classifiers_content(config, cla
 
 def test_a_missing_model_or_label_is_named(classifier, tmp_path):
     with pytest.raises(DataError, match="has no label 'rude'; it has harmless, toxic"):
-        severity.text_classifier(str(classifier), "rude")
+        classifier_of.text_classifier(str(classifier), "rude")
     with pytest.raises(DataError, match="could not be loaded"):
-        severity.text_classifier(str(tmp_path / "none"), "toxic")
+        classifier_of.text_classifier(str(tmp_path / "none"), "toxic")
 
 
 @pytest.mark.slow

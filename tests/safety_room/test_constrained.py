@@ -10,9 +10,9 @@ from trl import SFTConfig
 from polydistill import ForwardKL, PolyDistillTrainer, PrefixPosterior, Tilt
 from polydistill.logprobs import Spoken
 from polydistill.safety import Controller, Forbidden, GeneratedRate, KLToTeacher, TaskLoss, UnsafeMass
+from polydistill.safety.constrained import Constrained
 from polydistill.safety.measures import prefixes, unsafe_mass, unsafe_surprise
 from polydistill.teachers import LocalTeacher, head_of, last_hidden_state
-from polydistill.training.constrained import Constrained
 from polydistill.training.step import Batch, step
 
 FORBIDDEN = Forbidden(frozenset({10, 11, 12}), ((20, 21), (5, 6, 7)))
@@ -126,7 +126,7 @@ def test_the_penalty_is_the_sum_that_it_says():
         rows
     ]
     both = [Spoken(spoken, head_of(teacher))] * 2
-    found = limits.penalty(hidden, head_of(student), both, positions, batch, rows)
+    found = limits.penalty(hidden, head_of(student), both, positions, batch.input_ids, rows)
     with torch.no_grad():
         log_q, log_p = student.lm_head(hidden).log_softmax(-1), teacher.lm_head(spoken).log_softmax(-1)
     lam = (limits.dual.mu / limits.dual.scale).tolist()

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from commands import command, configured, write_run
 
-from polydistill.training.config_file import load_config
-from polydistill.training.order_check import check_order, compared
+from polydistill.config.file import load_config
+from polydistill.run.order import check_order, compared
 
 ONLY = "the safety order is only declared, not measured"
 RIGHT = "the declared safety order is the measured one on"

@@ -5,8 +5,8 @@ import json
 import pytest
 from commands import command, configured, write_run
 
-from polydistill.training.config_file import load_config
-from polydistill.training.measure import measure_run
+from polydistill.config.file import load_config
+from polydistill.run.measure import measure_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
 

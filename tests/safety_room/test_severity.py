@@ -4,8 +4,8 @@ import models
 import pytest
 from datasets import Dataset
 
-from polydistill.training.context import DataError
-from polydistill.training.severity import (
+from polydistill.data.context import DataError
+from polydistill.data.severity import (
     FromClassifier,
     FromColumn,
     FromRules,
@@ -102,7 +102,7 @@ def test_a_rule_file_that_says_something_else_is_refused(tmp_path, content, sent
 def test_per_token_severity_reaches_the_batch():
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-    from polydistill.training.context import ContextCollator
+    from polydistill.data.context import ContextCollator
 
     collate = ContextCollator(DataCollatorForLanguageModeling(models.tokenizer().pad_token_id), ("a",), ())
     batch = collate(

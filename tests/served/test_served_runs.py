@@ -11,14 +11,14 @@ import servers
 import torch
 from safetensors.torch import load_file
 
+from polydistill.config.file import ConfigError, dump_config, load_config
+from polydistill.config.run import RunConfig
 from polydistill.logprobs import logits_of
 from polydistill.records import read_summary
-from polydistill.training.build import build_trainer
-from polydistill.training.caching import build_cache
-from polydistill.training.check import check_run
-from polydistill.training.config import RunConfig
-from polydistill.training.config_file import ConfigError, dump_config, load_config
-from polydistill.training.run import evaluate_run, train_run
+from polydistill.run.build import build_trainer
+from polydistill.run.cache import build_cache
+from polydistill.run.check import check_run
+from polydistill.run.train import evaluate_run, train_run
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 

@@ -14,9 +14,9 @@ import pytest
 from polydistill.cache import Here
 from polydistill.cache.ray_engine import OnRay
 from polydistill.cli import main
-from polydistill.training.caching import build_cache
-from polydistill.training.config import RunConfig
-from polydistill.training.config_file import dump_config
+from polydistill.config.file import dump_config
+from polydistill.config.run import RunConfig
+from polydistill.run.cache import build_cache
 
 pytest.importorskip("ray")
 

@@ -10,7 +10,7 @@ import torch.distributed
 from runs import LEARNING, losses, trainer
 from safetensors.torch import save_file
 
-from polydistill.training.devices import leave
+from polydistill.run.devices import leave
 
 
 def learn(folder: Path, rows: int) -> None:

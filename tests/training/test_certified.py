@@ -9,14 +9,14 @@ from polydistill import Entropy, Hedge, Pipeline, Softmax, StudentGap
 from polydistill.certify import Certificate
 from polydistill.report.folder import read_run
 from polydistill.report.tables import certified
-from polydistill.training.certified import FIXED, NOT_TRAINED, TRAINED, certify_learned, write_certificate
+from polydistill.run.certificates import FIXED, NOT_TRAINED, TRAINED, certify_learned, write_certificate
 
 NAMES = ("a", "b", "c")
 
 
 @pytest.fixture(autouse=True)
 def _a_short_search(monkeypatch):
-    monkeypatch.setattr("polydistill.training.certified.EFFORT", 0.02)
+    monkeypatch.setattr("polydistill.run.certificates.EFFORT", 0.02)
 
 
 def read(path):

@@ -7,6 +7,9 @@ import pytest
 from models import completions, saved
 from pydantic import ValidationError
 
+from polydistill.config.file import ConfigError
+from polydistill.config.objective import ObjectiveConfig, Paired, Sampled, Summed
+from polydistill.config.run import RunConfig
 from polydistill.objective import (
     JSD,
     AdaptiveKL,
@@ -22,10 +25,7 @@ from polydistill.objective import (
     TopKForwardKL,
     TotalVariation,
 )
-from polydistill.training.build import build_objective, build_trainer
-from polydistill.training.config import RunConfig
-from polydistill.training.config_file import ConfigError
-from polydistill.training.config_objective import ObjectiveConfig, Paired, Sampled, Summed
+from polydistill.run.build import build_objective, build_trainer
 
 BUILT = [
     ({"kind": "forward_kl", "temperature": 2.0}, ForwardKL(temperature=2.0, ce=0.1)),

@@ -12,8 +12,9 @@ from polydistill import Entropy, ForwardKL, Ordered, Pipeline, ReverseKL, Softma
 from polydistill.certify import certify
 from polydistill.logprobs import Head, Positions, Spoken, Statistics
 from polydistill.objective import distil
-from polydistill.training import gradient as module
-from polydistill.training.gradient import (
+from polydistill.run.recorder import Recorder
+from polydistill.training.gradient import across_teachers as module
+from polydistill.training.gradient.across_teachers import (
     METHODS,
     AcrossTeachers,
     Coefficients,
@@ -22,7 +23,6 @@ from polydistill.training.gradient import (
     factor_of,
     logit_gramian,
 )
-from polydistill.training.recorder import Recorder
 from polydistill.weighting import GradientFactor
 
 pytest.importorskip("torchjd")

@@ -7,13 +7,13 @@ import pytest
 
 from polydistill.certify import Certificate
 from polydistill.cli.main import _pipeline_of
+from polydistill.config.file import ConfigError, dump_config
+from polydistill.config.run import RunConfig
 from polydistill.records import read_metrics
 from polydistill.report import write_report
+from polydistill.run.build import build_gradient, build_trainer
+from polydistill.run.train import train_run
 from polydistill.training import AcrossGroups, AcrossTeachers, Critical, GradientRefusedError, Labels
-from polydistill.training.build import build_gradient, build_trainer
-from polydistill.training.config import RunConfig
-from polydistill.training.config_file import ConfigError, dump_config
-from polydistill.training.run import train_run
 
 pytest.importorskip("torchjd")
 

@@ -7,9 +7,9 @@ from models import SENTENCES
 from runs import losses, trainer, weights
 
 from polydistill import ForwardKL, Ordered
-from polydistill.training.gradient import METHODS, GradientRefusedError, aggregator, seeded
-from polydistill.training.groups import AcrossGroups, Critical, Labels, Rows
-from polydistill.training.recorder import Recorder
+from polydistill.run.recorder import Recorder
+from polydistill.training.gradient.across_groups import AcrossGroups, Critical, Labels, Rows
+from polydistill.training.gradient.across_teachers import METHODS, GradientRefusedError, aggregator, seeded
 
 aggregation = pytest.importorskip("torchjd.aggregation")
 SPLITS = [Labels(), Critical(0.5)]

@@ -10,9 +10,9 @@ from runs import LEARNING, PLAIN, losses, trainer, weights
 from polydistill import Entropy, Hedge, Operator, Softmax, StudentGap
 from polydistill.diagnostics import conflict
 from polydistill.logprobs import logits_of
+from polydistill.run.recorder import Recorder
+from polydistill.run.train import learning_says
 from polydistill.training import watch
-from polydistill.training.recorder import Recorder
-from polydistill.training.run import learning_says
 from polydistill.training.step import IGNORED, Batch
 from polydistill.training.watch import POSITIONS, SEQUENCES, SLOW_ENOUGH, Watch, probe_of
 

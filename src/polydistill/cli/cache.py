@@ -45,8 +45,8 @@ def build(
 ) -> None:
     """Label a run's data with its teachers; goes on where an earlier build was cut off."""
     from polydistill.cli.main import _quiet
-    from polydistill.training.caching import address_of, build_cache
-    from polydistill.training.config_file import load_config
+    from polydistill.config.file import load_config
+    from polydistill.run.cache import address_of, build_cache
 
     _quiet()
     run = load_config(config, overrides or ())
@@ -122,8 +122,8 @@ def verify(
     from dataclasses import asdict
 
     from polydistill.cli.main import _quiet
-    from polydistill.training.caching import verify_cache
-    from polydistill.training.config_file import load_config
+    from polydistill.config.file import load_config
+    from polydistill.run.cache import verify_cache
 
     _quiet()
     found = verify_cache(
@@ -147,8 +147,8 @@ def frontier(
     from dataclasses import asdict
 
     from polydistill.cli.main import _quiet
-    from polydistill.training.caching import frontiers
-    from polydistill.training.config_file import load_config
+    from polydistill.config.file import load_config
+    from polydistill.run.cache import frontiers
 
     _quiet()
     shown: list[str] = []
@@ -175,8 +175,8 @@ def _setting(teacher: str, settings: Any) -> str:
 def repair(config: ConfigFile, overrides: Overrides = None, to: To = None, json_file: JsonFile = None) -> None:
     """Make damaged and missing files of a cache anew, and no other; files that are not its own are removed."""
     from polydistill.cli.main import _quiet
-    from polydistill.training.caching import repair_cache
-    from polydistill.training.config_file import load_config
+    from polydistill.config.file import load_config
+    from polydistill.run.cache import repair_cache
 
     _quiet()
     faults = repair_cache(
@@ -222,7 +222,7 @@ def import_(
 ) -> None:
     """A cache from what another tool has stored: DistillKit's packed rows, or a column of top-k log-probabilities."""
     from polydistill.cli.main import _quiet
-    from polydistill.training.importing import import_data
+    from polydistill.run.importing import import_data
 
     _quiet()
     manifest = import_data(data, tokenizer, to, teacher, layout=layout, column=column, split=split, step=step)

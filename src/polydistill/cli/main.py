@@ -52,7 +52,7 @@ def init(
 ) -> None:
     """Write a commented starter configuration."""
     from polydistill.cli.starter import STARTER
-    from polydistill.training.config_file import ConfigError
+    from polydistill.config.file import ConfigError
 
     if path.exists():
         raise ConfigError(f"{path} exists; it is left as it is")
@@ -64,7 +64,7 @@ def init(
 @app.command()
 def schema(json_file: JsonFile = None) -> None:
     """JSON schema of the configuration, for editors."""
-    from polydistill.training.config import RunConfig
+    from polydistill.config.run import RunConfig
 
     text = json.dumps(RunConfig.model_json_schema(), indent=2)
     if json_file is None:
@@ -85,8 +85,8 @@ def check(
     """Validate a run cheaply: models, vocabularies, one batch, and what it promises and costs."""
     from dataclasses import asdict
 
-    from polydistill.training.check import check_run
-    from polydistill.training.config_file import load_config
+    from polydistill.config.file import load_config
+    from polydistill.run.check import check_run
 
     _quiet()
     found = check_run(load_config(config, overrides or ()), accelerate)
@@ -108,9 +108,9 @@ def check(
 @app.command()
 def train(config: ConfigFile, overrides: Overrides = None, json_file: JsonFile = None) -> None:
     """Train a student; run it again to go on after an interruption."""
+    from polydistill.config.file import load_config
     from polydistill.report import write_report
-    from polydistill.training.config_file import load_config
-    from polydistill.training.run import STUDENT, refuse_unmet, train_run, weights_hash
+    from polydistill.run.train import STUDENT, refuse_unmet, train_run, weights_hash
 
     run = load_config(config, overrides or ())
     _quiet()
@@ -130,7 +130,7 @@ def train(config: ConfigFile, overrides: Overrides = None, json_file: JsonFile =
 @app.command("eval")
 def evaluate(run: Annotated[Path, typer.Argument(help="folder of a finished run")], json_file: JsonFile = None) -> None:
     """Held-out losses: the student beside every teacher, and how far it is from each and from the pool."""
-    from polydistill.training.run import evaluate_run
+    from polydistill.run.train import evaluate_run
 
     _quiet()
     record = evaluate_run(run).record
@@ -152,8 +152,8 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(help="folders of finished runs")], json_file: JsonFile = None
 ) -> None:
     """A table of finished runs."""
+    from polydistill.config.file import ConfigError
     from polydistill.records import SUMMARY, read_summary
-    from polydistill.training.config_file import ConfigError
 
     rows: list[dict[str, Any]] = []
     for run in runs:
@@ -195,7 +195,7 @@ def certify(
 
     from polydistill.certify import certify as certified
     from polydistill.certify import table
-    from polydistill.training.config_file import ConfigError
+    from polydistill.config.file import ConfigError
 
     if published:
         _certify_published(seed, effort, json_file)
@@ -208,7 +208,7 @@ def certify(
         known = _order_known(what)
         subject, names = _pipeline_of(what), None
     else:
-        from polydistill.training.build import import_object
+        from polydistill.run.build import import_object
 
         subject, names = import_object(what), teachers
     certificate = certified(subject, teachers=names, seed=seed, effort=effort)
@@ -252,7 +252,7 @@ def demo(
     json_file: JsonFile = None,
 ) -> None:
     """The main job, small, on real text: three teachers, one student, no network."""
-    from polydistill.training.config_file import ConfigError
+    from polydistill.config.file import ConfigError
 
     if safety and on_policy:
         raise ConfigError("--safety and --on-policy are two demos; ask for one of them")
@@ -290,9 +290,9 @@ def measure(
     """Measure how safe each teacher is on the run's data, and compare with the declared order."""
     from dataclasses import asdict
 
-    from polydistill.training.config_file import load_config
-    from polydistill.training.measure import measure_run
-    from polydistill.training.order_check import keep_measured
+    from polydistill.config.file import load_config
+    from polydistill.run.measure import measure_run
+    from polydistill.run.order import keep_measured
 
     _quiet()
     lines = [] if prompts is None else [line for line in prompts.read_text("utf-8").splitlines() if line.strip()]
@@ -307,10 +307,10 @@ def measure(
 
 def _pipeline_of(path: str) -> Any:
     """The bound pipeline of a configuration; no model is loaded."""
+    from polydistill.config.file import load_config
     from polydistill.pipeline import Pipeline
-    from polydistill.training.build import build_gradient, build_safety, build_stack
-    from polydistill.training.config_file import load_config
-    from polydistill.training.gradient import AcrossTeachers
+    from polydistill.run.build import build_gradient, build_safety, build_stack
+    from polydistill.training.gradient.across_teachers import AcrossTeachers
 
     config = load_config(path)
     gradient, stack = build_gradient(config), build_stack(config.weighting)
@@ -331,8 +331,8 @@ def _pipeline_of(path: str) -> Any:
 
 def _order_known(path: str) -> list[str]:
     """Whether the declared safety order was measured, and how it compares."""
-    from polydistill.training.config_file import load_config
-    from polydistill.training.order_check import check_order
+    from polydistill.config.file import load_config
+    from polydistill.run.order import check_order
 
     order = check_order(load_config(path))
     return [] if order is None else order.lines()

@@ -43,10 +43,10 @@ from polydistill.records import (
     write_summary,
 )
 from polydistill.report import write_report
+from polydistill.run.card import write_card
+from polydistill.run.progress import Steps
+from polydistill.run.train import STUDENT, hardware, locked, write_certificate
 from polydistill.teachers import LocalTeacher, head_of, last_hidden_state
-from polydistill.training.card import write_card
-from polydistill.training.progress import Steps
-from polydistill.training.run import STUDENT, hardware, locked, write_certificate
 from polydistill.training.step import listen_to
 
 LABELS = {

@@ -20,7 +20,7 @@ from polydistill.demo.safety_runs import Budget, Finding, Scenario, plans
 from polydistill.demo.safety_setup import DOMAINS, TEACHERS, Settings, prepare
 from polydistill.records import METRICS, SUMMARY, FrontierPoint, RecordWriter, RunSummary, Score, write_summary
 from polydistill.report import write_report
-from polydistill.training.recorder import constraint_records
+from polydistill.run.recorder import constraint_records
 
 STRENGTHS = (2.0, 4.0, 8.0)
 """Tilts, nats at severity 1."""

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
+from polydistill.data.severity import FromRules, Rule
 from polydistill.demo.records_text import FIELDS
 from polydistill.demo.safety_setup import DOMAINS, TEACHERS, Setup, Texts
 from polydistill.demo.teachers import adamw, cosine, small_llama, update
@@ -17,14 +18,13 @@ from polydistill.logprobs import Spoken, Statistics
 from polydistill.objective import ForwardKL, Outcome
 from polydistill.pipeline import Pipeline
 from polydistill.records import StepRecord
+from polydistill.run.build_safety import matching_tokens
+from polydistill.run.recorder import constraint_records
 from polydistill.safety import Controller, Forbidden, Order, Ordered, Tilt, UnsafeMass, Verdict, Veto, scores_of
+from polydistill.safety.constrained import Constrained, student_writer
 from polydistill.safety.effect import Effect, effect
 from polydistill.safety.measures import unsafe_mass
 from polydistill.teachers import head_of, last_hidden_state
-from polydistill.training.build_safety import matching_tokens
-from polydistill.training.constrained import Constrained, student_writer
-from polydistill.training.recorder import constraint_records
-from polydistill.training.severity import FromRules, Rule
 from polydistill.training.step import step
 from polydistill.weighting import PrefixPosterior
 

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from polydistill.demo.corpus import DOMAINS
 from polydistill.demo.students import Scores
-from polydistill.training.progress import EVERY, Steps
+from polydistill.run.progress import EVERY, Steps
 
 
 class TeacherProgress:

@@ -1,9 +1,8 @@
 """How we step: the method in `step`, and thin trainers around it."""
 
+from polydistill.data import DataError
 from polydistill.training.checkpoint import CheckpointError
-from polydistill.training.context import DataError
-from polydistill.training.gradient import AcrossTeachers, GradientRefusedError
-from polydistill.training.groups import AcrossGroups, Critical, Labels
+from polydistill.training.gradient import AcrossGroups, AcrossTeachers, Critical, GradientRefusedError, Labels
 from polydistill.training.off_policy import PolyDistillTrainer
 from polydistill.training.on_policy import OnPolicyPolyDistillTrainer
 from polydistill.training.step import Batch, NonFiniteValueError, StepOutcome, step

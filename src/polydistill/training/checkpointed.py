@@ -9,9 +9,9 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.utils import logging
 
 from polydistill.pipeline import Pipeline
+from polydistill.safety.constrained import Constrained, student_writer
 from polydistill.training import checkpoint
 from polydistill.training.checkpoint import CheckpointError
-from polydistill.training.constrained import Constrained, student_writer
 from polydistill.training.step import NonFiniteValueError
 from polydistill.training.watch import Watch
 

@@ -13,17 +13,17 @@ from transformers.modeling_outputs import CausalLMOutput
 from transformers.utils import logging
 from trl import SFTConfig, SFTTrainer
 
+from polydistill.data.context import COLUMNS, ContextCollator, refuse_empty, refuse_masked, task_names
+from polydistill.data.severity import Source, annotate, annotate_tokens
 from polydistill.logprobs import Head, Says
 from polydistill.objective import Divergence, ForwardKL, Outcome
 from polydistill.safety import Order
+from polydistill.safety.constrained import Constrained
 from polydistill.teachers import LocalTeacher, Teachers, named_teachers
-from polydistill.training.constrained import Constrained
-from polydistill.training.context import COLUMNS, ContextCollator, refuse_empty, refuse_masked, task_names
 from polydistill.training.drawing import refuse_biased
-from polydistill.training.gradient import AcrossTeachers, factor_of, said_of
-from polydistill.training.groups import AcrossGroups, Rows, refuse_unfit
+from polydistill.training.gradient.across_groups import AcrossGroups, Rows, refuse_unfit
+from polydistill.training.gradient.across_teachers import AcrossTeachers, factor_of, said_of
 from polydistill.training.placement import Placement
-from polydistill.training.severity import Source, annotate, annotate_tokens
 from polydistill.training.step import Batch, StepOutcome, step
 from polydistill.training.student import teach_forward
 from polydistill.training.taught import Observer, Taught

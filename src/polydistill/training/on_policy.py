@@ -11,18 +11,20 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from trl import DistillationConfig, DistillationTrainer
 
+from polydistill.data.context import COLUMNS, ContextCollator, DataError, refuse_empty, task_names
+from polydistill.data.prompts import with_prompts
+from polydistill.data.severity import FromRules, Source, along, annotate
 from polydistill.objective import Divergence, ForwardKL, ReverseKL
 from polydistill.safety import Order
+from polydistill.safety.constrained import Constrained
 from polydistill.teachers import Teachers, head_of, named_teachers
-from polydistill.training.constrained import Constrained
-from polydistill.training.context import COLUMNS, ContextCollator, DataError, refuse_empty, task_names
-from polydistill.training.on_policy_data import fixed_ids, fixed_turn, refuse_label_readers, with_prompts
+from polydistill.training.fixed import fixed_ids, fixed_turn
 from polydistill.training.placement import Placement, Sharded
 from polydistill.training.sampled import Sampled, TokenScorer, refuse_for_sampled, sampled_step, scorers
-from polydistill.training.severity import FromRules, Source, along, annotate
 from polydistill.training.step import IGNORED, Batch, StepOutcome, step
 from polydistill.training.taught import Observer, Taught
 from polydistill.weighting import Operator, Tag
+from polydistill.weighting.labels import refuse_label_readers
 
 
 class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):

@@ -20,7 +20,7 @@ from polydistill.pipeline import Pipeline
 from polydistill.teachers import TeacherSource
 from polydistill.teachers.served import TeacherLostError
 from polydistill.training.drawing import Drawing
-from polydistill.training.groups import Part, Split
+from polydistill.training.gradient.across_groups import Part, Split
 from polydistill.training.skipping import awake, speak_where_awake, without_lost, without_sleepers
 
 IGNORED = -100
@@ -37,7 +37,7 @@ class Penalty(Protocol):
         head: Head,
         spoken: Sequence[Says],
         positions: Positions,
-        batch: "Batch",
+        input_ids: Int[Tensor, "B T"],
         rows: Int[Tensor, " N"],
     ) -> Float[Tensor, ""]:
         """A sum over positions, differentiable in hidden states and head."""
@@ -245,7 +245,9 @@ def step(
     if penalty is not None:
         clock = perf_counter()
         pressed = 0 if split is None else split.penalised
-        losses[pressed] = losses[pressed] + penalty(flat, head, spoken, positions, batch, rows).to(losses[pressed])
+        losses[pressed] = losses[pressed] + penalty(flat, head, spoken, positions, batch.input_ids, rows).to(
+            losses[pressed]
+        )
         spent["constraints"] = perf_counter() - clock
     if notice is not None:
         clock = perf_counter()

@@ -12,15 +12,15 @@ from transformers.utils import logging
 from polydistill.objective import Divergence
 from polydistill.pipeline import Pipeline, as_operator
 from polydistill.safety import Order
+from polydistill.safety.constrained import Constrained
 from polydistill.teachers import Teacher, check_rows
 from polydistill.teachers.vocabulary import tokens_by_id
 from polydistill.training.checkpointed import Checkpointed, Commit
-from polydistill.training.constrained import Constrained
-from polydistill.training.gradient import AcrossTeachers
-from polydistill.training.groups import AcrossGroups
+from polydistill.training.gradient.across_groups import AcrossGroups
+from polydistill.training.gradient.across_teachers import AcrossTeachers
+from polydistill.training.partial import fit_served, served_facts
 from polydistill.training.placement import Copied, Placement, refuse_silent_single
 from polydistill.training.sampled import Sampled
-from polydistill.training.served import fit_served, served_facts
 from polydistill.training.step import Batch, StepOutcome
 from polydistill.training.watch import Watch
 from polydistill.weighting import Operator

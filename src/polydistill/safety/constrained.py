@@ -15,7 +15,6 @@ from torch.utils.checkpoint import checkpoint
 from polydistill.logprobs import Head, Positions, Says, logits_of
 from polydistill.safety import Constraint, Controller, Dual, GeneratedRate, Order, Verdict, View
 from polydistill.safety.measures import prefixes
-from polydistill.training.step import Batch
 
 ROWS = 256
 """Positions whose distributions are held at once."""
@@ -94,7 +93,7 @@ class Constrained:
         head: Head,
         spoken: Sequence[Says],
         positions: Positions,
-        batch: Batch,
+        input_ids: Int[Tensor, "B T"],
         rows: Int[Tensor, " N"],
     ) -> Float[Tensor, ""]:
         """`sum_j lambda_j sum_t s_j(t)`, differentiable; what the dual reads is noted on the way.
@@ -104,12 +103,12 @@ class Constrained:
             head: student's head.
             spoken: the teachers, at the same positions.
             positions: what is known about them.
-            batch: the sequences, for prefixes.
+            input_ids: the sequences, for prefixes.
             rows: flattened positions.
         """
         multiplier = self._carrying().to(hidden.device)
         total = hidden.new_zeros((), dtype=torch.float32)
-        for taken, wanted, prefix in self._chunks(positions, batch, rows):
+        for taken, wanted, prefix in self._chunks(positions, input_ids, rows):
 
             def chunk(
                 h: Tensor, taken: Tensor = taken, wanted: Tensor = wanted, prefix: Tensor = prefix
@@ -121,7 +120,7 @@ class Constrained:
             pressed, totals = checkpoint(chunk, hidden[taken], use_reentrant=False, preserve_rng_state=False)
             total = total + pressed
             self.dual.observe(totals, wanted.sum(0).double())
-        self._measure_safest(spoken, positions, batch, rows)
+        self._measure_safest(spoken, positions, input_ids, rows)
         return total
 
     @torch.no_grad()
@@ -130,18 +129,18 @@ class Constrained:
         logits: Callable[[Tensor], Float[Tensor, "n V"]],
         spoken: Sequence[Says],
         positions: Positions,
-        batch: Batch,
+        input_ids: Int[Tensor, "B T"],
         rows: Int[Tensor, " N"],
     ) -> tuple[Float[Tensor, " J"], Float[Tensor, " J"]]:
         """Sums of the strict measures over the positions of a batch, and how many; for any model's logits.
 
         Args:
             logits: indices into the positions -> the model's logits there.
-            spoken, positions, batch, rows: as for `penalty`.
+            spoken, positions, input_ids, rows: as for `penalty`.
         """
         none = torch.zeros(len(self.constraints), dtype=torch.float64, device=rows.device)
         sums, counts = none, none.clone()
-        for taken, wanted, prefix in self._chunks(positions, batch, rows):
+        for taken, wanted, prefix in self._chunks(positions, input_ids, rows):
             _, totals = self._evaluate(logits(taken), spoken, taken, wanted, prefix, positions, none)
             sums, counts = sums + totals, counts + wanted.sum(0).double()
         return sums, counts
@@ -197,7 +196,7 @@ class Constrained:
         return own
 
     def _chunks(
-        self, positions: Positions, batch: Batch, rows: Int[Tensor, " N"]
+        self, positions: Positions, input_ids: Int[Tensor, "B T"], rows: Int[Tensor, " N"]
     ) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Positions that some constraint is about, which ones are, and their prefixes; a few at a time."""
         columns = [
@@ -207,7 +206,7 @@ class Constrained:
         wanted = torch.stack(columns, -1)
         reach = max(self._measured(j).reach for j in self.direct) if self.direct else 0
         some = wanted.any(-1).nonzero().squeeze(1)
-        return [(at, wanted[at], prefixes(batch.input_ids, rows[at], reach)) for at in some.split(ROWS) if len(at)]
+        return [(at, wanted[at], prefixes(input_ids, rows[at], reach)) for at in some.split(ROWS) if len(at)]
 
     def _evaluate(
         self,
@@ -243,7 +242,7 @@ class Constrained:
 
     @torch.no_grad()
     def _measure_safest(
-        self, spoken: Sequence[Says], positions: Positions, batch: Batch, rows: Int[Tensor, " N"]
+        self, spoken: Sequence[Says], positions: Positions, input_ids: Int[Tensor, "B T"], rows: Int[Tensor, " N"]
     ) -> None:
         if self.safest_index is None or not self.direct:
             return
@@ -254,7 +253,7 @@ class Constrained:
         def logits(at: Tensor) -> Tensor:
             return logits_of(safest, at).to(rows.device)
 
-        self.dual.observe_safest(*self.totals(logits, spoken, positions, batch, rows))
+        self.dual.observe_safest(*self.totals(logits, spoken, positions, input_ids, rows))
 
 
 def student_writer(model: Any, tokenizer: Any, *, tokens: int = 48, seed: int = 0) -> Generate:

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from polydistill.training.section import Section
+from polydistill.config.section import Section
 
 Form = Literal["entries", "hidden8", "hidden7", "hidden6", "hidden5", "hidden4", "hidden3", "hidden2"]
 

@@ -10,14 +10,14 @@ from typing import Any
 
 from torch import nn
 
+from polydistill.config.run import RunConfig
 from polydistill.objective.distil import DEFAULT_BYTES
+from polydistill.run.build import build_trainer
+from polydistill.run.cache import refuse_unheard
+from polydistill.run.devices import Layout, Sizes, memory, read_layout, where
+from polydistill.run.order import check_order
+from polydistill.run.train import safety_says_before
 from polydistill.teachers import LocalTeacher
-from polydistill.training.build import build_trainer
-from polydistill.training.caching import refuse_unheard
-from polydistill.training.config import RunConfig
-from polydistill.training.devices import Layout, Sizes, memory, read_layout, where
-from polydistill.training.order_check import check_order
-from polydistill.training.run import safety_says_before
 from polydistill.training.taught import Taught
 
 MIB = 2**20

@@ -5,12 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from polydistill.config import safety as c
+from polydistill.config.file import ConfigError
+from polydistill.data.context import DataError
+from polydistill.data.severity import FromColumn, Source, read_rules
+from polydistill.run.classifier import text_classifier
 from polydistill.safety import Constraint, Controller, Forbidden, GeneratedRate, KLToTeacher, TaskLoss, UnsafeMass
-from polydistill.training import config_safety as c
-from polydistill.training.config_file import ConfigError
-from polydistill.training.constrained import Constrained
-from polydistill.training.context import DataError
-from polydistill.training.severity import FromColumn, Source, read_rules, text_classifier
+from polydistill.safety.constrained import Constrained
 
 
 def build_severity(section: c.SafetySection | None) -> Source | None:

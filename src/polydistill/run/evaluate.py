@@ -13,8 +13,8 @@ from polydistill.logprobs import Head, Positions, Says, Statistics, logits_of
 from polydistill.objective import ForwardKL, distil
 from polydistill.pipeline import Pipeline
 from polydistill.records import EvaluationRecord, Ribbon
+from polydistill.safety.constrained import Constrained, student_writer
 from polydistill.teachers import TeacherSource, head_of, last_hidden_state
-from polydistill.training.constrained import Constrained, student_writer
 from polydistill.training.step import Batch, listen_to
 
 ROWS = 256
@@ -134,7 +134,7 @@ class _Limits:
     ) -> None:
         if self.constraints is None:
             return
-        found = self.constraints.totals(lambda at: head.logits(hidden[at]), spoken, positions, batch, rows)
+        found = self.constraints.totals(lambda at: head.logits(hidden[at]), spoken, positions, batch.input_ids, rows)
         self.total, self.count = self.total + found[0].cpu(), self.count + found[1].cpu()
 
     def values(self, student: Any, tokenizer: Any) -> dict[str, float]:

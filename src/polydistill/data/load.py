@@ -7,7 +7,7 @@ from typing import Any
 from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
-from polydistill.training.context import COLUMNS, DataError, refuse_empty
+from polydistill.data.context import COLUMNS, DataError, refuse_empty
 
 FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from polydistill.training.section import Section
+from polydistill.config.section import Section
 
 
 class PatienceConfig(Section):

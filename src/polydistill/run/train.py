@@ -18,6 +18,9 @@ from transformers import GenerationConfig, PrinterCallback
 from transformers.trainer_callback import ProgressCallback as TqdmCallback
 
 from polydistill import __version__
+from polydistill.config.file import ConfigError, dump_config, load_config
+from polydistill.config.run import RunConfig
+from polydistill.data.severity import says_of, shares
 from polydistill.objective import ForwardKL
 from polydistill.pipeline import Pipeline
 from polydistill.records import (
@@ -31,24 +34,21 @@ from polydistill.records import (
     write_ribbons,
     write_summary,
 )
+from polydistill.run.build import build_trainer
+from polydistill.run.cache import refuse_unheard
+from polydistill.run.card import write_card
+from polydistill.run.certificates import NOT_TRAINED, certify_learned, write_certificate
+from polydistill.run.devices import leave, rejoin
+from polydistill.run.evaluate import ALL, Evaluation, evaluate, weighted_mean
+from polydistill.run.gathered import whole_student
+from polydistill.run.order import check_order
+from polydistill.run.progress import ProgressCallback
+from polydistill.run.recorder import Recorder, constraint_records
 from polydistill.safety import attenuation
+from polydistill.safety.constrained import InfeasibleError
 from polydistill.teachers import TeacherUnavailableError
-from polydistill.training.build import build_trainer
-from polydistill.training.caching import refuse_unheard
-from polydistill.training.card import write_card
-from polydistill.training.certified import NOT_TRAINED, certify_learned, write_certificate
-from polydistill.training.config import RunConfig
-from polydistill.training.config_file import ConfigError, dump_config, load_config
-from polydistill.training.constrained import InfeasibleError
-from polydistill.training.devices import leave, rejoin
-from polydistill.training.evaluate import ALL, Evaluation, evaluate, weighted_mean
-from polydistill.training.gathered import whole_student
-from polydistill.training.order_check import check_order
+from polydistill.training.partial import served_says
 from polydistill.training.placement import ShardedTeacher
-from polydistill.training.progress import ProgressCallback
-from polydistill.training.recorder import Recorder, constraint_records
-from polydistill.training.served import served_says
-from polydistill.training.severity import says_of, shares
 from polydistill.training.step import listen_to
 from polydistill.training.taught import Taught
 

@@ -13,20 +13,20 @@ from trl import SFTConfig
 
 from polydistill import signals, weighting
 from polydistill.cache import Cache, CachedTeacher
+from polydistill.config import run as c
+from polydistill.config import safety as config_safety
+from polydistill.config.file import ConfigError
+from polydistill.config.served import ServedTeacherConfig
+from polydistill.data.load import load_data
 from polydistill.objective import Divergence
+from polydistill.run.build_on_policy import SAMPLED, distillation_config
+from polydistill.run.build_safety import build_constraints, build_severity
 from polydistill.safety import Order, Ordered, Tilt, Veto, scores_of
 from polydistill.teachers import LocalTeacher, Teacher
 from polydistill.teachers.served import Patience, ServedTeacher
-from polydistill.training import config as c
-from polydistill.training import config_safety
-from polydistill.training.build_on_policy import SAMPLED, distillation_config
-from polydistill.training.build_safety import build_constraints, build_severity
-from polydistill.training.config_file import ConfigError
-from polydistill.training.config_served import ServedTeacherConfig
-from polydistill.training.data import load_data
 from polydistill.training.drawing import refuse_biased
-from polydistill.training.gradient import AcrossTeachers
-from polydistill.training.groups import AcrossGroups, Critical, Labels
+from polydistill.training.gradient.across_groups import AcrossGroups, Critical, Labels
+from polydistill.training.gradient.across_teachers import AcrossTeachers
 from polydistill.training.off_policy import PolyDistillTrainer
 from polydistill.training.on_policy import OnPolicyPolyDistillTrainer
 from polydistill.training.placement import Copied, Offloaded, Sharded

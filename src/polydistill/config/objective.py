@@ -4,6 +4,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
+from polydistill.config.section import Section
 from polydistill.objective import (
     JSD,
     AdaptiveKL,
@@ -20,7 +21,6 @@ from polydistill.objective import (
     TopKForwardKL,
     TotalVariation,
 )
-from polydistill.training.section import Section
 
 Sampled = Literal["sampled_log_pool", "sampled_linear_pool"]
 Summed = Literal["forward_kl", "reverse_kl", "alpha", "mixed", "jeffreys", "adaptive_kl", "top_k_forward_kl"]

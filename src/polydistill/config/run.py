@@ -5,11 +5,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
-from polydistill.training.config_cache import CacheConfig
-from polydistill.training.config_objective import ObjectiveConfig
-from polydistill.training.config_safety import AnySafety
-from polydistill.training.config_served import ServedTeacherConfig
-from polydistill.training.section import Section
+from polydistill.config.cache import CacheConfig
+from polydistill.config.objective import ObjectiveConfig
+from polydistill.config.safety import AnySafety
+from polydistill.config.section import Section
+from polydistill.config.served import ServedTeacherConfig
 
 
 class ModelConfig(Section):

@@ -15,16 +15,16 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from polydistill.config.file import ConfigError
+from polydistill.config.run import ObjectiveConfig, RunConfig
+from polydistill.config.safety import GeneratedRateConfig, OrderSection, UnsafeMassConfig
 from polydistill.logprobs import logits_of
+from polydistill.run.build import build_trainer
+from polydistill.run.build_safety import forbidden_of
 from polydistill.safety import Forbidden, GeneratedRate
+from polydistill.safety.constrained import student_writer
 from polydistill.safety.measures import prefixes, unsafe_mass
 from polydistill.teachers import LocalTeacher, TeacherSource
-from polydistill.training.build import build_trainer
-from polydistill.training.build_safety import forbidden_of
-from polydistill.training.config import ObjectiveConfig, RunConfig
-from polydistill.training.config_file import ConfigError
-from polydistill.training.config_safety import GeneratedRateConfig, OrderSection, UnsafeMassConfig
-from polydistill.training.constrained import student_writer
 from polydistill.training.off_policy import PolyDistillTrainer
 from polydistill.training.step import Batch
 

@@ -12,15 +12,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import torch
-import xxhash
 from datasets import Dataset
 from datasets.fingerprint import Hasher
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
-from transformers import pipeline
 
-from polydistill.training.context import DataError
+from polydistill.data.context import DataError
 
 COLUMN = "severity"
 """Column that the collator reads: a number, or a list with one number per token."""
@@ -139,37 +136,6 @@ def read_rules(path: str | Path, along: bool = False) -> FromRules:
     if not isinstance(entries, list) or not entries:
         raise DataError(f"severity rules: {path} must hold a list of rules, each with `pattern` or `words`")
     return FromRules(tuple(_rule(entry, path, number) for number, entry in enumerate(entries, 1)), along)
-
-
-def text_classifier(model: str, label: str, batch_size: int = 16) -> FromClassifier:
-    """Any Transformers text-classification model, local or from the hub.
-
-    Raises:
-        DataError: it cannot be loaded, or has no such label.
-    """
-    try:
-        run: Any = pipeline("text-classification", model=model, top_k=None)
-    except (OSError, ValueError) as error:
-        raise DataError(f"severity classifier {model!r} could not be loaded: {str(error).splitlines()[0]}") from error
-    labels = list(run.model.config.id2label.values())
-    if label not in labels:
-        raise DataError(f"severity classifier {model!r} has no label {label!r}; it has {', '.join(labels)}")
-
-    def classify(texts: list[str]) -> list[float]:
-        scores = run(texts, batch_size=batch_size, truncation=True)
-        return [next(entry["score"] for entry in row if entry["label"] == label) for row in scores]
-
-    return FromClassifier(classify, f"{label}:{_content(run.model, run.tokenizer)}")
-
-
-def _content(model: Any, tokenizer: Any) -> str:
-    """Hash of weights, configuration and vocabulary: a model trained again under its old name is another one."""
-    digest = xxhash.xxh3_64(model.config.to_json_string().encode())
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    digest.update(repr(sorted(tokenizer.get_vocab().items())).encode())
-    return digest.hexdigest()
 
 
 def annotate(dataset: Any, source: Source, text_field: str = "text") -> Any:

@@ -15,8 +15,8 @@ from polydistill.guarantee import Guarantee
 from polydistill.pipeline import Pipeline
 from polydistill.records import METRICS, ConstraintRecord, RecordWriter, ResumeRecord, StepRecord
 from polydistill.safety import Verdict, effect
+from polydistill.safety.constrained import Constrained
 from polydistill.teachers.served import TeacherLostError
-from polydistill.training.constrained import Constrained
 from polydistill.training.step import StepOutcome
 from polydistill.training.taught import Taught
 from polydistill.training.watch import unwrapped, whole_elsewhere

@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from polydistill.training.config import TEACHERS, RunConfig, kind_of_teacher
+from polydistill.config.run import TEACHERS, RunConfig, kind_of_teacher
 
 
 class ConfigError(ValueError):
@@ -120,7 +120,8 @@ def _sentence(fault: Any, tree: CommentedMap, path: str | Path, given: set[tuple
 
 def _tagged() -> list[type[BaseModel]]:
     """Sections that are told apart by their `kind`."""
-    from polydistill.training import config, config_safety
+    from polydistill.config import run as config
+    from polydistill.config import safety as config_safety
 
     return [
         member

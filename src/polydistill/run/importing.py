@@ -13,10 +13,10 @@ from transformers import AutoTokenizer
 from polydistill.cache.manifest import Manifest
 from polydistill.cache.published import ImportRefusedError, Layout, Row, Source, import_cache, listed_rows, packed_rows
 from polydistill.cache.teacher import tokenizer_fingerprint
+from polydistill.config.file import ConfigError
+from polydistill.data.context import DataError
+from polydistill.data.load import FORMATS
 from polydistill.teachers.vocabulary import tokens_by_id
-from polydistill.training.config_file import ConfigError
-from polydistill.training.context import DataError
-from polydistill.training.data import FORMATS
 
 
 def import_data(

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from polydistill.training.section import Section
+from polydistill.config.section import Section
 
 
 class ColumnSeverity(Section):

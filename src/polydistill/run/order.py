@@ -15,12 +15,12 @@ from typing import Any
 import torch.distributed as dist
 import xxhash
 
+from polydistill.config.file import ConfigError
+from polydistill.config.run import AnyTeacher, RunConfig
+from polydistill.config.safety import OrderSection, RulesSeverity, UnsafeMassConfig
+from polydistill.data.context import DataError
+from polydistill.run.measure import Measured, inversions, measure_run, measured_data
 from polydistill.safety import scores_of
-from polydistill.training.config import AnyTeacher, RunConfig
-from polydistill.training.config_file import ConfigError
-from polydistill.training.config_safety import OrderSection, RulesSeverity, UnsafeMassConfig
-from polydistill.training.context import DataError
-from polydistill.training.measure import Measured, inversions, measure_run, measured_data
 
 MEASURED = "measured.json"
 """In the folder of a run."""

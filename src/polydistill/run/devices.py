@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from torch import distributed
 
-from polydistill.training.config_file import ConfigError
+from polydistill.config.file import ConfigError
 from polydistill.training.placement import Placement
 
 ADAM = 2

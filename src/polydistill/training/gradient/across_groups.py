@@ -21,7 +21,7 @@ from transformers.utils import logging
 from polydistill.logprobs import Positions, Statistics
 from polydistill.objective import Divergence, ForwardKL, Outcome
 from polydistill.pipeline import Pipeline
-from polydistill.training.gradient import GradientRefusedError, aggregator, seeded
+from polydistill.training.gradient.across_teachers import GradientRefusedError, aggregator, seeded
 
 logger = logging.get_logger(__name__)
 

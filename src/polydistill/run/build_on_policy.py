@@ -4,8 +4,8 @@ from typing import Any
 
 from trl import DistillationConfig
 
-from polydistill.training.config import RunConfig
-from polydistill.training.config_file import ConfigError
+from polydistill.config.file import ConfigError
+from polydistill.config.run import RunConfig
 from polydistill.training.sampled import SampledLinearPool, SampledLogPool
 
 SAMPLED: dict[str, type[SampledLogPool] | type[SampledLinearPool]] = {

@@ -20,12 +20,12 @@ from polydistill.cache.shard import key_of
 from polydistill.cache.store import Fault, read_manifest
 from polydistill.cache.teacher import CachedTeacher, tokenizer_fingerprint
 from polydistill.cache.verify import Compared, compare
+from polydistill.config import run as c
+from polydistill.config.file import ConfigError
 from polydistill.logprobs import UNKNOWN
+from polydistill.run.build import build_student, build_teachers, build_trainer
 from polydistill.teachers import LocalTeacher, Teacher, TeacherUnavailableError
 from polydistill.teachers.vocabulary import tokens_by_id
-from polydistill.training import config as c
-from polydistill.training.build import build_student, build_teachers, build_trainer
-from polydistill.training.config_file import ConfigError
 from polydistill.training.taught import Taught
 
 FOLDER = "cache"
