@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-fast check proofs docs pages bench install clean
+.PHONY: demo test test-fast check proofs docs pages bench mutants install clean
 
 demo: $(VENV)/.demo
 	$(BIN)/polydistill demo
@@ -39,6 +39,10 @@ pages: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/objective.py
+
+# Small changes to the code that tests must notice; by hand, takes minutes.
+mutants: $(VENV)/.dev
+	$(BIN)/python tests/mutants.py
 
 install: $(VENV)/.dev
 

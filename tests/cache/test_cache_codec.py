@@ -143,3 +143,16 @@ def test_foreign_bytes_are_refused() -> None:
             assert name
     with pytest.raises(CodecError, match="not the codec of a cache"):
         codec_of(b"nothing of the kind")
+
+
+def test_bits_that_nobody_reads_and_a_background_that_is_not_there_are_refused() -> None:
+    random = np.random.default_rng(0)
+    said, tokens = [Dense(torch.tensor(random.normal(size=(6, 50))).float())], random.integers(0, 50, 7)
+    codec, noted = coded(said, tokens, 50)
+    streams = codec.encode(noted, tokens)
+    streams[STREAMS.index("bits")] += b"\0"
+    with pytest.raises(CodecError, match="bits are left over"):
+        codec.decode(streams, 7)
+    elsewhere = replace(noted, background=np.full_like(noted.background, 3))
+    with pytest.raises(CodecError, match="background 3 is not one of 1"):
+        codec.decode(codec.encode(elsewhere, tokens), 7)

@@ -10,7 +10,7 @@ import torch
 from polydistill.certify import Basis, Certificate, Proofs, certify
 from polydistill.guarantee import Guarantee
 from polydistill.pipeline import Pipeline
-from polydistill.safety import Ordered, Tilt
+from polydistill.safety import Ordered, Tilt, Veto
 from polydistill.signals import Consensus, Entropy, LabelLikelihood, Margin, StudentGap
 from polydistill.weighting import (
     ClippedPosterior,
@@ -171,3 +171,9 @@ def test_the_table_shows_bound_worst_value_and_consequences():
     assert "100%" in text
     assert "no teacher ever weighs less than 6.34% or more than 78.7%" in text
     assert Certificate.from_json(certificate.to_json()) == certificate
+
+
+@pytest.mark.parametrize("safety", [Tilt({"safe": 1}), Veto({"safe": 1})], ids=["tilt", "veto"])
+def test_a_tilt_and_a_veto_claim_the_order_across_contexts(safety):
+    pipeline = Pipeline.of(Uniform(), NAMES, safety=safety)
+    assert certify(pipeline, effort=0.005, proofs=Proofs(frozenset())).finding("O2").basis is Basis.DERIVED

@@ -200,3 +200,22 @@ def test_a_derivation_names_every_rule_and_says_what_is_not_proved():
     assert lines[2] == "  undeclared: own rule; range unbounded nats"
     assert not stack.proved()
     assert calculus.mix(calculus.softmax(2, 1.0, 4.0, "entropy"), 0.1).proved()
+
+
+def test_a_tilt_adds_to_the_severity_modulus_of_what_stands_before_it():
+    before = calculus.isotonic(calculus.softmax(3, 1.0, 2.0, "entropy"), 0.5)
+    assert calculus.tilt(before, 3.0, 0.5).severity_modulus == pytest.approx(2 * 2.0 / 0.5 + 1.5)
+
+
+def test_ordering_by_tier_forgets_a_ceiling_that_it_can_break():
+    boxed = calculus.kl_clip(calculus.static(3, 9.0), 0.1, 0.5)
+    w = isotonic(torch.tensor([[0.4, 0.1, 0.5]], dtype=torch.float64).log(), torch.arange(3.0)).exp().max().item()
+    assert boxed.ceiling == 0.5 < w <= calculus.isotonic(boxed, 0.5).ceiling
+
+
+@pytest.mark.parametrize(("range", "expected"), [(9.0, math.log(5.0)), (0.5, 0.5)])
+def test_kl_clipping_has_the_smaller_of_both_ranges_and_ceilings(range, expected):
+    before = calculus.static(3, range)
+    after = calculus.kl_clip(before, 0.1, 0.5)
+    assert after.range == pytest.approx(expected)
+    assert after.ceiling == min(0.5, before.ceiling)

@@ -8,7 +8,7 @@ import torch
 from trl import SFTConfig
 
 from polydistill import ForwardKL, PolyDistillTrainer, PrefixPosterior, Tilt
-from polydistill.logprobs import Spoken
+from polydistill.logprobs import Positions, Spoken
 from polydistill.safety import Controller, Forbidden, GeneratedRate, KLToTeacher, TaskLoss, UnsafeMass
 from polydistill.safety.constrained import Constrained
 from polydistill.safety.measures import prefixes, unsafe_mass, unsafe_surprise
@@ -228,3 +228,29 @@ def test_names_are_checked_before_any_model_is_loaded():
         UnsafeMass("x", FORBIDDEN, 0.0)
     with pytest.raises(ValueError, match="constraints must have different names"):
         Constrained([TaskLoss("x", "law", 0.1), TaskLoss("x", "tax", 0.1)])
+
+
+def test_a_constraint_holds_at_exactly_its_severity():
+    ids = torch.zeros(3, dtype=torch.int64)
+    at = Positions.of(ids, torch.ones(3, dtype=torch.bool), severity=torch.tensor([0.125, 0.25, 0.5]))
+    for limit in (KLToTeacher("x", "b", 0.05, severity=0.25), UnsafeMass("x", FORBIDDEN, 0.01, severity=0.25)):
+        assert limit.select(at).tolist() == [False, True, True]
+
+
+def test_the_last_token_of_a_document_does_not_predict_the_next_ones_first():
+    ids = torch.tensor([[5, 6, 7, 8]])
+    batch = Batch(ids, torch.ones_like(ids), ids, document_start=torch.tensor([[0, 0, 1, 0]]))
+    rows, positions = batch.positions(True)
+    assert rows.tolist() == [0, 2]
+    assert positions.target.tolist() == [6, 8]
+
+
+def test_the_penalty_is_added_to_the_loss_as_it_is():
+    from polydistill import Pipeline
+
+    teachers, student, batch = [LocalTeacher("a", models.llama(0))], models.llama(7), batch_of(0, 2)
+    pipeline = Pipeline.of(PrefixPosterior(0.05), ("a",), ("code", "maths"))
+    hidden = last_hidden_state(student, input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+    given = (hidden, head_of(student), teachers, batch, pipeline, ForwardKL())
+    plain, pressed = step(*given), step(*given, penalty=lambda hidden, *rest: hidden.new_tensor(7.0))
+    assert float((pressed.loss - plain.loss).detach()) == pytest.approx(7.0, rel=1e-4)
