@@ -9,7 +9,7 @@ import torch
 from runs import PLAIN, losses, trainer, weights
 
 from polydistill import Entropy, ForwardKL, Ordered, Pipeline, ReverseKL, Softmax, Tilt, Uniform
-from polydistill.certify import certify
+from polydistill.certification import certify
 from polydistill.logprobs import Head, Positions, Spoken, Statistics
 from polydistill.objective import distil
 from polydistill.training import gradient as module
