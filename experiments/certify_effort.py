@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from polydistill import __version__
-from polydistill.certify import Certificate, certify
+from polydistill.certification import Certificate, certify
 from polydistill.pipeline import Pipeline
 from polydistill.safety import Ordered, Tilt, Veto
 from polydistill.signals import Consensus, Entropy, LabelLikelihood, Margin, StudentGap

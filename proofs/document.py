@@ -10,7 +10,7 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-import polydistill.certify  # noqa: F401  imports every room that makes rules
+import polydistill.certification  # noqa: F401  imports every room that makes rules
 from polydistill import guarantee
 from polydistill.guarantee import Rule
 from polydistill.theory import STATEMENTS

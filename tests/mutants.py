@@ -69,7 +69,7 @@ MUTATIONS = [
     Mutation("commit of a power", "self.base.commit()", "pass", "tests/weighting/test_state.py"),
     Mutation(
         "bisection", "lower = hilbert(first, between) >= hilbert", "lower = hilbert(first, between) < hilbert",
-        "tests/certify/test_search.py",
+        "tests/certification/test_search.py",
     ),
 ]  # fmt: skip
 

@@ -36,18 +36,17 @@ _HOMES = {
     "polydistill.safety": ("Ordered", "Tilt", "Veto"),
     "polydistill.objective": ("ForwardKL", "ReverseKL"),
     "polydistill.pipeline": ("Pipeline",),
+    "polydistill.certification": ("certify",),
     "polydistill.teachers": ("LocalTeacher",),
     "polydistill.teachers.served": ("ServedTeacher",),
     "polydistill.training": ("PolyDistillTrainer", "OnPolicyPolyDistillTrainer"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = ["__version__", "certify", *_HOME_OF]
+__all__ = ["__version__", *_HOME_OF]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "certify":  # a room that is also a function: polydistill.certify(operator)
-        return importlib.import_module("polydistill.certify")
     if name not in _HOME_OF:
         raise AttributeError(f"module 'polydistill' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME_OF[name]), name)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from polydistill.axioms import O1, O2, B
-from polydistill.certify import certify
-from polydistill.certify.certificate import Basis
+from polydistill.certification import certify
+from polydistill.certification.certificate import Basis
 from polydistill.diagnostics import summarise
 from polydistill.guarantee import softmax
 from polydistill.logprobs import Positions, Statistics

@@ -8,8 +8,8 @@ import models
 import pytest
 import torch
 
-from polydistill.certify import certify
-from polydistill.certify.certificate import Basis
+from polydistill.certification import certify
+from polydistill.certification.certificate import Basis
 from polydistill.config.file import ConfigError, load_config
 from polydistill.pipeline import Pipeline
 from polydistill.records import METRICS, read_metrics

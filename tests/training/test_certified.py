@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from polydistill import Entropy, Hedge, Pipeline, Softmax, StudentGap
-from polydistill.certify import Certificate
+from polydistill.certification import Certificate
 from polydistill.report.folder import read_run
 from polydistill.report.tables import certified
 from polydistill.run.certificates import FIXED, NOT_TRAINED, TRAINED, certify_learned, write_certificate

@@ -9,11 +9,10 @@ import torch
 from runs import PLAIN, losses, trainer, weights
 
 from polydistill import Entropy, ForwardKL, Ordered, Pipeline, ReverseKL, Softmax, Tilt, Uniform
-from polydistill.certify import certify
+from polydistill.certification import certify
 from polydistill.logprobs import Head, Positions, Spoken, Statistics
 from polydistill.objective import distil
 from polydistill.run.recorder import Recorder
-from polydistill.training.gradient import across_teachers as module
 from polydistill.training.gradient.across_teachers import (
     METHODS,
     AcrossTeachers,
@@ -23,6 +22,7 @@ from polydistill.training.gradient.across_teachers import (
     factor_of,
     logit_gramian,
 )
+from polydistill.training.gradient.across_teachers import across_teachers as module
 from polydistill.weighting import GradientFactor
 
 pytest.importorskip("torchjd")

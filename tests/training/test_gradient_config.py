@@ -5,7 +5,7 @@ import json
 import models
 import pytest
 
-from polydistill.certify import Certificate
+from polydistill.certification import Certificate
 from polydistill.cli.main import _pipeline_of
 from polydistill.config.file import ConfigError, dump_config
 from polydistill.config.run import RunConfig

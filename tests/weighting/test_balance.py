@@ -4,7 +4,7 @@ import cases
 import pytest
 import torch
 
-from polydistill.certify import certify
+from polydistill.certification import certify
 from polydistill.logprobs import Positions, Statistics
 from polydistill.signals import Entropy
 from polydistill.simplex import power

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polydistill.axioms import B, C, D, U
-from polydistill.certify import certify
+from polydistill.certification import certify
 from polydistill.signals import Entropy
 from polydistill.simplex import mix
 from polydistill.weighting import CloneRobust, Softmax

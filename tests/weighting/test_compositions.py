@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polydistill.axioms import B, C
-from polydistill.certify import certify
+from polydistill.certification import certify
 from polydistill.signals import Entropy, Margin
 from polydistill.weighting import (
     ConvexSum,

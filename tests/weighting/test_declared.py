@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from polydistill.certify import Basis, Driven, certify
+from polydistill.certification import Basis, Driven, certify
 from polydistill.pipeline import Pipeline
 from polydistill.signals import Entropy, StudentGap
 from polydistill.weighting import (

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polydistill.axioms import B, C, E, M, U, X
-from polydistill.certify import certify
+from polydistill.certification import certify
 from polydistill.logprobs import Positions, Statistics
 from polydistill.signals import Entropy, LabelLikelihood, Margin
 from polydistill.weighting import Gate

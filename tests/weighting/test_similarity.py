@@ -4,7 +4,7 @@ import cases
 import pytest
 import torch
 
-from polydistill.certify import certify
+from polydistill.certification import certify
 from polydistill.weighting import Similarity
 
 EMBEDDING = torch.randn(32, 5, generator=torch.Generator().manual_seed(1))

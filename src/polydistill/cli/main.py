@@ -193,8 +193,8 @@ def certify(
 
     import torch
 
-    from polydistill.certify import certify as certified
-    from polydistill.certify import table
+    from polydistill.certification import certify as certified
+    from polydistill.certification import table
     from polydistill.config.file import ConfigError
 
     if published:
@@ -339,7 +339,7 @@ def _order_known(path: str) -> list[str]:
 
 
 def _certify_published(seed: int, effort: float, json_file: Path | None) -> None:
-    from polydistill.certify.published import certify_published
+    from polydistill.certification.published import certify_published
 
     found = certify_published(seed=seed, effort=effort)
     console.print(found.to_markdown(), highlight=False, markup=False, soft_wrap=True)

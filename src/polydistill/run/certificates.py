@@ -4,7 +4,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from polydistill.certify import Certificate, certify
+from polydistill.certification import Certificate, certify
 from polydistill.pipeline import Pipeline
 from polydistill.records import BEFORE, CERTIFICATE
 

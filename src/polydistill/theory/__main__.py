@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from polydistill.certify.published import certify_published
+from polydistill.certification.published import certify_published
 from polydistill.theory import document
 
 PLACE = "<!-- published rules -->"

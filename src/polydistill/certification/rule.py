@@ -196,4 +196,4 @@ def source_of(rule: FunctionRule, domain: tuple[float, float] = (-math.inf, math
             define = inspect.cleandoc("\n" + inspect.getsource(function))
         except (OSError, TypeError):
             define = f"# {name} = the function under test"
-    return f"{define}\nfrom polydistill.certify import rule_of\nrule = rule_of({name}{keep}{level})"
+    return f"{define}\nfrom polydistill.certification import rule_of\nrule = rule_of({name}{keep}{level})"

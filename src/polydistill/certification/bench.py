@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from polydistill.axioms import Rule
-from polydistill.certify import driven as drive
-from polydistill.certify import rule as function_rule
-from polydistill.certify.driven import Driven, DrivenSequence
-from polydistill.certify.rule import FunctionRule
+from polydistill.certification import driven as drive
+from polydistill.certification import rule as function_rule
+from polydistill.certification.driven import Driven, DrivenSequence
+from polydistill.certification.rule import FunctionRule
 from polydistill.guarantee import Guarantee, Modulus
 from polydistill.logprobs import UNKNOWN
 from polydistill.pipeline import Pipeline
@@ -214,7 +214,7 @@ def _pipeline_bench(driven: Driven, promise: Guarantee, critical: float | None) 
             return None
         route = UNKNOWN if driven.teacher == UNKNOWN else list(order).index(driven.teacher)
         define = (
-            "from dataclasses import replace\nfrom polydistill.certify.driven import renamed\n"
+            "from dataclasses import replace\nfrom polydistill.certification.driven import renamed\n"
             f"permuted_rule = replace(rule, pipeline=renamed(rule.pipeline, {others}), teacher={route})"
         )
         return guarded(replace(driven, pipeline=other, teacher=route)), define
@@ -234,7 +234,7 @@ def _pipeline_bench(driven: Driven, promise: Guarantee, critical: float | None) 
         scale,
         guarded(sequence),
         (sequence.channels, len(names)),
-        f"from polydistill.certify.driven import DrivenSequence\nrule = DrivenSequence(rule, {task})",
+        f"from polydistill.certification.driven import DrivenSequence\nrule = DrivenSequence(rule, {task})",
         task,
         (*range(driven.prefix), *oriented),
         drive.source_of(driven),

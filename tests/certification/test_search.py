@@ -1,6 +1,6 @@
 import torch
 
-from polydistill.certify.search import jumps
+from polydistill.certification.search import jumps
 
 
 def test_bisection_closes_in_on_the_jump():

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 
 from polydistill.axioms import AXIOMS
-from polydistill.certify.certificate import Certificate
-from polydistill.certify.run import certify
+from polydistill.certification.certificate import Certificate
+from polydistill.certification.run import certify
 from polydistill.weighting.published import PUBLISHED, Published, vocabulary_gate
 
 SIZES = (2, 3, 5, 1)

@@ -9,13 +9,13 @@ import torch
 
 from polydistill import __version__
 from polydistill.axioms import AXIOMS
-from polydistill.certify import attack, sampling
-from polydistill.certify.attack import Attack, Means
-from polydistill.certify.bench import Bench, function_benches, pipeline_benches
-from polydistill.certify.certificate import Basis, Certificate, Finding
-from polydistill.certify.driven import as_pipeline
-from polydistill.certify.proofs import Proofs
-from polydistill.certify.rule import rule_of, title
+from polydistill.certification import attack, sampling
+from polydistill.certification.attack import Attack, Means
+from polydistill.certification.bench import Bench, function_benches, pipeline_benches
+from polydistill.certification.certificate import Basis, Certificate, Finding
+from polydistill.certification.driven import as_pipeline
+from polydistill.certification.proofs import Proofs
+from polydistill.certification.rule import rule_of, title
 from polydistill.pipeline import Pipeline
 from polydistill.safety import Ordered, Tilt, Veto
 from polydistill.signals import Signal

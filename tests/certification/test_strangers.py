@@ -8,7 +8,7 @@ import pytest
 import strangers
 import torch
 
-from polydistill.certify import Certificate, certify
+from polydistill.certification import Certificate, certify
 
 
 def printed_by(lines):

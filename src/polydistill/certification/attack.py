@@ -11,9 +11,9 @@ from torch import Generator, Tensor
 
 from polydistill.axioms import AXIOMS, Axiom, Witness, evidence_distance
 from polydistill.axioms.law import Rule
-from polydistill.certify import sampling
-from polydistill.certify.bench import Bench
-from polydistill.certify.search import Objective, ascend, climb, jumps, worth
+from polydistill.certification import sampling
+from polydistill.certification.bench import Bench
+from polydistill.certification.search import Objective, ascend, climb, jumps, worth
 from polydistill.simplex import hilbert
 
 STEEP = 1e3

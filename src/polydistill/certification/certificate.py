@@ -158,7 +158,7 @@ class Certificate:
         return cls(**{**keep, "findings": findings})
 
     def __str__(self) -> str:
-        from polydistill.certify.table import rendered
+        from polydistill.certification.table import rendered
 
         return rendered(self)
 

@@ -194,7 +194,7 @@ def source_of(driven: Driven) -> str:
         f"safety={pipeline.safety!r})"
     )
     imports = [
-        "from polydistill.certify import Driven",
+        "from polydistill.certification import Driven",
         "from polydistill.pipeline import Pipeline",
         "from polydistill.safety import *",
         "from polydistill.signals import *",

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from polydistill.certify import Basis, Certificate, Proofs, certify
+from polydistill.certification import Basis, Certificate, Proofs, certify
 from polydistill.guarantee import Guarantee
 from polydistill.pipeline import Pipeline
 from polydistill.safety import Ordered, Tilt, Veto

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from polydistill.axioms import AXIOMS
-from polydistill.certify.certificate import Basis, Certificate, Finding
+from polydistill.certification.certificate import Basis, Certificate, Finding
 
 STYLE = {Basis.PROVED: "bold green", Basis.DERIVED: "green", Basis.DECLARED: "default", Basis.NONE: "default"}
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from polydistill.certify import certify, certify_published
-from polydistill.certify.published import SIZES
+from polydistill.certification import certify, certify_published
+from polydistill.certification.published import SIZES
 from polydistill.weighting.published import PUBLISHED, vocabulary_gate
 
 
