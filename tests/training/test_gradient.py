@@ -13,6 +13,7 @@ from polydistill.certification import certify
 from polydistill.logprobs import Head, Positions, Spoken, Statistics
 from polydistill.objective import distil
 from polydistill.run.recorder import Recorder
+from polydistill.training.gradient import across_teachers as module
 from polydistill.training.gradient.across_teachers import (
     METHODS,
     AcrossTeachers,
@@ -22,7 +23,6 @@ from polydistill.training.gradient.across_teachers import (
     factor_of,
     logit_gramian,
 )
-from polydistill.training.gradient.across_teachers import across_teachers as module
 from polydistill.weighting import GradientFactor
 
 pytest.importorskip("torchjd")
