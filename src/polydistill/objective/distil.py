@@ -42,8 +42,6 @@ class Outcome:
         count: number of those positions.
         log_w: weights per position; on positions without loss what the stack said there.
         divergence: `sum_k w_k D(p_k, q)` per position, nats, 0 without loss.
-        price: derivative of `divergence` with respect to each weight, which for a sum over teachers is the divergence
-            of that teacher; nats, 0 without loss; None unless asked for.
         cross_entropy: of the label under the student per position, nats, 0 without loss.
         statistics: of all positions, on the student's device.
         seconds: wall-clock time by part: `teacher heads`, `signals and weights`, `student head and loss`; on CUDA these
@@ -57,7 +55,6 @@ class Outcome:
     cross_entropy: Float[Tensor, " N"]
     statistics: Statistics
     seconds: dict[str, float]
-    price: Float[Tensor, "N K"] | None = None
 
 
 def distil(
@@ -70,8 +67,6 @@ def distil(
     *,
     needs: frozenset[str] = frozenset(),
     loss_bytes: int | None = None,
-    with_price: bool = False,
-    learn_weights: bool = False,
 ) -> Outcome:
     """Sum over positions with loss of `(1 - ce) sum_k w_k D(p_k, q) + ce * cross-entropy`.
 
@@ -80,7 +75,7 @@ def distil(
         log_p = stack([log_softmax(teacher.head.logits(teacher.hidden)) for teacher in spoken])
         loss = divergence of softmax(head.logits(hidden)) from log_p under decide(statistics of log_p)
 
-    with the weights held constant: no gradient flows into `decide` unless `learn_weights` says so.
+    with the weights held constant: no gradient flows into `decide`.
 
     Args:
         hidden: student's last hidden states, sequence-major.
@@ -92,9 +87,6 @@ def distil(
         divergence: `ForwardKL`, `ReverseKL` or another of the family.
         needs: statistics to measure (`needs` of the bound stack).
         loss_bytes: byte budget of a chunk; by device when None.
-        with_price: also return every teacher's price.
-        learn_weights: let gradients flow into the parameters that `decide` reads: `d loss / d log w_k` is
-            `mass w_k price_k`. The statistics themselves stay constants.
 
     Raises:
         ValueError: shapes or vocabularies differ, or an unknown statistic is asked for.
@@ -109,7 +101,6 @@ def distil(
     # Of each teacher, of the one that speaks, of a student that signals read, and on a GPU of the gradient.
     blocks = len(spoken) + 1 + bool(needs & OF_STUDENT) + (device != "cpu")
     run = _Run(head, spoken, positions, decide, divergence, needs, _rows(hidden, head, blocks, loss_bytes))
-    run.with_price, run.learns = with_price or learn_weights, learn_weights and torch.is_grad_enabled()
     # Autocast acts on matrix products, and einsum is one: entropies and losses would be summed in 8 bits.
     with torch.autocast(device, enabled=False):
         if keeps_gradient:
@@ -117,7 +108,7 @@ def distil(
         else:
             with torch.no_grad():
                 loss = run.forward(hidden, False, False, False)[0]
-        return run.outcome(loss + run.through_weights() if run.learns else loss)
+        return run.outcome(loss)
 
 
 def _validate(
@@ -169,9 +160,6 @@ class _Run:
     ) -> None:
         self.head, self.spoken, self.positions, self.decide = head, spoken, positions, decide
         self.divergence, self.needs, self.rows = divergence, needs, rows
-        self.with_price = self.learns = False
-        self.prices: list[Tensor] = []
-        self.felt: list[Tensor] = []
         self.log_w: list[Tensor] = []
         self.point: list[tuple[Tensor, Tensor]] = []
         self.chunks: list[Statistics] = []
@@ -217,13 +205,12 @@ class _Run:
                 clock = self._spend("student head and loss", clock)
             heard = listener.listen(positions, taken, local, like, None if log_z is None else logits)
             clock = self._spend("teacher heads", clock)
-            with torch.set_grad_enabled(self.learns):
-                felt, carry = self.decide(heard.statistics, carry)
-            log_w = felt.detach()
+            with torch.no_grad():
+                log_w, carry = self.decide(heard.statistics, carry)
             clock = self._spend("signals and weights", clock)
             if not compares:  # in the storage where the teachers spoke: what is written again and again stays in cache
                 self._student(engine, student, logits, taken)
-            divergence, cross_entropy, price = self._pull(
+            divergence, cross_entropy = self._pull(
                 engine, logits, log_z, heard, log_w[local], positions.target[local], wants_gradient, gradient
             )
             self._refuse_student(divergence + cross_entropy, logits, taken)
@@ -234,10 +221,6 @@ class _Run:
             self.chunks.append(heard.statistics)
             self.log_w.append(log_w)
             whole = len(positions)
-            if self.with_price:
-                self.prices.append(scatter(price, local, whole))
-            if self.learns:
-                self.felt.append(felt)
             self.point.append((scatter(divergence, local, whole), scatter(cross_entropy, local, whole)))
         give_back(held, storage, *([scratch] if compares else []))
         return loss.to(exact), made.hidden, made.weight, made.bias
@@ -276,7 +259,7 @@ class _Run:
         with_gradient: bool,
         gradient: Float[Tensor, "R V"],
     ) -> tuple[Tensor, ...]:
-        """Divergence, cross-entropy, price; writes the gradient with respect to the head's product."""
+        """Divergence and cross-entropy; writes the gradient with respect to the head's product."""
 
         def one(tile: Tile) -> tuple[Tensor, ...]:
             rows = tile.rows
@@ -293,7 +276,6 @@ class _Run:
                 log_w[rows],
                 label[rows],
                 with_gradient,
-                self.with_price,
                 gradient[rows],
             )
             return found
@@ -327,18 +309,7 @@ class _Run:
             cross_entropy=torch.cat([c for _, c in self.point]),
             statistics=Statistics(positions=self.positions, **merged),
             seconds=self.seconds,
-            price=torch.cat(self.prices) if self.with_price else None,
         )
-
-    def through_weights(self) -> Float[Tensor, ""]:
-        """0, with the gradient of the loss with respect to the log-weights of every position."""
-        if not self.felt:
-            return torch.zeros(())
-        log_w, held = torch.cat(self.felt), torch.cat(self.log_w)
-        active = held > -math.inf
-        slope = self.divergence.mass * held.exp() * torch.cat(self.prices).to(held)
-        moved = torch.where(active, log_w, 0.0) - torch.where(active, held, 0.0)
-        return (torch.where(active, slope, 0.0) * moved).sum()
 
     def _nothing(self, loss: Tensor) -> Outcome:
         """Of a batch without a single position: the loss is 0, its gradient too, and nothing was noticed."""

@@ -26,14 +26,11 @@ class PointLoss:
         divergence: `sum_k w_k D(p_k, q)`, nats.
         cross_entropy: of the label under the student at temperature 1, nats.
         gradient: of `(1 - ce) scale divergence + ce cross_entropy` with respect to the logits; None without gradients.
-        price: derivative of `divergence` with respect to `w_k`, nats: what listening to teacher k costs. None unless
-            asked for.
     """
 
     divergence: Float[Tensor, " n"]
     cross_entropy: Float[Tensor, " n"]
     gradient: Float[Tensor, "n V"] | None
-    price: Float[Tensor, "n K"] | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,6 @@ class Divergence:
         log_w: Float[Tensor, "n K"],
         label: Int[Tensor, " n"],
         with_gradient: bool,
-        with_price: bool = False,
         log_t: Float[Tensor, "n K"] | None = None,
     ) -> PointLoss:
         """Values and gradients; nothing that is given is overwritten.
@@ -88,7 +84,6 @@ class Divergence:
             log_w: weights.
             label: next token.
             with_gradient: compute the gradient too.
-            with_price: compute the price of every teacher too.
             log_t: log-normaliser of what is kept, where it is not normalised.
         """
         raise TypeError(f"{type(self).__name__} does not say how to compare")
@@ -114,7 +109,6 @@ class ForwardKL(Divergence):
         log_w: Float[Tensor, "n K"],
         label: Int[Tensor, " n"],
         with_gradient: bool,
-        with_price: bool = False,
         log_t: Float[Tensor, "n K"] | None = None,
     ) -> PointLoss:
         """Values and gradients, see `Divergence.evaluate`."""
@@ -122,18 +116,14 @@ class ForwardKL(Divergence):
         pool = linear_pool(kept, weights if log_t is None else (log_w - log_t).exp())
         log_q, tempered, cross_entropy = student(logits, label, self.temperature)
         divergence = -(pool * tempered).sum(-1) - (weights * entropy).sum(-1)
-        price = None
-        if with_price:
-            crossed = torch.stack([-(p * tempered).sum(-1) for p in kept], -1)
-            price = (crossed if log_t is None else crossed * (-log_t).exp()) - entropy
         if not with_gradient:
-            return PointLoss(divergence, cross_entropy, None, price)
+            return PointLoss(divergence, cross_entropy, None)
         if self.temperature == 1.0:  # mass + ce = 1: both divergence and cross-entropy pull towards q
             gradient = less_at(label, self.ce, raised(log_q).sub_(pool, alpha=self.mass))
         else:
             gradient = raised(tempered).sub_(pool).mul_(self.mass / self.temperature)
             gradient = with_cross_entropy(gradient, log_q, label, self.ce)
-        return PointLoss(divergence, cross_entropy, gradient, price)
+        return PointLoss(divergence, cross_entropy, gradient)
 
 
 @dataclass(frozen=True)
@@ -150,7 +140,6 @@ class ReverseKL(Divergence):
         log_w: Float[Tensor, "n K"],
         label: Int[Tensor, " n"],
         with_gradient: bool,
-        with_price: bool = False,
         log_t: Float[Tensor, "n K"] | None = None,
     ) -> PointLoss:
         """Values and gradients, as for `ForwardKL`; `entropy` is not used."""
@@ -161,15 +150,11 @@ class ReverseKL(Divergence):
         q = raised(tempered)
         excess = tempered - pooled  # log q - sum_k w_k log p_k
         divergence = (q * excess).sum(-1)
-        price = None
-        if with_price:
-            price = torch.stack([(q * (tempered - log_p)).sum(-1) for log_p in kept], -1)
-            price = price if log_t is None else price + log_t
         if not with_gradient:
-            return PointLoss(divergence, cross_entropy, None, price)
+            return PointLoss(divergence, cross_entropy, None)
         gradient = excess.sub_(divergence[:, None]).mul_(q).mul_(self.mass / self.temperature)
         gradient = with_cross_entropy(gradient, log_q, label, self.ce)
-        return PointLoss(divergence, cross_entropy, gradient, price)
+        return PointLoss(divergence, cross_entropy, gradient)
 
 
 def linear_pool(kept: Float[Tensor, "K n V"], weights: Float[Tensor, "n K"]) -> Float[Tensor, "n V"]:

@@ -53,10 +53,9 @@ def pull(
     log_w: Float[Tensor, "n K"],
     label: Int[Tensor, " n"],
     with_gradient: bool,
-    with_price: bool,
     gradient: Float[Tensor, "n V"],
-) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, "n _"]]:
-    """Divergence, cross-entropy and prices of a tile.
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """Divergence and cross-entropy of a tile.
 
     Args:
         divergence: what we learn.
@@ -69,7 +68,6 @@ def pull(
         log_w: weights.
         label: next tokens.
         with_gradient: compute the gradient too.
-        with_price: compute the prices too; no columns otherwise.
         gradient: where the gradient with respect to `h W^T + b` is written.
     """
     scale, softcap = shaping
@@ -77,12 +75,11 @@ def pull(
     if with_gradient and softcap is not None:
         raw = logits if log_z is None else logits + log_z[:, None]
         slope = 1.0 - (raw / softcap) ** 2
-    point = divergence.evaluate(logits, kept, entropy, log_w, label, with_gradient, with_price, log_t)
+    point = divergence.evaluate(logits, kept, entropy, log_w, label, with_gradient, log_t)
     if point.gradient is not None:
         if slope is not None:
             point.gradient.mul_(slope)
         if scale != 1.0:
             point.gradient.mul_(scale)
         gradient.copy_(point.gradient)
-    price = entropy[:, :0] if point.price is None else point.price
-    return point.divergence, point.cross_entropy, price
+    return point.divergence, point.cross_entropy
