@@ -19,7 +19,6 @@ from polydistill.safety import Order
 from polydistill.teachers import LocalTeacher, Teachers, named_teachers
 from polydistill.training.constrained import Constrained
 from polydistill.training.context import COLUMNS, ContextCollator, refuse_empty, refuse_masked, task_names
-from polydistill.training.drawing import refuse_biased
 from polydistill.training.gradient import AcrossTeachers, factor_of, said_of
 from polydistill.training.groups import AcrossGroups, Rows, refuse_unfit
 from polydistill.training.placement import Placement
@@ -30,12 +29,6 @@ from polydistill.training.taught import Observer, Taught
 from polydistill.weighting import Operator
 
 logger = logging.get_logger(__name__)
-
-ON_AVERAGE = (
-    "with drop_teachers the safety order and the floor hold for the weights that teachers are drawn from, and so on "
-    "average; a single position hears only the teachers that were drawn for it"
-)
-"""What drawing teachers leaves of promises about weights."""
 
 
 class PolyDistillTrainer(Taught, SFTTrainer):
@@ -59,7 +52,7 @@ class PolyDistillTrainer(Taught, SFTTrainer):
         observers: functions called on every training batch, e.g. diagnostics.
         placement: `Copied()` (a copy of every teacher on each rank), `Sharded()` or `Offloaded()`.
         gradient: `AcrossTeachers` or `AcrossGroups`: what an aggregator of torchjd makes of conflicting gradients.
-        drop_teachers: teachers per position, drawn by weight so that the gradient is right on average; None keeps all.
+        skip_below: teachers of at most this total weight need not run (T5); 0 skips exact zeros only, None nothing.
         **kwargs: as for `SFTTrainer` (`train_dataset`, `eval_dataset`, `processing_class`, `callbacks`, ...).
 
     Raises:
@@ -88,7 +81,7 @@ class PolyDistillTrainer(Taught, SFTTrainer):
         observers: Sequence[Observer] = (),
         placement: Placement | None = None,
         gradient: AcrossTeachers | AcrossGroups | None = None,
-        drop_teachers: int | None = None,
+        skip_below: float | None = 0.0,
         **kwargs: Any,
     ) -> None:
         args = SFTConfig("polydistill-run") if args is None else args
@@ -110,14 +103,8 @@ class PolyDistillTrainer(Taught, SFTTrainer):
                 )
         names = tuple(teacher.name for teacher in local)
         self._bind(local, weighting, names, found, floor, safety, constraints, placement, gradient)
-        self.loss_bytes, self.observers, self.draws = loss_bytes, list(observers), drop_teachers
-        if drop_teachers is not None:
-            refuse_biased(self.objective)
-            if drop_teachers < 1:
-                raise ValueError(f"drop_teachers must be at least 1 teacher per position, got {drop_teachers}")
-            if self.pipeline.safety is not None:
-                self.said += (ON_AVERAGE,)
-                logger.warning(ON_AVERAGE)
+        self.loss_bytes, self.observers = loss_bytes, list(observers)
+        self.skip_below = self._skipping(skip_below, isinstance(self.objective, ForwardKL))
         self.rows = Rows(gradient) if isinstance(gradient, AcrossGroups) else None
         super().__init__(model=model, args=args, **kwargs)
         refuse_masked(self.train_dataset, "training")
@@ -155,7 +142,7 @@ class PolyDistillTrainer(Taught, SFTTrainer):
                 penalty=self.constraints.penalty if self.constraints is not None and training else None,
                 loss_bytes=self.loss_bytes,
                 where=f"step {self.state.global_step + 1}" if training else "evaluation",
-                draws=self.draws if training else None,
+                skip_below=self.skip_below,
                 split=split,
                 notice=self._notice if isinstance(self.gradient, AcrossTeachers) and training else None,
             )

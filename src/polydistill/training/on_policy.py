@@ -17,7 +17,7 @@ from polydistill.teachers import Teachers, head_of, named_teachers
 from polydistill.training.constrained import Constrained
 from polydistill.training.context import COLUMNS, ContextCollator, DataError, refuse_empty, task_names
 from polydistill.training.on_policy_data import fixed_ids, fixed_turn, refuse_label_readers, with_prompts
-from polydistill.training.placement import Placement, Sharded
+from polydistill.training.placement import Placement
 from polydistill.training.sampled import Sampled, TokenScorer, refuse_for_sampled, sampled_step, scorers
 from polydistill.training.severity import FromRules, Source, along, annotate
 from polydistill.training.step import IGNORED, Batch, StepOutcome, step
@@ -100,7 +100,8 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
         if self.pipeline.stack.reads_prefix_labels:
             self.pipeline.stack.tag = Tag.DYNAMIC  # the prefix is the student's own text
         self.fixed_share, self.loss_bytes, self.observers = float(fixed_share), loss_bytes, list(observers)
-        self.skip_below = None if isinstance(placement, Sharded) else skip_below
+        linear = isinstance(chosen, ForwardKL | Sampled)
+        self.skip_below = self._skipping(skip_below, linear)
         _refuse_unsupported(self, args, kwargs)
         super().__init__(model=model, teacher_model=None, args=args, **kwargs)
         self._seat(self._tokenizer)
@@ -271,7 +272,7 @@ def _base(student: Any) -> Any:
 def _refuse_unsupported(trainer: OnPolicyPolyDistillTrainer, args: DistillationConfig, kwargs: dict[str, Any]) -> None:
     if not 0.0 <= trainer.fixed_share <= 1.0:
         raise ValueError(f"the share of fixed data (lambda) must lie in [0, 1], got {trainer.fixed_share}")
-    goal, skip = trainer.objective, trainer.skip_below
+    goal = trainer.objective
     if isinstance(goal, Sampled):
         refuse_for_sampled(trainer.pipeline, args, trainer.fixed_share)
         if trainer.constraints is not None:
@@ -283,13 +284,6 @@ def _refuse_unsupported(trainer: OnPolicyPolyDistillTrainer, args: DistillationC
                 f"ce={goal.ce} is a share of cross-entropy on labels, which generated text does not have; use ce=0, or "
                 "mix fixed data in (lambda > 0), on which it then acts"
             )
-        if skip and not isinstance(goal, ForwardKL):
-            raise ValueError(
-                f"skip_below={skip}: a teacher of small weight can move the log pool far (T5), so only exact zeros may "
-                "be skipped there; use 0, or ForwardKL"
-            )
-    if skip is not None and not 0.0 <= skip < 1.0:
-        raise ValueError(f"skip_below is a share of the weight and must lie in [0, 1), got {skip}")
     if args.beta != 1.0:
         raise ValueError(f"beta={args.beta} is trl's way to choose the divergence; use objective= instead")
     if args.use_liger_kernel:

@@ -29,6 +29,32 @@ from polydistill.teachers.served import Lost
 from polydistill.weighting import Operator, Product
 
 
+def skipping(skip_below: float | None, linear: bool, looks_at_all: bool) -> float | None:
+    """What of `skip_below` is done: None, which lets all run, where something else looks at every teacher.
+
+    Args:
+        skip_below: total weight that may be left out; 0 is exact.
+        linear: the target is a linear pool.
+        looks_at_all: constraints, or a gradient modified across teachers.
+
+    Raises:
+        ValueError: weight would be left out where that has no bound.
+    """
+    if skip_below is not None and not 0.0 <= skip_below < 1.0:
+        raise ValueError(f"skip_below is a share of the weight and must lie in [0, 1), got {skip_below}")
+    if skip_below and not linear:
+        raise ValueError(
+            f"skip_below={skip_below}: a teacher of small weight can move the log pool far (T5), so only exact zeros "
+            "may be skipped there; use 0, or ForwardKL"
+        )
+    if skip_below and looks_at_all:
+        raise ValueError(
+            f"skip_below={skip_below}: constraints and a gradient modified across teachers look at every teacher, also "
+            "at those of small weight; use 0"
+        )
+    return None if looks_at_all else skip_below
+
+
 def ceilings(pipeline: Pipeline, positions: Positions) -> Float[Tensor, "N K"] | None:
     """Upper bounds of the weights before any teacher speaks; None where nothing useful is known.
 

@@ -19,7 +19,6 @@ from polydistill.objective import Decide, Divergence, NonFiniteError, Outcome, d
 from polydistill.pipeline import Pipeline
 from polydistill.teachers import TeacherSource
 from polydistill.teachers.served import TeacherLostError
-from polydistill.training.drawing import Drawing
 from polydistill.training.groups import Part, Split
 from polydistill.training.skipping import awake, speak_where_awake, without_lost, without_sleepers
 
@@ -185,7 +184,6 @@ def step(
     loss_bytes: int | None = None,
     where: str = "",
     skip_below: float | None = None,
-    draws: int | None = None,
     split: Split | None = None,
     notice: Notice | None = None,
 ) -> StepOutcome:
@@ -202,8 +200,6 @@ def step(
         loss_bytes: byte budget of a chunk of the objective.
         where: prefix for errors, e.g. `step 12`.
         skip_below: total weight of teachers that may be left out of a sequence, in [0, 1); None runs all of them.
-        draws: teachers per position, drawn by weight; the outcome's weights are those that they were drawn from. None
-            pools all of them.
         split: two groups whose losses are wanted apart.
         notice: called after the objective.
 
@@ -216,23 +212,17 @@ def step(
     runs = None if skip_below is None else awake(pipeline, positions, sequence, len(batch.input_ids), skip_below)
     if runs is not None:
         decide = without_sleepers(decide, runs[sequence])
-    drawing = None
-    if draws is not None:
-        drawing = Drawing.of(pipeline, draws, positions, sequence, len(batch.input_ids))
-        # Constraints and gradients across teachers look at every teacher.
-        runs = drawing.runs(sequence, len(batch.input_ids)) if penalty is None and notice is None else None
     spoken, seconds = listen_to(teachers, batch, rows, runs, may_be_lost=True)
     decide = without_lost(decide, spoken, rows)
     flat = hidden.flatten(0, 1)[rows]
 
     def distilled(part: Part) -> Outcome:
         heard, needs = spoken, pipeline.stack.needs
-        decider, expected = (decide, None) if drawing is None else drawing.decider()
+        decider = decide
         if part.labels_only:
-            heard, decider, expected, needs = spoken[:1], alone, None, frozenset()
+            heard, decider, needs = spoken[:1], alone, frozenset()
         found = distil(flat, head, heard, part.positions, decider, part.divergence, needs=needs, loss_bytes=loss_bytes)
-        log_w = torch.cat(expected) if expected else found.log_w
-        return replace(found, loss=part.share * found.loss, log_w=log_w)
+        return replace(found, loss=part.share * found.loss)
 
     parts = [Part(positions, divergence)] if split is None else split.parts(positions, divergence)
     try:
