@@ -4,28 +4,22 @@ from polydistill.objective.distil import Decide, Outcome, distil
 from polydistill.objective.divergence import Divergence, ForwardKL, PointLoss, ReverseKL
 from polydistill.objective.family import (
     JSD,
-    AdaptiveKL,
     Alpha,
     DivideThenPool,
-    Jeffreys,
     Mixed,
     PoolThenDivide,
     SkewForward,
     SkewReverse,
-    TopKForwardKL,
-    TotalVariation,
 )
 from polydistill.objective.listen import NonFiniteError
 
 __all__ = [
     "JSD",
-    "AdaptiveKL",
     "Alpha",
     "Decide",
     "Divergence",
     "DivideThenPool",
     "ForwardKL",
-    "Jeffreys",
     "Mixed",
     "NonFiniteError",
     "Outcome",
@@ -34,7 +28,5 @@ __all__ = [
     "ReverseKL",
     "SkewForward",
     "SkewReverse",
-    "TopKForwardKL",
-    "TotalVariation",
     "distil",
 ]

@@ -3,7 +3,7 @@
 Each is given by its value and by `force = dD / d log q_v` with the entries of `log q` taken as free. The gradient
 with respect to the tempered logits is then `force - q sum(force)`: a constant times q may be left out of `force`.
 
-`Pairwise` divergences (JSD, skewed KL, total variation) do not collapse to a pool (T6), so there are two objectives
+`Pair` divergences (JSD, skewed KL) do not collapse to a pool (T6), so there are two objectives
 of each, which differ: `PoolThenDivide(pair)` is `D(sum_k w_k p_k, q)`, `DivideThenPool(pair)` is `sum_k w_k D(p_k, q)`.
 """
 
@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from polydistill.objective.divergence import Divergence, PointLoss, linear_pool, student, with_cross_entropy
-from polydistill.objective.passes import FLOOR, raised
+from polydistill.objective.passes import raised
 
 Rows = Float[Tensor, "n V"]
 
@@ -141,17 +141,6 @@ class SkewReverse(Pair):
 
 
 @dataclass(frozen=True)
-class TotalVariation(Pair):
-    """`sum_v |p_v - q_v| / 2`, in [0, 1] (Wen et al. 2023)."""
-
-    def terms(self, log_p: Rows, log_q: Rows) -> tuple[Rows, Rows]:
-        """`dD/dq = sign(q - p) / 2`."""
-        q = raised(log_q)
-        gap = q - raised(log_p)
-        return 0.5 * gap.abs(), q * (0.5 * gap.sign())
-
-
-@dataclass(frozen=True)
 class PoolThenDivide(Family):
     """`D(sum_k w_k p_k, q)`: the student is compared with the mixture of the teachers.
 
@@ -231,92 +220,13 @@ class Mixed(Family):
         if not 0.0 <= self.share <= 1.0:
             raise ValueError(f"share must lie in [0, 1], got {self.share}")
 
-    def shares(self, pool: Rows, q: Rows) -> tuple[Float[Tensor, "n 1"], Float[Tensor, "n 1"]]:
-        """Factors of forward and reverse KL at every position, constants to the gradient."""
-        share = torch.full_like(pool[:, :1], self.share)
-        return share, 1.0 - share
-
     def compare(self, log_q: Rows, log_p: Float[Tensor, "K n V"], log_w: Float[Tensor, "n K"]) -> Compared:
         """The forward force is minus the linear pool, the reverse one `q (log q - sum_k w_k log p_k)`."""
         q, weights = raised(log_q), log_w.exp()
         p = torch.stack([raised(own) for own in log_p])
         pool = linear_pool(p, weights)
-        forward_share, reverse_share = self.shares(pool, q)
         forward = torch.stack([(x * (own - log_q)).sum(-1) for x, own in zip(p, log_p, strict=True)], -1)
         reverse = torch.stack([(q * (log_q - own)).sum(-1) for own in log_p], -1)
-        each = forward_share * forward + reverse_share * reverse
-        force = reverse_share * q * (log_q - linear_pool(log_p, weights)) - forward_share * pool
+        each = self.share * forward + (1.0 - self.share) * reverse
+        force = (1.0 - self.share) * q * (log_q - linear_pool(log_p, weights)) - self.share * pool
         return Compared((weights * each).sum(-1), force)
-
-
-@dataclass(frozen=True)
-class Jeffreys(Mixed):
-    """`sum_k w_k [KL(p_k || q) + KL(q || p_k)]`: both, in full."""
-
-    def shares(self, pool: Rows, q: Rows) -> tuple[Float[Tensor, "n 1"], Float[Tensor, "n 1"]]:
-        """One and one."""
-        one = torch.ones_like(pool[:, :1])
-        return one, one
-
-
-@dataclass(frozen=True)
-class AdaptiveKL(Mixed):
-    """Forward KL where the student misses the head of the pool, reverse KL where it misses the tail (Wu et al. 2024).
-
-    The share of forward KL at a position is `gap_head / (gap_head + gap_tail)`, `gap = sum |P - q|` over the
-    likeliest entries that together have `head` of the pooled mass, and over the others. The share is a constant to
-    the gradient.
-
-    Attributes:
-        head: mass of the head, in (0, 1).
-    """
-
-    head: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _inside("head", self.head)
-
-    def shares(self, pool: Rows, q: Rows) -> tuple[Float[Tensor, "n 1"], Float[Tensor, "n 1"]]:
-        """By the gaps of head and tail; equal where the student is right."""
-        ordered, order = pool.sort(-1, descending=True)
-        is_head = (ordered.cumsum(-1) - ordered) < self.head
-        gap = (ordered - q.gather(-1, order)).abs()
-        head = (gap * is_head).sum(-1, keepdim=True)
-        total = gap.sum(-1, keepdim=True)
-        share = torch.where(total > 0, head / total.clamp_min(1e-30), 0.5)
-        return share, 1.0 - share
-
-
-@dataclass(frozen=True)
-class TopKForwardKL(Family):
-    """`KL` of the pool from the student over the pool's likeliest entries and one bucket for all the others.
-
-    `sum_{v in S} P log(P/q) + P_tail log(P_tail / q_tail)`: what is outside S is lumped, not dropped, and nothing is
-    renormalised. By data processing it is at most `KL(P || q)`, the Jensen-Shannon part left out, and equals it
-    when S is everything.
-
-    Attributes:
-        entries: size of S, at least 1.
-    """
-
-    entries: int = 64
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.entries < 1:
-            raise ValueError(f"entries must be at least 1, got {self.entries}")
-
-    def compare(self, log_q: Rows, log_p: Float[Tensor, "K n V"], log_w: Float[Tensor, "n K"]) -> Compared:
-        """Inside S the force is `-P`, outside `-q P_tail / q_tail`; S is held."""
-        p, q = [raised(own) for own in log_p], raised(log_q)
-        pool = linear_pool(torch.stack(p), log_w.exp())
-        inside = torch.zeros_like(pool, dtype=torch.bool)
-        inside.scatter_(1, pool.topk(min(self.entries, pool.shape[1]), -1).indices, True)
-        tail, tail_q = (torch.where(inside, 0.0, x).sum(-1, keepdim=True) for x in (pool, q))
-        smallest = math.exp(FLOOR[pool.dtype])
-        ratio = torch.where(inside, pool.log() - log_q, 0.0)
-        tail_ratio = tail.clamp_min(smallest).log() - tail_q.clamp_min(smallest).log()
-        value = (pool * ratio).sum(-1) + (tail * tail_ratio).squeeze(1)
-        force = -torch.where(inside, pool, q * (tail / tail_q.clamp_min(smallest)))
-        return Compared(value, force)
