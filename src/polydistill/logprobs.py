@@ -321,7 +321,6 @@ class Statistics:
         margin: difference of the two largest log-probabilities.
         distance_to_pool: `KL(p_k || mean_j p_j)`.
         student_gap: `KL(p_k || q)` to the student's distribution q.
-        student_gap_reverse: `KL(q || p_k)`.
     """
 
     positions: Positions
@@ -331,7 +330,6 @@ class Statistics:
     margin: Float[Tensor, "n K"] | None = None
     distance_to_pool: Float[Tensor, "n K"] | None = None
     student_gap: Float[Tensor, "n K"] | None = None
-    student_gap_reverse: Float[Tensor, "n K"] | None = None
 
     @property
     def teachers(self) -> int:
@@ -355,5 +353,5 @@ class Statistics:
 STATISTICS = frozenset(field.name for field in fields(Statistics)) - {"positions"}
 """Names that an operator may ask for."""
 
-TAIL_STATISTICS = frozenset({"distance_to_pool", "student_gap", "student_gap_reverse"})
+TAIL_STATISTICS = frozenset({"distance_to_pool", "student_gap"})
 """Those that a truncated distribution does not tell: they depend on how the tail is shaped."""

@@ -13,7 +13,7 @@ from polydistill.objective.divergence import Divergence
 from polydistill.objective.engine import Engine, Tile
 from polydistill.objective.passes import normaliser, notice, raised
 
-OF_STUDENT = frozenset({"student_gap", "student_gap_reverse"})
+OF_STUDENT = frozenset({"student_gap"})
 """Statistics that compare a teacher with the student."""
 
 
@@ -113,7 +113,7 @@ class Listener:
         """
         kept = self.kept[:, : len(local)]
         label = positions.target[local]
-        heard = [self._one(k, kept[k], rows, label, log_q) for k in range(len(self.spoken))]
+        heard = [self._one(k, kept[k], rows, label) for k in range(len(self.spoken))]
         for k, one in enumerate(heard):
             refuse_non_finite(one["maximum"], k, rows)
         columns = {name: torch.stack([one[name] for one in heard], -1) for name in heard[0]}
@@ -131,14 +131,12 @@ class Listener:
         kept: Float[Tensor, "m V"],
         rows: Int[Tensor, " m"] | slice,
         label: Int[Tensor, " m"],
-        log_q: Float[Tensor, "m V"] | None,
     ) -> dict[str, Float[Tensor, " m"]]:
         """Project teacher k, read the statistics off and leave what is kept in `kept`."""
         teacher, divergence = self.spoken[k], self.divergence
         logits = self.scratch[: len(label)]
         teacher.write(rows, logits)
         margins: list[Tensor] = []
-        gaps: list[Tensor] = []
 
         def read(tile: Tile) -> tuple[Tensor, ...]:
             part = logits[tile.new]
@@ -146,9 +144,6 @@ class Listener:
             if "margin" in self.needs:
                 best = part.topk(min(2, part.shape[1]), dim=-1).values
                 margins.append(best[:, 0] - best[:, -1])
-            if log_q is not None and "student_gap_reverse" in self.needs:
-                ratio = log_q[tile.new] - (part - part.amax(-1, keepdim=True))
-                gaps.append(ratio.mul_(raised(log_q[tile.new])).sum(-1))
             given = (label[tile.rows], divergence.temperature, divergence.keeps_log, kept[tile.rows])
             found: tuple[Tensor, ...] = self.engine.call(notice, tile.compiled, logits[tile.rows], *given)
             return found
@@ -157,8 +152,6 @@ class Listener:
         made = dict(zip(names, self.engine.over(len(label), read), strict=True))
         if margins:
             made["margin"] = torch.cat(margins)
-        if gaps:
-            made["student_gap_reverse"] = torch.cat(gaps) - made["maximum"]
         return made
 
     def _glance(self, teacher: Says, logits: Tensor, label: Tensor, tile: Tile) -> tuple[Tensor, ...]:
