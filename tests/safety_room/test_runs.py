@@ -14,12 +14,12 @@ from polydistill.pipeline import Pipeline
 from polydistill.records import METRICS, read_metrics
 from polydistill.safety import Forbidden, Tilt, Veto
 from polydistill.teachers import LocalTeacher
+from polydistill.training.batch import Batch
 from polydistill.training.build import build_safety, build_stack
 from polydistill.training.config_file import ConfigError, load_config
 from polydistill.training.constrained import InfeasibleError
 from polydistill.training.measure import measure_run, measure_teachers, refusal_rates, tiers_of
 from polydistill.training.run import refuse_unmet, train_run
-from polydistill.training.step import Batch
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples" / "safety").glob("*.yaml"))
 

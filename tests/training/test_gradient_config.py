@@ -72,7 +72,7 @@ def test_what_does_not_go_together_is_refused_before_a_model_is_loaded(folder):
     on_policy = {"mode": "on_policy"}
     with pytest.raises(ConfigError, match="gradient: it is there for off-policy runs only"):
         build_trainer(config(folder, gradient={}, training=on_policy, **gone))
-    with pytest.raises(ValidationError, match="drop_teachers is gone: .*`skip_below`"):
+    with pytest.raises(ValidationError, match=r"drop_teachers is gone: .*`skip_below`"):
         config(folder, training={"drop_teachers": 1})
 
 

@@ -11,9 +11,9 @@ from polydistill import Entropy, Hedge, Operator, Softmax, StudentGap
 from polydistill.diagnostics import conflict
 from polydistill.logprobs import logits_of
 from polydistill.training import watch
+from polydistill.training.batch import IGNORED, Batch
 from polydistill.training.recorder import Recorder
 from polydistill.training.run import learning_says
-from polydistill.training.step import IGNORED, Batch
 from polydistill.training.watch import POSITIONS, SEQUENCES, SLOW_ENOUGH, Watch, probe_of
 
 

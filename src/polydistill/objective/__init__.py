@@ -1,6 +1,6 @@
 """What we learn: several teachers pooled into one target per position, in chunks under a byte budget."""
 
-from polydistill.objective.distil import Decide, Outcome, distil
+from polydistill.objective.distil import Outcome, distil
 from polydistill.objective.divergence import Divergence, ForwardKL, PointLoss, ReverseKL
 from polydistill.objective.family import (
     JSD,
@@ -11,7 +11,7 @@ from polydistill.objective.family import (
     SkewForward,
     SkewReverse,
 )
-from polydistill.objective.listen import NonFiniteError
+from polydistill.objective.loop import Decide, NonFiniteError
 
 __all__ = [
     "JSD",

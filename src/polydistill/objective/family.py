@@ -15,8 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from polydistill.objective.divergence import Divergence, PointLoss, linear_pool, student, with_cross_entropy
-from polydistill.objective.passes import raised
+from polydistill.objective.divergence import Divergence, PointLoss, linear_pool, raised, student, with_cross_entropy
 
 Rows = Float[Tensor, "n V"]
 

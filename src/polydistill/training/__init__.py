@@ -1,12 +1,13 @@
 """How we step: the method in `step`, and thin trainers around it."""
 
+from polydistill.training.batch import Batch
 from polydistill.training.checkpoint import CheckpointError
 from polydistill.training.context import DataError
 from polydistill.training.gradient import AcrossTeachers, GradientRefusedError
 from polydistill.training.groups import AcrossGroups, Critical, Labels
 from polydistill.training.off_policy import PolyDistillTrainer
 from polydistill.training.on_policy import OnPolicyPolyDistillTrainer
-from polydistill.training.step import Batch, NonFiniteValueError, StepOutcome, step
+from polydistill.training.step import NonFiniteValueError, StepOutcome, step
 
 __all__ = [
     "AcrossGroups",

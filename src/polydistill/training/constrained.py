@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from polydistill.logprobs import Head, Positions, Says, logits_of
 from polydistill.safety import Constraint, Controller, Dual, GeneratedRate, Order, Verdict, View
 from polydistill.safety.measures import prefixes
-from polydistill.training.step import Batch
+from polydistill.training.batch import Batch
 
 ROWS = 256
 """Positions whose distributions are held at once."""

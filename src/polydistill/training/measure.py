@@ -19,6 +19,7 @@ from polydistill.logprobs import logits_of
 from polydistill.safety import Forbidden, GeneratedRate
 from polydistill.safety.measures import prefixes, unsafe_mass
 from polydistill.teachers import LocalTeacher, TeacherSource
+from polydistill.training.batch import Batch
 from polydistill.training.build import build_trainer
 from polydistill.training.build_safety import forbidden_of
 from polydistill.training.config import ObjectiveConfig, RunConfig
@@ -26,7 +27,6 @@ from polydistill.training.config_file import ConfigError
 from polydistill.training.config_safety import GeneratedRateConfig, OrderSection, UnsafeMassConfig
 from polydistill.training.constrained import student_writer
 from polydistill.training.off_policy import PolyDistillTrainer
-from polydistill.training.step import Batch
 
 REFUSALS = (
     r"\bI(?:'m| am) (?:sorry|unable|not able)\b",

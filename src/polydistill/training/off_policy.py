@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,17 +14,19 @@ from transformers.modeling_outputs import CausalLMOutput
 from transformers.utils import logging
 from trl import SFTConfig, SFTTrainer
 
-from polydistill.logprobs import Head, Says
+from polydistill.logprobs import Head, Spoken
 from polydistill.objective import Divergence, ForwardKL, Outcome
 from polydistill.safety import Order
 from polydistill.teachers import LocalTeacher, Teachers, named_teachers
+from polydistill.training.batch import Batch
 from polydistill.training.constrained import Constrained
 from polydistill.training.context import COLUMNS, ContextCollator, refuse_empty, refuse_masked, task_names
 from polydistill.training.gradient import AcrossTeachers, factor_of, said_of
 from polydistill.training.groups import AcrossGroups, Rows, refuse_unfit
+from polydistill.training.hearing import Heard, hear
 from polydistill.training.placement import Placement
 from polydistill.training.severity import Source, annotate, annotate_tokens
-from polydistill.training.step import Batch, StepOutcome, step
+from polydistill.training.step import StepOutcome, step
 from polydistill.training.student import teach_forward
 from polydistill.training.taught import Observer, Taught
 from polydistill.weighting import Operator
@@ -129,23 +132,16 @@ class PolyDistillTrainer(Taught, SFTTrainer):
         batch = self.batch_of(inputs)
         training = bool(model.training)
         made: list[StepOutcome] = []
+        method = self.method if training else replace(self.method, constraints=None)
+        where = f"step {self.state.global_step + 1}" if training else "evaluation"
         split = self.gradient.split if isinstance(self.gradient, AcrossGroups) and training else None
 
         def distil(hidden: Tensor, head: Head) -> Tensor:
-            done = step(
-                hidden,
-                head,
-                self.teachers,
-                batch,
-                self.pipeline,
-                self.objective,
-                penalty=self.constraints.penalty if self.constraints is not None and training else None,
-                loss_bytes=self.loss_bytes,
-                where=f"step {self.state.global_step + 1}" if training else "evaluation",
-                skip_below=self.skip_below,
-                split=split,
-                notice=self._notice if isinstance(self.gradient, AcrossTeachers) and training else None,
-            )
+            heard = hear(method, batch)
+            student = heard.of(hidden, head)
+            done = step(student, heard, method, where, split)
+            if isinstance(self.gradient, AcrossTeachers) and training:
+                self._notice(self.gradient, student, heard, done.outcome)
             made.append(done)
             return done.loss if done.losses is None else done.losses
 
@@ -183,11 +179,11 @@ class PolyDistillTrainer(Taught, SFTTrainer):
         found = self.rows.combine(trained, self.state.global_step)
         return found | self.rows.across.split.effective(found, self.objective)
 
-    def _notice(self, hidden: Float[Tensor, "N D"], head: Head, spoken: Sequence[Says], outcome: Outcome) -> None:
+    def _notice(self, gradient: AcrossTeachers, student: Spoken, heard: Heard, outcome: Outcome) -> None:
         """The Gramian across teachers; its coefficients take effect after the optimizer step."""
-        assert isinstance(self.gradient, AcrossTeachers)
+        hidden, temperature = student.hidden.detach(), self.objective.temperature
         factor = factor_of(self.pipeline)
-        self.gradient.observe(factor, self.pipeline, hidden, head, spoken, outcome, self.objective.temperature)
+        gradient.observe(factor, self.pipeline, hidden, student.head, heard.spoken, outcome, temperature)
 
     def held_out(self) -> Iterator[Batch] | None:
         """The evaluation data as the collator makes it; None without any."""

@@ -14,13 +14,15 @@ from trl import DistillationConfig, DistillationTrainer
 from polydistill.objective import Divergence, ForwardKL, ReverseKL
 from polydistill.safety import Order
 from polydistill.teachers import Teachers, head_of, named_teachers
+from polydistill.training.batch import IGNORED, Batch
 from polydistill.training.constrained import Constrained
 from polydistill.training.context import COLUMNS, ContextCollator, DataError, refuse_empty, task_names
+from polydistill.training.hearing import hear
 from polydistill.training.on_policy_data import fixed_ids, fixed_turn, refuse_label_readers, with_prompts
 from polydistill.training.placement import Placement
 from polydistill.training.sampled import Sampled, TokenScorer, refuse_for_sampled, sampled_step, scorers
 from polydistill.training.severity import FromRules, Source, along, annotate
-from polydistill.training.step import IGNORED, Batch, StepOutcome, step
+from polydistill.training.step import StepOutcome, step
 from polydistill.training.taught import Observer, Taught
 from polydistill.weighting import Operator, Tag
 
@@ -178,8 +180,6 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
         mode = "train" if training else "eval"
         heard = self._heard(done, self.batch_of(inputs), mode)
         del heard["tokens"]
-        if done.runs is not None:
-            heard["teachers_run"] = float(done.runs.float().mean())
         for name, value in heard.items():
             self._metrics[mode][name].append(value)
         self._total_train_tokens = int(self.state.num_input_tokens_seen)
@@ -200,18 +200,11 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
                 done = sampled_step(hidden, head, self.tokens, batch, self.pipeline, self.objective, where=where)
             else:
                 assert not isinstance(self.objective, Sampled)
-                done = step(
-                    hidden,
-                    head,
-                    self.teachers,
-                    batch,
-                    self.pipeline,
-                    self.objective if bool(inputs["fixed"].any()) else replace(self.objective, ce=0.0),
-                    penalty=self.constraints.penalty if self.constraints is not None and training else None,
-                    loss_bytes=self.loss_bytes,
-                    where=where,
-                    skip_below=self.skip_below,
-                )
+                method = self.method if training else replace(self.method, constraints=None)
+                if not bool(inputs["fixed"].any()):
+                    method = replace(method, divergence=replace(method.divergence, ce=0.0))
+                heard = hear(method, batch)
+                done = step(heard.of(hidden, head), heard, method, where)
         self.made.append(done)
         items = done.outcome.count if num_items_in_batch is None else num_items_in_batch
         return done.loss / torch.as_tensor(items, device=done.loss.device).clamp(min=1e-6)

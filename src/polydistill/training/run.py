@@ -43,13 +43,13 @@ from polydistill.training.constrained import InfeasibleError
 from polydistill.training.devices import leave, rejoin
 from polydistill.training.evaluate import ALL, Evaluation, evaluate, weighted_mean
 from polydistill.training.gathered import whole_student
+from polydistill.training.hearing import listen_to
 from polydistill.training.order_check import check_order
 from polydistill.training.placement import ShardedTeacher
 from polydistill.training.progress import ProgressCallback
 from polydistill.training.recorder import Recorder, constraint_records
 from polydistill.training.served import served_says
 from polydistill.training.severity import says_of, shares
-from polydistill.training.step import listen_to
 from polydistill.training.taught import Taught
 
 STUDENT = "student"

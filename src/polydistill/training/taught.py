@@ -14,15 +14,16 @@ from polydistill.pipeline import Pipeline, as_operator
 from polydistill.safety import Order
 from polydistill.teachers import Teacher, check_rows
 from polydistill.teachers.vocabulary import tokens_by_id
+from polydistill.training.batch import Batch
 from polydistill.training.checkpointed import Checkpointed, Commit
 from polydistill.training.constrained import Constrained
 from polydistill.training.gradient import AcrossTeachers
 from polydistill.training.groups import AcrossGroups
+from polydistill.training.hearing import Method, skipping
 from polydistill.training.placement import Copied, Placement, Sharded, refuse_silent_single
 from polydistill.training.sampled import Sampled
 from polydistill.training.served import fit_served, served_facts
-from polydistill.training.skipping import skipping
-from polydistill.training.step import Batch, StepOutcome
+from polydistill.training.step import StepOutcome
 from polydistill.training.watch import Watch
 from polydistill.weighting import Operator
 
@@ -93,6 +94,12 @@ class Taught(Checkpointed):
         done = skipping(skip_below, linear, looks_at_all)
         return None if isinstance(self.placement, Sharded) else done  # every rank lets those speak equally often
 
+    @property
+    def method(self) -> Method:
+        """What is learned by, on batches that the model is trained on."""
+        assert isinstance(self.objective, Divergence)
+        return Method(self.teachers, self.pipeline, self.objective, self.constraints, self.loss_bytes, self.skip_below)
+
     def _seat(self, tokenizer: Any) -> PreTrainedModel:
         """After the student is there: vocabularies agree, state and teachers are where they belong."""
         refuse_silent_single(self.accelerator)
@@ -135,6 +142,8 @@ class Taught(Checkpointed):
             "cross_entropy": cross_entropy / max(count, 1.0),
             "tokens": tokens,
         }
+        if done.runs is not None:
+            heard["teachers_run"] = float(done.runs.float().mean())
         if mode == "train":
             self.pipeline.stack.observe(outcome.statistics)
             heard |= served_facts(self.teachers)

@@ -1,7 +1,7 @@
-"""Coarse to fine: teachers whose weight is known to be nothing before they speak do not run.
+"""Whom a batch is learned from: every teacher runs once, on the sequences where its weight is not known to be nothing.
 
-Factors that read positions only (task, named teacher) are evaluated first. What they leave of a teacher, times `e^R`
-for the range R of the factors that still have to listen, bounds its weight from above:
+Coarse to fine: factors that read positions only (task, named teacher) are evaluated first. What they leave of a
+teacher, times `e^R` for the range R of the factors that still have to listen, bounds its weight from above:
 
     w_k <= c_k e^R / (c_k e^R + 1 - c_k),    c: the coarse weights
 
@@ -14,19 +14,122 @@ variation (T5); for the log pool that is false, so there only exact zeros are sk
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from time import perf_counter
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from polydistill.logprobs import Informed, Known, Positions, Says, Spoken, Statistics
-from polydistill.objective import Decide
+from polydistill.logprobs import Head, Informed, Known, Positions, Says, Spoken, Statistics
+from polydistill.objective import Decide, Divergence
 from polydistill.pipeline import Pipeline
 from polydistill.simplex import compose, mask
-from polydistill.teachers import TeacherUnavailableError
-from polydistill.teachers.served import Lost
+from polydistill.teachers import TeacherSource, TeacherUnavailableError
+from polydistill.teachers.served import Lost, TeacherLostError
+from polydistill.training.batch import Batch
+from polydistill.training.constrained import Constrained
 from polydistill.weighting import Operator, Product
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a run learns by: bound once, passed whole.
+
+    Attributes:
+        teachers: in the order of `pipeline.teachers`.
+        pipeline: whom we trust.
+        divergence: what we learn.
+        constraints: on the student; None without any.
+        loss_bytes: byte budget of a chunk of the objective; by device when None.
+        skip_below: total weight of teachers that may be left out of a sequence, in [0, 1); None runs all of them.
+    """
+
+    teachers: Sequence[TeacherSource]
+    pipeline: Pipeline
+    divergence: Divergence
+    constraints: Constrained | None = None
+    loss_bytes: int | None = None
+    skip_below: float | None = None
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A batch, what the teachers say about it, and how they are weighed there.
+
+    Attributes:
+        batch: the sequences.
+        rows: flattened positions that carry loss or evidence.
+        positions: what is known about them.
+        spoken: by every teacher; an even distribution where it did not run, and `Lost` where it never did.
+        decide: the pipeline's, for the teachers that spoke.
+        needs: statistics that it reads.
+        runs: which teachers ran on which sequences; None when all did.
+        seconds: wall-clock time of running the teachers.
+    """
+
+    batch: Batch
+    rows: Int[Tensor, " N"]
+    positions: Positions
+    spoken: Sequence[Says]
+    decide: Decide
+    needs: frozenset[str]
+    runs: Bool[Tensor, "B K"] | None
+    seconds: float
+
+    def of(self, hidden: Float[Tensor, "B T D"], head: Head) -> Spoken:
+        """The student at the same positions."""
+        return Spoken(hidden.flatten(0, 1)[self.rows], head)
+
+
+def hear(method: Method, batch: Batch) -> Heard:
+    """Run the teachers that have to run, once.
+
+    Raises:
+        TeacherUnavailableError: one does not answer and the run may not go on without it, or none is left.
+    """
+    pipeline = method.pipeline
+    rows, positions = batch.positions(pipeline.stack.reads_prefix_labels)
+    sequence = rows // batch.input_ids.shape[1]
+    runs = None
+    if method.skip_below is not None:
+        runs = awake(pipeline, positions, sequence, len(batch.input_ids), method.skip_below)
+    started = perf_counter()
+    spoken = listen_to(method.teachers, batch, rows, runs, may_be_lost=True)
+    seconds = perf_counter() - started
+    here = _here(spoken, rows, None if runs is None else runs[sequence])
+    decide = pipeline.decide if here is None else among(pipeline.decide, here)
+    return Heard(batch, rows, positions, spoken, decide, pipeline.stack.needs, runs, seconds)
+
+
+def listen_to(
+    teachers: Sequence[TeacherSource],
+    batch: Batch,
+    rows: Int[Tensor, " N"],
+    runs: Bool[Tensor, "B K"] | None = None,
+    *,
+    may_be_lost: bool = False,
+) -> list[Says]:
+    """What every teacher says about `rows`, each run once, on the sequences of `runs`.
+
+    Raises:
+        TeacherUnavailableError: one does not answer. If it is one that a run may go on without, and `may_be_lost`, what
+            it says is `Lost` instead, and its weight must be 0.
+    """
+    ids, mask = batch.input_ids, batch.attention_mask
+    spoken: list[Says | None] = []
+    for k, teacher in enumerate(teachers):
+        try:
+            if runs is None:
+                spoken.append(teacher.speak(ids, mask, rows))
+            else:
+                spoken.append(speak_where_awake(teacher, ids, mask, rows, runs[:, k]))
+        except TeacherLostError as error:
+            if not may_be_lost:
+                raise
+            spoken.append(error.without(len(rows)))
+    vocabulary = next((says.vocabulary for says in spoken if says is not None), 0)
+    return [Lost(len(rows), vocabulary) if says is None else says for says in spoken]
 
 
 def skipping(skip_below: float | None, linear: bool, looks_at_all: bool) -> float | None:
@@ -119,18 +222,20 @@ def awake(
 
 
 def speak_where_awake(
-    teacher: Any,
+    teacher: TeacherSource,
     input_ids: Int[Tensor, "B T"],
     attention_mask: Int[Tensor, "B T"],
     rows: Int[Tensor, " N"],
     here: Bool[Tensor, " B"],
-) -> Says:
-    """A teacher on its own sequences only; it says nothing elsewhere, where its weight is taken to be 0."""
+) -> Says | None:
+    """A teacher on its own sequences only; it says nothing elsewhere, where its weight is taken to be 0.
+
+    None where it has no sequence at all: it is not run.
+    """
     length = input_ids.shape[1]
     chosen = here.nonzero().squeeze(1)
     if not len(chosen):
-        chosen = chosen.new_zeros(1)  # its head is needed all the same
-        here = torch.zeros_like(here)
+        return None
     place = torch.zeros(len(here), dtype=torch.int64, device=rows.device)
     place[chosen] = torch.arange(len(chosen), device=rows.device)
     mine = here[rows // length]
@@ -197,47 +302,45 @@ def _elsewhere(says: Says, mine: Bool[Tensor, " N"]) -> Says:
     return Informed(Elsewhere(says.says, place), Known(**known))
 
 
-def without_sleepers(decide: Decide, spoke: Bool[Tensor, "N K"]) -> Decide:
-    """`decide` in which a teacher that did not speak is as a teacher that was lost: neutral evidence, weight 0.
+def among(decide: Decide, here: Bool[Tensor, "N K"]) -> Decide:
+    """`decide` for the teachers that are there: the evidence of others is neutral, and their weight 0.
 
     Args:
         decide: of the pipeline.
-        spoke: per position and teacher, for all positions; chunks are decided in order.
+        here: per position and teacher.
     """
-    done = 0
 
     def decided(statistics: Statistics, carry: Any) -> tuple[Float[Tensor, "n K"], Any]:
-        nonlocal done
-        here = spoke[done : done + len(statistics.positions)]
-        done += len(here)
-        count = here.sum(-1, keepdim=True).clamp_min(1)
-        heard: dict[str, Any] = {
-            name: torch.where(here, value, torch.where(here, value, 0.0).sum(-1, keepdim=True) / count)
-            for name, value in statistics.measured()
-        }
-        log_w, carry = decide(replace(statistics, **heard), carry)
-        return mask(log_w, here), carry
+        log_w, carry = decide(_neutral(statistics, here[statistics.rows]), carry)
+        return mask(log_w, here[statistics.rows]), carry
 
     return decided
 
 
-def without_lost(decide: Decide, spoken: Sequence[Says], rows: Int[Tensor, " N"]) -> Decide:
-    """`decide` in which the teachers that are out have no weight, and the others share it.
+def _neutral(statistics: Statistics, here: Bool[Tensor, "n K"]) -> Statistics:
+    """The mean of those that are there in place of what the others seem to say."""
+    count = here.sum(-1, keepdim=True).clamp_min(1)
+    heard: dict[str, Any] = {
+        name: torch.where(here, value, torch.where(here, value, 0.0).sum(-1, keepdim=True) / count)
+        for name, value in statistics.measured()
+    }
+    return replace(statistics, **heard)
 
-    Args:
-        decide: of the pipeline.
-        spoken: by every teacher, `Lost` where it is out.
-        rows: the positions.
+
+def _here(
+    spoken: Sequence[Says], rows: Int[Tensor, " N"], ran: Bool[Tensor, "N K"] | None
+) -> Bool[Tensor, "N K"] | None:
+    """Which teachers may be weighed at which positions; None when all may.
 
     Raises:
-        TeacherUnavailableError: all are out.
+        TeacherUnavailableError: nobody is there at all.
     """
-    here = [not isinstance(says, Lost) for says in spoken]
-    if all(here):
-        return decide
-    if not any(here):
+    there = torch.tensor([not isinstance(says, Lost) for says in spoken], device=rows.device)
+    if not bool(there.any()):
         raise TeacherUnavailableError("every teacher is out; there is nobody to learn from")
-    return without_sleepers(decide, torch.tensor(here, device=rows.device).expand(len(rows), -1))
+    if ran is None:
+        return None if bool(there.all()) else there.expand(len(rows), -1)
+    return ran & there
 
 
 def _known(factor: Operator) -> bool:
