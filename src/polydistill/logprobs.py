@@ -321,7 +321,7 @@ class Statistics:
         margin: difference of the two largest log-probabilities.
         distance_to_pool: `KL(p_k || mean_j p_j)`.
         student_gap: `KL(p_k || q)` to the student's distribution q.
-        rows: which positions of a call these are.
+        rows: which positions of a call these are; all of them unless it says otherwise.
     """
 
     positions: Positions
@@ -348,7 +348,10 @@ class Statistics:
     def at(self, rows: slice | Tensor) -> "Statistics":
         """The statistics of some rows."""
         return replace(
-            self, positions=self.positions.at(rows), **{name: value[rows] for name, value in self.measured()}
+            self,
+            positions=self.positions.at(rows),
+            rows=slice(None),
+            **{name: value[rows] for name, value in self.measured()},
         )
 
 

@@ -87,23 +87,25 @@ def distil(
     _validate(task)
     device = hidden.device.type
     if torch.is_autocast_enabled(device):
-        hidden = hidden.to(torch.get_autocast_dtype(device))
-        task = replace(task, hidden=hidden)
-    bias = head.bias if head.bias is not None else hidden.new_zeros(0)
-    leaves = (hidden, head.weight, bias)
-    wanted = tuple(torch.is_grad_enabled() and x.requires_grad for x in leaves)
+        task = replace(task, hidden=hidden.to(torch.get_autocast_dtype(device)))
+    return _pooled(task, loss_bytes)
+
+
+def _pooled(task: Task, loss_bytes: int | None) -> Outcome:
+    """The loop's results, and the loss with its gradients behind it."""
+    hidden, head = task.hidden, task.head
+    leaves = (hidden, head.weight, head.bias if head.bias is not None else hidden.new_zeros(0))
+    first, second, third = (torch.is_grad_enabled() and leaf.requires_grad for leaf in leaves)
     # Autocast acts on matrix products, and einsum is one: entropies and losses would be summed in 8 bits.
-    with torch.autocast(device, enabled=False), torch.no_grad():
-        gradients = Gradients.zeros(hidden, head, wanted)
+    with torch.autocast(hidden.device.type, enabled=False), torch.no_grad():
+        gradients = Gradients.zeros(hidden, head, (first, second, third))
         notes = run(task, _rows(task, loss_bytes), gradients)
         loss = notes.loss.to(exact(hidden))
-    if any(wanted):
-        loss = _Handed.apply(*leaves, loss, gradients)
-    none = loss.detach().new_zeros(0)
+    none = loss.new_zeros(0)
     return Outcome(
-        loss=loss,
-        count=int(positions.has_loss.sum()),
-        log_w=torch.cat(notes.log_w) if notes.log_w else none.new_zeros(0, len(spoken)),
+        loss=_Handed.apply(*leaves, loss, gradients) if first or second or third else loss,
+        count=int(task.positions.has_loss.sum()),
+        log_w=torch.cat(notes.log_w) if notes.log_w else none.new_zeros(0, len(task.spoken)),
         divergence=torch.cat([none, *notes.divergence]),
         cross_entropy=torch.cat([none, *notes.cross_entropy]),
         statistics=merged(notes, task),

@@ -5,6 +5,7 @@ from polydistill.training.checkpoint import CheckpointError
 from polydistill.training.context import DataError
 from polydistill.training.gradient import AcrossTeachers, GradientRefusedError
 from polydistill.training.groups import AcrossGroups, Critical, Labels
+from polydistill.training.hearing import Heard, Method, hear
 from polydistill.training.off_policy import PolyDistillTrainer
 from polydistill.training.on_policy import OnPolicyPolyDistillTrainer
 from polydistill.training.step import NonFiniteValueError, StepOutcome, step
@@ -17,10 +18,13 @@ __all__ = [
     "Critical",
     "DataError",
     "GradientRefusedError",
+    "Heard",
     "Labels",
+    "Method",
     "NonFiniteValueError",
     "OnPolicyPolyDistillTrainer",
     "PolyDistillTrainer",
     "StepOutcome",
+    "hear",
     "step",
 ]
