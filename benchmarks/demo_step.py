@@ -28,7 +28,8 @@ from polydistill.demo.teachers import ModelSize, TeacherSettings, adamw, update
 from polydistill.logprobs import Spoken
 from polydistill.objective import distil
 from polydistill.teachers import head_of, last_hidden_state
-from polydistill.training.step import Batch, listen_to
+from polydistill.training.batch import Batch
+from polydistill.training.hearing import listen_to
 
 PARTS = ("teachers", "student forward", "objective", "student backward", "optimizer")
 
@@ -61,7 +62,7 @@ def prepare(clock: Callable[[], float]) -> tuple[Callable[[], dict[str, float]],
 
     def call() -> dict[str, float]:
         marks = [clock()]
-        spoken, _ = listen_to(teachers, batch, rows)
+        spoken = listen_to(teachers, batch, rows)
         marks.append(clock())
         hidden = last_hidden_state(student, input_ids=ids)
         marks.append(clock())
@@ -83,7 +84,7 @@ def prepare(clock: Callable[[], float]) -> tuple[Callable[[], dict[str, float]],
         marks.append(clock())
         return dict(zip(PARTS, (b - a for a, b in pairwise(marks)), strict=True))
 
-    heard, _ = listen_to(teachers, batch, rows)
+    heard = listen_to(teachers, batch, rows)
     spoken = [said for said in heard if isinstance(said, Spoken)]
     case = Case(len(rows), told.vocabulary, learned.size.hidden, len(teachers))
     hidden = last_hidden_state(student, input_ids=ids).flatten(0, 1)[rows].detach()

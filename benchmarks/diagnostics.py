@@ -24,8 +24,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from polydistill import Entropy, ForwardKL, Pipeline, PrefixPosterior, Softmax, StudentGap, Tilt
 from polydistill.run.recorder import Recorder
 from polydistill.teachers import LocalTeacher, head_of, last_hidden_state
-from polydistill.training.gradient.across_teachers import AcrossTeachers, factor_of
-from polydistill.training.step import Batch, StepOutcome, step
+from polydistill.training.batch import Batch
+from polydistill.training.gradient import AcrossTeachers, factor_of
+from polydistill.training.hearing import Method, hear
+from polydistill.training.step import StepOutcome, step
 from polydistill.training.watch import Watch
 
 BATCH, LENGTH, EVERY = 8, 128, 10
@@ -66,12 +68,19 @@ def run(size: str, reads_student: bool, across: bool, clock: Callable[[], float]
     )
     seconds: dict[str, list[float]] = {"step": [], "every step": [], "look": []}
     modified = []
+    method = Method(teachers, pipeline, ForwardKL(ce=0.1))
     for turn in range(repeats + 1):
         start = clock()
         hidden = last_hidden_state(student, input_ids=ids, attention_mask=batch.attention_mask)
         head = head_of(student)
-        notice = (lambda *seen: surgery.observe(factor_of(pipeline), pipeline, *seen, 1.0)) if across else None
-        done: StepOutcome = step(hidden, head, teachers, batch, pipeline, ForwardKL(ce=0.1), notice=notice)
+        heard = hear(method, batch)
+        seen = heard.of(hidden, head)
+        done: StepOutcome = step(seen, heard, method)
+        surgeon = clock()
+        if across:
+            at = seen.hidden.detach()
+            surgery.observe(factor_of(pipeline), pipeline, at, head, heard.spoken, done.outcome, 1.0)
+        operated = clock()
         (done.loss / done.outcome.count).backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -81,7 +90,7 @@ def run(size: str, reads_student: bool, across: bool, clock: Callable[[], float]
         recorded = clock()
         watch.look(student, vocabulary, teachers, pipeline, batch, turn * EVERY)
         looked = clock()
-        modified.append(done.seconds.get("gradient modification", 0.0) / sum(done.seconds.values()))
+        modified.append((operated - surgeon) / (operated - start))
         if turn:  # the first round warms up, and its look lets the teachers speak
             for name, spent in zip(seconds, (stepped - start, recorded - stepped, looked - recorded), strict=True):
                 seconds[name].append(spent)

@@ -18,9 +18,10 @@ from rivals import Call, Case, Workload, floor, ours, products, workload
 
 from polydistill import ForwardKL
 from polydistill.objective.distil import GOOD_ROWS
-from polydistill.objective.engine import Engine
-from polydistill.objective.gradients import pull
-from polydistill.objective.passes import notice
+from polydistill.objective.kernels import Call as Asked
+from polydistill.objective.kernels.passes import Kept, notice, pull
+from polydistill.objective.kernels.tiled import Tiled, run
+from polydistill.objective.kernels.tiles import Tiles
 
 
 def passes(work: Workload, rows: int, transposed: bool) -> Call:
@@ -32,8 +33,8 @@ def passes(work: Workload, rows: int, transposed: bool) -> Call:
         return made.transpose(-1, -2) if transposed else made
 
     logits, kept, gradient = matrix().mul_(3.0), matrix(case.k).exp_(), matrix()
-    by_size = Engine.of(torch.device("cpu"), rows, case.v, 4, case.n * case.v * (case.k + 1))
-    engine = Engine(rows, (rows, case.n % rows or rows)) if transposed else by_size
+    asked = Asked(torch.device("cpu"), torch.float32, rows, case.v, case.k, case.n, ForwardKL(), frozenset(), True)
+    tiles = Tiles(rows, (rows, case.n % rows or rows)) if transposed else Tiled.cut(asked)
     label, log_w = work.positions.target[:rows], torch.zeros(rows, case.k).log_softmax(-1)
     some, one = torch.ones(rows, case.k), ForwardKL()
 
@@ -41,12 +42,12 @@ def passes(work: Workload, rows: int, transposed: bool) -> Call:
         for start in range(0, case.n, rows):
             here = min(rows, case.n - start)
             for k in range(case.k):
-                engine.over(here, lambda t, k=k: engine.call(
+                tiles.over(here, lambda t, k=k: run(
                     notice, t.compiled, logits[t.rows], label[t.rows], 1.0, False, kept[k, t.rows]
                 ))  # fmt: skip
-            engine.over(here, lambda t: engine.call(
-                pull, t.compiled, one, (1.0, None), logits[t.rows], None, kept[:, t.rows], some[t.rows], some[t.rows],
-                log_w[t.rows], label[t.rows], True, False, gradient[t.rows],
+            tiles.over(here, lambda t: run(
+                pull, t.compiled, one, (1.0, None), logits[t.rows], None,
+                Kept(kept[:, t.rows], some[t.rows], some[t.rows]), log_w[t.rows], label[t.rows], gradient[t.rows],
             ))  # fmt: skip
         return 0.0
 

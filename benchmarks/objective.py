@@ -15,13 +15,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from measure import hardware, in_a_process, peak_extra_bytes, ratio, side_by_side, table, typical
 from rivals import RIVALS, Case, floor, has_liger, naive, one_projection, ours, trl_times_k, workload
 
 from polydistill.objective.distil import DEFAULT_BYTES
-from polydistill.objective.engine import SWITCH
+from polydistill.objective.kernels.tiled import SWITCH
 
 TEACHERS, TEACHERS_FULL = (1, 2, 4, 8, 16), (1, 4)
 FULL = {"cpu": (512, 151_936, 256), "cuda": (4096, 151_936, 1024)}
@@ -120,7 +121,7 @@ def added_error(dtype: torch.dtype, k: int = 4, n: int = 128, v: int = 8000, d: 
 
 
 def shares(case: Case) -> dict[str, float]:
-    """Share of each part in the time of the loss, with the full stack."""
+    """Share of deciding the weights in the time of the loss, with the full stack."""
     work = workload(case)
     call = ours(work)
     call()
@@ -128,12 +129,21 @@ def shares(case: Case) -> dict[str, float]:
     from polydistill.logprobs import Head
     from polydistill.objective import distil
 
-    out = distil(
-        work.hidden, Head(work.weight), work.spoken, work.positions, work.pipeline.decide, ForwardKL(),
+    deciding = 0.0
+
+    def decide(statistics: Any, carry: Any) -> Any:
+        nonlocal deciding
+        clock = time.perf_counter()
+        decided = work.pipeline.decide(statistics, carry)
+        deciding += time.perf_counter() - clock
+        return decided
+
+    clock = time.perf_counter()
+    distil(
+        work.hidden, Head(work.weight), work.spoken, work.positions, decide, ForwardKL(),
         needs=work.pipeline.stack.needs,
     )  # fmt: skip
-    total = sum(out.seconds.values())
-    return {name: seconds / total for name, seconds in out.seconds.items()}
+    return {"deciding the weights": deciding / (time.perf_counter() - clock)}
 
 
 def memory(rival: str, case: Case, loss_bytes: int | None) -> int:

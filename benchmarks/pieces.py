@@ -16,8 +16,9 @@ from measure import hardware, side_by_side, table, typical
 from objective import CLOCKS
 
 from polydistill.objective.divergence import less_at
-from polydistill.objective.engine import Engine
-from polydistill.objective.passes import notice
+from polydistill.objective.kernels.passes import notice
+from polydistill.objective.kernels.tiled import run
+from polydistill.objective.kernels.tiles import Tiles
 
 N, V, D = 1024, 32_000, 256
 
@@ -30,12 +31,12 @@ def pieces() -> dict[str, Callable[[], Any]]:
     torch.mm(hidden, weight.T, out=logits)
     logits.mul_(0.2)
     label = torch.randint(V, (N,))
-    plain, compiled = Engine(16), Engine(16, (32,))
+    plain, compiled = Tiles(16), Tiles(16, (32,))
 
-    def statistics(engine: Engine) -> Callable[[], Any]:
-        return lambda: engine.over(
+    def statistics(tiles: Tiles) -> Callable[[], Any]:
+        return lambda: tiles.over(
             N,
-            lambda t: engine.call(notice, t.compiled, logits[t.rows], label[t.rows], 1.0, False, kept[t.rows]),
+            lambda t: run(notice, t.compiled, logits[t.rows], label[t.rows], 1.0, False, kept[t.rows]),
         )
 
     def gradient(by: Callable[..., torch.Tensor]) -> Callable[[], Any]:
@@ -54,7 +55,7 @@ def pieces() -> dict[str, Callable[[], Any]]:
         "row-wise dot product, vecdot": lambda: torch.linalg.vecdot(logits, logits),
         "row-wise dot product, einsum": lambda: torch.einsum("nv,nv->n", logits, logits),
         "softmax": lambda: torch.softmax(logits, -1),
-        "a teacher's statistics, whole matrix": statistics(Engine(N)),
+        "a teacher's statistics, whole matrix": statistics(Tiles(N)),
         "a teacher's statistics, tiles of 16 rows": statistics(plain),
         "a teacher's statistics, compiled, tiles of 32 rows": statistics(compiled),
         "label's share by a scatter, compiled": gradient(scattered),

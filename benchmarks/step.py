@@ -19,7 +19,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from polydistill import Entropy, ForwardKL, LocalTeacher, Pipeline, PrefixPosterior, Softmax, TaskRouter
 from polydistill.teachers import adapters_on, head_of, last_hidden_state
-from polydistill.training.step import Batch, step
+from polydistill.training.batch import Batch
+from polydistill.training.hearing import Method, hear
+from polydistill.training.step import step
 
 BATCH, LENGTH, VOCABULARY = 8, 128, 2048
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -71,19 +73,22 @@ def one_step(
     stack = (TaskRouter({n: n for n in names}, strength=12.0) if routed else PrefixPosterior(0.02)) * token
     pipeline = Pipeline.of(stack, names, names)
 
+    method = Method(teachers, pipeline, ForwardKL(ce=0.1), skip_below=skip_below)
+
     def call() -> dict[str, float]:
         marks = [clock()]
         hidden = last_hidden_state(student, input_ids=batch.input_ids, attention_mask=batch.attention_mask)
         marks.append(clock())
-        done = step(hidden, head_of(student), teachers, batch, pipeline, ForwardKL(ce=0.1), skip_below=skip_below)
+        heard = hear(method, batch)
+        done = step(heard.of(hidden, head_of(student)), heard, method)
         marks.append(clock())
         (done.outcome.loss / done.outcome.count).backward()
         marks.append(clock())
         optimizer.step()
         optimizer.zero_grad()
         marks.append(clock())
-        forward, method, backward, update = (b - a for a, b in pairwise(marks))
-        return {"student forward": forward, "method": method, "backward": backward, "optimizer": update, **done.seconds}
+        forward, taught, backward, update = (b - a for a, b in pairwise(marks))
+        return {"student forward": forward, "method": taught, "backward": backward, "optimizer": update, **done.seconds}
 
     return call
 

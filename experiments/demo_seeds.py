@@ -37,7 +37,7 @@ from polydistill.demo.teachers import TeacherSettings, specialists
 from polydistill.run.progress import Steps
 from polydistill.simplex import normalise
 from polydistill.teachers import LocalTeacher
-from polydistill.training.step import listen_to
+from polydistill.training.hearing import listen_to
 from polydistill.weighting import ClippedPosterior, DiscountedPosterior, Operator
 
 
@@ -62,7 +62,7 @@ def label_log_probs(teachers: list[LocalTeacher], passages: Passages) -> torch.T
     for part in passages.batches(16):
         batch = batch_of(part)
         rows, positions = batch.positions(reads_prefix=True)
-        spoken, _ = listen_to(teachers, batch, rows)
+        spoken = listen_to(teachers, batch, rows)
         columns = [
             s.head.logits(s.hidden).log_softmax(-1).gather(1, positions.target[:, None]).squeeze(1) for s in spoken
         ]

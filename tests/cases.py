@@ -96,7 +96,6 @@ def statistics(n: int, k: int, *, seed: int = 0, size: float = 3.0, **context: i
         margin=noise(),
         distance_to_pool=noise(),
         student_gap=noise(),
-        student_gap_reverse=noise(),
     )
 
 

@@ -99,7 +99,6 @@ def statistics(
             "margin": best[:, 0] - best[:, 1],
             "distance_to_pool": _sum(p, log_p - log_mean),
             "student_gap": _sum(p, log_p - log_q),
-            "student_gap_reverse": _sum(log_q.exp(), log_q - log_p),
         }
         for name in needs - {"label_log_prob"}:
             columns[name].append(torch.where(positions.has_loss, measured[name], 0.0))

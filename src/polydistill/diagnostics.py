@@ -48,7 +48,7 @@ SATURATED = 0.05
 STARVED = 0.01
 """A teacher that gets half of its fair share on fewer than this share of the positions is starved."""
 
-TRUST_FALLS = frozenset({"entropy", "distance_to_pool", "student_gap", "student_gap_reverse"})
+TRUST_FALLS = frozenset({"entropy", "distance_to_pool", "student_gap"})
 """Statistics of which more means less trust."""
 
 

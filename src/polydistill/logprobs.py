@@ -6,7 +6,7 @@ A teacher's distribution over `V` entries lives only inside one chunk of positio
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -321,7 +321,7 @@ class Statistics:
         margin: difference of the two largest log-probabilities.
         distance_to_pool: `KL(p_k || mean_j p_j)`.
         student_gap: `KL(p_k || q)` to the student's distribution q.
-        student_gap_reverse: `KL(q || p_k)`.
+        rows: which positions of a call these are; all of them unless it says otherwise.
     """
 
     positions: Positions
@@ -331,7 +331,7 @@ class Statistics:
     margin: Float[Tensor, "n K"] | None = None
     distance_to_pool: Float[Tensor, "n K"] | None = None
     student_gap: Float[Tensor, "n K"] | None = None
-    student_gap_reverse: Float[Tensor, "n K"] | None = None
+    rows: slice = field(default_factory=lambda: slice(None))
 
     @property
     def teachers(self) -> int:
@@ -340,20 +340,23 @@ class Statistics:
 
     def measured(self) -> Iterator[tuple[str, Float[Tensor, "n K"]]]:
         """Name and values of every statistic that is there."""
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name != "positions" and value is not None:
-                yield field.name, value
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if isinstance(value, Tensor):
+                yield one.name, value
 
     def at(self, rows: slice | Tensor) -> "Statistics":
         """The statistics of some rows."""
         return replace(
-            self, positions=self.positions.at(rows), **{name: value[rows] for name, value in self.measured()}
+            self,
+            positions=self.positions.at(rows),
+            rows=slice(None),
+            **{name: value[rows] for name, value in self.measured()},
         )
 
 
-STATISTICS = frozenset(field.name for field in fields(Statistics)) - {"positions"}
+STATISTICS = frozenset(field.name for field in fields(Statistics)) - {"positions", "rows"}
 """Names that an operator may ask for."""
 
-TAIL_STATISTICS = frozenset({"distance_to_pool", "student_gap", "student_gap_reverse"})
+TAIL_STATISTICS = frozenset({"distance_to_pool", "student_gap"})
 """Those that a truncated distribution does not tell: they depend on how the tail is shaped."""

@@ -29,7 +29,8 @@ from polydistill.objective import ForwardKL, distil
 from polydistill.run.build import build_trainer
 from polydistill.run.cache import build_cache, refuse_unheard, repair_cache, verify_cache
 from polydistill.teachers import TeacherUnavailableError, head_of, last_hidden_state
-from polydistill.training.step import Batch, listen_to
+from polydistill.training.batch import Batch
+from polydistill.training.hearing import listen_to
 
 COMMAND = "polydistill cache build run.yaml"
 
@@ -97,7 +98,7 @@ def test_a_cached_teacher_says_what_the_live_one_says(config: RunConfig, cache: 
     refuse_unheard(stored)
     batch = batch_of(live)
     rows, positions = batch.positions(reads_prefix=True)
-    said = [listen_to(t.teachers, batch, rows)[0] for t in (live, stored)]
+    said = [listen_to(t.teachers, batch, rows) for t in (live, stored)]
     for ours, theirs in zip(*said, strict=True):
         log_p, log_q = (logits_of(s, torch.arange(len(rows))).log_softmax(-1) for s in (ours, theirs))
         kl = (log_p.exp() * (log_p - log_q)).sum(-1)
@@ -134,7 +135,7 @@ def test_live_and_cached_teachers_work_side_by_side(config: RunConfig, cache: Pa
     assert trainer.teachers[1].cache is trainer.teachers[3].cache
     batch = batch_of(trainer)
     rows, _ = batch.positions(reads_prefix=True)
-    spoken, _ = listen_to(trainer.teachers, batch, rows)
+    spoken = listen_to(trainer.teachers, batch, rows)
     assert float((logits_of(spoken[2], rows * 0) - logits_of(spoken[3], rows * 0)).abs().max()) < 0.2
     assert "30 examples" in trainer.teachers[1].describe()
 

@@ -12,7 +12,8 @@ from cases import head, hidden, positions, spoken
 from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
 
 from polydistill.logprobs import Head, Spoken
-from polydistill.objective import ForwardKL, ReverseKL, distil, storage
+from polydistill.objective import ForwardKL, ReverseKL, distil
+from polydistill.objective.kernels import release
 
 
 def constant(s, carry):
@@ -134,7 +135,7 @@ def test_no_tensor_of_all_positions_by_the_vocabulary_is_ever_made():
     n, v, k = 1024, 300, 3
     student, own = hidden(n, 4, seed=1).requires_grad_(), head(v, 4, seed=2)
     heard, where = spoken(n, v, [4] * k), positions(n, v, loss_share=0.8)
-    storage.release()  # what earlier, larger calls left to be used again is not this call's
+    release()  # what earlier, larger calls left to be used again is not this call's
     with Watch():
         distil(
             student,

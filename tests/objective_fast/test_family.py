@@ -7,23 +7,19 @@ from cases import head, hidden, positions, spoken
 from polydistill.logprobs import Head
 from polydistill.objective import (
     JSD,
-    AdaptiveKL,
     Alpha,
     DivideThenPool,
     ForwardKL,
-    Jeffreys,
     Mixed,
     PoolThenDivide,
     ReverseKL,
     SkewForward,
     SkewReverse,
-    TopKForwardKL,
-    TotalVariation,
     distil,
 )
 
 N, V, K = 6, 11, 3
-PAIRS = [JSD(0.3), SkewForward(0.2), SkewReverse(0.2), TotalVariation()]
+PAIRS = [JSD(0.3), SkewForward(0.2), SkewReverse(0.2)]
 FAMILY = [
     ForwardKL(),
     ReverseKL(),
@@ -33,8 +29,6 @@ FAMILY = [
     Alpha(alpha=-0.7),
     Alpha(alpha=1.6),
     Mixed(share=0.3),
-    Jeffreys(),
-    TopKForwardKL(entries=4),
 ]
 
 
@@ -53,17 +47,10 @@ def definition(rule, log_p, log_q, w):
             return (pair.beta * p * (p / m).log() + (1 - pair.beta) * q * (q / m).log()).sum(-1)
         if isinstance(pair, SkewForward):
             return (p * (p / (pair.skew * p + (1 - pair.skew) * q)).log()).sum(-1)
-        if isinstance(pair, SkewReverse):
-            return (q * (q / (pair.skew * q + (1 - pair.skew) * p)).log()).sum(-1)
-        return (p - q).abs().sum(-1) / 2
+        return (q * (q / (pair.skew * q + (1 - pair.skew) * p)).log()).sum(-1)
 
     if isinstance(rule, PoolThenDivide):
         return pair(rule.pair, pool, q)
-    if isinstance(rule, TopKForwardKL):
-        chosen = pool.topk(rule.entries, -1).indices
-        head_p, head_q = pool.gather(1, chosen), q.gather(1, chosen)
-        tail_p, tail_q = 1 - head_p.sum(-1), 1 - head_q.sum(-1)
-        return (head_p * (head_p / head_q).log()).sum(-1) + tail_p * (tail_p / tail_q).log()
     forward = (p * (log_p - log_q)).sum(-1).T
     reverse = (q * (log_q - log_p)).sum(-1).T
     if isinstance(rule, DivideThenPool):
@@ -71,8 +58,6 @@ def definition(rule, log_p, log_q, w):
     elif isinstance(rule, Alpha):
         a = rule.alpha
         each = (1 - (p**a * q ** (1 - a)).sum(-1).T) / (a * (1 - a))
-    elif isinstance(rule, Jeffreys):
-        each = forward + reverse
     elif isinstance(rule, Mixed):
         each = rule.share * forward + (1 - rule.share) * reverse
     else:
@@ -91,23 +76,20 @@ def case(seed=0, temperature=1.0):
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize("rule", FAMILY, ids=name)
-def test_value_gradient_and_price_are_those_of_the_definition(rule, temperature):
+def test_value_and_gradient_are_those_of_the_definition(rule, temperature):
     rule = type(rule)(**{**rule.__dict__, "temperature": temperature, "ce": 0.25})
     z, log_p, log_w, label = case()
     z.requires_grad_()
-    w = log_w.exp().requires_grad_()
+    w = log_w.exp()
     tempered = (log_p / temperature).log_softmax(-1)
     truth = definition(rule, tempered, (z / temperature).log_softmax(-1), w)
     loss = 0.75 * truth + 0.25 * -z.log_softmax(-1).gather(1, label[:, None]).squeeze(1)
-    (gradient,) = torch.autograd.grad(loss.sum(), z, retain_graph=True)
-    (price,) = torch.autograd.grad(truth.sum(), w)
+    (gradient,) = torch.autograd.grad(loss.sum(), z)
     entropy = -(tempered.exp() * tempered).sum(-1).T
     kept = rule.keep(tempered, tempered.exp()).clone()
-    found = rule.evaluate(z.detach().clone(), kept, entropy, log_w, label, True, True)
+    found = rule.evaluate(z.detach().clone(), kept, entropy, log_w, label, True)
     torch.testing.assert_close(found.divergence, truth.detach(), rtol=1e-9, atol=1e-11)
     torch.testing.assert_close(found.gradient, gradient, rtol=1e-8, atol=1e-10)
-    # Prices matter between teachers only: weights sum to 1.
-    torch.testing.assert_close(found.price - found.price[:, :1], price - price[:, :1], rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize("rule", FAMILY, ids=name)
@@ -124,25 +106,6 @@ def test_gradients_of_the_whole_objective_pass_gradcheck(rule):
     assert torch.autograd.gradcheck(loss, leaves, atol=1e-6)
 
 
-def test_the_adaptive_share_is_forward_where_the_head_is_missed():
-    z, log_p, log_w, label = case()
-    found = AdaptiveKL().evaluate(z.clone(), log_p.clone(), log_w, log_w, label, True, True)
-    pool = torch.einsum("nk,knv->nv", log_w.exp(), log_p.exp())
-    for n in range(N):
-        order = pool[n].argsort(descending=True)
-        mass, head_gap, total = 0.0, 0.0, 0.0
-        for v in order.tolist():
-            gap = abs(float(pool[n, v] - z[n].softmax(-1)[v]))
-            head_gap += gap if mass < 0.5 else 0.0
-            total += gap
-            mass += float(pool[n, v])
-        part = Mixed(share=head_gap / total).evaluate(
-            z[n : n + 1].clone(), log_p[:, n : n + 1], log_w[n : n + 1], log_w[n : n + 1], label[n : n + 1], True, True
-        )
-        torch.testing.assert_close(found.divergence[n : n + 1], part.divergence)
-        torch.testing.assert_close(found.gradient[n : n + 1], part.gradient)
-
-
 @pytest.mark.parametrize("alpha", [0.5, -0.7, 1.6])
 def test_the_alpha_family_is_the_power_mean_pool_with_its_factor(alpha):
     z, log_p, log_w, label = case(1)
@@ -153,20 +116,6 @@ def test_the_alpha_family_is_the_power_mean_pool_with_its_factor(alpha):
     r, factor = (mean - log_z[:, None]).exp(), (alpha * log_z).exp()
     own = (1 - (r**alpha * log_q.exp() ** (1 - alpha)).sum(-1)) / (alpha * (1 - alpha))
     torch.testing.assert_close(got, factor * own + (1 - factor) / (alpha * (1 - alpha)))
-
-
-def test_top_k_of_everything_is_kl_of_the_pool_and_less_is_less():
-    z, log_p, log_w, label = case(2)
-    pool = torch.einsum("nk,knv->nv", log_w.exp(), log_p.exp())
-    whole = (pool * (pool.log() - z.log_softmax(-1))).sum(-1)
-    values = [
-        TopKForwardKL(entries=e).evaluate(z.clone(), log_p, log_w, log_w, label, False).divergence
-        for e in (1, 4, V - 1, V)
-    ]
-    torch.testing.assert_close(values[-1], whole)
-    torch.testing.assert_close(values[-2], whole)
-    assert (values[0] <= values[1] + 1e-12).all()
-    assert (values[1] <= whole + 1e-12).all()
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda p: type(p).__name__)
@@ -185,7 +134,7 @@ def test_pooling_first_and_dividing_first_are_two_objectives(pair):
     torch.testing.assert_close(*[x.double() for x in alone])
 
 
-@pytest.mark.parametrize("rule", [*FAMILY, AdaptiveKL()], ids=name)
+@pytest.mark.parametrize("rule", FAMILY, ids=name)
 def test_extreme_logits_stay_finite_in_single_precision(rule):
     heard, where = spoken(40, 300, [4, 4], size=30.0), positions(40, 300)
     student = (30.0 * hidden(40, 4, seed=1)).requires_grad_()
@@ -195,24 +144,11 @@ def test_extreme_logits_stay_finite_in_single_precision(rule):
     assert torch.isfinite(student.grad).all() or isinstance(rule, Alpha)
 
 
-@pytest.mark.parametrize("rule", FAMILY, ids=name)
-def test_a_learned_gate_gets_the_gradient_of_the_loss(rule):
-    heard, where = spoken(N, V, [4, 5, 3], dtype=torch.float64), positions(N, V, loss_share=0.7)
-    student, own = hidden(N, 4, seed=1, dtype=torch.float64), head(V, 4, seed=2, dtype=torch.float64)
-    gate = torch.randn(N, 3, dtype=torch.float64, requires_grad=True)
-
-    def loss(g):
-        decide = lambda s, c: (g.log_softmax(-1), c)  # noqa: E731
-        return distil(student, own, heard, where, decide, rule, learn_weights=True).loss
-
-    assert torch.autograd.gradcheck(loss, (gate,), atol=1e-6)
-
-
 @pytest.mark.parametrize(
     "make",
     [
         lambda: JSD(0.0), lambda: SkewForward(1.0), lambda: SkewReverse(-0.1), lambda: Alpha(alpha=1.0),
-        lambda: Mixed(share=1.5), lambda: TopKForwardKL(entries=0), lambda: AdaptiveKL(head=0.0),
+        lambda: Mixed(share=1.5),
     ],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(make):

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from polydistill.logprobs import STATISTICS, Dense, Head, Sparse, Spoken
 from polydistill.objective import ForwardKL, NonFiniteError, ReverseKL, distil
-from polydistill.objective.engine import SWITCH, Engine
+from polydistill.objective.kernels import Call, Plain, kernel_for, tiled
+from polydistill.objective.kernels.tiled import SWITCH
+from polydistill.objective.kernels.tiles import Tiles
 from polydistill.pipeline import Pipeline
 from polydistill.signals import Entropy
 from polydistill.weighting import PrefixPosterior, Softmax
@@ -108,50 +110,54 @@ def test_half_precision_log_probabilities_are_read_as_they_are():
 
 
 @pytest.mark.parametrize("rows", [0, 1, 31, 32, 33, 96, 150])
-@pytest.mark.parametrize("engine", [Engine(7), Engine(7, (32,)), Engine(200), Engine(3, (1,)), Engine(5, (64, 8))])
-def test_tiles_cover_every_row_once(rows, engine):
-    tiles = list(engine.tiles(rows))
-    assert [i for tile in tiles for i in range(rows)[tile.new]] == list(range(rows))
-    for tile in tiles:
+@pytest.mark.parametrize("tiles", [Tiles(7), Tiles(7, (32,)), Tiles(200), Tiles(3, (1,)), Tiles(5, (64, 8))])
+def test_tiles_cover_every_row_once(rows, tiles):
+    found = list(tiles.of(rows))
+    assert [i for tile in found for i in range(rows)[tile.new]] == list(range(rows))
+    for tile in found:
         assert tile.rows.stop == tile.new.stop
         assert 0 <= tile.rows.start <= tile.new.start
         size = tile.rows.stop - tile.rows.start
-        assert size <= engine.reach
-        assert size in engine.compiled if tile.compiled else tile.rows == tile.new
-    (double,) = engine.over(rows, lambda tile: (2 * torch.arange(rows)[tile.rows],))
+        assert size <= tiles.reach
+        assert size in tiles.compiled if tile.compiled else tile.rows == tile.new
+    (double,) = tiles.over(rows, lambda tile: (2 * torch.arange(rows)[tile.rows],))
     assert double.tolist() == [2 * i for i in range(rows)]
 
 
-def test_the_switch_and_the_size_decide_about_compiling(monkeypatch):
+def call(vocabulary, positions):
     cpu = torch.device("cpu")
+    return Call(cpu, torch.float32, 128, vocabulary, 3, positions, ForwardKL(), frozenset(), False)
+
+
+def test_the_switch_and_the_size_decide_about_compiling(monkeypatch):
+    small, large = call(32_000, 700), call(32_000, 800)
     monkeypatch.delenv(SWITCH, raising=False)
-    assert not Engine.of(cpu, 128, 32_000, 4, 10**6).compiled
-    assert Engine.of(cpu, 128, 32_000, 4, 10**9).compiled == (32,)
-    assert Engine.of(cpu, 128, 2048, 4, 10**9).compiled == (512, 64)
+    assert type(kernel_for(small)) is Plain
+    assert isinstance(kernel_for(large), tiled.Tiled)
+    assert tiled.Tiled.cut(large).compiled == (32,)
+    assert tiled.Tiled.cut(call(2048, 10**5)).compiled == (512, 64)
     monkeypatch.setenv(SWITCH, "0")
-    assert not Engine.of(cpu, 128, 32_000, 4, 10**9).compiled
+    assert type(kernel_for(large)) is Plain
     monkeypatch.setenv(SWITCH, "1")
-    assert Engine.of(cpu, 128, 100, 4, 10).compiled
+    assert isinstance(kernel_for(call(100, 1)), tiled.Tiled)
 
 
 def test_without_a_compiler_the_plain_pass_runs(monkeypatch):
-    from polydistill.objective import engine
-
     class BrokenError(Exception):
         __module__ = "torch._inductor.exc"
 
     def broken(*arguments):
         raise BrokenError("no compiler")
 
-    monkeypatch.setattr(engine, "_compiled", lambda function: broken)
-    monkeypatch.setattr(engine._Compiler, "works", True)
-    assert Engine(1, (1,)).call(lambda x: x + 1, True, 1) == 2
-    assert not engine._Compiler.works
-    monkeypatch.setattr(engine._Compiler, "works", True)
+    monkeypatch.setattr(tiled, "_compiled", lambda function: broken)
+    monkeypatch.setattr(tiled._Compiler, "works", True)
+    assert tiled.run(lambda x: x + 1, True, 1) == 2
+    assert not tiled._Compiler.works
+    monkeypatch.setattr(tiled._Compiler, "works", True)
 
 
 def test_storage_is_lent_to_one_call_at_a_time():
-    from polydistill.objective.storage import borrow, give_back, release
+    from polydistill.objective.kernels.storage import borrow, give_back, release
 
     cpu = torch.device("cpu")
     release()

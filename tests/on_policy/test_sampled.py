@@ -9,6 +9,7 @@ from polydistill.logprobs import Head
 from polydistill.objective import ReverseKL
 from polydistill.pipeline import Pipeline
 from polydistill.signals import Entropy, LabelLikelihood
+from polydistill.training.batch import Batch
 from polydistill.training.sampled import (
     LocalScorer,
     SampledLinearPool,
@@ -16,7 +17,7 @@ from polydistill.training.sampled import (
     sampled_step,
     scorers,
 )
-from polydistill.training.step import Batch, NonFiniteValueError
+from polydistill.training.step import NonFiniteValueError
 from polydistill.weighting import PrefixPosterior, Softmax, TaskPrior, Uniform
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")

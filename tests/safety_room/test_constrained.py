@@ -13,7 +13,9 @@ from polydistill.safety import Controller, Forbidden, GeneratedRate, KLToTeacher
 from polydistill.safety.constrained import Constrained
 from polydistill.safety.measures import prefixes, unsafe_mass, unsafe_surprise
 from polydistill.teachers import LocalTeacher, head_of, last_hidden_state
-from polydistill.training.step import Batch, step
+from polydistill.training.batch import Batch
+from polydistill.training.hearing import Method, hear
+from polydistill.training.step import step
 
 FORBIDDEN = Forbidden(frozenset({10, 11, 12}), ((20, 21), (5, 6, 7)))
 
@@ -94,7 +96,9 @@ def test_the_penalty_does_not_depend_on_how_a_batch_is_split():
         total = 0.0
         for part in parts:
             hidden = last_hidden_state(student, input_ids=part.input_ids, attention_mask=part.attention_mask)
-            done = step(hidden, head_of(student), teachers, part, pipeline, ForwardKL(), penalty=limits.penalty)
+            method = Method(teachers, pipeline, ForwardKL(), limits)
+            heard = hear(method, part)
+            done = step(heard.of(hidden, head_of(student)), heard, method)
             done.loss.backward()
             total += float(done.loss.detach())
         gradient = torch.cat([p.grad.flatten() for p in student.parameters()])

@@ -19,7 +19,7 @@ from polydistill.run.train import refuse_unmet, train_run
 from polydistill.safety import Forbidden, Tilt, Veto
 from polydistill.safety.constrained import InfeasibleError
 from polydistill.teachers import LocalTeacher
-from polydistill.training.step import Batch
+from polydistill.training.batch import Batch
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples" / "safety").glob("*.yaml"))
 

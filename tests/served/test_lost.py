@@ -8,7 +8,9 @@ from polydistill import Entropy, ForwardKL, LocalTeacher, Pipeline, Softmax
 from polydistill.logprobs import logits_of
 from polydistill.teachers import TeacherUnavailableError, head_of
 from polydistill.teachers.served import TeacherLostError
-from polydistill.training.step import Batch, listen_to, step
+from polydistill.training.batch import Batch
+from polydistill.training.hearing import Method, hear, listen_to
+from polydistill.training.step import step
 
 
 class Out:
@@ -41,7 +43,9 @@ def stepped(scene, teachers, floor=0.0):
     _, batch, hidden, head = scene
     stack = Softmax(2.0)(Entropy(spread=4))
     pipeline = Pipeline.of(stack, [t.name for t in teachers], (), floor=floor)
-    return step(hidden, head, teachers, batch, pipeline, ForwardKL(ce=0.0))
+    method = Method(teachers, pipeline, ForwardKL(ce=0.0))
+    heard = hear(method, batch)
+    return step(heard.of(hidden, head), heard, method)
 
 
 def test_the_others_share_what_it_would_have_had(scene):

@@ -213,7 +213,7 @@ def test_an_outage_after_the_last_step_does_not_cost_the_student(place, here, tm
             r"`on_outage: drop` needs forward_kl.*\(T5\)",
         ),
         (
-            {"served": {"on_outage": "drop"}, "training": {"drop_teachers": 1, "cpu": True}},
+            {"served": {"on_outage": "drop"}, "gradient": {"method": "upgrad"}},
             r"`on_outage: drop` does not go together with",
         ),
     ],

@@ -74,5 +74,5 @@ def test_statistics_of_some_rows_are_the_rows_of_the_statistics():
         assert (value == whole[rows]).all(), name
     assert (some.positions.target == NOTICED.positions.target[rows]).all()
     assert [name for name, _ in NOTICED.measured()] == [
-        "label_log_prob", "entropy", "maximum", "margin", "distance_to_pool", "student_gap", "student_gap_reverse",
+        "label_log_prob", "entropy", "maximum", "margin", "distance_to_pool", "student_gap",
     ]  # fmt: skip

@@ -12,18 +12,14 @@ from polydistill.config.objective import ObjectiveConfig, Paired, Sampled, Summe
 from polydistill.config.run import RunConfig
 from polydistill.objective import (
     JSD,
-    AdaptiveKL,
     Alpha,
     DivideThenPool,
     ForwardKL,
-    Jeffreys,
     Mixed,
     PoolThenDivide,
     ReverseKL,
     SkewForward,
     SkewReverse,
-    TopKForwardKL,
-    TotalVariation,
 )
 from polydistill.run.build import build_objective, build_trainer
 
@@ -32,13 +28,9 @@ BUILT = [
     ({"kind": "reverse_kl"}, ReverseKL(ce=0.1)),
     ({"kind": "alpha", "alpha": -1.0}, Alpha(alpha=-1.0, ce=0.1)),
     ({"kind": "mixed", "share": 0.25}, Mixed(share=0.25, ce=0.1)),
-    ({"kind": "jeffreys"}, Jeffreys(ce=0.1)),
-    ({"kind": "adaptive_kl", "head": 0.7}, AdaptiveKL(head=0.7, ce=0.1)),
-    ({"kind": "top_k_forward_kl", "entries": 8}, TopKForwardKL(entries=8, ce=0.1)),
     ({"kind": "jsd", "beta": 0.2}, PoolThenDivide(pair=JSD(0.2), ce=0.1)),
     ({"kind": "skew_forward", "skew": 0.3}, PoolThenDivide(pair=SkewForward(0.3), ce=0.1)),
     ({"kind": "skew_reverse", "pooling": "divide_then_pool"}, DivideThenPool(pair=SkewReverse(), ce=0.1)),
-    ({"kind": "total_variation", "ce": 0.0}, PoolThenDivide(pair=TotalVariation())),
 ]
 
 
@@ -59,10 +51,14 @@ def test_no_kind_is_forgotten_and_the_sampled_ones_need_sampled_text():
     [
         ({"kind": "forward_kl", "beta": 0.3}, "beta is of jsd; forward_kl does not read it"),
         ({"kind": "alpha", "alpha": 1.0}, "use kind reverse_kl for 0 and forward_kl for 1"),
-        ({"kind": "jeffreys", "pooling": "divide_then_pool"}, "pooling is of jsd and skew_forward"),
+        ({"kind": "mixed", "pooling": "divide_then_pool"}, "pooling is of jsd and skew_forward"),
+        ({"kind": "jeffreys"}, "the kind jeffreys is gone: it is twice `mixed`"),
+        ({"kind": "adaptive_kl"}, "is gone: use `mixed`"),
+        ({"kind": "top_k_forward_kl"}, "is gone: use `forward_kl`"),
+        ({"kind": "total_variation"}, "is gone: use `jsd`"),
     ],
 )
-def test_a_parameter_that_is_not_read_is_refused(section, says):
+def test_a_parameter_that_is_not_read_and_a_kind_that_is_gone_are_refused(section, says):
     with pytest.raises(ValidationError, match=says):
         ObjectiveConfig.model_validate(section)
 

@@ -13,7 +13,7 @@ from polydistill.logprobs import logits_of
 from polydistill.run.recorder import Recorder
 from polydistill.run.train import learning_says
 from polydistill.training import watch
-from polydistill.training.step import IGNORED, Batch
+from polydistill.training.batch import IGNORED, Batch
 from polydistill.training.watch import POSITIONS, SEQUENCES, SLOW_ENOUGH, Watch, probe_of
 
 

@@ -2,40 +2,42 @@
 
 from typing import Any, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from polydistill.config.section import Section
 from polydistill.objective import (
     JSD,
-    AdaptiveKL,
     Alpha,
     Divergence,
     DivideThenPool,
     ForwardKL,
-    Jeffreys,
     Mixed,
     PoolThenDivide,
     ReverseKL,
     SkewForward,
     SkewReverse,
-    TopKForwardKL,
-    TotalVariation,
 )
 
 Sampled = Literal["sampled_log_pool", "sampled_linear_pool"]
-Summed = Literal["forward_kl", "reverse_kl", "alpha", "mixed", "jeffreys", "adaptive_kl", "top_k_forward_kl"]
-Paired = Literal["jsd", "skew_forward", "skew_reverse", "total_variation"]
+Summed = Literal["forward_kl", "reverse_kl", "alpha", "mixed"]
+Paired = Literal["jsd", "skew_forward", "skew_reverse"]
 
 READERS = {
     "beta": ("jsd",),
     "skew": ("skew_forward", "skew_reverse"),
     "alpha": ("alpha",),
     "share": ("mixed",),
-    "head": ("adaptive_kl",),
-    "entries": ("top_k_forward_kl",),
     "pooling": get_args(Paired),
 }
 """Which kinds read which parameter."""
+
+GONE = {
+    "jeffreys": "it is twice `mixed` with share 0.5: use that",
+    "adaptive_kl": "use `mixed`, whose share of forward KL is the same at every position",
+    "top_k_forward_kl": "use `forward_kl`, which compares every entry",
+    "total_variation": "use `jsd`, which is bounded as well and has a gradient that does not jump",
+}
+"""Kinds that there were, and what to use instead."""
 
 
 class ObjectiveConfig(Section):
@@ -47,17 +49,22 @@ class ObjectiveConfig(Section):
     )
     pooling: Literal["pool_then_divide", "divide_then_pool"] = Field(
         default="pool_then_divide",
-        description="jsd, skew_*, total_variation: to the pooled teacher, or to every teacher and summed",
+        description="jsd, skew_*: to the pooled teacher, or to every teacher and summed",
     )
     beta: float = Field(default=0.5, gt=0, lt=1, description="jsd: the teachers' share of its mixture")
     skew: float = Field(default=0.1, gt=0, lt=1, description="skew_*: share of the other distribution mixed in")
     alpha: float = Field(default=0.5, description="alpha: its parameter, neither 0 nor 1")
     share: float = Field(default=0.5, ge=0, le=1, description="mixed: share of forward KL")
-    head: float = Field(default=0.5, gt=0, lt=1, description="adaptive_kl: mass of the head")
-    entries: int = Field(default=64, ge=1, description="top_k_forward_kl: entries beside the tail's bucket")
     temperature: float = Field(default=1.0, gt=0)
     ce: float = Field(default=0.1, ge=0, le=1, description="share of cross-entropy on the labels")
     temperature_squared: bool = False
+
+    @field_validator("kind", mode="before")
+    @classmethod
+    def _there(cls, kind: Any) -> Any:
+        if kind in GONE:
+            raise ValueError(f"the kind {kind} is gone: {GONE[kind]}")
+        return kind
 
     @model_validator(mode="after")
     def _read(self) -> "ObjectiveConfig":
@@ -85,17 +92,10 @@ class ObjectiveConfig(Section):
                 return Alpha(alpha=self.alpha, **common)
             case "mixed":
                 return Mixed(share=self.share, **common)
-            case "jeffreys":
-                return Jeffreys(**common)
-            case "adaptive_kl":
-                return AdaptiveKL(head=self.head, **common)
-            case "top_k_forward_kl":
-                return TopKForwardKL(entries=self.entries, **common)
         pairs = {
             "jsd": JSD(self.beta),
             "skew_forward": SkewForward(self.skew),
             "skew_reverse": SkewReverse(self.skew),
-            "total_variation": TotalVariation(),
         }
         made = PoolThenDivide if self.pooling == "pool_then_divide" else DivideThenPool
         return made(pair=pairs[self.kind], **common)

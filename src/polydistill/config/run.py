@@ -238,10 +238,7 @@ class TrainingConfig(Section):
     completion_length: int = Field(default=256, ge=1, description="on_policy: tokens that the student writes at most")
     sampling_temperature: float = Field(default=1.0, gt=0, description="on_policy: of the student's sampling")
     skip_below: float | None = Field(
-        default=0.0, ge=0, lt=1, description="on_policy: teachers of at most this weight in total need not run"
-    )
-    drop_teachers: int | None = Field(
-        default=None, ge=1, description="teachers per position, drawn by weight; the gradient stays right on average"
+        default=0.0, ge=0, lt=1, description="teachers whose weight is known to be at most this in total need not run"
     )
     max_steps: int = Field(default=-1, description="optimizer steps; -1: `epochs` decides")
     epochs: float = Field(default=1.0, gt=0)
@@ -269,6 +266,15 @@ class TrainingConfig(Section):
     loss_mib: int | None = Field(default=None, ge=1, description="memory of the objective's chunks, MiB")
     report_to: list[str] = Field(default=[])
     extra: dict[str, Any] = Field(default={})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gone(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and "drop_teachers" in values:
+            raise ValueError(
+                "drop_teachers is gone: teachers whose weight is known before they speak are left out by `skip_below`"
+            )
+        return values
 
 
 class RunConfig(Section):

@@ -47,7 +47,7 @@ from polydistill.run.card import write_card
 from polydistill.run.progress import Steps
 from polydistill.run.train import STUDENT, hardware, locked, write_certificate
 from polydistill.teachers import LocalTeacher, head_of, last_hidden_state
-from polydistill.training.step import listen_to
+from polydistill.training.hearing import listen_to
 
 LABELS = {
     "labels_only": "labels only",
@@ -221,7 +221,7 @@ def _ribbons(
     shown = held_out.take(order)
     batch = batch_of(shown)
     rows, positions = batch.positions(reads_prefix=True)
-    spoken, _ = listen_to(teachers, batch, rows)
+    spoken = listen_to(teachers, batch, rows)
     student.model.eval()
     hidden = last_hidden_state(student.model, input_ids=shown.ids).flatten(0, 1)[rows]
     out = distil(

@@ -25,6 +25,7 @@ from polydistill.safety.constrained import Constrained, student_writer
 from polydistill.safety.effect import Effect, effect
 from polydistill.safety.measures import unsafe_mass
 from polydistill.teachers import head_of, last_hidden_state
+from polydistill.training.hearing import Method, hear
 from polydistill.training.step import step
 from polydistill.weighting import PrefixPosterior
 
@@ -175,12 +176,13 @@ class Scenario:
         model = small_llama(setup.settings.size, setup.tokenizer, setup.settings.length, 1000 + seed).train()
         optimizer, generator = adamw(model), torch.Generator().manual_seed(seed)
         steps: list[StepRecord] = []
+        method = Method(sources, pipeline, ForwardKL(), constrained)
         for number in range(budget.steps):
             rows = torch.randint(len(setup.train), (budget.batch,), generator=generator)
             batch = setup.train.take(rows).batch(self.severity["train"][rows])
             hidden = last_hidden_state(model, input_ids=batch.input_ids, attention_mask=batch.attention_mask)
-            penalty = None if constrained is None else constrained.penalty
-            done = step(hidden, head_of(model), sources, batch, pipeline, ForwardKL(), penalty=penalty)
+            heard = hear(method, batch)
+            done = step(heard.of(hidden, head_of(model)), heard, method)
             (done.loss / done.outcome.count).backward()
             update(model, optimizer, cosine(number, budget.steps, budget.learning_rate))
             if constrained is not None:

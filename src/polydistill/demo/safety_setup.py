@@ -25,8 +25,8 @@ from polydistill.demo import dialogues, records_text
 from polydistill.demo.dialogues import dialogue
 from polydistill.demo.records_text import Person, Piece, people, record
 from polydistill.demo.teachers import ModelSize, adamw, cache_folder, cosine, finished_folder, small_llama, update
+from polydistill.training.batch import IGNORED, Batch
 from polydistill.training.checkpoint import verify
-from polydistill.training.step import IGNORED, Batch
 
 END, PAD = "<|end|>", "<|pad|>"
 DOMAINS = ("records", "dialogues")

@@ -21,7 +21,7 @@ from polydistill.pipeline import Pipeline
 from polydistill.signals import Entropy, LabelLikelihood
 from polydistill.teachers import LocalTeacher, head_of, last_hidden_state
 from polydistill.training import Batch
-from polydistill.training.step import listen_to
+from polydistill.training.hearing import listen_to
 from polydistill.weighting import Hedge, Operator, PrefixPosterior, Softmax, TaskRouter, TeacherRouter, Uniform
 
 FLOOR = 0.02
@@ -157,8 +157,9 @@ def learn(
         chosen = passages.take(order[step * settings.batch : (step + 1) * settings.batch])
         batch = batch_of(chosen)
         rows, positions = batch.positions(reads_prefix=True)
-        spoken, spent = listen_to(teachers, batch, rows)
-        seconds["teachers"] += spent
+        clock = perf_counter()
+        spoken = listen_to(teachers, batch, rows)
+        seconds["teachers"] += perf_counter() - clock
         rate = cosine(step, settings.steps, settings.learning_rate)
         for student in students.values():
             clock = perf_counter()
@@ -197,9 +198,7 @@ def _learn_once(
         needs=stack.needs,
     )
     spent = perf_counter() - clock
-    weighing = out.seconds["signals and weights"]
-    seconds["signals and weights"] += weighing
-    seconds["objective"] += spent - weighing
+    seconds["objective"] += spent
     loss = out.loss / out.count
     loss.backward()
     stack.observe(out.statistics)

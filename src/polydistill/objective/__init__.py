@@ -1,31 +1,25 @@
 """What we learn: several teachers pooled into one target per position, in chunks under a byte budget."""
 
-from polydistill.objective.distil import Decide, Outcome, distil
+from polydistill.objective.distil import Outcome, distil
 from polydistill.objective.divergence import Divergence, ForwardKL, PointLoss, ReverseKL
 from polydistill.objective.family import (
     JSD,
-    AdaptiveKL,
     Alpha,
     DivideThenPool,
-    Jeffreys,
     Mixed,
     PoolThenDivide,
     SkewForward,
     SkewReverse,
-    TopKForwardKL,
-    TotalVariation,
 )
-from polydistill.objective.listen import NonFiniteError
+from polydistill.objective.loop import Decide, NonFiniteError
 
 __all__ = [
     "JSD",
-    "AdaptiveKL",
     "Alpha",
     "Decide",
     "Divergence",
     "DivideThenPool",
     "ForwardKL",
-    "Jeffreys",
     "Mixed",
     "NonFiniteError",
     "Outcome",
@@ -34,7 +28,5 @@ __all__ = [
     "ReverseKL",
     "SkewForward",
     "SkewReverse",
-    "TopKForwardKL",
-    "TotalVariation",
     "distil",
 ]

@@ -1,10 +1,9 @@
 """The rest of the family: divergences between K teachers and one student that are not one KL to one pool.
 
-Each is given by its value, by `force = dD / d log q_v` with the entries of `log q` taken as free, and by the price of
-every teacher, `dD / d w_k`. The gradient with respect to the tempered logits is then `force - q sum(force)`: a
-constant times q may be left out of `force`.
+Each is given by its value and by `force = dD / d log q_v` with the entries of `log q` taken as free. The gradient
+with respect to the tempered logits is then `force - q sum(force)`: a constant times q may be left out of `force`.
 
-`Pairwise` divergences (JSD, skewed KL, total variation) do not collapse to a pool (T6), so there are two objectives
+`Pair` divergences (JSD, skewed KL) do not collapse to a pool (T6), so there are two objectives
 of each, which differ: `PoolThenDivide(pair)` is `D(sum_k w_k p_k, q)`, `DivideThenPool(pair)` is `sum_k w_k D(p_k, q)`.
 """
 
@@ -16,8 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from polydistill.objective.divergence import Divergence, PointLoss, linear_pool, student, with_cross_entropy
-from polydistill.objective.passes import FLOOR, raised
+from polydistill.objective.divergence import Divergence, PointLoss, linear_pool, raised, student, with_cross_entropy
 
 Rows = Float[Tensor, "n V"]
 
@@ -34,11 +32,10 @@ def _inside(name: str, value: float) -> None:
 
 @dataclass(frozen=True)
 class Compared:
-    """`D`, its force on `log q`, and the price of every teacher."""
+    """`D` and its force on `log q`."""
 
     divergence: Float[Tensor, " n"]
     force: Float[Tensor, "n V"]
-    price: Float[Tensor, "n K"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ class Family(Divergence):
     keeps_log: ClassVar[bool] = True
 
     def compare(self, log_q: Rows, log_p: Float[Tensor, "K n V"], log_w: Float[Tensor, "n K"]) -> Compared:
-        """Value, force and prices at tempered distributions."""
+        """Value and force at tempered distributions."""
         raise TypeError(f"{type(self).__name__} does not say how to compare")
 
     def evaluate(
@@ -59,27 +56,25 @@ class Family(Divergence):
         log_w: Float[Tensor, "n K"],
         label: Int[Tensor, " n"],
         with_gradient: bool,
-        with_price: bool = False,
         log_t: Float[Tensor, "n K"] | None = None,
     ) -> PointLoss:
         """Values and gradients, see `Divergence.evaluate`; `entropy` is not used."""
         log_q, tempered, cross_entropy = student(logits, label, self.temperature)
         log_p = kept if log_t is None else kept - log_t.T[:, :, None]
         found = self.compare(tempered, log_p, log_w)
-        price = found.price if with_price else None
         if not with_gradient:
-            return PointLoss(found.divergence, cross_entropy, None, price)
+            return PointLoss(found.divergence, cross_entropy, None)
         pull = found.force - raised(tempered) * found.force.sum(-1, keepdim=True)
         gradient = with_cross_entropy(pull.mul_(self.mass / self.temperature), log_q, label, self.ce)
-        return PointLoss(found.divergence, cross_entropy, gradient, price)
+        return PointLoss(found.divergence, cross_entropy, gradient)
 
 
 @dataclass(frozen=True)
 class Pair:
     """A divergence `D(p, q)` of one distribution from another."""
 
-    def terms(self, log_p: Rows, log_q: Rows) -> tuple[Rows, Rows, Rows]:
-        """Summands of D, `q dD/dq_v` (up to a constant times q) and `dD/dp_v` (up to a constant)."""
+    def terms(self, log_p: Rows, log_q: Rows) -> tuple[Rows, Rows]:
+        """Summands of D, and `q dD/dq_v` up to a constant times q."""
         raise TypeError(f"{type(self).__name__} has no terms")
 
 
@@ -96,12 +91,11 @@ class JSD(Pair):
     def __post_init__(self) -> None:
         _inside("beta", self.beta)
 
-    def terms(self, log_p: Rows, log_q: Rows) -> tuple[Rows, Rows, Rows]:
-        """`dD/dq = (1 - beta) log(q/m)` and `dD/dp = beta log(p/m)`: what else there is cancels."""
+    def terms(self, log_p: Rows, log_q: Rows) -> tuple[Rows, Rows]:
+        """`dD/dq = (1 - beta) log(q/m)`: what else there is cancels."""
         log_m = _mixture(log_p, log_q, self.beta)
-        ratio_p, ratio_q = self.beta * (log_p - log_m), (1.0 - self.beta) * (log_q - log_m)
-        force = raised(log_q) * ratio_q
-        return raised(log_p) * ratio_p + force, force, ratio_p
+        force = raised(log_q) * ((1.0 - self.beta) * (log_q - log_m))
+        return raised(log_p) * (self.beta * (log_p - log_m)) + force, force
 
 
 @dataclass(frozen=True)
@@ -117,12 +111,11 @@ class SkewForward(Pair):
     def __post_init__(self) -> None:
         _inside("skew", self.skew)
 
-    def terms(self, log_p: Rows, log_q: Rows) -> tuple[Rows, Rows, Rows]:
-        """`dD/dq = -(1 - skew) p/m` and `dD/dp = log(p/m) - skew p/m`."""
+    def terms(self, log_p: Rows, log_q: Rows) -> tuple[Rows, Rows]:
+        """`dD/dq = -(1 - skew) p/m`."""
         log_m = _mixture(log_p, log_q, self.skew)
         ratio = log_p - log_m
-        odds = ratio.exp()
-        return raised(log_p) * ratio, raised(log_q) * odds * (self.skew - 1.0), ratio - self.skew * odds
+        return raised(log_p) * ratio, raised(log_q) * ratio.exp() * (self.skew - 1.0)
 
 
 @dataclass(frozen=True)
@@ -138,24 +131,12 @@ class SkewReverse(Pair):
     def __post_init__(self) -> None:
         _inside("skew", self.skew)
 
-    def terms(self, log_p: Rows, log_q: Rows) -> tuple[Rows, Rows, Rows]:
-        """`dD/dq = log(q/m) - skew q/m` and `dD/dp = -(1 - skew) q/m`."""
+    def terms(self, log_p: Rows, log_q: Rows) -> tuple[Rows, Rows]:
+        """`dD/dq = log(q/m) - skew q/m`."""
         log_m = _mixture(log_q, log_p, self.skew)
         ratio = log_q - log_m
-        odds, q = ratio.exp(), raised(log_q)
-        return q * ratio, q * (ratio - self.skew * odds), odds * (self.skew - 1.0)
-
-
-@dataclass(frozen=True)
-class TotalVariation(Pair):
-    """`sum_v |p_v - q_v| / 2`, in [0, 1] (Wen et al. 2023)."""
-
-    def terms(self, log_p: Rows, log_q: Rows) -> tuple[Rows, Rows, Rows]:
-        """`dD/dq = sign(q - p) / 2`, and the opposite for p."""
         q = raised(log_q)
-        gap = q - raised(log_p)
-        side = 0.5 * gap.sign()
-        return 0.5 * gap.abs(), q * side, -side
+        return q * ratio, q * (ratio - self.skew * ratio.exp())
 
 
 @dataclass(frozen=True)
@@ -169,13 +150,12 @@ class PoolThenDivide(Family):
     pair: Pair = JSD()
 
     def compare(self, log_q: Rows, log_p: Float[Tensor, "K n V"], log_w: Float[Tensor, "n K"]) -> Compared:
-        """The price of a teacher is `sum_v p_kv dD/dp_v` at the pool."""
-        p = [raised(x) for x in log_p]
-        pool = p[0] * log_w[:, :1].exp()
-        for k in range(1, len(p)):
-            pool = pool + p[k] * log_w[:, k : k + 1].exp()
-        value, force, worth = self.pair.terms(pool.log(), log_q)
-        return Compared(value.sum(-1), force, torch.stack([(x * worth).sum(-1) for x in p], -1))
+        """The pair's, at the pool."""
+        pool = raised(log_p[0]) * log_w[:, :1].exp()
+        for k in range(1, len(log_p)):
+            pool = pool + raised(log_p[k]) * log_w[:, k : k + 1].exp()
+        value, force = self.pair.terms(pool.log(), log_q)
+        return Compared(value.sum(-1), force)
 
 
 @dataclass(frozen=True)
@@ -189,14 +169,13 @@ class DivideThenPool(Family):
     pair: Pair = JSD()
 
     def compare(self, log_q: Rows, log_p: Float[Tensor, "K n V"], log_w: Float[Tensor, "n K"]) -> Compared:
-        """The price of a teacher is its divergence."""
-        force, prices, weights = torch.zeros_like(log_q), [], log_w.exp()
+        """The weighted sum of the pairs'."""
+        force, values, weights = torch.zeros_like(log_q), [], log_w.exp()
         for k, own in enumerate(log_p):
-            value, pull, _ = self.pair.terms(own, log_q)
-            prices.append(value.sum(-1))
+            value, pull = self.pair.terms(own, log_q)
+            values.append(value.sum(-1))
             force.addcmul_(pull, weights[:, k : k + 1])
-        price = torch.stack(prices, -1)
-        return Compared((weights * price).sum(-1), force, price)
+        return Compared((weights * torch.stack(values, -1)).sum(-1), force)
 
 
 @dataclass(frozen=True)
@@ -221,9 +200,8 @@ class Alpha(Family):
         """`sum_k w_k p_k^a = Z^a r^a` is all that the student needs."""
         a, weights = self.alpha, log_w.exp()
         shared = [(a * own + (1.0 - a) * log_q).exp() for own in log_p]
-        price = (1.0 - torch.stack([x.sum(-1) for x in shared], -1)) / (a * (1.0 - a))
-        force = -linear_pool(torch.stack(shared), weights) / a
-        return Compared((weights * price).sum(-1), force, price)
+        each = (1.0 - torch.stack([x.sum(-1) for x in shared], -1)) / (a * (1.0 - a))
+        return Compared((weights * each).sum(-1), -linear_pool(torch.stack(shared), weights) / a)
 
 
 @dataclass(frozen=True)
@@ -241,93 +219,13 @@ class Mixed(Family):
         if not 0.0 <= self.share <= 1.0:
             raise ValueError(f"share must lie in [0, 1], got {self.share}")
 
-    def shares(self, pool: Rows, q: Rows) -> tuple[Float[Tensor, "n 1"], Float[Tensor, "n 1"]]:
-        """Factors of forward and reverse KL at every position, constants to the gradient."""
-        share = torch.full_like(pool[:, :1], self.share)
-        return share, 1.0 - share
-
     def compare(self, log_q: Rows, log_p: Float[Tensor, "K n V"], log_w: Float[Tensor, "n K"]) -> Compared:
         """The forward force is minus the linear pool, the reverse one `q (log q - sum_k w_k log p_k)`."""
         q, weights = raised(log_q), log_w.exp()
         p = torch.stack([raised(own) for own in log_p])
         pool = linear_pool(p, weights)
-        forward_share, reverse_share = self.shares(pool, q)
         forward = torch.stack([(x * (own - log_q)).sum(-1) for x, own in zip(p, log_p, strict=True)], -1)
         reverse = torch.stack([(q * (log_q - own)).sum(-1) for own in log_p], -1)
-        price = forward_share * forward + reverse_share * reverse
-        force = reverse_share * q * (log_q - linear_pool(log_p, weights)) - forward_share * pool
-        return Compared((weights * price).sum(-1), force, price)
-
-
-@dataclass(frozen=True)
-class Jeffreys(Mixed):
-    """`sum_k w_k [KL(p_k || q) + KL(q || p_k)]`: both, in full."""
-
-    def shares(self, pool: Rows, q: Rows) -> tuple[Float[Tensor, "n 1"], Float[Tensor, "n 1"]]:
-        """One and one."""
-        one = torch.ones_like(pool[:, :1])
-        return one, one
-
-
-@dataclass(frozen=True)
-class AdaptiveKL(Mixed):
-    """Forward KL where the student misses the head of the pool, reverse KL where it misses the tail (Wu et al. 2024).
-
-    The share of forward KL at a position is `gap_head / (gap_head + gap_tail)`, `gap = sum |P - q|` over the
-    likeliest entries that together have `head` of the pooled mass, and over the others. The share is a constant to
-    the gradient.
-
-    Attributes:
-        head: mass of the head, in (0, 1).
-    """
-
-    head: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _inside("head", self.head)
-
-    def shares(self, pool: Rows, q: Rows) -> tuple[Float[Tensor, "n 1"], Float[Tensor, "n 1"]]:
-        """By the gaps of head and tail; equal where the student is right."""
-        ordered, order = pool.sort(-1, descending=True)
-        is_head = (ordered.cumsum(-1) - ordered) < self.head
-        gap = (ordered - q.gather(-1, order)).abs()
-        head = (gap * is_head).sum(-1, keepdim=True)
-        total = gap.sum(-1, keepdim=True)
-        share = torch.where(total > 0, head / total.clamp_min(1e-30), 0.5)
-        return share, 1.0 - share
-
-
-@dataclass(frozen=True)
-class TopKForwardKL(Family):
-    """`KL` of the pool from the student over the pool's likeliest entries and one bucket for all the others.
-
-    `sum_{v in S} P log(P/q) + P_tail log(P_tail / q_tail)`: what is outside S is lumped, not dropped, and nothing is
-    renormalised. By data processing it is at most `KL(P || q)`, the Jensen-Shannon part left out, and equals it
-    when S is everything.
-
-    Attributes:
-        entries: size of S, at least 1.
-    """
-
-    entries: int = 64
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.entries < 1:
-            raise ValueError(f"entries must be at least 1, got {self.entries}")
-
-    def compare(self, log_q: Rows, log_p: Float[Tensor, "K n V"], log_w: Float[Tensor, "n K"]) -> Compared:
-        """Inside S the force is `-P`, outside `-q P_tail / q_tail`; S is held."""
-        p, q = [raised(own) for own in log_p], raised(log_q)
-        pool = linear_pool(torch.stack(p), log_w.exp())
-        inside = torch.zeros_like(pool, dtype=torch.bool)
-        inside.scatter_(1, pool.topk(min(self.entries, pool.shape[1]), -1).indices, True)
-        tail, tail_q = (torch.where(inside, 0.0, x).sum(-1, keepdim=True) for x in (pool, q))
-        smallest = math.exp(FLOOR[pool.dtype])
-        ratio = torch.where(inside, pool.log() - log_q, 0.0)
-        tail_ratio = tail.clamp_min(smallest).log() - tail_q.clamp_min(smallest).log()
-        value = (pool * ratio).sum(-1) + (tail * tail_ratio).squeeze(1)
-        force = -torch.where(inside, pool, q * (tail / tail_q.clamp_min(smallest)))
-        worth = torch.where(inside, ratio, tail_ratio)
-        return Compared(value, force, torch.stack([(x * worth).sum(-1) for x in p], -1))
+        each = self.share * forward + (1.0 - self.share) * reverse
+        force = (1.0 - self.share) * q * (log_q - linear_pool(log_p, weights)) - self.share * pool
+        return Compared((weights * each).sum(-1), force)

@@ -24,7 +24,6 @@ from polydistill.run.build_safety import build_constraints, build_severity
 from polydistill.safety import Order, Ordered, Tilt, Veto, scores_of
 from polydistill.teachers import LocalTeacher, Teacher
 from polydistill.teachers.served import Patience, ServedTeacher
-from polydistill.training.drawing import refuse_biased
 from polydistill.training.gradient.across_groups import AcrossGroups, Critical, Labels
 from polydistill.training.gradient.across_teachers import AcrossTeachers
 from polydistill.training.off_policy import PolyDistillTrainer
@@ -279,10 +278,6 @@ def build_trainer(config: c.RunConfig, observers: list[Observer] | None = None) 
     held_out = None if data.evaluation is None else load_data(data.evaluation, data.evaluation_split, data.text_field)
     on_policy = config.training.mode == "on_policy"
     gradient = build_gradient(config)
-    if on_policy and config.training.drop_teachers is not None:
-        raise ConfigError("training.drop_teachers: it is there for off-policy runs only; on-policy has `skip_below`")
-    if config.training.drop_teachers is not None:
-        refuse_biased(build_objective(config.objective))
     arguments = None if on_policy else sft_config(config)
     generation = distillation_config(config, loop_arguments(config)) if on_policy else None
     model, tokenizer = build_student(config.student)
@@ -302,6 +297,7 @@ def build_trainer(config: c.RunConfig, observers: list[Observer] | None = None) 
         "constraints": build_constraints(config.safety, tokenizer),
         "severity": build_severity(config.safety),
         "tasks": config.tasks,
+        "skip_below": config.training.skip_below,
         "loss_bytes": None if mib is None else mib * 2**20,
         "observers": observers or [],
         "placement": PLACEMENTS[config.training.placement](),
@@ -318,7 +314,6 @@ def build_trainer(config: c.RunConfig, observers: list[Observer] | None = None) 
             args=arguments,
             objective=build_objective(config.objective),
             gradient=gradient,
-            drop_teachers=config.training.drop_teachers,
             **common,
         )
     sampled = SAMPLED.get(config.objective.kind)
@@ -329,6 +324,5 @@ def build_trainer(config: c.RunConfig, observers: list[Observer] | None = None) 
         args=generation,
         objective=build_objective(config.objective) if sampled is None else sampled(),
         fixed_share=config.training.fixed_share,
-        skip_below=config.training.skip_below,
         **common,
     )

@@ -116,7 +116,7 @@ def _check(config: RunConfig, trainer: Taught, layout: Layout | None) -> Check:
     estimate = Estimate(
         steps=steps,
         seconds=steps * accumulation * seconds,
-        teacher_seconds=steps * accumulation * (done.seconds["teachers"] + done.seconds["teacher heads"]),
+        teacher_seconds=steps * accumulation * done.seconds["teachers"],
         memory=memory(_sizes(config, trainer), layout or Layout("here", ranks), trainer.placement),
         disk=_disk(config, student),
         free_disk=shutil.disk_usage(_existing(Path(config.output))).free,

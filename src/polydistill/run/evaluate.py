@@ -15,7 +15,8 @@ from polydistill.pipeline import Pipeline
 from polydistill.records import EvaluationRecord, Ribbon
 from polydistill.safety.constrained import Constrained, student_writer
 from polydistill.teachers import TeacherSource, head_of, last_hidden_state
-from polydistill.training.step import Batch, listen_to
+from polydistill.training.batch import Batch
+from polydistill.training.hearing import listen_to
 
 ROWS = 256
 """Positions whose full distributions are held at once."""
@@ -89,7 +90,7 @@ def evaluate(
     for batch in batches:
         rows, positions = batch.positions(reads_prefix=True)
         hidden = last_hidden_state(student, input_ids=batch.input_ids, attention_mask=batch.attention_mask)
-        spoken, _ = listen_to(teachers, batch, rows)
+        spoken = listen_to(teachers, batch, rows)
         head, flat = head_of(student, visible), hidden.flatten(0, 1)[rows]
         needs = pipeline.stack.needs | {"student_gap"}
         outcome = distil(flat, head, spoken, positions, pipeline.decide, ForwardKL(), needs=needs)

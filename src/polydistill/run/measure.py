@@ -25,8 +25,8 @@ from polydistill.safety import Forbidden, GeneratedRate
 from polydistill.safety.constrained import student_writer
 from polydistill.safety.measures import prefixes, unsafe_mass
 from polydistill.teachers import LocalTeacher, TeacherSource
+from polydistill.training.batch import Batch
 from polydistill.training.off_policy import PolyDistillTrainer
-from polydistill.training.step import Batch
 
 REFUSALS = (
     r"\bI(?:'m| am) (?:sorry|unable|not able)\b",

@@ -47,9 +47,9 @@ from polydistill.run.recorder import Recorder, constraint_records
 from polydistill.safety import attenuation
 from polydistill.safety.constrained import InfeasibleError
 from polydistill.teachers import TeacherUnavailableError
+from polydistill.training.hearing import listen_to
 from polydistill.training.partial import served_says
 from polydistill.training.placement import ShardedTeacher
-from polydistill.training.step import listen_to
 from polydistill.training.taught import Taught
 
 STUDENT = "student"

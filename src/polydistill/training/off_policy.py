@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,27 +16,22 @@ from trl import SFTConfig, SFTTrainer
 
 from polydistill.data.context import COLUMNS, ContextCollator, refuse_empty, refuse_masked, task_names
 from polydistill.data.severity import Source, annotate, annotate_tokens
-from polydistill.logprobs import Head, Says
+from polydistill.logprobs import Head, Spoken
 from polydistill.objective import Divergence, ForwardKL, Outcome
 from polydistill.safety import Order
 from polydistill.safety.constrained import Constrained
 from polydistill.teachers import LocalTeacher, Teachers, named_teachers
-from polydistill.training.drawing import refuse_biased
+from polydistill.training.batch import Batch
 from polydistill.training.gradient.across_groups import AcrossGroups, Rows, refuse_unfit
 from polydistill.training.gradient.across_teachers import AcrossTeachers, factor_of, said_of
+from polydistill.training.hearing import Heard, hear
 from polydistill.training.placement import Placement
-from polydistill.training.step import Batch, StepOutcome, step
+from polydistill.training.step import StepOutcome, step
 from polydistill.training.student import teach_forward
 from polydistill.training.taught import Observer, Taught
 from polydistill.weighting import Operator
 
 logger = logging.get_logger(__name__)
-
-ON_AVERAGE = (
-    "with drop_teachers the safety order and the floor hold for the weights that teachers are drawn from, and so on "
-    "average; a single position hears only the teachers that were drawn for it"
-)
-"""What drawing teachers leaves of promises about weights."""
 
 
 class PolyDistillTrainer(Taught, SFTTrainer):
@@ -59,7 +55,7 @@ class PolyDistillTrainer(Taught, SFTTrainer):
         observers: functions called on every training batch, e.g. diagnostics.
         placement: `Copied()` (a copy of every teacher on each rank), `Sharded()` or `Offloaded()`.
         gradient: `AcrossTeachers` or `AcrossGroups`: what an aggregator of torchjd makes of conflicting gradients.
-        drop_teachers: teachers per position, drawn by weight so that the gradient is right on average; None keeps all.
+        skip_below: teachers of at most this total weight need not run (T5); 0 skips exact zeros only, None nothing.
         **kwargs: as for `SFTTrainer` (`train_dataset`, `eval_dataset`, `processing_class`, `callbacks`, ...).
 
     Raises:
@@ -88,7 +84,7 @@ class PolyDistillTrainer(Taught, SFTTrainer):
         observers: Sequence[Observer] = (),
         placement: Placement | None = None,
         gradient: AcrossTeachers | AcrossGroups | None = None,
-        drop_teachers: int | None = None,
+        skip_below: float | None = 0.0,
         **kwargs: Any,
     ) -> None:
         args = SFTConfig("polydistill-run") if args is None else args
@@ -110,14 +106,8 @@ class PolyDistillTrainer(Taught, SFTTrainer):
                 )
         names = tuple(teacher.name for teacher in local)
         self._bind(local, weighting, names, found, floor, safety, constraints, placement, gradient)
-        self.loss_bytes, self.observers, self.draws = loss_bytes, list(observers), drop_teachers
-        if drop_teachers is not None:
-            refuse_biased(self.objective)
-            if drop_teachers < 1:
-                raise ValueError(f"drop_teachers must be at least 1 teacher per position, got {drop_teachers}")
-            if self.pipeline.safety is not None:
-                self.said += (ON_AVERAGE,)
-                logger.warning(ON_AVERAGE)
+        self.loss_bytes, self.observers = loss_bytes, list(observers)
+        self.skip_below = self._skipping(skip_below, isinstance(self.objective, ForwardKL))
         self.rows = Rows(gradient) if isinstance(gradient, AcrossGroups) else None
         super().__init__(model=model, args=args, **kwargs)
         refuse_masked(self.train_dataset, "training")
@@ -142,23 +132,16 @@ class PolyDistillTrainer(Taught, SFTTrainer):
         batch = self.batch_of(inputs)
         training = bool(model.training)
         made: list[StepOutcome] = []
+        method = self.method if training else replace(self.method, constraints=None)
+        where = f"step {self.state.global_step + 1}" if training else "evaluation"
         split = self.gradient.split if isinstance(self.gradient, AcrossGroups) and training else None
 
         def distil(hidden: Tensor, head: Head) -> Tensor:
-            done = step(
-                hidden,
-                head,
-                self.teachers,
-                batch,
-                self.pipeline,
-                self.objective,
-                penalty=self.constraints.penalty if self.constraints is not None and training else None,
-                loss_bytes=self.loss_bytes,
-                where=f"step {self.state.global_step + 1}" if training else "evaluation",
-                draws=self.draws if training else None,
-                split=split,
-                notice=self._notice if isinstance(self.gradient, AcrossTeachers) and training else None,
-            )
+            heard = hear(method, batch)
+            student = heard.of(hidden, head)
+            done = step(student, heard, method, where, split)
+            if isinstance(self.gradient, AcrossTeachers) and training:
+                self._notice(self.gradient, student, heard, done.outcome)
             made.append(done)
             return done.loss if done.losses is None else done.losses
 
@@ -196,11 +179,11 @@ class PolyDistillTrainer(Taught, SFTTrainer):
         found = self.rows.combine(trained, self.state.global_step)
         return found | self.rows.across.split.effective(found, self.objective)
 
-    def _notice(self, hidden: Float[Tensor, "N D"], head: Head, spoken: Sequence[Says], outcome: Outcome) -> None:
+    def _notice(self, gradient: AcrossTeachers, student: Spoken, heard: Heard, outcome: Outcome) -> None:
         """The Gramian across teachers; its coefficients take effect after the optimizer step."""
-        assert isinstance(self.gradient, AcrossTeachers)
+        hidden, temperature = student.hidden.detach(), self.objective.temperature
         factor = factor_of(self.pipeline)
-        self.gradient.observe(factor, self.pipeline, hidden, head, spoken, outcome, self.objective.temperature)
+        gradient.observe(factor, self.pipeline, hidden, student.head, heard.spoken, outcome, temperature)
 
     def held_out(self) -> Iterator[Batch] | None:
         """The evaluation data as the collator makes it; None without any."""

@@ -18,10 +18,12 @@ from polydistill.objective import Divergence, ForwardKL, ReverseKL
 from polydistill.safety import Order
 from polydistill.safety.constrained import Constrained
 from polydistill.teachers import Teachers, head_of, named_teachers
+from polydistill.training.batch import IGNORED, Batch
 from polydistill.training.fixed import fixed_ids, fixed_turn
-from polydistill.training.placement import Placement, Sharded
+from polydistill.training.hearing import hear
+from polydistill.training.placement import Placement
 from polydistill.training.sampled import Sampled, TokenScorer, refuse_for_sampled, sampled_step, scorers
-from polydistill.training.step import IGNORED, Batch, StepOutcome, step
+from polydistill.training.step import StepOutcome, step
 from polydistill.training.taught import Observer, Taught
 from polydistill.weighting import Operator, Tag
 from polydistill.weighting.labels import refuse_label_readers
@@ -102,7 +104,8 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
         if self.pipeline.stack.reads_prefix_labels:
             self.pipeline.stack.tag = Tag.DYNAMIC  # the prefix is the student's own text
         self.fixed_share, self.loss_bytes, self.observers = float(fixed_share), loss_bytes, list(observers)
-        self.skip_below = None if isinstance(placement, Sharded) else skip_below
+        linear = isinstance(chosen, ForwardKL | Sampled)
+        self.skip_below = self._skipping(skip_below, linear)
         _refuse_unsupported(self, args, kwargs)
         super().__init__(model=model, teacher_model=None, args=args, **kwargs)
         self._seat(self._tokenizer)
@@ -179,8 +182,6 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
         mode = "train" if training else "eval"
         heard = self._heard(done, self.batch_of(inputs), mode)
         del heard["tokens"]
-        if done.runs is not None:
-            heard["teachers_run"] = float(done.runs.float().mean())
         for name, value in heard.items():
             self._metrics[mode][name].append(value)
         self._total_train_tokens = int(self.state.num_input_tokens_seen)
@@ -201,18 +202,11 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
                 done = sampled_step(hidden, head, self.tokens, batch, self.pipeline, self.objective, where=where)
             else:
                 assert not isinstance(self.objective, Sampled)
-                done = step(
-                    hidden,
-                    head,
-                    self.teachers,
-                    batch,
-                    self.pipeline,
-                    self.objective if bool(inputs["fixed"].any()) else replace(self.objective, ce=0.0),
-                    penalty=self.constraints.penalty if self.constraints is not None and training else None,
-                    loss_bytes=self.loss_bytes,
-                    where=where,
-                    skip_below=self.skip_below,
-                )
+                method = self.method if training else replace(self.method, constraints=None)
+                if not bool(inputs["fixed"].any()):
+                    method = replace(method, divergence=replace(method.divergence, ce=0.0))
+                heard = hear(method, batch)
+                done = step(heard.of(hidden, head), heard, method, where)
         self.made.append(done)
         items = done.outcome.count if num_items_in_batch is None else num_items_in_batch
         return done.loss / torch.as_tensor(items, device=done.loss.device).clamp(min=1e-6)
@@ -273,7 +267,7 @@ def _base(student: Any) -> Any:
 def _refuse_unsupported(trainer: OnPolicyPolyDistillTrainer, args: DistillationConfig, kwargs: dict[str, Any]) -> None:
     if not 0.0 <= trainer.fixed_share <= 1.0:
         raise ValueError(f"the share of fixed data (lambda) must lie in [0, 1], got {trainer.fixed_share}")
-    goal, skip = trainer.objective, trainer.skip_below
+    goal = trainer.objective
     if isinstance(goal, Sampled):
         refuse_for_sampled(trainer.pipeline, args, trainer.fixed_share)
         if trainer.constraints is not None:
@@ -285,13 +279,6 @@ def _refuse_unsupported(trainer: OnPolicyPolyDistillTrainer, args: DistillationC
                 f"ce={goal.ce} is a share of cross-entropy on labels, which generated text does not have; use ce=0, or "
                 "mix fixed data in (lambda > 0), on which it then acts"
             )
-        if skip and not isinstance(goal, ForwardKL):
-            raise ValueError(
-                f"skip_below={skip}: a teacher of small weight can move the log pool far (T5), so only exact zeros may "
-                "be skipped there; use 0, or ForwardKL"
-            )
-    if skip is not None and not 0.0 <= skip < 1.0:
-        raise ValueError(f"skip_below is a share of the weight and must lie in [0, 1), got {skip}")
     if args.beta != 1.0:
         raise ValueError(f"beta={args.beta} is trl's way to choose the divergence; use objective= instead")
     if args.use_liger_kernel:

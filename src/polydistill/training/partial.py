@@ -84,8 +84,8 @@ def _refuse_drop(teacher: ServedTeacher, teachers: int, objective: object, looks
         raise ValueError(f"{who} needs another teacher to go on with; use `wait`")
     if looks_at_all:
         raise ValueError(
-            f"{who} does not go together with constraints, drop_teachers or a modified gradient, which look at every "
-            "teacher; use `wait`"
+            f"{who} does not go together with constraints or a modified gradient, which look at every teacher; "
+            "use `wait`"
         )
 
 

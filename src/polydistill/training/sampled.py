@@ -25,7 +25,8 @@ from polydistill.logprobs import Head, Statistics, logits_of
 from polydistill.objective import Outcome
 from polydistill.pipeline import Pipeline
 from polydistill.teachers import Teacher, named_teachers
-from polydistill.training.step import Batch, NonFiniteValueError, StepOutcome
+from polydistill.training.batch import Batch
+from polydistill.training.step import NonFiniteValueError, StepOutcome
 
 ROWS = 256
 """Positions whose distributions are held at once."""
@@ -176,15 +177,13 @@ def sampled_step(
     rows, positions = batch.positions(pipeline.stack.reads_prefix_labels)
     clock = perf_counter()
     log_p = torch.stack([t.score(batch.input_ids, batch.attention_mask, rows) for t in teachers], -1).to(hidden.device)
-    seconds = {"teachers": perf_counter() - clock, "teacher heads": 0.0}
+    seconds = {"teachers": perf_counter() - clock}
     clock = perf_counter()
     lose = positions.has_loss.nonzero().squeeze(1)
     _refuse_non_finite(log_p, pipeline.teachers, rows, batch.input_ids.shape[1], where)
     statistics = Statistics(positions, torch.where(positions.has_target[:, None], log_p.float(), 0.0))
     log_w, _ = pipeline.decide(statistics, None) if len(rows) else (statistics.label_log_prob, None)
     log_w = log_w.detach()
-    seconds["signals and weights"] = perf_counter() - clock
-    clock = perf_counter()
     log_q = _student_log_q(hidden.flatten(0, 1)[rows[lose]], head, positions.target[lose])
     _refuse_non_finite(log_q.detach()[:, None], None, rows[lose], batch.input_ids.shape[1], where)
     advantage = objective.advantage(log_w[lose], log_p.float()[lose], log_q.detach())
@@ -198,9 +197,8 @@ def sampled_step(
         divergence=spread.index_copy(0, lose, -advantage),
         cross_entropy=spread.index_copy(0, lose, -log_q.detach()),
         statistics=statistics,
-        seconds={**seconds, "student head and loss": perf_counter() - clock},
     )
-    return StepOutcome(loss, outcome, rows, positions, dict(outcome.seconds))
+    return StepOutcome(loss, outcome, rows, positions, {**seconds, "objective": perf_counter() - clock})
 
 
 def _student_log_q(hidden: Float[Tensor, "n D"], head: Head, target: Int[Tensor, " n"]) -> Float[Tensor, " n"]:

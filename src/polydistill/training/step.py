@@ -1,51 +1,24 @@
 """One step of multi-scale adaptive distillation, as the algorithm reads.
 
-spoken = teachers(batch)                        # hidden states and heads, or truncated distributions
-def decide(statistics, carry): ...              # compose, floor, safety: one chunk at a time
-out = objective(student, spoken, decide)        # one pooled target per position
+heard = hear(method, batch)                     # who runs, who is lost, and how they are weighed
+student = heard.of(hidden, head)                # at the same positions
+out = distilled(student, heard, method)         # one pooled target per position
+loss = out.loss + constraints.penalty(...)      # a sum over positions
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from polydistill.logprobs import UNKNOWN, Head, Positions, Says, Statistics
-from polydistill.objective import Decide, Divergence, NonFiniteError, Outcome, distil
-from polydistill.pipeline import Pipeline
-from polydistill.teachers import TeacherSource
-from polydistill.teachers.served import TeacherLostError
-from polydistill.training.drawing import Drawing
+from polydistill.logprobs import Positions, Spoken, Statistics
+from polydistill.objective import NonFiniteError, Outcome, distil
+from polydistill.training.batch import Batch
 from polydistill.training.gradient.across_groups import Part, Split
-from polydistill.training.skipping import awake, speak_where_awake, without_lost, without_sleepers
-
-IGNORED = -100
-"""Label of a position that is not trained on."""
-
-
-@runtime_checkable
-class Penalty(Protocol):
-    """Anything that adds to the loss what it measures on the student, e.g. constraints with their multipliers."""
-
-    def __call__(
-        self,
-        hidden: Float[Tensor, "N D"],
-        head: Head,
-        spoken: Sequence[Says],
-        positions: Positions,
-        input_ids: Int[Tensor, "B T"],
-        rows: Int[Tensor, " N"],
-    ) -> Float[Tensor, ""]:
-        """A sum over positions, differentiable in hidden states and head."""
-        ...
-
-
-Notice = Callable[[Float[Tensor, "N D"], Head, Sequence[Says], Outcome], None]
-"""Called after the objective with what it saw: hidden states, head, teachers and outcome."""
+from polydistill.training.hearing import Heard, Method
 
 
 class NonFiniteValueError(FloatingPointError):
@@ -53,82 +26,15 @@ class NonFiniteValueError(FloatingPointError):
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Token sequences with what is known about them.
-
-    Attributes:
-        input_ids: token ids.
-        attention_mask: 1 for real tokens.
-        labels: as Transformers has them: not shifted, `-100` where nothing is learned.
-        task: task index of each token's sequence, or `UNKNOWN`.
-        teacher: index of the teacher named for it, or `UNKNOWN`.
-        severity: in [0, 1].
-        document_start: a document begins at this token; the first real token of a sequence always is one.
-    """
-
-    input_ids: Int[Tensor, "B T"]
-    attention_mask: Int[Tensor, "B T"]
-    labels: Int[Tensor, "B T"]
-    task: Int[Tensor, "B T"] | None = None
-    teacher: Int[Tensor, "B T"] | None = None
-    severity: Float[Tensor, "B T"] | None = None
-    document_start: Int[Tensor, "B T"] | None = None
-
-    def positions(self, reads_prefix: bool) -> tuple[Int[Tensor, " N"], Positions]:
-        """Flattened positions that carry loss or evidence, sequence-major, and what is known about them.
-
-        Position t predicts token t + 1; it carries evidence when both tokens are real, loss when the label of the
-        latter says so. The last position of a sequence predicts nothing.
-
-        Args:
-            reads_prefix: the stack reads labels of earlier positions, so that prompts carry evidence. Otherwise
-                positions without loss are left out.
-        """
-        real = self.attention_mask.bool()
-        starts = real.clone()
-        starts[:, 1:] &= ~real[:, :-1]
-        if self.document_start is not None:
-            starts |= self.document_start.bool() & real
-        follows = torch.zeros_like(real)
-        follows[:, :-1] = real[:, :-1] & real[:, 1:] & ~(starts[:, 1:])
-        next_label = torch.full_like(self.labels, IGNORED)
-        next_label[:, :-1] = self.labels[:, 1:]
-        has_loss = follows & (next_label != IGNORED)
-        target = torch.zeros_like(self.input_ids)
-        target[:, :-1] = self.input_ids[:, 1:]
-        keep = follows if reads_prefix else has_loss
-        rows = keep.flatten().nonzero().squeeze(1)
-
-        def taken(values: Tensor | None, default: Tensor) -> Tensor:
-            return (default if values is None else values).flatten()[rows]
-
-        unknown = torch.full_like(self.input_ids, UNKNOWN)
-        # Without its prompt a document's first kept position may not be its first one.
-        document = starts.flatten().cumsum(0)[rows]
-        first = torch.ones_like(document, dtype=torch.bool)
-        first[1:] = document[1:] != document[:-1]
-        positions = Positions(
-            target=target.flatten()[rows],
-            has_target=follows.flatten()[rows],
-            has_loss=has_loss.flatten()[rows],
-            document_start=first,
-            task=taken(self.task, unknown),
-            teacher=taken(self.teacher, unknown),
-            severity=taken(self.severity, torch.zeros(self.input_ids.shape, device=self.input_ids.device)),
-        )
-        return rows, positions
-
-
-@dataclass(frozen=True)
 class StepOutcome:
     """What one batch gave, and where the time went.
 
     Attributes:
-        loss: sum over positions of the objective, and of the penalty if there is one; differentiable.
+        loss: sum over positions of the objective, and of the constraints' penalty; differentiable.
         outcome: of the objective.
         rows: flattened positions that the outcome is about.
         positions: what is known about them.
-        seconds: the objective's parts and `teachers`.
+        seconds: of wall-clock: `teachers`, and `objective` with the weights and the constraints.
         runs: which teachers ran on which sequences; None when all did.
         losses: the loss by group, where it was split; their sum is `loss`.
         batch: the sequences.
@@ -144,118 +50,62 @@ class StepOutcome:
     batch: Batch | None = None
 
 
-def listen_to(
-    teachers: Sequence[TeacherSource],
-    batch: Batch,
-    rows: Int[Tensor, " N"],
-    runs: Bool[Tensor, "B K"] | None = None,
-    *,
-    may_be_lost: bool = False,
-) -> tuple[list[Says], float]:
-    """What every teacher says about `rows`, each run once (on the sequences of `runs`), and the seconds it took.
-
-    Raises:
-        TeacherUnavailableError: one does not answer. If it is one that a run may go on without, and `may_be_lost`, what
-            it says is `Lost` instead, and its weight must be 0.
-    """
-    clock, ids, mask = perf_counter(), batch.input_ids, batch.attention_mask
-    spoken: list[Says] = []
-    for k, teacher in enumerate(teachers):
-        try:
-            if runs is None:
-                spoken.append(teacher.speak(ids, mask, rows))
-            else:
-                spoken.append(speak_where_awake(teacher, ids, mask, rows, runs[:, k]))
-        except TeacherLostError as error:
-            if not may_be_lost:
-                raise
-            spoken.append(error.without(len(rows)))
-    return spoken, perf_counter() - clock
-
-
-def step(
-    hidden: Float[Tensor, "B T D"],
-    head: Head,
-    teachers: Sequence[TeacherSource],
-    batch: Batch,
-    pipeline: Pipeline,
-    divergence: Divergence,
-    *,
-    penalty: Penalty | None = None,
-    loss_bytes: int | None = None,
-    where: str = "",
-    skip_below: float | None = None,
-    draws: int | None = None,
-    split: Split | None = None,
-    notice: Notice | None = None,
-) -> StepOutcome:
+def step(student: Spoken, heard: Heard, method: Method, where: str = "", split: Split | None = None) -> StepOutcome:
     """Distil one batch; the loss is a sum over positions, to be divided by the number of positions of the whole step.
 
     Args:
-        hidden: student's last hidden states.
-        head: student's head.
-        teachers: in the order of `pipeline.teachers`.
-        batch: the sequences.
-        pipeline: whom we trust.
-        divergence: what we learn.
-        penalty: added to the loss, e.g. constraints on the student.
-        loss_bytes: byte budget of a chunk of the objective.
+        student: last hidden states at the positions that were heard, and head.
+        heard: what the teachers say there.
+        method: what we learn by.
         where: prefix for errors, e.g. `step 12`.
-        skip_below: total weight of teachers that may be left out of a sequence, in [0, 1); None runs all of them.
-        draws: teachers per position, drawn by weight; the outcome's weights are those that they were drawn from. None
-            pools all of them.
         split: two groups whose losses are wanted apart.
-        notice: called after the objective.
 
     Raises:
         NonFiniteValueError: a teacher or the student is not finite; names it, the sequence and the token.
     """
-    rows, positions = batch.positions(pipeline.stack.reads_prefix_labels)
-    decide: Decide = pipeline.decide
-    sequence = rows // batch.input_ids.shape[1]
-    runs = None if skip_below is None else awake(pipeline, positions, sequence, len(batch.input_ids), skip_below)
-    if runs is not None:
-        decide = without_sleepers(decide, runs[sequence])
-    drawing = None
-    if draws is not None:
-        drawing = Drawing.of(pipeline, draws, positions, sequence, len(batch.input_ids))
-        # Constraints and gradients across teachers look at every teacher.
-        runs = drawing.runs(sequence, len(batch.input_ids)) if penalty is None and notice is None else None
-    spoken, seconds = listen_to(teachers, batch, rows, runs, may_be_lost=True)
-    decide = without_lost(decide, spoken, rows)
-    flat = hidden.flatten(0, 1)[rows]
-
-    def distilled(part: Part) -> Outcome:
-        heard, needs = spoken, pipeline.stack.needs
-        decider, expected = (decide, None) if drawing is None else drawing.decider()
-        if part.labels_only:
-            heard, decider, expected, needs = spoken[:1], alone, None, frozenset()
-        found = distil(flat, head, heard, part.positions, decider, part.divergence, needs=needs, loss_bytes=loss_bytes)
-        log_w = torch.cat(expected) if expected else found.log_w
-        return replace(found, loss=part.share * found.loss, log_w=log_w)
-
-    parts = [Part(positions, divergence)] if split is None else split.parts(positions, divergence)
+    started, positions = perf_counter(), heard.positions
+    whole = [Part(positions, method.divergence)]
+    parts = whole if split is None else split.parts(positions, method.divergence)
     try:
-        outcomes = [distilled(part) for part in parts]
+        outcomes = [_of_part(student, heard, method, part) for part in parts]
     except NonFiniteError as error:
-        raise non_finite(error, pipeline, rows, batch.input_ids.shape[1], where) from error
-    outcome = outcomes[0] if split is None else split.merge(outcomes, positions)
-    losses = [part.loss for part in outcomes]
-    spent = {"teachers": seconds, **outcome.seconds}
-    if penalty is not None:
-        clock = perf_counter()
+        raise _named(error, heard, method, where) from error
+    losses = [outcome.loss for outcome in outcomes]
+    if method.constraints is not None:
         pressed = 0 if split is None else split.penalised
-        losses[pressed] = losses[pressed] + penalty(flat, head, spoken, positions, batch.input_ids, rows).to(
-            losses[pressed]
-        )
-        spent["constraints"] = perf_counter() - clock
-    if notice is not None:
-        clock = perf_counter()
-        notice(flat.detach(), head, spoken, outcome)
-        spent["gradient modification"] = perf_counter() - clock
-    if split is None:
-        return StepOutcome(losses[0], outcome, rows, positions, spent, runs, None, batch)
-    return StepOutcome(losses[0] + losses[1], outcome, rows, positions, spent, runs, torch.stack(losses), batch)
+        losses[pressed] = losses[pressed] + _penalty(student, heard, method).to(losses[pressed])
+    return StepOutcome(
+        loss=losses[0] if split is None else losses[0] + losses[1],
+        outcome=outcomes[0] if split is None else split.merge(outcomes, positions),
+        rows=heard.rows,
+        positions=positions,
+        seconds={"teachers": heard.seconds, "objective": perf_counter() - started},
+        runs=heard.runs,
+        losses=None if split is None else torch.stack(losses),
+        batch=heard.batch,
+    )
+
+
+def distilled(student: Spoken, heard: Heard, method: Method) -> Outcome:
+    """The student's divergence from the teachers that were heard, weighed as they are."""
+    return distil(
+        student.hidden,
+        student.head,
+        heard.spoken,
+        heard.positions,
+        heard.decide,
+        method.divergence,
+        needs=heard.needs,
+        loss_bytes=method.loss_bytes,
+    )
+
+
+def _of_part(student: Spoken, heard: Heard, method: Method, part: Part) -> Outcome:
+    heard = replace(heard, positions=part.positions)
+    if part.labels_only:
+        heard = replace(heard, spoken=heard.spoken[:1], decide=alone, needs=frozenset())
+    found = distilled(student, heard, replace(method, divergence=part.divergence))
+    return replace(found, loss=part.share * found.loss)
 
 
 def alone(statistics: Statistics, carry: Any) -> tuple[Float[Tensor, "n K"], Any]:
@@ -263,12 +113,17 @@ def alone(statistics: Statistics, carry: Any) -> tuple[Float[Tensor, "n K"], Any
     return torch.zeros_like(statistics.label_log_prob), carry
 
 
-def non_finite(
-    error: NonFiniteError, pipeline: Pipeline, rows: Int[Tensor, " N"], length: int, where: str
-) -> NonFiniteValueError:
+def _penalty(student: Spoken, heard: Heard, method: Method) -> Float[Tensor, ""]:
+    assert method.constraints is not None
+    return method.constraints.penalty(
+        student.hidden, student.head, heard.spoken, heard.positions, heard.batch.input_ids, heard.rows
+    )
+
+
+def _named(error: NonFiniteError, heard: Heard, method: Method, where: str) -> NonFiniteValueError:
     """The objective's error in the caller's words: name, step, sequence and token."""
-    sequence, token = divmod(int(rows[error.row]), length)
-    who = "the student" if error.teacher is None else f"teacher {pipeline.teachers[error.teacher]!r}"
+    sequence, token = divmod(int(heard.rows[error.row]), heard.batch.input_ids.shape[1])
+    who = "the student" if error.teacher is None else f"teacher {method.pipeline.teachers[error.teacher]!r}"
     advice = (
         "lower the learning rate, clip gradients, or train in float32"
         if error.teacher is None

@@ -15,13 +15,15 @@ from polydistill.safety import Order
 from polydistill.safety.constrained import Constrained
 from polydistill.teachers import Teacher, check_rows
 from polydistill.teachers.vocabulary import tokens_by_id
+from polydistill.training.batch import Batch
 from polydistill.training.checkpointed import Checkpointed, Commit
 from polydistill.training.gradient.across_groups import AcrossGroups
 from polydistill.training.gradient.across_teachers import AcrossTeachers
+from polydistill.training.hearing import Method, skipping
 from polydistill.training.partial import fit_served, served_facts
-from polydistill.training.placement import Copied, Placement, refuse_silent_single
+from polydistill.training.placement import Copied, Placement, Sharded, refuse_silent_single
 from polydistill.training.sampled import Sampled
-from polydistill.training.step import Batch, StepOutcome
+from polydistill.training.step import StepOutcome
 from polydistill.training.watch import Watch
 from polydistill.weighting import Operator
 
@@ -51,7 +53,7 @@ class Taught(Checkpointed):
     last_step: StepOutcome | None = None
     observers: "list[Observer]"
     loss_bytes: int | None = None
-    draws: int | None = None
+    skip_below: float | None = 0.0
     gradient: AcrossTeachers | AcrossGroups | None = None
     said: tuple[str, ...] = ()
 
@@ -86,6 +88,18 @@ class Taught(Checkpointed):
             constraints.bind(names, tasks, self.pipeline.safety)
         self.placement = Copied() if placement is None else placement
 
+    def _skipping(self, skip_below: float | None, linear: bool) -> float | None:
+        """Total weight that may be left out, after `_bind`; None runs every teacher."""
+        looks_at_all = self.constraints is not None or isinstance(self.gradient, AcrossTeachers)
+        done = skipping(skip_below, linear, looks_at_all)
+        return None if isinstance(self.placement, Sharded) else done  # every rank lets those speak equally often
+
+    @property
+    def method(self) -> Method:
+        """What is learned by, on batches that the model is trained on."""
+        assert isinstance(self.objective, Divergence)
+        return Method(self.teachers, self.pipeline, self.objective, self.constraints, self.loss_bytes, self.skip_below)
+
     def _seat(self, tokenizer: Any) -> PreTrainedModel:
         """After the student is there: vocabularies agree, state and teachers are where they belong."""
         refuse_silent_single(self.accelerator)
@@ -96,7 +110,7 @@ class Taught(Checkpointed):
         student = student.get_base_model() if isinstance(student, PeftModel) else student
         self.visible = len(tokens_by_id(tokenizer))
         said = [check_rows(student.get_output_embeddings().weight.shape[0], self.visible, "the student")]
-        looks_at_all = self.constraints is not None or self.gradient is not None or self.draws is not None
+        looks_at_all = self.constraints is not None or self.gradient is not None
         fit_served(self.teachers, self.pipeline, self.objective, looks_at_all=looks_at_all)
         said += [teacher.agree_with(tokenizer, self.visible) for teacher in self.teachers]
         self.masked = [sentence for sentence in said if sentence]
@@ -128,6 +142,8 @@ class Taught(Checkpointed):
             "cross_entropy": cross_entropy / max(count, 1.0),
             "tokens": tokens,
         }
+        if done.runs is not None:
+            heard["teachers_run"] = float(done.runs.float().mean())
         if mode == "train":
             self.pipeline.stack.observe(outcome.statistics)
             heard |= served_facts(self.teachers)

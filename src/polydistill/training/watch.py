@@ -31,8 +31,9 @@ from polydistill.logprobs import Says
 from polydistill.objective import ForwardKL, distil
 from polydistill.pipeline import Pipeline
 from polydistill.teachers import head_of, last_hidden_state
+from polydistill.training.batch import IGNORED, Batch
+from polydistill.training.hearing import listen_to
 from polydistill.training.placement import OffloadedTeacher, ShardedTeacher
-from polydistill.training.step import IGNORED, Batch, listen_to
 
 logger = logging.get_logger(__name__)
 
@@ -101,7 +102,7 @@ class Watch:
         rows, positions = rows[inside], positions.at(inside)
         spoken = self.spoken
         if spoken is None:
-            spoken, _ = listen_to(teachers, self.batch, rows)
+            spoken = listen_to(teachers, self.batch, rows)
             guests = any(isinstance(teacher, ShardedTeacher | OffloadedTeacher) for teacher in teachers)
             self.spoken = None if guests else spoken  # what these say holds a copy of their head
         was_training = student.training

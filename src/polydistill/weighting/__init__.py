@@ -10,7 +10,6 @@ from polydistill.weighting.balance import Balanced
 from polydistill.weighting.clones import CloneRobust
 from polydistill.weighting.composition import ConvexSum, tempered_product
 from polydistill.weighting.context import ClippedPosterior, DiscountedPosterior, PrefixPosterior, TeacherRouter
-from polydistill.weighting.dropping import drop_teachers
 from polydistill.weighting.gate import Gate
 from polydistill.weighting.gradient import GradientFactor
 from polydistill.weighting.operator import (
@@ -54,7 +53,6 @@ __all__ = [
     "UnboundOperatorError",
     "Uniform",
     "Weighting",
-    "drop_teachers",
     "not_an_operator",
     "tempered_product",
 ]

@@ -79,7 +79,7 @@ class Labels:
     def merge(self, outcomes: Sequence[Outcome], positions: Positions) -> Outcome:
         """The outcome of both together."""
         first, second = outcomes
-        return replace(first, loss=first.loss + second.loss, seconds=_seconds(outcomes))
+        return replace(first, loss=first.loss + second.loss)
 
 
 @dataclass(frozen=True)
@@ -129,12 +129,7 @@ class Critical:
             divergence=first.divergence + second.divergence,
             cross_entropy=first.cross_entropy + second.cross_entropy,
             statistics=Statistics(positions=positions, **measured),
-            seconds=_seconds(outcomes),
         )
-
-
-def _seconds(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    return {part: sum(outcome.seconds[part] for outcome in outcomes) for part in outcomes[0].seconds}
 
 
 Split = Labels | Critical

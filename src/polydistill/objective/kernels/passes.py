@@ -1,18 +1,29 @@
 """The point-wise passes over a tile of rows: everything that is done to a vocabulary's worth of numbers.
 
-Plain PyTorch. Each function is run on tiles by an `Engine`, as it is or compiled.
-
-Denormals: a teacher that is sure of itself makes probabilities below 1e-38, on which a CPU is ten times slower, here
-and in every later product. Exponents are therefore clamped where they are formed, `exp(max(x, FLOOR))`: the
-probability that this adds is `V e^FLOOR`, 1e-21 in float32, far below its rounding.
+Plain PyTorch; a kernel runs them as they are, or compiled. No pass overwrites what it reads.
 """
+
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-FLOOR = {torch.float32: -60.0, torch.float64: -600.0}
-"""Smallest log-ratio to the largest entry of a row; its exponential times a weight of 1e-10 is still normal."""
+from polydistill.objective.divergence import FLOOR, Divergence
+
+
+class Kept(NamedTuple):
+    """What a tile's teachers have left until their weights are known.
+
+    Attributes:
+        values: exponentials of the tempered logits less their largest, or those themselves.
+        log_z: log-normalisers of the values.
+        entropy: at the divergence's temperature, nats.
+    """
+
+    values: Float[Tensor, "K n V"]
+    log_z: Float[Tensor, "n K"]
+    entropy: Float[Tensor, "n K"]
 
 
 def normaliser(
@@ -62,6 +73,39 @@ def notice(
     return chosen - log_s, silent - log_s, entropy, tempered_entropy, log_t
 
 
-def raised(log_q: Float[Tensor, "n V"]) -> Float[Tensor, "n V"]:
-    """`exp(log q)` without denormals."""
-    return log_q.clamp_min(FLOOR[log_q.dtype]).exp_()
+def pull(
+    divergence: Divergence,
+    shaping: tuple[float, float | None],
+    logits: Float[Tensor, "n V"],
+    log_z: Float[Tensor, " n"] | None,
+    kept: Kept,
+    log_w: Float[Tensor, "n K"],
+    label: Int[Tensor, " n"],
+    gradient: Float[Tensor, "n V"] | None,
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """Divergence and cross-entropy of a tile.
+
+    Args:
+        divergence: what we learn.
+        shaping: the head's scale and soft cap, through which the gradient goes back.
+        logits: student's, or its log-probabilities.
+        log_z: what was subtracted from the logits, if anything was.
+        kept: teachers.
+        log_w: weights.
+        label: next tokens.
+        gradient: where the gradient with respect to `h W^T + b` is written; None if it is not wanted.
+    """
+    scale, softcap = shaping
+    slope = None
+    if gradient is not None and softcap is not None:
+        raw = logits if log_z is None else logits + log_z[:, None]
+        slope = 1.0 - (raw / softcap) ** 2
+    wanted = gradient is not None
+    point = divergence.evaluate(logits, kept.values, kept.entropy, log_w, label, wanted, kept.log_z)
+    if gradient is not None and point.gradient is not None:
+        if slope is not None:
+            point.gradient.mul_(slope)
+        if scale != 1.0:
+            point.gradient.mul_(scale)
+        gradient.copy_(point.gradient)
+    return point.divergence, point.cross_entropy

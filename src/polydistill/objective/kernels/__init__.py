@@ -1,0 +1,24 @@
+"""Kernels: the only place that touches a vocabulary's worth of numbers, `[n, V]`.
+
+A kernel gives room for the products of K teachers and of the student, reads every teacher off once (`read`), and pulls
+the student towards them when their weights are known (`pull`); what it keeps in between is its own business. Every
+kernel is told the whole call beforehand and may decline it: the plain one takes them all.
+"""
+
+from polydistill.objective.kernels import tiled
+from polydistill.objective.kernels.call import Call, Pulled, Read
+from polydistill.objective.kernels.plain import Plain
+from polydistill.objective.kernels.storage import release
+
+Kernel = Plain
+"""What the loop calls; another engine has the same methods."""
+
+
+def kernel_for(call: Call) -> Kernel:
+    """The fastest one that supports a call."""
+    if tiled.pays(call):
+        return tiled.Tiled(call)
+    return Plain(call)
+
+
+__all__ = ["Call", "Kernel", "Plain", "Pulled", "Read", "kernel_for", "release"]

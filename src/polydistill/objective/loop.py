@@ -1,0 +1,328 @@
+"""The loop over chunks: project, read, decide, pull, add, note.
+
+Nothing here waits for the device until every chunk is done: where a value is not finite is collected, and asked once.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from polydistill.logprobs import Head, Informed, Positions, Says, Statistics
+from polydistill.objective.divergence import Divergence
+from polydistill.objective.kernels import Call, Kernel, Pulled, Read, kernel_for
+
+Decide = Callable[[Statistics, Any], tuple[Float[Tensor, "n K"], Any]]
+"""From the statistics of a chunk and the carry of the chunk before to log-weights and the next carry.
+
+`statistics.rows` says which positions of the call these are.
+"""
+
+
+AT_ONCE = 128
+"""Positions at which a student is asked again whether it is to blame."""
+
+
+class NonFiniteError(FloatingPointError):
+    """A teacher or the student produced NaN or an infinite logit.
+
+    Attributes:
+        teacher: index of the teacher, or None for the student.
+        row: flattened position.
+    """
+
+    def __init__(self, teacher: int | None, row: int) -> None:
+        super().__init__(f"{'the student' if teacher is None else f'teacher {teacher}'} is not finite at row {row}")
+        self.teacher, self.row = teacher, row
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one call is about: see `distil`."""
+
+    hidden: Float[Tensor, "N D"]
+    head: Head
+    spoken: Sequence[Says]
+    positions: Positions
+    decide: Decide
+    divergence: Divergence
+    needs: frozenset[str]
+
+    def call(self, rows: int, with_gradient: bool) -> Call:
+        """What is asked of a kernel."""
+        return Call(
+            device=self.hidden.device,
+            dtype=exact(self.hidden),
+            rows=rows,
+            vocabulary=self.head.vocabulary,
+            teachers=len(self.spoken),
+            positions=len(self.positions),
+            divergence=self.divergence,
+            needs=self.needs,
+            with_gradient=with_gradient,
+        )
+
+
+def exact(hidden: Tensor) -> torch.dtype:
+    """In which sums are formed."""
+    return torch.float64 if hidden.dtype == torch.float64 else torch.float32
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some positions of a call; m of n carry loss.
+
+    Attributes:
+        rows: which positions these are.
+        positions: what is known about them.
+        local: those with loss, counted from the first.
+        taken: the same, counted from the call's first.
+        silent: those with a target and without loss, counted from the first.
+    """
+
+    rows: slice
+    positions: Positions
+    local: Int[Tensor, " m"]
+    taken: Int[Tensor, " m"] | slice
+    silent: Int[Tensor, " s"]
+
+    @property
+    def label(self) -> Int[Tensor, " m"]:
+        """Next tokens where there is loss."""
+        return self.positions.target[self.local]
+
+
+def chunks(positions: Positions, rows: int) -> Iterator[Chunk]:
+    """All positions in order, `rows` at a time."""
+    has_loss, silent = positions.has_loss.cpu(), (positions.has_target & ~positions.has_loss).cpu()
+    device = positions.target.device
+    for start in range(0, len(positions), rows):
+        taken = slice(start, min(start + rows, len(positions)))
+        local = has_loss[taken].nonzero().squeeze(1).to(device)
+        whole = len(local) == taken.stop - taken.start
+        yield Chunk(
+            rows=taken,
+            positions=positions.at(taken),
+            local=local,
+            taken=taken if whole else local + start,
+            silent=silent[taken].nonzero().squeeze(1).to(device),
+        )
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Of the student's hidden states, head weight and head bias, as far as they are wanted; filled chunk by chunk."""
+
+    hidden: Float[Tensor, "N D"] | None = None
+    weight: Float[Tensor, "rows D"] | None = None
+    bias: Float[Tensor, " rows"] | None = None
+
+    @classmethod
+    def zeros(cls, hidden: Tensor, head: Head, wanted: tuple[bool, bool, bool]) -> "Gradients":
+        """As wanted of hidden states, weight and bias."""
+        for_hidden, for_weight, for_bias = wanted
+        dtype, device = exact(hidden), hidden.device
+        return cls(
+            torch.zeros_like(hidden) if for_hidden else None,
+            torch.zeros(head.weight.shape, dtype=dtype, device=device) if for_weight else None,
+            torch.zeros_like(head.bias, dtype=dtype) if for_bias and head.bias is not None else None,
+        )
+
+    def add(
+        self, gradient: Float[Tensor, "m V"], student: Float[Tensor, "m D"], head: Head, at: Tensor | slice
+    ) -> None:
+        """Take in the gradient with respect to the product `h W^T` of some rows."""
+        compact, visible = gradient.to(student.dtype), gradient.shape[1]
+        if self.hidden is not None:
+            weight = head.weight[:visible].to(student.dtype)
+            if isinstance(at, slice):
+                torch.mm(compact, weight, out=self.hidden[at])
+            else:
+                self.hidden[at] = compact @ weight
+        if self.weight is not None:
+            part = self.weight[:visible]
+            if part.dtype == compact.dtype:
+                part.addmm_(compact.T, student)
+            else:
+                part += compact.T @ student
+        if self.bias is not None:
+            self.bias[:visible] += gradient.sum(0)
+
+
+@dataclass(frozen=True)
+class Noticed:
+    """What is read off the teachers in one chunk.
+
+    Attributes:
+        read: where there is loss.
+        statistics: of all its positions.
+        sound: every number that a teacher gave at a position is finite.
+    """
+
+    read: Read
+    statistics: Statistics
+    sound: Bool[Tensor, "n K"]
+
+
+@dataclass
+class Notes:
+    """What is written down of each chunk; put together at the end."""
+
+    loss: Float[Tensor, ""]
+    log_w: list[Tensor] = field(default_factory=list)
+    divergence: list[Tensor] = field(default_factory=list)
+    cross_entropy: list[Tensor] = field(default_factory=list)
+    statistics: list[Statistics] = field(default_factory=list)
+    sound: list[Tensor] = field(default_factory=list)
+
+    def add(self, task: Task, chunk: Chunk, noticed: Noticed, log_w: Tensor, pulled: Pulled) -> None:
+        """One chunk more."""
+        divergence, cross_entropy, _ = pulled
+        self.loss += task.divergence.loss(divergence, cross_entropy).sum()
+        self.log_w.append(log_w)
+        self.divergence.append(scatter(divergence, chunk.local, len(chunk.positions)))
+        self.cross_entropy.append(scatter(cross_entropy, chunk.local, len(chunk.positions)))
+        self.statistics.append(noticed.statistics)
+        self.sound.append(noticed.sound)
+
+
+def run(task: Task, rows: int, gradients: Gradients) -> Notes:
+    """All chunks, in order.
+
+    Raises:
+        NonFiniteError: a logit of a teacher or of the student is NaN or infinite.
+    """
+    wanted = any(x is not None for x in (gradients.hidden, gradients.weight, gradients.bias))
+    kernel = kernel_for(task.call(rows, wanted))
+    notes, carry = Notes(torch.zeros((), dtype=torch.float64, device=task.hidden.device)), None
+    for chunk in chunks(task.positions, rows):
+        student = task.hidden[chunk.taken]
+        noticed = _listen(task, kernel, chunk, student)
+        log_w, carry = _decided(task, noticed, chunk, carry)
+        if not kernel.call.compares:
+            _project(task, kernel, student)
+        pulled = kernel.pull(task.head, noticed.read, log_w[chunk.local], chunk.label)
+        if pulled.gradient is not None:
+            gradients.add(pulled.gradient, student, task.head, chunk.taken)
+        notes.add(task, chunk, noticed, log_w, pulled)
+    kernel.give_back()
+    _refuse_non_finite(task, notes)
+    return notes
+
+
+def _project(task: Task, kernel: Kernel, student: Float[Tensor, "m D"]) -> None:
+    """The student's logits, into the kernel's room."""
+    task.head.project(student, kernel.room(None, len(student)))
+    kernel.student(task.head, len(student))
+
+
+def _listen(task: Task, kernel: Kernel, chunk: Chunk, student: Float[Tensor, "m D"]) -> Noticed:
+    """Project every teacher once and read it off; the student before them, where they are compared with it."""
+    size = len(chunk.positions)
+    like = torch.zeros(size, len(task.spoken), dtype=kernel.call.dtype, device=task.hidden.device)
+    sound = torch.ones_like(like, dtype=torch.bool)
+    if len(chunk.silent):
+        for k in range(len(task.spoken)):
+            like[chunk.silent, k], sound[chunk.silent, k] = _glance(task, kernel, chunk, k)
+    if kernel.call.compares:
+        _project(task, kernel, student)
+    reads = [_read(task.spoken[k], kernel, chunk, k) for k in range(len(task.spoken))]
+    read = Read(*(None if of[0] is None else torch.stack(of, -1) for of in zip(*reads, strict=True)))
+    columns = {"label_log_prob": read.label_log_prob, "entropy": read.entropy, "maximum": read.top}
+    if read.margin is not None:
+        columns["margin"] = read.margin
+    columns |= kernel.compare(read)
+    finite = torch.isfinite(read.top)
+    columns, finite = _told(task, columns, finite, chunk.taken)
+    like[chunk.local], sound[chunk.local] = columns.pop("label_log_prob"), finite
+    whole = {name: scatter(columns[name], chunk.local, size) for name in task.needs - {"label_log_prob"}}
+    return Noticed(read, Statistics(chunk.positions, like, rows=chunk.rows, **whole), sound)
+
+
+def _read(teacher: Says, kernel: Kernel, chunk: Chunk, k: int) -> Read:
+    teacher.write(chunk.taken, kernel.room(k, len(chunk.local)))
+    return kernel.read(k, chunk.label, teacher.shape)
+
+
+def _glance(task: Task, kernel: Kernel, chunk: Chunk, k: int) -> tuple[Tensor, Tensor]:
+    """Likelihood of the next token at positions without loss, evidence all the same; and whether it is finite."""
+    teacher, rows = task.spoken[k], chunk.silent + chunk.rows.start
+    told = _known(teacher, "label_log_prob", rows)
+    if told is not None:
+        return told.to(kernel.call.dtype), torch.isfinite(told)
+    teacher.write(rows, kernel.room(k, len(rows)))
+    label_log_prob, top = kernel.glance(k, chunk.positions.target[chunk.silent], teacher.shape)
+    return label_log_prob, torch.isfinite(top)
+
+
+def _told(
+    task: Task, columns: dict[str, Tensor], sound: Bool[Tensor, "m K"], rows: Tensor | slice
+) -> tuple[dict[str, Tensor], Bool[Tensor, "m K"]]:
+    """What is known about a teacher in place of what was read off its truncated distribution."""
+    columns = dict(columns)
+    for name in columns:
+        for k, teacher in enumerate(task.spoken):
+            value = _known(teacher, name, rows)
+            if value is not None:
+                columns[name] = columns[name].clone()
+                columns[name][:, k] = value.to(columns[name])
+                sound[:, k] &= torch.isfinite(value)
+    return columns, sound
+
+
+def _known(teacher: Says, name: str, rows: Tensor | slice) -> Float[Tensor, " n"] | None:
+    """A statistic that a teacher brings along, or None."""
+    value: Tensor | None = getattr(teacher.known, name, None) if isinstance(teacher, Informed) else None
+    return None if value is None else value[rows]
+
+
+def _decided(task: Task, noticed: Noticed, chunk: Chunk, carry: Any) -> tuple[Float[Tensor, "n K"], Any]:
+    """The weights; if they cannot be formed, the reason may be a teacher that is not finite."""
+    try:
+        return task.decide(noticed.statistics, carry)
+    except (ValueError, ArithmeticError) as error:
+        if bool(noticed.sound.all()):
+            raise
+        raise _first(noticed.sound, chunk.rows.start) from error
+
+
+def _refuse_non_finite(task: Task, notes: Notes) -> None:
+    """One question to the device: was everything finite?"""
+    if not notes.sound:
+        return
+    sound, point = torch.cat(notes.sound), torch.isfinite(torch.cat(notes.divergence) + torch.cat(notes.cross_entropy))
+    if bool(sound.all() & point.all()):
+        return
+    if not bool(sound.all()):
+        raise _first(sound, 0)
+    for rows in (~point).nonzero().squeeze(1).split(AT_ONCE):  # a divergence may overflow by itself
+        finite = torch.isfinite(task.head.logits(task.hidden[rows])).all(-1)
+        if not bool(finite.all()):
+            raise NonFiniteError(None, int(rows[~finite][0]))
+
+
+def _first(sound: Bool[Tensor, "n K"], start: int) -> NonFiniteError:
+    row, teacher = (~sound).nonzero()[0].tolist()
+    return NonFiniteError(teacher, start + row)
+
+
+def scatter(values: Float[Tensor, "m ..."], rows: Int[Tensor, " m"], length: int) -> Float[Tensor, "n ..."]:
+    """Values at their rows among `length`, 0 elsewhere."""
+    if len(rows) == length:
+        return values
+    spread = values.new_zeros(length, *values.shape[1:])
+    spread[rows] = values
+    return spread
+
+
+def merged(notes: Notes, task: Task) -> Statistics:
+    """Of all positions of a call."""
+    if not notes.statistics:
+        empty = torch.zeros(0, len(task.spoken), dtype=exact(task.hidden), device=task.hidden.device)
+        return Statistics(task.positions, **dict.fromkeys(task.needs | {"label_log_prob"}, empty))
+    parts = [dict(part.measured()) for part in notes.statistics]
+    found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return replace(notes.statistics[0], positions=task.positions, rows=slice(None), **found)
