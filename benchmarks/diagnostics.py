@@ -25,7 +25,7 @@ from polydistill import Entropy, ForwardKL, Pipeline, PrefixPosterior, Softmax, 
 from polydistill.run.recorder import Recorder
 from polydistill.teachers import LocalTeacher, head_of, last_hidden_state
 from polydistill.training.batch import Batch
-from polydistill.training.gradient import AcrossTeachers, factor_of
+from polydistill.training.gradient.across_teachers import AcrossTeachers, factor_of
 from polydistill.training.hearing import Method, hear
 from polydistill.training.step import StepOutcome, step
 from polydistill.training.watch import Watch
