@@ -331,7 +331,7 @@ class Statistics:
     margin: Float[Tensor, "n K"] | None = None
     distance_to_pool: Float[Tensor, "n K"] | None = None
     student_gap: Float[Tensor, "n K"] | None = None
-    rows: slice = field(default_factory=lambda: slice(None))
+    rows: slice | Tensor = field(default_factory=lambda: slice(None))
 
     @property
     def teachers(self) -> int:
@@ -342,7 +342,7 @@ class Statistics:
         """Name and values of every statistic that is there."""
         for one in fields(self):
             value = getattr(self, one.name)
-            if isinstance(value, Tensor):
+            if one.name not in ("positions", "rows") and value is not None:
                 yield one.name, value
 
     def at(self, rows: slice | Tensor) -> "Statistics":

@@ -29,14 +29,14 @@ def machine() -> dict[str, str]:
 def main(wanted: list[str]) -> None:
     os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", TRL_EXPERIMENTAL_SILENCE="1")
     sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "served")]
-    import twelve
+    import recorded
     import torch
 
     torch.set_num_threads(1)
     made = json.loads(FILE.read_text()) if wanted and FILE.exists() else {}
     made["machine"] = machine()
-    for name in wanted or twelve.SCENES:
-        made.setdefault("scenes", {})[name] = twelve.scene(name)
+    for name in wanted or recorded.SCENES:
+        made.setdefault("scenes", {})[name] = recorded.scene(name)
     FILE.write_text(json.dumps(made, indent=1) + "\n")
 
 

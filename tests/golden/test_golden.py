@@ -9,7 +9,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "served"))
 import record
-import twelve
+import recorded
 
 GOLDEN = json.loads(record.FILE.read_text())
 SAME_MACHINE = GOLDEN["machine"] == record.machine()
@@ -33,13 +33,13 @@ def compare(found: Any, wanted: Any, path: str) -> None:
         assert one == pytest.approx(other, rel=1e-5), path
 
 
-@pytest.mark.parametrize("name", twelve.SCENES)
+@pytest.mark.parametrize("name", recorded.SCENES)
 def test_nothing_has_moved(name):
-    compare(twelve.scene(name), GOLDEN["scenes"][name], name)
+    compare(recorded.scene(name), GOLDEN["scenes"][name], name)
 
 
 def test_every_scene_is_recorded_and_they_differ():
-    assert GOLDEN["scenes"].keys() == twelve.SCENES.keys()
+    assert GOLDEN["scenes"].keys() == recorded.SCENES.keys()
     losses = [json.dumps(one.get("losses", one), sort_keys=True) for one in GOLDEN["scenes"].values()]
     assert len(set(losses)) == len(losses)
 

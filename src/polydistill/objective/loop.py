@@ -230,7 +230,7 @@ def _listen(task: Task, kernel: Kernel, chunk: Chunk, student: Float[Tensor, "m 
     if kernel.call.compares:
         _project(task, kernel, student)
     reads = [_read(task.spoken[k], kernel, chunk, k) for k in range(len(task.spoken))]
-    read = Read(*(None if of[0] is None else torch.stack(of, -1) for of in zip(*reads, strict=True)))
+    read = _stacked(reads)
     columns = {"label_log_prob": read.label_log_prob, "entropy": read.entropy, "maximum": read.top}
     if read.margin is not None:
         columns["margin"] = read.margin
@@ -245,6 +245,19 @@ def _listen(task: Task, kernel: Kernel, chunk: Chunk, student: Float[Tensor, "m 
 def _read(teacher: Says, kernel: Kernel, chunk: Chunk, k: int) -> Read:
     teacher.write(chunk.taken, kernel.room(k, len(chunk.local)))
     return kernel.read(k, chunk.label, teacher.shape)
+
+
+def _stacked(reads: Sequence[Read]) -> Read:
+    """Of all teachers, in the last dimension."""
+    margins = [read.margin for read in reads if read.margin is not None]
+    return Read(
+        label_log_prob=torch.stack([read.label_log_prob for read in reads], -1),
+        top=torch.stack([read.top for read in reads], -1),
+        entropy=torch.stack([read.entropy for read in reads], -1),
+        tempered_entropy=torch.stack([read.tempered_entropy for read in reads], -1),
+        log_z=torch.stack([read.log_z for read in reads], -1),
+        margin=torch.stack(margins, -1) if margins else None,
+    )
 
 
 def _glance(task: Task, kernel: Kernel, chunk: Chunk, k: int) -> tuple[Tensor, Tensor]:
