@@ -60,7 +60,7 @@ class Outcome:
     price: Float[Tensor, "N K"] | None = None
 
 
-def distil(
+def distil(  # noqa: PLR0913
     hidden: Float[Tensor, "N D"],
     head: Head,
     spoken: Sequence[Says],

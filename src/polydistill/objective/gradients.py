@@ -42,7 +42,7 @@ class Gradients:
             self.bias[:visible] += gradient.sum(0)
 
 
-def pull(
+def pull(  # noqa: PLR0913
     divergence: Divergence,
     shaping: tuple[float, float | None],
     logits: Float[Tensor, "n V"],

@@ -173,7 +173,7 @@ def listen_to(
     return spoken, perf_counter() - clock
 
 
-def step(
+def step(  # noqa: PLR0913
     hidden: Float[Tensor, "B T D"],
     head: Head,
     teachers: Sequence[TeacherSource],
