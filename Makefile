@@ -6,13 +6,13 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-fast check proofs docs pages bench mutants install clean
+.PHONY: demo test test-fast check system proofs docs pages bench mutants install clean
 
 demo: $(VENV)/.demo
 	$(BIN)/polydistill demo
 
 # By file, so that what a module's tests share is made once; files with slow tests come first (tests/conftest.py).
-test: check
+test: check system
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: check
@@ -24,8 +24,13 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# A browser and a compiler, where they are missing and can be installed.
+system:
+	sh tests/system.sh browser compiler
+
 # The Coq development; proofs/README.md says what it proves.
 proofs:
+	sh tests/system.sh coq
 	sh proofs/check.sh
 
 docs: $(VENV)/.docs

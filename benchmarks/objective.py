@@ -43,7 +43,7 @@ def fits(case: Case) -> bool:
     return NAIVE_COPIES * (case.k + 1) * case.n * case.v * 4 < room
 
 
-def time_against_k(
+def time_against_k(  # noqa: PLR0913
     n: int,
     v: int,
     d: int,

@@ -99,7 +99,7 @@ def statistics(n: int, k: int, *, seed: int = 0, size: float = 3.0, **context: i
     )
 
 
-def head(
+def head(  # noqa: PLR0913
     vocabulary: int,
     width: int,
     *,

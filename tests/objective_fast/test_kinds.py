@@ -1,10 +1,14 @@
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 from cases import head, hidden, positions, spoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from system import need
 
 from polydistill.logprobs import STATISTICS, Dense, Head, Sparse, Spoken
 from polydistill.objective import ForwardKL, NonFiniteError, ReverseKL, distil
@@ -175,19 +179,37 @@ def test_storage_is_lent_to_one_call_at_a_time():
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("divergence", [ForwardKL(ce=0.1), ReverseKL(temperature=2.0)], ids=["forward", "reverse"])
 def test_compiled_passes_agree_with_plain_ones(divergence, tmp_path):
-    import subprocess
-    import sys
+    need("compiler")
+    difference, works = compiled_and_plain(divergence, tmp_path)
+    assert works
+    assert difference < 1e-4
 
-    script = tmp_path / "both.py"
+
+@pytest.mark.slow
+def test_a_machine_without_a_compiler_and_a_home_computes_plainly(tmp_path):
+    bare = {"PATH": str(tmp_path), "HOME": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    difference, works = compiled_and_plain(ForwardKL(ce=0.1), tmp_path, **bare)
+    assert not works
+    assert difference == 0.0
+
+
+def compiled_and_plain(divergence, folder, **environment):
+    """How far compiled passes are from plain ones in a process of their own, and whether there was a compiler."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("CC", "CXX")}
+    script = folder / "both.py"
     script.write_text(COMPILED.format(rule=repr(divergence)))
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
-    assert float(done.stdout.split()[-1]) < 1e-4
+    done = subprocess.run(
+        [sys.executable, str(script)], env={**kept, **environment} if environment else None,
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    difference, works = done.stdout.split()[-2:]
+    return float(difference), works == "True"
 
 
 COMPILED = """
 import os, torch
 from polydistill.logprobs import Head, Positions, Spoken
-from polydistill.objective import ForwardKL, ReverseKL, distil
+from polydistill.objective import ForwardKL, ReverseKL, distil, engine
 torch.manual_seed(0)
 n, v = 165, 64
 h, w = torch.randn(n, 8), torch.randn(v, 8)
@@ -201,7 +223,7 @@ for switch in "01":
     out = distil(a, Head(b, None, 1.0, 4.0), heard, where, lambda s, c: (log_w[: len(s.positions)], c), {rule})
     out.loss.backward()
     found.append(torch.cat([out.loss.detach()[None] / n, a.grad.flatten(), b.grad.flatten()]))
-print(float((found[0] - found[1]).abs().max()))
+print(float((found[0] - found[1]).abs().max()), engine._Compiler.works)
 """
 
 

@@ -65,7 +65,7 @@ def _bounded(rule: Rule, evidence: Tensor, range: float, active: Sequence[bool] 
     return {"gap": torch.where(torch.isinf(torch.as_tensor(range)), -math.inf, osc - range), "osc": osc}
 
 
-def _continuous(
+def _continuous(  # noqa: PLR0913
     rule: Rule,
     first: Tensor,
     second: Tensor,

@@ -76,7 +76,7 @@ def tasks_of(plan: Plan, texts: Sequence[Text], indices: Sequence[int]) -> list[
     return [ShardTask(i, texts[i * size : (i + 1) * size]) for i in indices]
 
 
-def build(
+def build(  # noqa: PLR0913
     address: str,
     plan: Plan,
     texts: Sequence[Text],

@@ -99,7 +99,7 @@ class Noted:
 
 
 @torch.no_grad()
-def note(
+def note(  # noqa: PLR0913
     spoken: Sequence[Says],
     positions: Int[Tensor, " P"],
     label: Int[Tensor, " P"],

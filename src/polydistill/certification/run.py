@@ -25,7 +25,7 @@ CLOSE = (2, 3, 4, 5)
 """Numbers of teachers at which a function is searched adversarially, not only at random; with the largest it takes."""
 
 
-def certify(
+def certify(  # noqa: PLR0913
     operator: Any,
     *,
     teachers: Sequence[str] | Sequence[int] | int | None = None,

@@ -347,12 +347,9 @@ def _certify_published(seed: int, effort: float, json_file: Path | None) -> None
 
 
 def _quiet() -> None:
-    """Bars of the libraries underneath are noise beside our own progress."""
-    import datasets
-    from transformers.utils import logging
+    from polydistill.run.progress import quiet
 
-    datasets.disable_progress_bars()
-    logging.disable_progress_bar()
+    quiet()
 
 
 def _scores(summary: Any) -> None:

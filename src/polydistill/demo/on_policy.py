@@ -226,7 +226,7 @@ def judge(
     return {task: right[task] / max(1, sum(row.task == task for row in rows)) for task in TASKS}
 
 
-def _trainer(
+def _trainer(  # noqa: PLR0913
     name: str,
     folder: Path,
     student: LlamaForCausalLM,

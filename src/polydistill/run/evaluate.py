@@ -54,7 +54,7 @@ def weighted_mean(values: dict[str, float], tokens: dict[str, int]) -> float:
 
 
 @torch.no_grad()
-def evaluate(
+def evaluate(  # noqa: PLR0913
     student: Any,
     visible: int,
     teachers: Sequence[TeacherSource],

@@ -67,7 +67,7 @@ class PolyDistillTrainer(Taught, SFTTrainer):
 
     objective: Divergence
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         model: str | PreTrainedModel | PeftModel,
         teachers: Teachers,

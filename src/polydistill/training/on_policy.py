@@ -62,7 +62,7 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
         VocabularyMismatchError: a teacher's vocabulary is not the student's.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         model: str | PreTrainedModel | PeftModel,
         teachers: Teachers | dict[str, Any],

@@ -57,7 +57,7 @@ class Taught(Checkpointed):
     gradient: AcrossTeachers | AcrossGroups | None = None
     said: tuple[str, ...] = ()
 
-    def _bind(
+    def _bind(  # noqa: PLR0913
         self,
         teachers: list[Teacher],
         weighting: Operator | Callable[[Tensor], Tensor],

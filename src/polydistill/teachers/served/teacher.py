@@ -89,7 +89,7 @@ class ServedTeacher:
     unknown = TAIL_STATISTICS
     """Statistics that depend on what is not named, without a bound that is worth anything."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         name: str,
         url: str,
