@@ -1,5 +1,6 @@
 import math
 
+import forked
 import pytest
 import torch
 from cases import head, hidden, positions, spoken
@@ -169,12 +170,10 @@ def test_storage_is_lent_to_one_call_at_a_time():
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("divergence", [ForwardKL(ce=0.1), ReverseKL(temperature=2.0)], ids=["forward", "reverse"])
 def test_compiled_passes_agree_with_plain_ones(divergence, tmp_path):
-    import subprocess
-    import sys
-
     script = tmp_path / "both.py"
     script.write_text(COMPILED.format(rule=repr(divergence)))
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    done = forked.run([script])
+    assert done.returncode == 0, done.stderr
     assert float(done.stdout.split()[-1]) < 1e-4
 
 
