@@ -1,12 +1,14 @@
 """One thread, no network, annotations that are checked, laws that are searched the same way every time."""
 
 import os
+import sys
 from collections.abc import Iterator
 
+import forked
 import hypothesis
+import jaxtyping
 import pytest
 import torch
-from jaxtyping import install_import_hook
 
 os.environ.update(
     HF_HUB_OFFLINE="1",
@@ -22,7 +24,7 @@ os.environ.update(
 )
 
 # Before the first import of the package. An int is a float, as everywhere in Python's typing (PEP 484).
-install_import_hook("polydistill", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+jaxtyping.install_import_hook("polydistill", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 torch.set_num_threads(1)
 hypothesis.settings.register_profile(
     "polydistill",
@@ -45,6 +47,23 @@ THIRD_PARTY_WARNINGS = [
 def pytest_configure(config: pytest.Config) -> None:
     for line in THIRD_PARTY_WARNINGS:
         config.addinivalue_line("filterwarnings", line)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _short_searches_in_runs() -> None:
+    """A run's certificate is searched for briefly; one run in a process of its own does it in full (`cli`)."""
+    if "trl" in sys.modules:  # otherwise no test of this process can run one
+        from polydistill.training import certified
+
+        certified.EFFORT = forked.EFFORT
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Annotations are not checked: a long search would spend most of its time on that; short ones are checked."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 import json
 
-import pytest
 import torch
 
 from polydistill import Entropy, Hedge, Pipeline, Softmax, StudentGap
@@ -12,11 +11,6 @@ from polydistill.report.tables import certified
 from polydistill.training.certified import FIXED, NOT_TRAINED, TRAINED, certify_learned, write_certificate
 
 NAMES = ("a", "b", "c")
-
-
-@pytest.fixture(autouse=True)
-def _a_short_search(monkeypatch):
-    monkeypatch.setattr("polydistill.training.certified.EFFORT", 0.02)
 
 
 def read(path):
