@@ -3,8 +3,8 @@
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 
-import forked
 import hypothesis
 import jaxtyping
 import pytest
@@ -50,20 +50,29 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _short_searches_in_runs() -> None:
-    """A run's certificate is searched for briefly; one run in a process of its own does it in full (`cli`)."""
+def _searches_in_runs_are_unchecked() -> None:
+    """The search behind a run's certificate; what `certify` takes and returns is checked by its own tests."""
     if "trl" in sys.modules:  # otherwise no test of this process can run one
         from polydistill.training import certified
 
-        certified.EFFORT = forked.EFFORT
+        certified.certify = _without_checks()(certified.certify)
+
+
+@contextmanager
+def _without_checks() -> Iterator[None]:
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", before)
 
 
 @pytest.fixture
 def unchecked() -> Iterator[None]:
     """Annotations are not checked: a long search would spend most of its time on that; short ones are checked."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+    with _without_checks():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -20,8 +20,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-EFFORT = 0.01
-"""Of the search behind a run's certificate, unless a test reads it; runs of the package take 0.25."""
 HERE = Path(__file__).parent
 POLYDISTILL = ("-m", "polydistill")
 
@@ -33,7 +31,6 @@ class Process:
         command: what would follow `python`: a script or `-m module`, and its arguments.
         cwd: its folder.
         env: its environment; that of the test unless given.
-        effort: of the search behind the certificate of a run.
     """
 
     def __init__(
@@ -42,13 +39,12 @@ class Process:
         *,
         cwd: str | Path = ".",
         env: dict[str, str] | None = None,
-        effort: float = EFFORT,
     ) -> None:
         self.command, self.returncode = [str(word) for word in command], None
         self._out, self._err = os.memfd_create("stdout"), os.memfd_create("stderr")
         for file in (self._out, self._err):
             weakref.finalize(self, os.close, file)
-        asked = {"command": self.command, "cwd": os.path.abspath(cwd), "env": env or dict(os.environ), "effort": effort}
+        asked = {"command": self.command, "cwd": os.path.abspath(cwd), "env": env or dict(os.environ)}
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         files = [theirs.fileno(), self._out, self._err]
         with theirs:
@@ -199,8 +195,6 @@ def _become(asked: dict[str, Any]) -> None:
 
     import numpy
 
-    from polydistill.training import certified
-
     for number, file in enumerate(asked["files"], 1):
         os.dup2(file, number)
         os.close(file)
@@ -209,7 +203,6 @@ def _become(asked: dict[str, Any]) -> None:
     os.environ.update(asked["env"])
     random.seed()
     numpy.random.seed()
-    certified.EFFORT = asked["effort"]
     if os.environ.get("PYTHONWARNINGS") == "ignore":
         warnings.simplefilter("ignore")
     first, *rest = asked["command"]

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 import torch
 
 from polydistill import Entropy, Hedge, Pipeline, Softmax, StudentGap
@@ -11,6 +12,11 @@ from polydistill.report.tables import certified
 from polydistill.training.certified import FIXED, NOT_TRAINED, TRAINED, certify_learned, write_certificate
 
 NAMES = ("a", "b", "c")
+
+
+@pytest.fixture(autouse=True)
+def _a_short_search(monkeypatch):
+    monkeypatch.setattr("polydistill.training.certified.EFFORT", 0.02)
 
 
 def read(path):
