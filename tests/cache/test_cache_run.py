@@ -4,13 +4,12 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -364,18 +363,16 @@ def test_several_processes_write_the_same_files(config: RunConfig, cache: Path, 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_a_killed_build_ends_with_the_manifest_of_one_that_was_not(project: Path, cache: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "polydistill", "cache", "build", "run.yaml", "--to", str(tmp_path / "killed")]
-    process = subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [*forked.POLYDISTILL, "cache", "build", "run.yaml", "--to", tmp_path / "killed"]
+    process = forked.Process(command, cwd=project)
     first = tmp_path / "killed" / "shard-00000.safetensors"
     while not first.exists() and process.poll() is None:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    assert process.wait() == -signal.SIGKILL, process.stderr
     assert first.exists()
     assert not (tmp_path / "killed" / "manifest.json").exists()
-    done = subprocess.run(
-        [*command, "--json", str(tmp_path / "built.json")], cwd=project, capture_output=True, text=True, timeout=100
-    )
+    done = forked.run([*command, "--json", tmp_path / "built.json"], cwd=project)
     assert done.returncode == 0, done.stderr
     assert "next: polydistill train run.yaml" in done.stdout
     assert json.loads((tmp_path / "built.json").read_text())["texts"] == 30

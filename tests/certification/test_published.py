@@ -16,6 +16,7 @@ def test_the_flaw_of_each_rule_is_found(rule):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.usefixtures("unchecked")
 def test_the_table_has_a_row_for_each_rule_and_a_witness_for_each_failure():
     table = certify_published(effort=0.03)
     text = table.to_markdown()

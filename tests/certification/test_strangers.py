@@ -21,6 +21,7 @@ def printed_by(lines):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("operator", strangers.FLAWS, ids=lambda f: f.__name__)
+@pytest.mark.usefixtures("unchecked")
 def test_a_hidden_flaw_is_refuted_within_a_minute_with_a_witness_that_reproduces(operator):
     start = time.process_time()
     certificate = certify(operator)

@@ -1,8 +1,7 @@
 import math
 import os
-import subprocess
-import sys
 
+import forked
 import pytest
 import torch
 from cases import head, hidden, positions, spoken
@@ -195,13 +194,11 @@ def test_a_machine_without_a_compiler_and_a_home_computes_plainly(tmp_path):
 
 def compiled_and_plain(divergence, folder, **environment):
     """How far compiled passes are from plain ones in a process of their own, and whether there was a compiler."""
-    kept = {name: value for name, value in os.environ.items() if name not in ("CC", "CXX")}
     script = folder / "both.py"
     script.write_text(COMPILED.format(rule=repr(divergence)))
-    done = subprocess.run(
-        [sys.executable, str(script)], env={**kept, **environment} if environment else None,
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    env = {**{k: v for k, v in os.environ.items() if k not in ("CC", "CXX")}, **environment} if environment else None
+    done = forked.run([script], env=env)
+    assert done.returncode == 0, done.stderr
     difference, works = done.stdout.split()[-2:]
     return float(difference), works == "True"
 

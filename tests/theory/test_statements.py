@@ -31,6 +31,7 @@ def test_a_cheap_statement_stands_at_low_effort(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
+@pytest.mark.usefixtures("unchecked")
 def test_the_whole_run_stands_and_is_tight_where_a_bound_is_attained() -> None:
     start = time.process_time()  # of the processor: the neighbours of a test do not count
     findings = theory.run()
