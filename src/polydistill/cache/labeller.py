@@ -57,7 +57,7 @@ class Labeller:
         if [t.name for t in teachers] != plan.names:
             raise ValueError(f"the plan has the teachers {plan.names}, given are {[t.name for t in teachers]}")
         self.teachers, self.plan, self.device = list(teachers), plan, device
-        self.selection = Selection(plan.mass, plan.cap, plan.least, plan.draws)
+        self.selection = Selection(plan.mass, plan.cap, plan.least)
         self.bits = [FORMS[teacher.form] for teacher in plan.teachers]
         self.sparse = tuple(place for place, bits in enumerate(self.bits) if not bits)
 
@@ -91,7 +91,6 @@ class Labeller:
         """Every text, and what is noted of it."""
         for text, said, positions in self.heard(texts):
             label = torch.as_tensor(text.tokens[1:], device=self.device)
-            seed = int.from_bytes(key_of(text.tokens)[:7], "little")
             noted = note(
                 said,
                 positions,
@@ -100,7 +99,6 @@ class Labeller:
                 self.sparse,
                 tails=tails,
                 backgrounds=backgrounds,
-                seed=seed,
             )
             yield text, noted
 
@@ -125,7 +123,6 @@ class Labeller:
             sparse=self.sparse,
             hidden=hidden,
             teachers=len(plan.teachers),
-            draws=plan.draws,
             dictionaries={},
         )
         samples: dict[str, list[bytes]] = {name: [] for name in NUMBERS}
