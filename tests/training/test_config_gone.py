@@ -19,6 +19,7 @@ safety: {kind: tilt, scores: {a: 1}}
 
 GONE = [
     ("cache.draws=50", "is gone: entries are chosen, not drawn"),
+    ("safety.dual.augmentation=1", "is gone: multipliers rise by"),
 ]
 
 
