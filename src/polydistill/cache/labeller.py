@@ -17,15 +17,12 @@ from jaxtyping import Int
 
 from polydistill.cache.background import Backgrounds, Tails
 from polydistill.cache.codec import DICTIONARY, LEVEL, NUMBERS, Codec
-from polydistill.cache.hidden import HiddenForm
+from polydistill.cache.hidden import FORMS, HiddenForm
 from polydistill.cache.label import Noted, Selection, note
 from polydistill.cache.manifest import Plan
 from polydistill.cache.shard import Coded, key_of, shard_bytes
 from polydistill.logprobs import Informed, Says, Spoken
 from polydistill.teachers import TeacherSource
-
-FORMS = {"entries": 0, **{f"hidden{bits}": bits for bits in range(2, 9)}}
-"""How a teacher is stored -> bits of an entry of its hidden states, 0 where its likeliest entries are stored."""
 
 
 @dataclass(frozen=True)

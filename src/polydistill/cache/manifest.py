@@ -37,7 +37,7 @@ class TeacherPlan(Part):
     revision: str | None = None
     dtype: str
     weights: str = Field(description="xxh3_128 of its parameters")
-    form: str = Field(default="entries", description="entries, or hidden2 to hidden8")
+    form: str = Field(default="entries", description="entries, hidden8 or hidden4")
 
 
 class DataPlan(Part):

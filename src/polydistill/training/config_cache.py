@@ -6,7 +6,7 @@ from pydantic import Field
 
 from polydistill.training.section import Section
 
-Form = Literal["entries", "hidden8", "hidden7", "hidden6", "hidden5", "hidden4", "hidden3", "hidden2"]
+Form = Literal["entries", "hidden8", "hidden4"]
 
 
 class CacheConfig(Section):
