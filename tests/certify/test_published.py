@@ -5,7 +5,7 @@ import torch
 
 from polydistill.certify import certify, certify_published
 from polydistill.certify.published import SIZES
-from polydistill.weighting.published import PUBLISHED, vocabulary_gate
+from polydistill.certify.published_rules import PUBLISHED, vocabulary_gate
 
 
 @pytest.mark.parametrize("rule", PUBLISHED, ids=lambda rule: rule.name)
