@@ -17,7 +17,6 @@ from transformers import TrainerCallback
 from trl import SFTConfig
 
 from polydistill.objective import ForwardKL, ReverseKL
-from polydistill.signals import Entropy
 from polydistill.teachers import LocalTeacher
 from polydistill.training import AcrossGroups, AcrossTeachers, Critical, Labels, PolyDistillTrainer
 from polydistill.training.config_file import load_config
@@ -26,6 +25,7 @@ from polydistill.training.on_policy import OnPolicyPolyDistillTrainer
 from polydistill.training.placement import Copied, Offloaded, Sharded
 from polydistill.training.run import train_run
 from polydistill.weighting import Hedge, PrefixPosterior, Softmax
+from polydistill.weighting.signals import Entropy
 
 GRADIENTS = {
     "teachers": AcrossTeachers("pcgrad", sample=10_000),

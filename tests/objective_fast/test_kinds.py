@@ -10,8 +10,8 @@ from polydistill.logprobs import STATISTICS, Dense, Head, Sparse, Spoken
 from polydistill.objective import ForwardKL, NonFiniteError, ReverseKL, distil
 from polydistill.objective.engine import SWITCH, Engine
 from polydistill.pipeline import Pipeline
-from polydistill.signals import Entropy
 from polydistill.weighting import PrefixPosterior, Softmax
+from polydistill.weighting.signals import Entropy
 
 N, V = 150, 37
 
