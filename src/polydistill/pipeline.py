@@ -14,9 +14,9 @@ from polydistill import guarantee as calculus
 from polydistill.guarantee import Guarantee
 from polydistill.logprobs import Statistics
 from polydistill.safety import Order
-from polydistill.signals import Entropy
 from polydistill.simplex import mix
 from polydistill.weighting import Carry, Custom, Operator, Weighting, not_an_operator
+from polydistill.weighting.signals import Entropy
 
 
 def as_operator(weighting: Operator | Callable[[Tensor], Tensor]) -> Operator:

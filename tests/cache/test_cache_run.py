@@ -169,12 +169,26 @@ def test_rows_are_found_whatever_the_padding(cache: Path) -> None:
         teacher.speak(ids, mask, torch.tensor([length - 1]))
 
 
-def test_a_cache_of_another_schema_is_refused_as_that(copy: Path) -> None:
+@pytest.mark.parametrize(
+    ("changes", "form", "sentence"),
+    [
+        ({"schema_version": 1}, "hidden8", r"is stored by schema 1, this version reads 2; remove it and build it anew"),
+        (
+            {"draws": 50},
+            "hidden8",
+            r"holds entries drawn at random \(draws: 50\).*build it anew with the likeliest entries",
+        ),
+        ({}, "hidden6", r"stores b as hidden6, a form that is gone; .* with hidden8 or hidden4"),
+    ],
+)
+def test_a_cache_of_an_old_form_is_refused_as_that(
+    copy: Path, changes: dict[str, int], form: str, sentence: str
+) -> None:
     manifest = json.loads((copy / "manifest.json").read_text())
-    manifest["plan"]["schema_version"] = 1
-    del manifest["plan"]["backgrounds"]
+    manifest["plan"] |= changes
+    manifest["plan"]["teachers"][2]["form"] = form
     (copy / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(CacheError, match=r"is stored by schema 1, this version reads 2; remove it and build it anew"):
+    with pytest.raises(CacheError, match=sentence):
         Cache(str(copy))
 
 

@@ -5,7 +5,7 @@ import torch
 
 from polydistill.certification import certify, certify_published
 from polydistill.certification.published import SIZES
-from polydistill.weighting.published import PUBLISHED, vocabulary_gate
+from polydistill.certification.published_rules import PUBLISHED, vocabulary_gate
 
 
 @pytest.mark.parametrize("rule", PUBLISHED, ids=lambda rule: rule.name)

@@ -11,7 +11,6 @@ from polydistill.certification import Basis, Certificate, Proofs, certify
 from polydistill.guarantee import Guarantee
 from polydistill.pipeline import Pipeline
 from polydistill.safety import Ordered, Tilt, Veto
-from polydistill.signals import Consensus, Entropy, LabelLikelihood, Margin, StudentGap
 from polydistill.weighting import (
     ClippedPosterior,
     Custom,
@@ -25,6 +24,7 @@ from polydistill.weighting import (
     TeacherRouter,
     Uniform,
 )
+from polydistill.weighting.signals import Consensus, Entropy, LabelLikelihood, Margin, StudentGap
 
 NAMES = ("code", "maths", "safe")
 STACK = TaskPrior({"sums": {"maths": 3, "code": 1}}) * PrefixPosterior(0.02) * Softmax(2.0)(Entropy(spread=4))

@@ -11,9 +11,9 @@ from polydistill.logprobs import STATISTICS, Head, Positions, Spoken
 from polydistill.objective import ForwardKL, NonFiniteError, ReverseKL, distil
 from polydistill.pipeline import Pipeline
 from polydistill.safety import Tilt
-from polydistill.signals import Consensus, Entropy, LabelLikelihood, Margin, StudentGap
 from polydistill.simplex import normalise
 from polydistill.weighting import PrefixPosterior, Softmax, TaskPrior, Uniform
+from polydistill.weighting.signals import Consensus, Entropy, LabelLikelihood, Margin, StudentGap
 
 ALL = frozenset(STATISTICS)
 NAMES = "abcdefghijklmnop"

@@ -15,8 +15,8 @@ from polydistill.objective.kernels import Call, Plain, kernel_for, tiled
 from polydistill.objective.kernels.tiled import SWITCH
 from polydistill.objective.kernels.tiles import Tiles
 from polydistill.pipeline import Pipeline
-from polydistill.signals import Entropy
 from polydistill.weighting import PrefixPosterior, Softmax
+from polydistill.weighting.signals import Entropy
 
 N, V = 150, 37
 

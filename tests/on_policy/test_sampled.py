@@ -8,7 +8,6 @@ from scenes import completed, ours, prompts, two
 from polydistill.logprobs import Head
 from polydistill.objective import ReverseKL
 from polydistill.pipeline import Pipeline
-from polydistill.signals import Entropy, LabelLikelihood
 from polydistill.training.batch import Batch
 from polydistill.training.sampled import (
     LocalScorer,
@@ -19,6 +18,7 @@ from polydistill.training.sampled import (
 )
 from polydistill.training.step import NonFiniteValueError
 from polydistill.weighting import PrefixPosterior, Softmax, TaskPrior, Uniform
+from polydistill.weighting.signals import Entropy, LabelLikelihood
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 V, K = 5, 2

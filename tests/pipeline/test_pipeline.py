@@ -7,9 +7,9 @@ from cases import statistics
 
 from polydistill.pipeline import Pipeline, as_operator, promises
 from polydistill.safety import Ordered, Tilt
-from polydistill.signals import Entropy, LabelLikelihood
 from polydistill.simplex import mix, normalise
 from polydistill.weighting import Custom, PrefixPosterior, Softmax, TaskPrior, UnboundOperatorError, Uniform
+from polydistill.weighting.signals import Entropy, LabelLikelihood
 
 NAMES = ("a", "b", "c")
 STACK = PrefixPosterior(0.1) * Softmax(0.5)(Entropy(spread=4))

@@ -16,8 +16,8 @@ from polydistill.logprobs import Positions, Statistics
 from polydistill.objective import Outcome
 from polydistill.pipeline import Pipeline
 from polydistill.safety import Ordered, Tilt, Veto
-from polydistill.signals import Entropy
 from polydistill.weighting import Softmax
+from polydistill.weighting.signals import Entropy
 
 NAMES = ("capable", "general", "careful")
 TIERS = {"capable": 0.0, "general": 1.0, "careful": 2.0}

@@ -5,7 +5,6 @@ import torch
 
 from polydistill.certification import Basis, Driven, certify
 from polydistill.pipeline import Pipeline
-from polydistill.signals import Entropy, StudentGap
 from polydistill.weighting import (
     Balanced,
     ClippedPosterior,
@@ -25,6 +24,7 @@ from polydistill.weighting import (
     Uniform,
     tempered_product,
 )
+from polydistill.weighting.signals import Entropy, StudentGap
 
 NAMES, TASKS = ("a", "b", "c"), ("x", "y")
 LIKENESS = {"a": {"b": 0.8}}

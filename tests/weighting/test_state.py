@@ -8,9 +8,9 @@ import torch
 from cases import statistics
 
 from polydistill.logprobs import Positions, Statistics
-from polydistill.signals import StudentGap
 from polydistill.simplex import normalise
 from polydistill.weighting import ClippedPosterior, DiscountedPosterior, Hedge, PrefixPosterior
+from polydistill.weighting.signals import StudentGap
 
 NAMES = ("a", "b", "c")
 POSTERIORS = [

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from polydistill.cache.codec import CodecError
 from polydistill.cache.files import Files, record_of, shard_name
-from polydistill.cache.labeller import FORMS, Engine, Label, Labeller, ShardTask, Text
+from polydistill.cache.hidden import FORMS
+from polydistill.cache.labeller import Engine, Label, Labeller, ShardTask, Text
 from polydistill.cache.manifest import (
     CODEC,
     MANIFEST,

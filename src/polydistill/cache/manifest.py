@@ -5,7 +5,7 @@ The plan is everything that the bytes of the shards follow from. Two caches with
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import xxhash
 from pydantic import BaseModel, ConfigDict, Field
@@ -37,7 +37,7 @@ class TeacherPlan(Part):
     revision: str | None = None
     dtype: str
     weights: str = Field(description="xxh3_128 of its parameters")
-    form: str = Field(default="entries", description="entries, or hidden2 to hidden8")
+    form: str = Field(default="entries", description="entries, hidden8 or hidden4")
 
 
 class DataPlan(Part):
@@ -66,7 +66,7 @@ class Plan(Part):
     step: float
     signal_step: float
     backgrounds: int = Field(description="what a tail may be spread over, per teacher, at most")
-    draws: int
+    draws: Literal[0] = Field(default=0, description="of a form that is gone; caches keep their fingerprints")
     examples_per_shard: int
     batch: int
     calibration: int = Field(description="positions that the codec was made from")

@@ -15,7 +15,7 @@ from polydistill.cache.saved import head_from
 from polydistill.cache.says import Backed
 from polydistill.cache.shard import key_of
 from polydistill.cache.store import Cache, Example
-from polydistill.logprobs import TAIL_STATISTICS, Head, Informed, Known, Says, Sparse, Spoken
+from polydistill.logprobs import TAIL_STATISTICS, Head, Informed, Known, Says, Spoken
 from polydistill.teachers import TeacherUnavailableError, VocabularyMismatchError
 from polydistill.teachers.vocabulary import Tokenizer, tokens_by_id
 
@@ -132,8 +132,6 @@ class CachedTeacher:
         assert self.background is not None
         if self.background.device != device:
             self.background = self.background.to(device)
-        if self.cache.codec.draws:
-            return Sparse(ids, values, tail, self.background.shape[1])
         return Backed(ids, values, kept, tail, self.background, background)
 
     def _chosen(self, examples: list[Example]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -104,8 +104,6 @@ def _one(
         "margin": best[:, 0] - best[:, -1],
     }
     signal = max(float((exact[name] - getattr(stored.known, name)[part]).abs().max()) for name in SIGNALS)
-    if k in cache.codec.sparse and cache.codec.draws:
-        return kl, 0.0, 0.0, signal
     if k in cache.codec.sparse:
         says = stored.says
         ids, fresh = says.ids[part], says.fresh[part]  # type: ignore[attr-defined]

@@ -18,8 +18,8 @@ from polydistill.certification.proofs import Proofs
 from polydistill.certification.rule import rule_of, title
 from polydistill.pipeline import Pipeline
 from polydistill.safety import Ordered, Tilt, Veto
-from polydistill.signals import Signal
 from polydistill.weighting import Operator
+from polydistill.weighting.signals import Signal
 
 CLOSE = (2, 3, 4, 5)
 """Numbers of teachers at which a function is searched adversarially, not only at random; with the largest it takes."""

@@ -18,11 +18,11 @@ from polydistill.demo.teachers import ModelSize, adamw, cosine, small_llama, tok
 from polydistill.logprobs import Positions, Says
 from polydistill.objective import ForwardKL, distil
 from polydistill.pipeline import Pipeline
-from polydistill.signals import Entropy, LabelLikelihood
 from polydistill.teachers import LocalTeacher, head_of, last_hidden_state
 from polydistill.training import Batch
 from polydistill.training.hearing import listen_to
 from polydistill.weighting import Hedge, Operator, PrefixPosterior, Softmax, TaskRouter, TeacherRouter, Uniform
+from polydistill.weighting.signals import Entropy, LabelLikelihood
 
 FLOOR = 0.02
 

@@ -11,7 +11,7 @@ from peft import LoraConfig as PeftLoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig
 
-from polydistill import signals, weighting
+from polydistill import weighting
 from polydistill.cache import Cache, CachedTeacher
 from polydistill.config import run as c
 from polydistill.config import safety as config_safety
@@ -30,7 +30,7 @@ from polydistill.training.off_policy import PolyDistillTrainer
 from polydistill.training.on_policy import OnPolicyPolyDistillTrainer
 from polydistill.training.placement import Copied, Offloaded, Sharded
 from polydistill.training.taught import Observer, Taught
-from polydistill.weighting import Operator
+from polydistill.weighting import Operator, signals
 
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -63,7 +63,6 @@ def evaluate(  # noqa: PLR0913
     tokenizer: Any,
     *,
     step: int,
-    task_of: Sequence[str] | None = None,
     ribbons: int = 6,
     constraints: Constrained | None = None,
 ) -> Evaluation:
@@ -77,13 +76,11 @@ def evaluate(  # noqa: PLR0913
         batches: held-out.
         tokenizer: for the ribbons' text.
         step: updates done so far, for the record.
-        task_of: names of the tasks; the pipeline's when None.
         ribbons: texts shown token by token.
         constraints: limits whose values are measured as well.
     """
     was_training = student.training
     student.eval()
-    names = pipeline.tasks if task_of is None else tuple(task_of)
     sums: dict[str, _Sums] = defaultdict(_Sums)
     shown: list[Ribbon] = []
     limited = _Limits(constraints)
@@ -96,7 +93,7 @@ def evaluate(  # noqa: PLR0913
         outcome = distil(flat, head, spoken, positions, pipeline.decide, ForwardKL(), needs=needs)
         pool = _kl_to_pool(flat, head, spoken, positions, outcome.log_w)
         limited.add(flat, head, spoken, positions, batch, rows)
-        _add(sums, names, pipeline.teachers, positions, outcome.statistics, outcome.cross_entropy, pool)
+        _add(sums, pipeline.tasks, pipeline.teachers, positions, outcome.statistics, outcome.cross_entropy, pool)
         if len(shown) < ribbons:
             shown += _ribbons(
                 batch, rows, outcome.log_w, outcome.cross_entropy, pipeline.teachers, tokenizer, len(shown)

@@ -12,7 +12,6 @@ from polydistill import guarantee as calculus
 from polydistill.logprobs import Positions, Statistics
 from polydistill.pipeline import Pipeline
 from polydistill.safety import Tilt
-from polydistill.signals import Consensus, Entropy, LabelLikelihood, Margin, Signal, StudentGap
 from polydistill.simplex import NoActiveTeacherError, compose, mask, normalise, power, spread, total_variation
 from polydistill.theory.scene import statistics_of, with_likelihood
 from polydistill.theory.search import distributions, osc, weights
@@ -36,6 +35,7 @@ from polydistill.weighting import (
     TaskRouter,
     TeacherRouter,
 )
+from polydistill.weighting.signals import Consensus, Entropy, LabelLikelihood, Margin, Signal, StudentGap
 
 NAMES, TASKS = ("a", "b", "c"), ("s", "t")
 LENGTH = 12

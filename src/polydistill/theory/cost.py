@@ -14,7 +14,6 @@ from torch.utils._pytree import tree_leaves
 from polydistill.logprobs import STATISTICS, Head, Positions, Spoken, Statistics
 from polydistill.objective import ForwardKL, ReverseKL, distil
 from polydistill.safety import Ordered, Tilt
-from polydistill.signals import Consensus, Entropy, LabelLikelihood
 from polydistill.simplex import isotonic, kl_clip, mix, normalise
 from polydistill.theory.statement import Curve, Figure, Part, Result, Statement, Trial, at_most
 from polydistill.weighting import (
@@ -28,6 +27,7 @@ from polydistill.weighting import (
     TaskRouter,
     TeacherRouter,
 )
+from polydistill.weighting.signals import Consensus, Entropy, LabelLikelihood
 
 TASKS = ("s", "t")
 SLACK = 0.15

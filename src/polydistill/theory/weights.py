@@ -7,12 +7,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from polydistill import guarantee as calculus
-from polydistill.signals import Entropy
 from polydistill.simplex import clip_spread, compose, hilbert, mix, normalise, power, spread, total_variation
 from polydistill.theory.scene import with_entropy
 from polydistill.theory.search import HUGE, ascend, evidence, one_apart, osc, weights
 from polydistill.theory.statement import Part, Result, Statement, Trial, Worst, at_least, equal, normal
 from polydistill.weighting import Softmax, TaskPrior, Uniform
+from polydistill.weighting.signals import Entropy
 
 SPREADS, TEMPERATURES = (4.0, 1.0), (2.0, 0.5)
 
