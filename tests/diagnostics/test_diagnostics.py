@@ -43,7 +43,7 @@ def statistics_of(n: int, teachers: int = 3, seed: int = 0, severity: torch.Tens
 
 def outcome_of(statistics: Statistics, log_w: torch.Tensor) -> Outcome:
     zero = torch.zeros(len(log_w))
-    return Outcome(torch.zeros(()), int(statistics.positions.has_loss.sum()), log_w, zero, zero, statistics, {})
+    return Outcome(torch.zeros(()), int(statistics.positions.has_loss.sum()), log_w, zero, zero, statistics)
 
 
 def decided(pipeline: Pipeline, statistics: Statistics) -> Outcome:

@@ -1,6 +1,7 @@
 """Write `golden.json`: losses, gradients and states that a change of form must leave as they are, bit for bit.
 
-python tests/golden/record.py [scene ...]
+python tests/golden/record.py [scene ...]             write these, or all
+python tests/golden/record.py --show scene            print one, as JSON
 """
 
 import hashlib
@@ -33,6 +34,9 @@ def main(wanted: list[str]) -> None:
     import torch
 
     torch.set_num_threads(1)
+    if wanted[:1] == ["--show"]:
+        print(json.dumps(recorded.scene(wanted[1])))
+        return
     made = json.loads(FILE.read_text()) if wanted and FILE.exists() else {}
     made["machine"] = machine()
     for name in wanted or recorded.SCENES:

@@ -151,7 +151,7 @@ def test_diagnostics_compare_active_teachers_with_their_promise():
     statistics = Statistics(positions, torch.randn(n, 3), entropy=3 * torch.rand(n, 3))
     log_w, _ = pipeline.decide(statistics, None)
     zero = torch.zeros(n)
-    outcome = Outcome(zero.sum(), n, log_w, zero, zero, statistics, {})
+    outcome = Outcome(zero.sum(), n, log_w, zero, zero, statistics)
     found = summarise(outcome, pipeline)
     assert 0 < found["range_used"] <= 1 + 1e-6
     assert found["at_floor"] < 0.5, "a vetoed teacher is not at the floor"
