@@ -11,9 +11,10 @@ import torch
 from polydistill.certification import certify
 from polydistill.certification.certificate import Basis
 from polydistill.config.file import ConfigError, load_config
+from polydistill.config.weighting import build_stack
 from polydistill.pipeline import Pipeline
 from polydistill.records import METRICS, read_metrics
-from polydistill.run.build import build_safety, build_stack
+from polydistill.run.build import build_safety
 from polydistill.run.measure import measure_run, measure_teachers, refusal_rates, tiers_of
 from polydistill.run.train import refuse_unmet, train_run
 from polydistill.safety import Forbidden, Tilt, Veto

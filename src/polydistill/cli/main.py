@@ -208,7 +208,7 @@ def certify(
         known = _order_known(what)
         subject, names = _pipeline_of(what), None
     else:
-        from polydistill.run.build import import_object
+        from polydistill.config.weighting import import_object
 
         subject, names = import_object(what), teachers
     certificate = certified(subject, teachers=names, seed=seed, effort=effort)
@@ -308,8 +308,9 @@ def measure(
 def _pipeline_of(path: str) -> Any:
     """The bound pipeline of a configuration; no model is loaded."""
     from polydistill.config.file import load_config
+    from polydistill.config.weighting import build_stack
     from polydistill.pipeline import Pipeline
-    from polydistill.run.build import build_gradient, build_safety, build_stack
+    from polydistill.run.build import build_gradient, build_safety
     from polydistill.training.gradient.across_teachers import AcrossTeachers
 
     config = load_config(path)

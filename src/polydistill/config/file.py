@@ -11,11 +11,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from polydistill.config.run import TEACHERS, RunConfig, kind_of_teacher
-from polydistill.config.section import Section
-
-
-class ConfigError(ValueError):
-    """The configuration cannot be used; one sentence per fault, with file and line."""
+from polydistill.config.section import ConfigError, Section
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -122,15 +118,11 @@ def _sentence(fault: Any, tree: CommentedMap, path: str | Path, given: set[tuple
     return f"{where}: {name}: {message[0].lower() + message[1:]}{shown}"
 
 
-def _tagged() -> list[type[BaseModel]]:
+def _tagged(parent: type[Section] = Section) -> list[type[BaseModel]]:
     """Sections that are told apart by their `kind`."""
-    from polydistill.config import run as config
-    from polydistill.config import safety as config_safety
-
-    return [
-        member
-        for member in (vars(config) | vars(config_safety)).values()
-        if isinstance(member, type) and issubclass(member, config.Section) and "kind" in member.model_fields
+    children = parent.__subclasses__()
+    return [child for child in children if "kind" in child.model_fields] + [
+        model for child in children for model in _tagged(child)
     ]
 
 

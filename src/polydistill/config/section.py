@@ -5,6 +5,10 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict
 
 
+class ConfigError(ValueError):
+    """The configuration cannot be used; one sentence per fault, with file and line."""
+
+
 class Section(BaseModel):
     """A section of the file: frozen, and a key that it does not have is an error.
 
