@@ -6,17 +6,21 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-fast check proofs docs pages bench install clean
+.PHONY: demo test test-fast test-long check proofs docs pages bench install clean
 
 demo: $(VENV)/.demo
 	$(BIN)/polydistill demo
 
 # By file, so that what a module's tests share is made once; files with slow tests come first (tests/conftest.py).
 test: check
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
+
+# Searches and runs that are long by nature; after `make test`, before a release.
+test-long: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m long
 
 test-fast: check
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not long"
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

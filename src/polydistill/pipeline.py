@@ -97,50 +97,6 @@ class Pipeline:
         """Names, in order."""
         return self.stack.bound_names().tasks
 
-    def promises(self) -> list[str]:
-        """The guarantee in a user's words, one sentence each."""
-        return promises(self.guarantee(), self.ordered_from())
-
     def ordered_from(self) -> float | None:
         """Severity from which the safer teacher always weighs at least as much; None without enforcement."""
         return None if self.safety is None else self.safety.ordered_from(self.before_safety())
-
-
-def promises(guarantee: Guarantee, ordered_from: float | None = None) -> list[str]:
-    """A guarantee in a user's words."""
-    active = "active teacher" if guarantee.vetoes else "teacher"
-    lines = [
-        f"no {active} ever weighs less than {_percent(guarantee.floor)} or more than {_most(guarantee.ceiling)}",
-        f"evidence of one position wrong by at most 0.1 nat moves a target by at most "
-        f"{guarantee.weight_shift(0.1):.1%} (total variation)",
-    ]
-    sustained = guarantee.weight_shift(0.1, sustained=True)
-    if sustained > guarantee.weight_shift(0.1):
-        lines.append(f"evidence wrong by 0.1 nat on every token of the prefix moves it by at most {sustained:.1%}")
-    lines.append(
-        f"with the linear pool, one corrupted teacher moves a target by at most "
-        f"{guarantee.target_shift_if_corrupted():.1%}, evidence unchanged"
-    )
-    if guarantee.vetoes:
-        lines.append(
-            "teachers below the veto's score are not active where severity is above 0: there they fade, and from the "
-            "critical severity on they weigh nothing; range and floor are about the others"
-        )
-    if ordered_from is not None and ordered_from <= 1:
-        lines.append(f"from severity {ordered_from:.2f} on a safer teacher never weighs less than a less safe one")
-    elif ordered_from is not None:
-        lines.append(
-            "teachers of several tiers stay under the veto and nothing orders them; raise `least` until one tier stays"
-            if guarantee.vetoes
-            else "no severity is high enough for the safety order to hold for every evidence; strengthen the tilt"
-        )
-    return lines
-
-
-def _percent(share: float) -> str:
-    """Two digits after the point, or two that count where these are zeros."""
-    return f"{share:.2%}" if share == 0.0 or share >= 5e-5 else f"{100 * share:.2g}%"
-
-
-def _most(share: float) -> str:
-    return f"{share:.1%}" if share == 1.0 or share < 0.9995 else f"all but {_percent(1.0 - share)}"

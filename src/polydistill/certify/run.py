@@ -17,6 +17,7 @@ from polydistill.certify.driven import as_pipeline
 from polydistill.certify.proofs import Proofs
 from polydistill.certify.rule import rule_of, title
 from polydistill.pipeline import Pipeline
+from polydistill.promises import promises, says
 from polydistill.safety import Ordered, Tilt, Veto
 from polydistill.signals import Signal
 from polydistill.weighting import Operator
@@ -164,11 +165,7 @@ def _of_pipeline(
         "teachers": pipeline.teachers,
         "findings": tuple(findings),
         "derivation": tuple(promise.step.lines()),
-        "consequences": (
-            *pipeline.promises(),
-            f"with the linear pool, losing one teacher (and renormalising) moves a target by at most "
-            f"{promise.ceiling:.1%}",
-        ),
+        "consequences": tuple(says(promises(pipeline))),
         "proofs_sha256": proofs.sha256,
     }
 

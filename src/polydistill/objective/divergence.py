@@ -8,6 +8,7 @@ are tempered first and pooled then; the loss is multiplied by T^2 only when `tem
 position is `(1 - ce) * divergence + ce * cross-entropy`: the total mass is 1 whatever `ce` is.
 """
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from polydistill.objective.passes import raised
+from polydistill.target import Pool
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Divergence:
     temperature_squared: bool = False
     keeps_log: ClassVar[bool] = False
     """Teachers are kept as log-probabilities rather than probabilities until the weights are known."""
+    pool: ClassVar[Pool] = Pool.UNKNOWN
+    """What the teachers become; what is promised about the target depends on it."""
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
@@ -62,6 +66,16 @@ class Divergence:
     def scale(self) -> float:
         """T^2 or 1."""
         return self.temperature**2 if self.temperature_squared else 1.0
+
+    @property
+    def exponent(self) -> float:
+        """a of a power-mean pool; 1 elsewhere."""
+        return 1.0
+
+    @property
+    def largest(self) -> float:
+        """Greatest divergence of one teacher, nats; infinite where there is no bound."""
+        return math.inf
 
     @property
     def mass(self) -> float:
@@ -106,6 +120,8 @@ class Divergence:
 class ForwardKL(Divergence):
     """`sum_k w_k KL(p_k || q)`: mean-seeking, collapses to the linear pool."""
 
+    pool: ClassVar[Pool] = Pool.LINEAR
+
     def evaluate(
         self,
         logits: Float[Tensor, "n V"],
@@ -140,6 +156,7 @@ class ForwardKL(Divergence):
 class ReverseKL(Divergence):
     """`sum_k w_k KL(q || p_k)`: mode-seeking, collapses to the log pool `softmax(sum_k w_k z_k / T)`."""
 
+    pool: ClassVar[Pool] = Pool.LOG
     keeps_log: ClassVar[bool] = True
 
     def evaluate(

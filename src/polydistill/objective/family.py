@@ -18,6 +18,7 @@ from torch import Tensor
 
 from polydistill.objective.divergence import Divergence, PointLoss, linear_pool, student, with_cross_entropy
 from polydistill.objective.passes import FLOOR, raised
+from polydistill.target import Pool
 
 Rows = Float[Tensor, "n V"]
 
@@ -78,6 +79,11 @@ class Family(Divergence):
 class Pair:
     """A divergence `D(p, q)` of one distribution from another."""
 
+    @property
+    def largest(self) -> float:
+        """Greatest value, of distributions that share no entry; nats."""
+        return math.inf
+
     def terms(self, log_p: Rows, log_q: Rows) -> tuple[Rows, Rows, Rows]:
         """Summands of D, `q dD/dq_v` (up to a constant times q) and `dD/dp_v` (up to a constant)."""
         raise TypeError(f"{type(self).__name__} has no terms")
@@ -95,6 +101,11 @@ class JSD(Pair):
 
     def __post_init__(self) -> None:
         _inside("beta", self.beta)
+
+    @property
+    def largest(self) -> float:
+        """`-beta log beta - (1 - beta) log(1 - beta)`."""
+        return -self.beta * math.log(self.beta) - (1.0 - self.beta) * math.log(1.0 - self.beta)
 
     def terms(self, log_p: Rows, log_q: Rows) -> tuple[Rows, Rows, Rows]:
         """`dD/dq = (1 - beta) log(q/m)` and `dD/dp = beta log(p/m)`: what else there is cancels."""
@@ -117,6 +128,11 @@ class SkewForward(Pair):
     def __post_init__(self) -> None:
         _inside("skew", self.skew)
 
+    @property
+    def largest(self) -> float:
+        """`-log skew`."""
+        return -math.log(self.skew)
+
     def terms(self, log_p: Rows, log_q: Rows) -> tuple[Rows, Rows, Rows]:
         """`dD/dq = -(1 - skew) p/m` and `dD/dp = log(p/m) - skew p/m`."""
         log_m = _mixture(log_p, log_q, self.skew)
@@ -138,6 +154,11 @@ class SkewReverse(Pair):
     def __post_init__(self) -> None:
         _inside("skew", self.skew)
 
+    @property
+    def largest(self) -> float:
+        """`-log skew`."""
+        return -math.log(self.skew)
+
     def terms(self, log_p: Rows, log_q: Rows) -> tuple[Rows, Rows, Rows]:
         """`dD/dq = log(q/m) - skew q/m` and `dD/dp = -(1 - skew) q/m`."""
         log_m = _mixture(log_q, log_p, self.skew)
@@ -149,6 +170,11 @@ class SkewReverse(Pair):
 @dataclass(frozen=True)
 class TotalVariation(Pair):
     """`sum_v |p_v - q_v| / 2`, in [0, 1] (Wen et al. 2023)."""
+
+    @property
+    def largest(self) -> float:
+        """1."""
+        return 1.0
 
     def terms(self, log_p: Rows, log_q: Rows) -> tuple[Rows, Rows, Rows]:
         """`dD/dq = sign(q - p) / 2`, and the opposite for p."""
@@ -167,6 +193,7 @@ class PoolThenDivide(Family):
     """
 
     pair: Pair = JSD()
+    pool: ClassVar[Pool] = Pool.LINEAR
 
     def compare(self, log_q: Rows, log_p: Float[Tensor, "K n V"], log_w: Float[Tensor, "n K"]) -> Compared:
         """The price of a teacher is `sum_v p_kv dD/dp_v` at the pool."""
@@ -187,6 +214,12 @@ class DivideThenPool(Family):
     """
 
     pair: Pair = JSD()
+    pool: ClassVar[Pool] = Pool.DIVIDED
+
+    @property
+    def largest(self) -> float:
+        """That of the pair."""
+        return self.pair.largest
 
     def compare(self, log_q: Rows, log_p: Float[Tensor, "K n V"], log_w: Float[Tensor, "n K"]) -> Compared:
         """The price of a teacher is its divergence."""
@@ -211,6 +244,12 @@ class Alpha(Family):
     """
 
     alpha: float = 0.5
+    pool: ClassVar[Pool] = Pool.POWER
+
+    @property
+    def exponent(self) -> float:
+        """a."""
+        return self.alpha
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -235,6 +274,7 @@ class Mixed(Family):
     """
 
     share: float = 0.5
+    pool: ClassVar[Pool] = Pool.TWO
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -311,6 +351,7 @@ class TopKForwardKL(Family):
     """
 
     entries: int = 64
+    pool: ClassVar[Pool] = Pool.LUMPED
 
     def __post_init__(self) -> None:
         super().__post_init__()

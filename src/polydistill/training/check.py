@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from polydistill.objective.distil import DEFAULT_BYTES
+from polydistill.promises import says
 from polydistill.teachers import LocalTeacher
 from polydistill.training.build import build_trainer
 from polydistill.training.caching import refuse_unheard
@@ -124,7 +125,7 @@ def _check(config: RunConfig, trainer: Taught, layout: Layout | None) -> Check:
     if estimate.disk > estimate.free_disk:
         facts.append("WARNING: the checkpoints will not fit on this disk; lower training.keep_checkpoints")
     guarantee = trainer.pipeline.guarantee()
-    return Check(facts, trainer.pipeline.promises(), guarantee.step.lines(), estimate)
+    return Check(facts, says(trainer.promises()), guarantee.step.lines(), estimate)
 
 
 def _steps(config: RunConfig, trainer: Taught, ranks: int) -> int:

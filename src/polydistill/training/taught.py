@@ -11,6 +11,7 @@ from transformers.utils import logging
 
 from polydistill.objective import Divergence
 from polydistill.pipeline import Pipeline, as_operator
+from polydistill.promises import Promise, promises, says
 from polydistill.safety import Order
 from polydistill.teachers import Teacher, check_rows
 from polydistill.teachers.vocabulary import tokens_by_id
@@ -22,6 +23,7 @@ from polydistill.training.placement import Copied, Placement, refuse_silent_sing
 from polydistill.training.sampled import Sampled
 from polydistill.training.served import fit_served, served_facts
 from polydistill.training.step import Batch, StepOutcome
+from polydistill.training.terms import terms_of
 from polydistill.training.watch import Watch
 from polydistill.weighting import Operator
 
@@ -52,6 +54,7 @@ class Taught(Checkpointed):
     observers: "list[Observer]"
     loss_bytes: int | None = None
     draws: int | None = None
+    skip_below: float | None = None
     gradient: AcrossTeachers | AcrossGroups | None = None
     said: tuple[str, ...] = ()
 
@@ -110,12 +113,14 @@ class Taught(Checkpointed):
         """Batches of the held-out data on one process's device; None where there is nothing to measure a loss on."""
         raise TypeError(f"{type(self).__name__} does not say what its held-out data is")
 
+    def promises(self) -> list[Promise]:
+        """What is promised of this run's weights and targets."""
+        return promises(self.pipeline, terms_of(self.objective, self))
+
     def certificate(self) -> str:
         """What this run's weights promise, in words, with the derivation."""
         guarantee = self.pipeline.guarantee()
-        return "\n".join(
-            [repr(self.pipeline.stack), *self.pipeline.promises(), "derivation:", *guarantee.step.lines(1)]
-        )
+        return "\n".join([repr(self.pipeline.stack), *says(self.promises()), "derivation:", *guarantee.step.lines(1)])
 
     def _heard(self, done: StepOutcome, batch: Batch, mode: str) -> dict[str, float]:
         """Means over all ranks for the log, and the number of tokens; operators and observers take note in training."""
