@@ -94,6 +94,18 @@ class Guarantee:
     severity_modulus: float = 0.0
     vetoes: bool = False
 
+    def lines(self, depth: int = 0) -> list[str]:
+        """The derivation, and under it what two stacks are compared by: range and moduli."""
+        moduli = [
+            f"{m.evidence} {_number(m.once)}"
+            + (f" ({_number(m.sustained)} sustained)" if m.sustained != m.once else "")
+            for m in self.moduli
+        ]
+        if self.severity_modulus:
+            moduli.append(f"severity {_number(self.severity_modulus)}")
+        said = f"range {_number(self.range)} nats; moduli: {', '.join(moduli) or 'none'}"
+        return [*self.step.lines(depth), f"{'  ' * depth}{said}"]
+
     def distance(self, error: float, *, sustained: bool = False) -> float:
         """Greatest Hilbert distance that the weights move when every teacher's evidence is off by at most `error` nats:
         `2 error sum_s L_s`, and never more than the range allows, `2 R`.

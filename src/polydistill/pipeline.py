@@ -4,6 +4,7 @@ A floor inside a factor breaks associativity and the identity of composition; a 
 destroys O2. The pipeline is what a training step calls, and what is certified.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from polydistill import guarantee as calculus
 from polydistill.guarantee import Guarantee
 from polydistill.logprobs import Statistics
 from polydistill.safety import Order
-from polydistill.signals import Entropy
+from polydistill.signals import Entropy, Signal
 from polydistill.simplex import mix
 from polydistill.weighting import Carry, Custom, Operator, Weighting, not_an_operator
 
@@ -100,3 +101,21 @@ class Pipeline:
     def ordered_from(self) -> float | None:
         """Severity from which the safer teacher always weighs at least as much; None without enforcement."""
         return None if self.safety is None else self.safety.ordered_from(self.before_safety())
+
+    def distance_off(self, delta: float, vocabulary: int) -> float:
+        """Greatest Hilbert distance that the weights move when every teacher's log-ratios are off by at most `delta`
+        nats at every position: `2 sum_s L_s m_s(delta)`, m the modulus of each signal, and never more than `2 R`.
+
+        Args:
+            delta: `osc_v(log p - log p')` of every teacher.
+            vocabulary: V, which entropy's modulus depends on.
+        """
+        promise, teachers = self.guarantee(), len(self.teachers)
+        moved = {signal.name: signal.moved_by(delta, vocabulary, teachers) for signal in self._signals()}
+        moved["prefix likelihood"] = delta
+        total = sum(m.sustained * moved.get(m.evidence, math.inf) for m in promise.moduli if m.sustained > 0.0)
+        return min(2.0 * total, 2.0 * promise.range)
+
+    def _signals(self) -> list[Signal]:
+        """Signals of this package, whose moduli are known."""
+        return [signal for signal in self.stack.signals if isinstance(signal, Signal)]

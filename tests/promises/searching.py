@@ -10,9 +10,12 @@ from torch import Tensor
 
 from polydistill.logprobs import Positions, Statistics
 from polydistill.pipeline import Pipeline
-from polydistill.promises import OFF, Promise, Terms
+from polydistill.promises import Promise, Terms
+from polydistill.promises.made import OFF
 from polydistill.simplex import NoActiveTeacherError, mask
 from polydistill.target import Pool
+from polydistill.training.probe import Scene
+from polydistill.weighting import Product
 
 NAMES = ("a", "b", "c")
 K, TOKENS, V = len(NAMES), 8, 6
@@ -172,6 +175,14 @@ def violation(promise: Promise, seen: Seen, terms: Terms, each: Divergences | No
             at = seen.severity >= safety.critical
             out = torch.tensor([not heard for heard in safety.heard])
             return float(seen.log_w[at][:, out].exp().max())
+        case "off":
+            return _off(promise.says, seen.pipeline, terms)
+        case "follow":
+            return _follow(promise.says, seen.pipeline)
+        case "learning":
+            if terms.plain != ("nothing about convergence follows" not in promise.says):
+                raise Unchecked(promise.says)
+            return 0.0
         case "nothing" | "heard":
             if re.search(r"\d%|at most \d", promise.says):
                 raise Unchecked(promise.says)
@@ -243,6 +254,53 @@ def _order(says: str, seen: Seen) -> float:
     w = seen.log_w[at].exp()
     safer = sigma[:, None] > sigma[None, :]
     return float((w[:, None, :] - w[:, :, None])[:, safer].max()) if safer.any() and len(w) else 0.0
+
+
+def scene(pipeline: Pipeline, terms: Terms, documents: int = 8, seed: int = 7) -> Scene:
+    """Short documents with teachers of every kind."""
+    generator = torch.Generator().manual_seed(seed)
+    n = documents * TOKENS
+    start = (torch.arange(n) % TOKENS) == 0
+    positions = Positions.of(
+        torch.randint(V, (n,), generator=generator),
+        torch.ones(n, dtype=torch.bool),
+        document_start=start,
+        severity=torch.rand(n, generator=generator).double(),
+    )
+    return Scene(pipeline, positions, teachers(n, generator), terms)
+
+
+def _off(says: str, pipeline: Pipeline, terms: Terms, steps: int = 12) -> float:
+    """Random log-ratios, and those that ascent finds, within the stated size."""
+    size = float(re.search(r"off by at most ([\d.]+) nat", says).group(1))
+    bound, there = percent("move a target by at most", says), scene(pipeline, terms)
+    generator = torch.Generator().manual_seed(11)
+    free = torch.randn(there.log_p.shape, generator=generator, dtype=torch.float64).requires_grad_(True)
+    climb, worst = torch.optim.Adam([free], lr=0.5, maximize=True), float(there.off().worst)
+    for _ in range(steps):
+        moved = there.moved((there.log_p + size * torch.sigmoid(free)).log_softmax(-1))
+        worst = max(worst, float(moved.detach().max()))
+        climb.zero_grad()
+        moved.sum().backward()
+        free.grad.nan_to_num_(0.0, 0.0, 0.0)
+        climb.step()
+    return worst - bound
+
+
+def _follow(says: str, pipeline: Pipeline, before: int = 400) -> float:
+    """The posterior alone, after a text that was all another teacher's, with the very lead that the sentence names."""
+    tokens, gap = int(says.split()[0]), float(re.search(r"that is ([\d.]+) nats per token", says).group(1))
+    factors = pipeline.stack.factors if isinstance(pipeline.stack, Product) else [pipeline.stack]
+    posterior = next(factor for factor in factors if factor.reads_prefix_labels)
+    label = torch.full((before + tokens + 1, K), -50.0, dtype=torch.float64)
+    label[:before, 0] = 0.0
+    label[before:] = -gap - 1.0
+    label[before:, 2] = -1.0
+    start = torch.arange(len(label)) == 0
+    every = torch.ones(len(label), dtype=torch.bool)
+    positions = Positions.of(torch.zeros(len(label), dtype=torch.long), every, document_start=start)
+    log_w, _ = posterior(Statistics(positions, label), None)
+    return 0.5 - float(log_w[-1, 2].exp())
 
 
 def at_threshold(pipeline: Pipeline, start: float, cases: int = 256) -> Tensor:

@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 import torch
-from promises.searching import NAMES, SLACK, at_threshold, look, pooled, teachers, violation
+from promises.searching import NAMES, SLACK, V, at_threshold, look, pooled, teachers, violation
 
 from polydistill.pipeline import Pipeline
 from polydistill.promises import Promise, Terms, promises
@@ -46,6 +46,10 @@ PIPELINES = {
     for stack, order, tiers in product(STACKS, ORDERS, TIERS)
 } | {(stack, "", ""): Pipeline.of(operator, NAMES, floor=floor) for stack, (operator, floor) in STACKS.items()}
 TEMPERATURES = (1.0, 3.0)
+OF_TARGETS = ("evidence", "sustained", "corrupted", "off")
+FIRST = next(iter(STACKS))
+SHORT = [w for i, w in enumerate(PIPELINES) if w[0] == FIRST or not w[1] or i % 5 == 1]
+"""Every order with every structure of tiers behind one stack, and some of them behind the others."""
 
 
 def objectives():
@@ -73,8 +77,10 @@ def false_sentences(which, cases, steps):
     pipeline, seen, searched, false = PIPELINES[which], seen_by(which, cases, steps), set(), []
     for objective in [None, *OBJECTIVES]:
         terms = Terms() if objective is None else terms_of(objective)
-        for promise in promises(pipeline, terms):
-            key = (promise, terms) if promise.name in ("evidence", "sustained", "corrupted") else promise
+        run = replace(terms, vocabulary=V, optimiser="adamw_torch with gradients clipped at 1")
+        for promise in [*promises(pipeline, terms), *promises(pipeline, run)]:
+            pooled_by = (terms.pool, terms.temperature, terms.exponent, terms.largest)
+            key = (promise.says, pooled_by) if promise.name in OF_TARGETS else promise.says
             if key in searched:
                 continue
             searched.add(key)
@@ -95,9 +101,9 @@ def value_of(objective):
 
 @pytest.mark.parametrize("stack", STACKS)
 def test_no_sentence_that_a_configuration_can_print_is_false(stack):
-    found = [false_sentences(which, 128, 0) for which in PIPELINES if which[0] == stack]
+    found = [false_sentences(which, 128, 0) for which in SHORT if which[0] == stack]
     assert [line for false, _ in found for line in false] == []
-    assert sum(number for _, number in found) > 21 * 5
+    assert sum(number for _, number in found) > 10 * len(found)
 
 
 @pytest.mark.long
@@ -117,7 +123,11 @@ def test_where_a_target_is_spoken_of_the_objective_s_gradient_vanishes_there(obj
     log_p = teachers(64, generator).clamp_min(-12.0).log_softmax(-1)
     log_w = torch.randn(64, 3, generator=generator, dtype=torch.float64).log_softmax(-1)
     at = terms.temperature * pooled(terms.pool, log_w, log_p, terms)
-    assert divergence_of(objective, at, log_p, log_w).gradient.abs().max() < 1e-7
+    there = divergence_of(objective, at, log_p, log_w)
+    if "TotalVariation" in repr(objective):  # it has no gradient where two numbers are equal
+        assert there.divergence.abs().max() < 1e-9
+        return
+    assert there.gradient.abs().max() < 1e-7
     assert divergence_of(objective, at.roll(1, -1), log_p, log_w).gradient.abs().max() > 1e-3
 
 

@@ -164,7 +164,7 @@ def _of_pipeline(
         "kind": "pipeline" if isinstance(operator, Pipeline) else "stack",
         "teachers": pipeline.teachers,
         "findings": tuple(findings),
-        "derivation": tuple(promise.step.lines()),
+        "derivation": tuple(promise.lines()),
         "consequences": tuple(says(promises(pipeline))),
         "proofs_sha256": proofs.sha256,
     }

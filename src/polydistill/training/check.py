@@ -124,8 +124,9 @@ def _check(config: RunConfig, trainer: Taught, layout: Layout | None) -> Check:
     )
     if estimate.disk > estimate.free_disk:
         facts.append("WARNING: the checkpoints will not fit on this disk; lower training.keep_checkpoints")
+    trainer.probe(trainer.batch_of(inputs))
     guarantee = trainer.pipeline.guarantee()
-    return Check(facts, says(trainer.promises()), guarantee.step.lines(), estimate)
+    return Check(facts, says(trainer.promises()), guarantee.lines(), estimate)
 
 
 def _steps(config: RunConfig, trainer: Taught, ranks: int) -> int:

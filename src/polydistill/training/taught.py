@@ -1,7 +1,7 @@
 """What every trainer of ours does about teachers: bound once, checked against the student, placed, and heard."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from peft import PeftModel
@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from polydistill.objective import Divergence
 from polydistill.pipeline import Pipeline, as_operator
-from polydistill.promises import Promise, promises, says
+from polydistill.promises import Promise, Terms, promises, says
 from polydistill.safety import Order
 from polydistill.teachers import Teacher, check_rows
 from polydistill.teachers.vocabulary import tokens_by_id
@@ -20,6 +20,7 @@ from polydistill.training.constrained import Constrained
 from polydistill.training.gradient import AcrossTeachers
 from polydistill.training.groups import AcrossGroups
 from polydistill.training.placement import Copied, Placement, refuse_silent_single
+from polydistill.training.probe import probed
 from polydistill.training.sampled import Sampled
 from polydistill.training.served import fit_served, served_facts
 from polydistill.training.step import Batch, StepOutcome
@@ -40,6 +41,7 @@ class Taught(Checkpointed):
         masked: sentences about padded tails of embedding matrices.
         last_step: of the last batch.
         watch: the probe batch, looked at by whoever records the run.
+        terms: what promises depend on, with what was seen on a batch; None before one was looked at.
         gradient: modification of the gradient, or None.
         said: sentences about what it means for the safety order.
     """
@@ -55,6 +57,8 @@ class Taught(Checkpointed):
     loss_bytes: int | None = None
     draws: int | None = None
     skip_below: float | None = None
+    own_text: ClassVar[bool] = False
+    terms: Terms | None = None
     gradient: AcrossTeachers | AcrossGroups | None = None
     said: tuple[str, ...] = ()
 
@@ -115,12 +119,16 @@ class Taught(Checkpointed):
 
     def promises(self) -> list[Promise]:
         """What is promised of this run's weights and targets."""
-        return promises(self.pipeline, terms_of(self.objective, self))
+        return promises(self.pipeline, terms_of(self.objective, self) if self.terms is None else self.terms)
+
+    def probe(self, batch: Batch) -> None:
+        """Look at a batch for what the promises are worth there; they say it from now on."""
+        self.terms = probed(self, terms_of(self.objective, self), batch)
 
     def certificate(self) -> str:
         """What this run's weights promise, in words, with the derivation."""
         guarantee = self.pipeline.guarantee()
-        return "\n".join([repr(self.pipeline.stack), *says(self.promises()), "derivation:", *guarantee.step.lines(1)])
+        return "\n".join([repr(self.pipeline.stack), *says(self.promises()), "derivation:", *guarantee.lines(1)])
 
     def _heard(self, done: StepOutcome, batch: Batch, mode: str) -> dict[str, float]:
         """Means over all ranks for the log, and the number of tokens; operators and observers take note in training."""

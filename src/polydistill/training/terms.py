@@ -24,8 +24,21 @@ def _heard(terms: Terms, trainer: Any) -> Terms:
     truncated = [t for t in trainer.teachers if isinstance(t, ServedTeacher | CachedTeacher) and t.unknown]
     return replace(
         terms,
+        vocabulary=trainer.visible,
+        optimiser=_optimiser(trainer.args),
+        plain=_name(trainer.args) == "sgd" and not trainer.args.max_grad_norm,
+        own_text=trainer.own_text,
         drawn=trainer.draws is not None,
         skipped=trainer.skip_below or 0.0,
         absent=tuple(teacher.name for teacher in served if teacher.on_outage == "drop"),
         not_whole=tuple(teacher.name for teacher in truncated),
     )
+
+
+def _name(args: Any) -> str:
+    return str(getattr(args.optim, "value", args.optim))
+
+
+def _optimiser(args: Any) -> str:
+    """What takes the steps, in words."""
+    return _name(args) + (f" with gradients clipped at {args.max_grad_norm:g}" if args.max_grad_norm else "")
