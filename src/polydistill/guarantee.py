@@ -94,18 +94,32 @@ class Guarantee:
     severity_modulus: float = 0.0
     vetoes: bool = False
 
-    def weight_shift(self, error: float, *, sustained: bool = False) -> float:
-        """Greatest total variation of the weights when every teacher's evidence is off by at most `error` nats.
+    def lines(self, depth: int = 0) -> list[str]:
+        """The derivation, and under it what two stacks are compared by: range and moduli."""
+        moduli = [
+            f"{m.evidence} {_number(m.once)}"
+            + (f" ({_number(m.sustained)} sustained)" if m.sustained != m.once else "")
+            for m in self.moduli
+        ]
+        if self.severity_modulus:
+            moduli.append(f"severity {_number(self.severity_modulus)}")
+        said = f"range {_number(self.range)} nats; moduli: {', '.join(moduli) or 'none'}"
+        return [*self.step.lines(depth), f"{'  ' * depth}{said}"]
 
-        `tanh(d / 4)` (T2) with `d = 2 error sum_s L_s`, and never more than the range allows (`d <= 2 R`).
+    def distance(self, error: float, *, sustained: bool = False) -> float:
+        """Greatest Hilbert distance that the weights move when every teacher's evidence is off by at most `error` nats:
+        `2 error sum_s L_s`, and never more than the range allows, `2 R`.
 
         Args:
             error: nats, per teacher, in every evidence that the stack reads.
             sustained: the evidence of every position is off, not that of one only.
         """
         total = sum(m.sustained if sustained else m.once for m in self.moduli)
-        distance = 0.0 if error == 0.0 else min(2.0 * error * total, 2.0 * self.range)
-        return math.tanh(distance / 4.0)
+        return 0.0 if error == 0.0 or total == 0.0 else min(2.0 * error * total, 2.0 * self.range)
+
+    def weight_shift(self, error: float, *, sustained: bool = False) -> float:
+        """Greatest total variation of the weights then, `tanh(d / 4)` (T2); arguments as for `distance`."""
+        return math.tanh(self.distance(error, sustained=sustained) / 4.0)
 
     def target_shift_if_corrupted(self, change: float = 1.0) -> float:
         """Linear pool: how far the target moves, in total variation, when one teacher's distribution moves by `change`

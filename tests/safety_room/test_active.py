@@ -15,6 +15,7 @@ from polydistill.guarantee import softmax
 from polydistill.logprobs import Positions, Statistics
 from polydistill.objective import Outcome
 from polydistill.pipeline import Pipeline
+from polydistill.promises import promises
 from polydistill.safety import Ordered, Tilt, Veto
 from polydistill.weighting import Softmax
 from polydistill.weighting.signals import Entropy
@@ -137,7 +138,7 @@ def test_the_veto_guarantees_what_stays_and_small_floors_are_said_with_their_dig
     assert promised.vetoes
     assert (promised.range, promised.floor, promised.moduli) == (before.range, before.floor, before.moduli)
     assert not Veto(TIERS, least=0).bind(NAMES).guarantee(before).vetoes
-    steep = Pipeline.of(STACK, NAMES, floor=0.05, safety=Tilt(TIERS, 9.0)).promises()[0]
+    steep = promises(Pipeline.of(STACK, NAMES, floor=0.05, safety=Tilt(TIERS, 9.0)))[0].says
     assert "0.00%" not in steep
     assert "100.0%" not in steep
 

@@ -19,6 +19,7 @@ from polydistill.certification.driven import as_pipeline
 from polydistill.certification.proofs import Proofs
 from polydistill.certification.rule import rule_of, title
 from polydistill.pipeline import Pipeline
+from polydistill.promises import promises, says
 from polydistill.safety import Ordered, Tilt, Veto
 from polydistill.weighting import Operator
 from polydistill.weighting.signals import Signal
@@ -207,12 +208,8 @@ def _of_pipeline(
         "kind": "pipeline" if isinstance(operator, Pipeline) else "stack",
         "teachers": pipeline.teachers,
         "findings": tuple(findings),
-        "derivation": tuple(promise.step.lines()),
-        "consequences": (
-            *pipeline.promises(),
-            f"with the linear pool, losing one teacher (and renormalising) moves a target by at most "
-            f"{promise.ceiling:.1%}",
-        ),
+        "derivation": tuple(promise.lines()),
+        "consequences": tuple(says(promises(pipeline))),
         "proofs_sha256": proofs.sha256,
     }
 

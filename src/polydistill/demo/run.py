@@ -28,6 +28,7 @@ from polydistill.demo.students import (
 from polydistill.demo.teachers import Specialists, TeacherSettings, specialists
 from polydistill.objective import ForwardKL, distil
 from polydistill.pipeline import Pipeline
+from polydistill.promises import Terms, promises, says
 from polydistill.records import (
     CONFIG,
     METRICS,
@@ -46,6 +47,7 @@ from polydistill.report import write_report
 from polydistill.run.card import write_card
 from polydistill.run.progress import Steps
 from polydistill.run.train import STUDENT, hardware, locked, write_certificate
+from polydistill.target import Pool
 from polydistill.teachers import LocalTeacher, head_of, last_hidden_state
 from polydistill.training.hearing import listen_to
 
@@ -167,11 +169,12 @@ def run_demo(
         pipeline = main_student.pipeline
         assert pipeline is not None
         write_ribbons(folder / RIBBONS, _ribbons(main_student, teachers, experts, held_out))
-        write_certificate(folder, pipeline)
+        promised = says(promises(pipeline, Terms(Pool.LINEAR)))
+        write_certificate(folder, pipeline, promised)
         _save(main_student, experts, folder / STUDENT)
         seconds = {"training the teachers": experts.seconds, **seconds}
         seconds["total"] = perf_counter() - clock
-        result = Result(scores, judged, seconds, pipeline.promises(), folder / "report.html")
+        result = Result(scores, judged, seconds, promised, folder / "report.html")
         summary = _summary(result, pipeline, s, t, seed, started)
         write_summary(folder / SUMMARY, summary)
         sources = {name: f"trained by the demo on {name}, {experts.folder.name}" for name in DOMAINS}

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
+from polydistill.theory.proved import not_proved
 from polydistill.theory.statement import FAILS, Figure, Finding, Part
 
 
@@ -118,7 +119,7 @@ Every statement of the framework is a check that runs: `polydistill theory`, or 
 This page is made from the checks' own output (`python -m polydistill.theory`); change the code, not the page.
 
 *measured* is the worst number found over all cases, random and by gradient ascent; *bound* is what the statement
-says about it; *tightness* is their ratio, 1 where the bound is attained. A part with `<=` holds when the measured
+says about it; *tightness* is their ratio, 1 where an upper bound is attained. A part with `<=` holds when the measured
 number is at most the bound, one with `>=` when it is at least that (for failures that are meant to show). Numbers
 without a bound are reported only. Everything is float64.
 
@@ -133,8 +134,7 @@ Where the statements stop:
 * T5 and T10 are about the linear pool (forward KL). For the log pool (reverse KL) they are false; the checks show it.
 * The prefix posterior (T7) is a posterior over which teacher wrote the prefix. On tokens that a student generated it
   says which teacher would most likely have written them, no more.
-* A number found by search is not a proof. Statements that are also proved in Coq have theorems in `proofs/` whose names
-  begin with the statement's number.
+* A number found by search is not a proof. What is also proved in Coq stands under the statement, and what of it is not.
 """
 PUBLISHED = """## Published rules against the axioms
 
@@ -172,6 +172,8 @@ def _section(finding: Finding, theorems: Sequence[str]) -> str:
     lines += [f"Source: {statement.source}. Code: {code}. Check: `{check}`. Verdict: **{finding.verdict}**.", ""]
     if proved:
         lines += ["Proved in Coq: " + ", ".join(f"`{name}`" for name in proved) + ".", ""]
+    if theorems and (missing := not_proved(statement.name, theorems)):
+        lines += [f"Not proved: {'; '.join(missing)}.", ""]
     if statement.remarks:
         lines += [statement.remarks, ""]
     lines += ["| part | measured | | bound | tightness | tried |", "|---|---|---|---|---|---|"]

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from polydistill.logprobs import STATISTICS, Head, Positions, Spoken, Statistics
-from polydistill.objective import ForwardKL, Outcome, PointLoss, ReverseKL, distil
+from polydistill.objective import Divergence, ForwardKL, Outcome, PointLoss, ReverseKL, distil
 from polydistill.weighting import Operator
 
 
@@ -77,7 +77,7 @@ def with_entropy(entropy: Float[Tensor, "n K"]) -> Statistics:
 
 
 def divergence_of(
-    rule: ForwardKL | ReverseKL,
+    rule: Divergence,
     logits: Float[Tensor, "n V"],
     log_p: Float[Tensor, "K n V"],
     log_w: Float[Tensor, "n K"],

@@ -45,11 +45,9 @@ class Part:
 
     @property
     def tightness(self) -> float:
-        """`measured / bound` (for `>=` the inverse): 1 when the bound is attained; NaN where it says nothing."""
-        top, bottom = (self.bound, self.measured) if self.relation == ">=" else (self.measured, self.bound)
-        if not (math.isfinite(top) and math.isfinite(bottom)) or bottom <= 1e-5:
-            return math.nan
-        return top / bottom
+        """`measured / bound`: 1 when an upper bound is attained; NaN where it says nothing, and for `>=`."""
+        known = self.relation == "<=" and math.isfinite(self.measured) and math.isfinite(self.bound)
+        return self.measured / self.bound if known and self.bound > 1e-5 else math.nan
 
 
 def at_most(

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from peft import PeftModel
@@ -61,6 +61,8 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
         DataError: a data set is empty, or has no prompts.
         VocabularyMismatchError: a teacher's vocabulary is not the student's.
     """
+
+    own_text: ClassVar[bool] = True
 
     def __init__(  # noqa: PLR0913
         self,

@@ -13,7 +13,7 @@ gradient's own size; so do samples from another distribution than q, and fixed t
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -24,6 +24,7 @@ from trl import DistillationConfig
 from polydistill.logprobs import Head, Statistics, logits_of
 from polydistill.objective import Outcome
 from polydistill.pipeline import Pipeline
+from polydistill.target import Pool
 from polydistill.teachers import Teacher, named_teachers
 from polydistill.training.batch import Batch
 from polydistill.training.step import NonFiniteValueError, StepOutcome
@@ -36,6 +37,8 @@ ROWS = 256
 class SampledLogPool:
     """Reverse KL to the log pool, estimated from sampled tokens."""
 
+    pool: ClassVar[Pool] = Pool.LOG
+
     def advantage(
         self, log_w: Float[Tensor, "n K"], log_p: Float[Tensor, "n K"], log_q: Float[Tensor, " n"]
     ) -> Float[Tensor, " n"]:
@@ -47,6 +50,8 @@ class SampledLogPool:
 @dataclass(frozen=True)
 class SampledLinearPool:
     """Reverse KL to the linear pool, estimated from sampled tokens."""
+
+    pool: ClassVar[Pool] = Pool.LINEAR
 
     def advantage(
         self, log_w: Float[Tensor, "n K"], log_p: Float[Tensor, "n K"], log_q: Float[Tensor, " n"]
