@@ -11,8 +11,8 @@ from polydistill.logprobs import logits_of
 from polydistill.promises import Probe, Shift, Terms, better, promises
 from polydistill.promises.follow import tokens_to_follow
 from polydistill.target import Pool
+from polydistill.training.hearing import listen_to
 from polydistill.training.probe import Scene
-from polydistill.training.step import listen_to
 from polydistill.training.terms import terms_of
 from polydistill.weighting import ClippedPosterior, DiscountedPosterior, Uniform
 
@@ -33,7 +33,7 @@ def run(tmp_path_factory):
 def test_a_scene_decides_the_weights_that_the_run_decided(run):
     made, batch = run
     rows, positions = batch.positions(reads_prefix=True)
-    spoken, _ = listen_to(made.teachers, batch, rows)
+    spoken = listen_to(made.teachers, batch, rows)
     log_p = torch.stack([logits_of(s, torch.arange(len(rows))).log_softmax(-1) for s in spoken])
     scene = Scene(made.pipeline, positions, log_p, terms_of(made.objective, made))
     ours = made.last_step.outcome.log_w
