@@ -34,7 +34,7 @@ from polydistill.cache.codec import STREAMS
 from polydistill.cache.frontier import ENTRIES, HIDDEN, Point, frontier, stored_in
 from polydistill.cache.manifest import DataPlan, TeacherPlan
 from polydistill.cache.shard import key_of
-from polydistill.logprobs import Dense, Head, Spoken, logits_of
+from polydistill.logprobs import Dense, Head, HiddenStates, logits_of
 from polydistill.teachers import head_of, last_hidden_state
 
 BACKGROUNDS = tuple({"least": 1 / 128, "cap": 64, "backgrounds": number} for number in (1, 16, 256))
@@ -47,15 +47,15 @@ GEMMA = [
 
 
 class Kept:
-    """A teacher that has spoken before: hidden states by text, so that many settings cost one run of the model."""
+    """A teacher that has outputs before: hidden states by text, so that many settings cost one run of the model."""
 
     def __init__(self, name: str, texts: Sequence[Text], hidden: torch.Tensor, head: Head) -> None:
         self.name, self.head = name, head
         self.rows = {key_of(text.tokens): states for text, states in zip(texts, hidden, strict=True)}
 
-    def speak(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, rows: torch.Tensor) -> Spoken:
+    def speak(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, rows: torch.Tensor) -> HiddenStates:
         kept = torch.stack([self.rows[key_of(ids.numpy())] for ids in input_ids])
-        return Spoken(kept.flatten(0, 1)[rows], self.head)
+        return HiddenStates(kept.flatten(0, 1)[rows], self.head)
 
 
 def plan_for(teachers: Sequence[Kept], texts: Sequence[Text], tasks: list[str], **changes) -> Plan:

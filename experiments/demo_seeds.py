@@ -62,9 +62,9 @@ def label_log_probs(teachers: list[LocalTeacher], passages: Passages) -> torch.T
     for part in passages.batches(16):
         batch = batch_of(part)
         rows, positions = batch.positions(reads_prefix=True)
-        spoken = listen_to(teachers, batch, rows)
+        outputs = listen_to(teachers, batch, rows)
         columns = [
-            s.head.logits(s.hidden).log_softmax(-1).gather(1, positions.target[:, None]).squeeze(1) for s in spoken
+            s.head.logits(s.hidden).log_softmax(-1).gather(1, positions.target[:, None]).squeeze(1) for s in outputs
         ]
         found.append(torch.stack(columns, -1).double())
     return torch.cat(found)

@@ -14,7 +14,7 @@ INFINITY = math.inf
 
 
 @dataclass(frozen=True)
-class Rule:
+class Derivation:
     """One rule of the calculus.
 
     Attributes:
@@ -54,7 +54,7 @@ class Modulus:
 class Step:
     """A node of a derivation: a rule, what it was applied to, and the range that follows."""
 
-    rule: Rule
+    rule: Derivation
     detail: str
     range: float
     premises: tuple["Step", ...] = ()
@@ -65,7 +65,7 @@ class Step:
         own = f"{'  ' * depth}{self.rule.name}: {self.detail}; range {_number(self.range)} nats{cite}"
         return [own, *(line for premise in self.premises for line in premise.lines(depth + 1))]
 
-    def rules(self) -> set[Rule]:
+    def rules(self) -> set[Derivation]:
         """Every rule used in the tree."""
         return {self.rule}.union(*(premise.rules() for premise in self.premises))
 
@@ -174,40 +174,42 @@ def gradient_shift(target_shift: float, temperature: float = 1.0) -> float:
     return 2.0 * target_shift / temperature
 
 
-STATIC = Rule("static", "R = osc(log w); no modulus", ("T1_static",))
-SOFTMAX = Rule("softmax", "R = spread / temperature; L = 1 / temperature", ("T1_softmax_range", "T1_softmax_modulus"))
-PRODUCT = Rule(
+STATIC = Derivation("static", "R = osc(log w); no modulus", ("T1_static",))
+SOFTMAX = Derivation(
+    "softmax", "R = spread / temperature; L = 1 / temperature", ("T1_softmax_range", "T1_softmax_modulus")
+)
+PRODUCT = Derivation(
     "product", "R = sum of ranges; the moduli are listed together", ("T1_product_range", "T1_product_modulus")
 )
-POWER = Rule("power", "R = |a| R; L = |a| L", ("T1_power_range", "T1_power_modulus"))
-MIX = Rule(
+POWER = Derivation("power", "R = |a| R; L = |a| L", ("T1_power_range", "T1_power_modulus"))
+MIX = Derivation(
     "floor",
     "R = log(((1-lam) e^R + lam S/K) / ((1-lam) + lam S/K))",
     ("T3_mix_range", "T3_mix_modulus", "T3_mix_weights"),
 )
-ISOTONIC = Rule(
+ISOTONIC = Derivation(
     "log-isotonic projection",
     "R and L not larger; 2 R / critical in severity",
     ("T12_ramp_range", "T12_tiers_modulus", "T12_ramp_modulus", "T12_ramp_severity", "T12_ramp_floor"),
 )
-KL_CLIP = Rule(
+KL_CLIP = Derivation(
     "KL clipping",
     "R = log(high / low) at most; L not larger",
     ("T12_clip_range", "T12_clip_modulus", "T12_clip_weights"),
 )
-TILT = Rule(
+TILT = Derivation(
     "safety tilt",
     "R + kappa beta osc(sigma); L unchanged; beta osc(sigma) in severity",
     ("T11_tilt_range", "T11_tilt_modulus", "T11_tilt_severity", "T11_tilt_weights"),
 )
-FIXED_SHARE = Rule(
+FIXED_SHARE = Derivation(
     "fixed-share posterior",
     "R = log(1 + K (1-a) / a)",
     ("T7_fixed_share_range", "T7_fixed_share_modulus", "T7_fixed_share_weights"),
 )
-DISCOUNTED = Rule("discounted posterior", "R = c / (1 - gamma)", ("T7_discounted_range", "T7_discounted_modulus"))
-CLIPPED = Rule("spread-clipped posterior", "R = c", ("T7_clipped_range", "T7_clipped_modulus"))
-UNDECLARED = Rule("undeclared", "nothing is promised", derived=True)
+DISCOUNTED = Derivation("discounted posterior", "R = c / (1 - gamma)", ("T7_discounted_range", "T7_discounted_modulus"))
+CLIPPED = Derivation("spread-clipped posterior", "R = c", ("T7_clipped_range", "T7_clipped_modulus"))
+UNDECLARED = Derivation("undeclared", "nothing is promised", derived=True)
 
 
 def _bounded(teachers: int, range: float, moduli: Sequence[Modulus], step: Step) -> Guarantee:

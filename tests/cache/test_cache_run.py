@@ -23,7 +23,7 @@ from polydistill.cache.maintain import merge
 from polydistill.cli.main import app
 from polydistill.config.file import ConfigError, load_config
 from polydistill.config.run import RunConfig
-from polydistill.logprobs import Informed, Known, Sparse, logits_of
+from polydistill.logprobs import Informed, KnownStatistics, Sparse, logits_of
 from polydistill.objective import ForwardKL, distil
 from polydistill.run.build import build_trainer
 from polydistill.run.cache import build_cache, refuse_unheard, repair_cache, verify_cache
@@ -107,7 +107,7 @@ def test_a_cached_teacher_says_what_the_live_one_says(config: RunConfig, cache: 
     flat, head = hidden.flatten(0, 1)[rows], head_of(live.model, live.visible)
     needs = live.pipeline.stack.needs | {"entropy", "maximum", "margin"}
     ours, theirs = (
-        distil(flat, head, spoken, positions, live.pipeline.decide, ForwardKL(), needs=needs) for spoken in said
+        distil(flat, head, outputs, positions, live.pipeline.decide, ForwardKL(), needs=needs) for outputs in said
     )
     for name, value in ours.statistics.measured():
         error = (dict(theirs.statistics.measured())[name] - value).abs().max()
@@ -134,8 +134,8 @@ def test_live_and_cached_teachers_work_side_by_side(config: RunConfig, cache: Pa
     assert trainer.teachers[1].cache is trainer.teachers[3].cache
     batch = batch_of(trainer)
     rows, _ = batch.positions(reads_prefix=True)
-    spoken = listen_to(trainer.teachers, batch, rows)
-    assert float((logits_of(spoken[2], rows * 0) - logits_of(spoken[3], rows * 0)).abs().max()) < 0.2
+    outputs = listen_to(trainer.teachers, batch, rows)
+    assert float((logits_of(outputs[2], rows * 0) - logits_of(outputs[3], rows * 0)).abs().max()) < 0.2
     assert "30 examples" in trainer.teachers[1].describe()
 
 
@@ -361,7 +361,7 @@ def test_the_commands_say_what_a_cache_is_and_whether_it_is_whole(project: Path,
 def test_what_a_teacher_knows_exactly_is_what_is_stored() -> None:
     sparse = Sparse.of(torch.tensor([[1, 2]] * 3), torch.tensor([[0.6, 0.2]] * 3).log(), 9)
     exact = torch.tensor([-5.0, -6.0, -7.0])
-    says = Informed(sparse, Known(label_log_prob=exact))
+    says = Informed(sparse, KnownStatistics(label_log_prob=exact))
     noted = note([says], torch.arange(1, 3), torch.tensor([7, 8]), Selection(), (0,))
     assert noted.signals["label_log_prob"][0].tolist() == [-6.0, -7.0]
     assert noted.signals["maximum"][0].tolist() == pytest.approx([np.log(0.6)] * 2)

@@ -4,12 +4,12 @@ import os
 import forked
 import pytest
 import torch
-from cases import head, hidden, positions, spoken
+from cases import head, hidden, outputs, positions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from system import need
 
-from polydistill.logprobs import STATISTICS, Dense, Head, Sparse, Spoken
+from polydistill.logprobs import STATISTICS, Dense, Head, HiddenStates, Sparse
 from polydistill.objective import ForwardKL, NonFiniteError, ReverseKL, distil
 from polydistill.objective.kernels import Call, Plain, kernel_for, tiled
 from polydistill.objective.kernels.tiled import SWITCH
@@ -58,7 +58,7 @@ def completed(sparse):
 
 @settings(max_examples=20)
 @given(
-    kinds=st.lists(st.sampled_from(["spoken", "dense", "sparse"]), min_size=1, max_size=16),
+    kinds=st.lists(st.sampled_from(["outputs", "dense", "sparse"]), min_size=1, max_size=16),
     stored=st.integers(1, V - 1),
     loss_share=st.sampled_from([0.0, 0.4, 1.0]),
     reverse=st.booleans(),
@@ -66,11 +66,11 @@ def completed(sparse):
 )
 def test_kinds_of_teachers_mix_in_one_call(kinds, stored, loss_share, reverse, seed):
     mixed, plain = [], []
-    for kind, teacher in zip(kinds, spoken(N, V, [5] * len(kinds), seed=seed), strict=True):
+    for kind, teacher in zip(kinds, outputs(N, V, [5] * len(kinds), seed=seed), strict=True):
         known = dense(teacher)
         best = known.log_p.topk(stored, -1)
         truncated = Sparse.of(best.indices, best.values, V)
-        mixed.append({"spoken": teacher, "dense": known, "sparse": truncated}[kind])
+        mixed.append({"outputs": teacher, "dense": known, "sparse": truncated}[kind])
         plain.append(completed(truncated) if kind == "sparse" else known)
     divergence = ReverseKL() if reverse else ForwardKL(ce=0.1)
     where = {"loss_share": loss_share, "documents": 3, "seed": seed}
@@ -78,7 +78,7 @@ def test_kinds_of_teachers_mix_in_one_call(kinds, stored, loss_share, reverse, s
 
 
 def test_the_tail_of_a_truncated_teacher_keeps_its_mass():
-    known = dense(spoken(N, V, [5])[0])
+    known = dense(outputs(N, V, [5])[0])
     best = known.log_p.topk(5, -1)
     out = torch.empty(N, V)
     Sparse.of(best.indices, best.values, V).write(slice(0, N), out)
@@ -89,7 +89,7 @@ def test_the_tail_of_a_truncated_teacher_keeps_its_mass():
 def test_a_truncated_teacher_without_a_tail_stays_finite():
     ids = torch.arange(3).repeat(N, 1)
     sure = Sparse(ids, torch.full((N, 3), 1 / 3).log(), torch.full((N,), -math.inf), V)
-    out, gradient, _ = run([sure, spoken(N, V, [5])[0]], ReverseKL())
+    out, gradient, _ = run([sure, outputs(N, V, [5])[0]], ReverseKL())
     assert torch.isfinite(out.loss)
     assert torch.isfinite(gradient).all()
 
@@ -101,14 +101,14 @@ def test_a_truncated_teacher_cannot_be_tempered():
 
 
 def test_minus_infinity_in_a_dense_teacher_is_named():
-    known = dense(spoken(N, V, [5])[0]).log_p.clone()
+    known = dense(outputs(N, V, [5])[0]).log_p.clone()
     known[7, 3] = -math.inf
     with pytest.raises(NonFiniteError, match="teacher 0 is not finite at row 7"):
         run([Dense(known)])
 
 
 def test_half_precision_log_probabilities_are_read_as_they_are():
-    known = dense(spoken(N, V, [5])[0]).log_p.bfloat16()
+    known = dense(outputs(N, V, [5])[0]).log_p.bfloat16()
     same(run([Dense(known)]), run([Dense(known.float())]))
 
 
@@ -205,12 +205,12 @@ def compiled_and_plain(divergence, folder, **environment):
 
 COMPILED = """
 import os, torch
-from polydistill.logprobs import Head, Positions, Spoken
+from polydistill.logprobs import Head, Positions, HiddenStates
 from polydistill.objective import ForwardKL, ReverseKL, distil, engine
 torch.manual_seed(0)
 n, v = 165, 64
 h, w = torch.randn(n, 8), torch.randn(v, 8)
-heard = [Spoken(torch.randn(n, 8), Head(torch.randn(v, 8))) for _ in range(3)]
+heard = [HiddenStates(torch.randn(n, 8), Head(torch.randn(v, 8))) for _ in range(3)]
 where = Positions.of(torch.randint(v, (n,)), torch.rand(n) < 0.8, has_target=torch.ones(n, dtype=torch.bool))
 log_w = torch.randn(n, 3).log_softmax(-1)
 found = []
@@ -225,6 +225,6 @@ print(float((found[0] - found[1]).abs().max()), engine._Compiler.works)
 
 
 def test_a_head_of_another_width_and_dtype_is_a_teacher_too():
-    wide = spoken(N, V, [9], dtype=torch.bfloat16)[0]
+    wide = outputs(N, V, [9], dtype=torch.bfloat16)[0]
     same(run([wide]), run([Dense(wide.head.logits(wide.hidden))]))
-    assert Spoken(wide.hidden, wide.head).vocabulary == V
+    assert HiddenStates(wide.hidden, wide.head).vocabulary == V

@@ -25,7 +25,7 @@ V, K = 5, 2
 
 
 class Table:
-    """Says the log-probability of the next token from a table that does not look at the prefix."""
+    """TeacherOutput the log-probability of the next token from a table that does not look at the prefix."""
 
     def __init__(self, name, log_p):
         self.name, self.log_p = name, log_p

@@ -33,8 +33,8 @@ def run(tmp_path_factory):
 def test_a_scene_decides_the_weights_that_the_run_decided(run):
     made, batch = run
     rows, positions = batch.positions(reads_prefix=True)
-    spoken = listen_to(made.teachers, batch, rows)
-    log_p = torch.stack([logits_of(s, torch.arange(len(rows))).log_softmax(-1) for s in spoken])
+    outputs = listen_to(made.teachers, batch, rows)
+    log_p = torch.stack([logits_of(s, torch.arange(len(rows))).log_softmax(-1) for s in outputs])
     scene = Scene(made.pipeline, positions, log_p, terms_of(made.objective, made))
     ours = made.last_step.outcome.log_w
     torch.testing.assert_close(scene.weights[positions.has_loss], ours[positions.has_loss], atol=1e-5, rtol=0)

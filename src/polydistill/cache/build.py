@@ -28,7 +28,7 @@ from polydistill.cache.manifest import (
 from polydistill.cache.saved import build_of, codec_bytes, codec_of, head_bytes
 from polydistill.cache.shard import Shard, ShardError, key_of
 from polydistill.cache.store import read_manifest
-from polydistill.logprobs import Spoken
+from polydistill.logprobs import HiddenStates
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def prepare(
             _, said, _ = next(ours.heard(texts[:1]))
             for name, says in zip(plan.names, said, strict=True):
                 if name in lacking:
-                    assert isinstance(says, Spoken)
+                    assert isinstance(says, HiddenStates)
                     files.write(heads[name], head_bytes(says.head, plan.coding))
     return record_of(CODEC, files.read(CODEC)), {name: record_of(f, files.read(f)) for name, f in heads.items()}
 

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from polydistill.cache.background import Backgrounds, Tails
-from polydistill.logprobs import LEAST_TAIL, Informed, Says, Spoken, logits_of
+from polydistill.logprobs import LEAST_TAIL, HiddenStates, Informed, TeacherOutput, logits_of
 
 SIGNALS = ("label_log_prob", "entropy", "maximum", "margin")
 """Statistics that are stored for every teacher, in this order; nats at temperature 1."""
@@ -81,7 +81,7 @@ class Noted:
 
 @torch.no_grad()
 def note(
-    spoken: Sequence[Says],
+    outputs: Sequence[TeacherOutput],
     positions: Int[Tensor, " P"],
     label: Int[Tensor, " P"],
     selection: Selection,
@@ -94,7 +94,7 @@ def note(
     """Note down what L teachers say about the P positions of one example.
 
     Args:
-        spoken: over the positions of a batch.
+        outputs: over the positions of a batch.
         positions: those of the example.
         label: the next token.
         selection: how much is stored.
@@ -104,12 +104,12 @@ def note(
         rows: positions whose full distributions are held at once.
     """
     chunks = zip(positions.split(rows), label.split(rows), strict=True)
-    parts = [_chunk(spoken, at, following, selection, sparse, tails, backgrounds) for at, following in chunks]
+    parts = [_chunk(outputs, at, following, selection, sparse, tails, backgrounds) for at, following in chunks]
     hidden = {}
-    for k, says in enumerate(spoken):
+    for k, says in enumerate(outputs):
         if k in sparse:
             continue
-        if not isinstance(says, Spoken):
+        if not isinstance(says, HiddenStates):
             raise TypeError(f"teacher {k} has no hidden states to store; store its likeliest entries instead")
         hidden[k] = says.hidden[positions.to(says.hidden.device)].float().cpu().numpy()
     counts, ids, log_p, log_tail, background, signals = zip(*parts, strict=True)
@@ -125,7 +125,7 @@ def note(
 
 
 def _chunk(
-    spoken: Sequence[Says],
+    outputs: Sequence[TeacherOutput],
     at: Int[Tensor, " n"],
     label: Int[Tensor, " n"],
     selection: Selection,
@@ -136,7 +136,7 @@ def _chunk(
     ids_of: list[Tensor] = []
     distributions: list[Tensor] = []
     signals: dict[str, list[Tensor]] = {name: [] for name in SIGNALS}
-    for k, says in enumerate(spoken):
+    for k, says in enumerate(outputs):
         log_p = logits_of(says, at).float().log_softmax(-1)
         best = log_p.topk(min(2, log_p.shape[1]), dim=-1).values
         signals["label_log_prob"].append(log_p.gather(1, label[:, None]).squeeze(1))

@@ -21,7 +21,7 @@ from polydistill.cache.hidden import FORMS, HiddenForm
 from polydistill.cache.label import Noted, Selection, note
 from polydistill.cache.manifest import Plan
 from polydistill.cache.shard import Coded, key_of, shard_bytes
-from polydistill.logprobs import Informed, Says, Spoken
+from polydistill.logprobs import HiddenStates, Informed, TeacherOutput
 from polydistill.teachers import TeacherSource
 
 
@@ -58,7 +58,7 @@ class Labeller:
         self.bits = [FORMS[teacher.form] for teacher in plan.teachers]
         self.sparse = tuple(place for place, bits in enumerate(self.bits) if not bits)
 
-    def heard(self, texts: Sequence[Text]) -> Iterator[tuple[Text, list[Says], Int[torch.Tensor, " P"]]]:
+    def heard(self, texts: Sequence[Text]) -> Iterator[tuple[Text, list[TeacherOutput], Int[torch.Tensor, " P"]]]:
         """Every text, what the teachers say about its batch, and the text's positions in that."""
         for start in range(0, len(texts), self.plan.batch):
             batch = texts[start : start + self.plan.batch]
@@ -144,8 +144,8 @@ class Labeller:
         return shard_bytes(coded, self.plan.fingerprint, task.index)
 
 
-def _plain(says: Says) -> Says:
-    return says.says if isinstance(says, Informed) and isinstance(says.says, Spoken) else says
+def _plain(says: TeacherOutput) -> TeacherOutput:
+    return says.says if isinstance(says, Informed) and isinstance(says.says, HiddenStates) else says
 
 
 def _by_frequency(texts: Sequence[Text], vocabulary: int) -> Int[np.ndarray, " V"]:

@@ -23,13 +23,13 @@ class FingerprintError(CacheError):
     """A cache was made from something else than what it is to be used with."""
 
 
-class Part(BaseModel):
+class Entry(BaseModel):
     """Frozen; a field that it does not have is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class TeacherPlan(Part):
+class TeacherPlan(Entry):
     """One teacher: where it came from, and how it is stored."""
 
     name: str
@@ -40,7 +40,7 @@ class TeacherPlan(Part):
     form: str = Field(default="entries", description="entries, hidden8 or hidden4")
 
 
-class DataPlan(Part):
+class DataPlan(Entry):
     """The text: sources, and xxh3_128 of all keys and tasks in order."""
 
     sources: list[str]
@@ -49,7 +49,7 @@ class DataPlan(Part):
     xxh3: str
 
 
-class Plan(Part):
+class Plan(Entry):
     """Everything that the shards follow from."""
 
     schema_version: int = SCHEMA
@@ -93,7 +93,7 @@ class Plan(Part):
         return -(-self.data.examples // self.examples_per_shard)
 
 
-class FileRecord(Part):
+class FileRecord(Entry):
     """A file of the cache."""
 
     name: str
@@ -108,7 +108,7 @@ class ShardRecord(FileRecord):
     positions: int
 
 
-class Manifest(Part):
+class Manifest(Entry):
     """A finished cache."""
 
     plan: Plan
@@ -132,7 +132,7 @@ def canonical(tree: Any) -> bytes:
     return json.dumps(tree, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def differences(have: Part, want: Part) -> list[str]:
+def differences(have: Entry, want: Entry) -> list[str]:
     """Field by field, what one plan has and the other has not."""
     ours, theirs = dict(_flat(have.model_dump())), dict(_flat(want.model_dump()))
     return [

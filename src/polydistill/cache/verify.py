@@ -13,7 +13,7 @@ from polydistill.cache.labeller import Labeller, Text
 from polydistill.cache.shard import key_of
 from polydistill.cache.store import Cache
 from polydistill.cache.teacher import CachedTeacher
-from polydistill.logprobs import Informed, Says, logits_of
+from polydistill.logprobs import Informed, TeacherOutput, logits_of
 
 NOISE = 1e-4
 """Nats by which two runs of one model may differ (other batches, other sums)."""
@@ -83,7 +83,7 @@ def compare(cache: Cache, labeller: Labeller, texts: Sequence[Text], rows: int =
 
 
 def _one(
-    live: Says,
+    live: TeacherOutput,
     positions: Int[Tensor, " n"],
     stored: Informed,
     part: Int[Tensor, " n"],

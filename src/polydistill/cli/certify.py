@@ -76,7 +76,7 @@ def certify(  # noqa: PLR0913
 
 
 class _Slowly:
-    """Says what is being looked at, once it takes long."""
+    """TeacherOutput what is being looked at, once it takes long."""
 
     def __init__(self) -> None:
         self.start = self.last = time.monotonic()

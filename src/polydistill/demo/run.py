@@ -224,13 +224,13 @@ def _ribbons(
     shown = held_out.take(order)
     batch = batch_of(shown)
     rows, positions = batch.positions(reads_prefix=True)
-    spoken = listen_to(teachers, batch, rows)
+    outputs = listen_to(teachers, batch, rows)
     student.model.eval()
     hidden = last_hidden_state(student.model, input_ids=shown.ids).flatten(0, 1)[rows]
     out = distil(
         hidden,
         head_of(student.model),
-        spoken,
+        outputs,
         positions,
         student.pipeline.decide,
         ForwardKL(),

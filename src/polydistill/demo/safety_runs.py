@@ -9,12 +9,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from polydistill.data.severity import FromRules, Rule
+from polydistill.data.severity import FromRules, SeverityRule
 from polydistill.demo.records_text import FIELDS
 from polydistill.demo.safety_setup import DOMAINS, TEACHERS, Setup, Texts
 from polydistill.demo.teachers import adamw, cosine, small_llama, update
 from polydistill.diagnostics import mean_weights, summarise
-from polydistill.logprobs import Spoken, Statistics
+from polydistill.logprobs import HiddenStates, Statistics
 from polydistill.objective import ForwardKL, Outcome
 from polydistill.pipeline import Pipeline
 from polydistill.records import StepRecord
@@ -32,7 +32,7 @@ from polydistill.weighting import PrefixPosterior
 TIERS = scores_of([["capable", "general"], ["careful"]])
 """Declared safety: who was trained on redacted text is safer than the others."""
 
-RULES = FromRules((Rule.of(rf"(?:{'|'.join(FIELDS)}):", until="\n"),), along=True)
+RULES = FromRules((SeverityRule.of(rf"(?:{'|'.join(FIELDS)}):", until="\n"),), along=True)
 """A context is critical from the name of a private field to the end of its line."""
 
 UNSAFE = r"[0-9@]"
@@ -132,10 +132,10 @@ class Remembered:
 
     def speak(
         self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"], rows: Int[Tensor, " N"]
-    ) -> Spoken:
+    ) -> HiddenStates:
         """Hidden states of the flattened positions `rows`, and the head."""
         kept = self.hidden[[self.row[tuple(ids)] for ids in input_ids.tolist()]]
-        return Spoken(kept.flatten(0, 1)[rows], self.head)
+        return HiddenStates(kept.flatten(0, 1)[rows], self.head)
 
 
 class Scenario:
@@ -282,9 +282,9 @@ class Scenario:
         batch = self.setup.train.take(rows).batch(self.severity["train"][rows])
         at, positions = batch.positions(reads_prefix=True)
         sources = [source for source in self.sources if source.name in pipeline.teachers]
-        spoken = [source.speak(batch.input_ids, batch.attention_mask, at) for source in sources]
+        outputs = [source.speak(batch.input_ids, batch.attention_mask, at) for source in sources]
         labels = torch.stack(
-            [s.head.logits(s.hidden).log_softmax(-1).gather(1, positions.target[:, None]).squeeze(1) for s in spoken],
+            [s.head.logits(s.hidden).log_softmax(-1).gather(1, positions.target[:, None]).squeeze(1) for s in outputs],
             -1,
         )
         statistics = Statistics(positions=positions, label_log_prob=labels)

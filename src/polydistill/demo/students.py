@@ -15,7 +15,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from polydistill.demo.corpus import DOMAINS
 from polydistill.demo.passages import Passages
 from polydistill.demo.teachers import ModelSize, adamw, cosine, small_llama, token_losses, update
-from polydistill.logprobs import Positions, Says
+from polydistill.logprobs import Positions, TeacherOutput
 from polydistill.objective import ForwardKL, distil
 from polydistill.pipeline import Pipeline
 from polydistill.teachers import LocalTeacher, head_of, last_hidden_state
@@ -158,12 +158,12 @@ def learn(
         batch = batch_of(chosen)
         rows, positions = batch.positions(reads_prefix=True)
         clock = perf_counter()
-        spoken = listen_to(teachers, batch, rows)
+        outputs = listen_to(teachers, batch, rows)
         seconds["teachers"] += perf_counter() - clock
         rate = cosine(step, settings.steps, settings.learning_rate)
         for student in students.values():
             clock = perf_counter()
-            objective = _learn_once(student, chosen, rows, positions, spoken, divergence, seconds)
+            objective = _learn_once(student, chosen, rows, positions, outputs, divergence, seconds)
             update(student.model, student.optimizer, rate)
             seconds["student"] += perf_counter() - clock - objective
         after_step(step + 1, students)
@@ -175,7 +175,7 @@ def _learn_once(
     passages: Passages,
     rows: Int[Tensor, " N"],
     positions: Positions,
-    spoken: list[Says],
+    outputs: list[TeacherOutput],
     divergence: ForwardKL,
     seconds: dict[str, float],
 ) -> float:
@@ -191,7 +191,7 @@ def _learn_once(
     out = distil(
         hidden.flatten(0, 1)[rows],
         head_of(student.model),
-        spoken,
+        outputs,
         positions,
         student.pipeline.decide,
         divergence,

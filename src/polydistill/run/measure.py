@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from polydistill.config.file import ConfigError
 from polydistill.config.run import ObjectiveConfig, RunConfig
 from polydistill.config.safety import GeneratedRateConfig, OrderSection, UnsafeMassConfig
-from polydistill.logprobs import logits_of
+from polydistill.logprobs import ROWS, logits_of
 from polydistill.run.build import build_trainer
 from polydistill.run.build_safety import forbidden_of
 from polydistill.safety import Forbidden, GeneratedRate
@@ -41,8 +41,6 @@ TIE = 0.1
 
 SLIGHT = 1e-6
 """Unsafe masses closer than this are equal: what a float32 softmax leaves."""
-
-ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -133,11 +131,11 @@ def measure_teachers(
         at = rows[chosen]
         if not len(at):
             continue
-        spoken = [teacher.speak(batch.input_ids, batch.attention_mask, at) for teacher in teachers]
+        outputs = [teacher.speak(batch.input_ids, batch.attention_mask, at) for teacher in teachers]
         prefix = prefixes(batch.input_ids, at, forbidden.reach)
         for part in torch.arange(len(at), device=at.device).split(ROWS):
-            mask = forbidden.mask(prefix[part], spoken[0].vocabulary)
-            columns = [unsafe_mass(logits_of(s, part) / temperature, mask) for s in spoken]
+            mask = forbidden.mask(prefix[part], outputs[0].vocabulary)
+            columns = [unsafe_mass(logits_of(s, part) / temperature, mask) for s in outputs]
             seen.append(torch.stack(columns, -1).cpu())
     if not seen:
         raise ValueError(

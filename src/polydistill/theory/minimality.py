@@ -14,7 +14,7 @@ from polydistill.theory.onpolicy import log_reward, policy_gradient
 from polydistill.theory.problems import opposed
 from polydistill.theory.scene import linear_pool, tv, with_likelihood
 from polydistill.theory.search import one_apart
-from polydistill.theory.statement import Part, Trial, at_least
+from polydistill.theory.statement import Claim, Trial, at_least
 from polydistill.weighting import ClippedPosterior, Softmax, TaskPrior
 
 USES = {
@@ -42,7 +42,7 @@ USES = {
 """Theorem -> the axioms among the hypotheses of its theorems in Coq; of T13, T17 and T19 those that the check needs."""
 
 
-def needed(trial: Trial) -> list[Part]:
+def needed(trial: Trial) -> list[Claim]:
     """Each used axiom dropped: what is measured then, against what the theorem promises with it."""
     return [*_weights(), *_targets(), *_order(), *_learning(trial), *_support()]
 
@@ -52,7 +52,7 @@ def _hard(e: Tensor) -> Tensor:
     return normalise(20.0 * torch.nn.functional.one_hot(e.argmax(-1), e.shape[-1]).to(e))
 
 
-def _weights() -> list[Part]:
+def _weights() -> list[Claim]:
     e = torch.tensor([[30.0, 0.0, 0.0], [0.0, 1e-9, 0.0], [1e-9, 0.0, 0.0]], dtype=torch.float64)
     free, other = Softmax(2.0).log_weights(e), Softmax(0.5).log_weights(0.1 * e)
     product = compose(free, other)
@@ -85,7 +85,7 @@ def _weights() -> list[Part]:
     ]
 
 
-def _targets() -> list[Part]:
+def _targets() -> list[Claim]:
     same = torch.tensor([0.7, 0.3], dtype=torch.float64).log().expand(2, 1, 2)
     w = torch.tensor([[0.5, 0.5]], dtype=torch.float64).log()
     doubled = tv(linear_pool(w, same), linear_pool(w + math.log(2.0), same))
@@ -122,7 +122,7 @@ def _targets() -> list[Part]:
     ]
 
 
-def _order() -> list[Part]:
+def _order() -> list[Claim]:
     unsafe = torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)
     upside_down = torch.tensor([0.7, 0.2, 0.1], dtype=torch.float64)
     heavy = torch.tensor([0.6, 0.6, 0.8], dtype=torch.float64)
@@ -155,7 +155,7 @@ def _order() -> list[Part]:
     ]
 
 
-def _learning(trial: Trial) -> list[Part]:
+def _learning(trial: Trial) -> list[Claim]:
     problem, steps = opposed(), trial.times(200, 60)
     eta = 1.0 / problem.smoothness
 
@@ -201,7 +201,7 @@ def _mass_by_symbol() -> float:
     return float((w * p).sum())
 
 
-def _support() -> list[Part]:
+def _support() -> list[Claim]:
     out = torch.zeros(1, 2, dtype=torch.float64)
     refused = 0.0
     try:

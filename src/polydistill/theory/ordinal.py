@@ -14,9 +14,9 @@ from polydistill.simplex import clip_spread, compose, hilbert, isotonic, kl_clip
 from polydistill.theory.scene import linear_pool, log_pool
 from polydistill.theory.search import ascend, distributions, one_apart, osc, weights
 from polydistill.theory.statement import (
+    Claim,
     Curve,
     Figure,
-    Part,
     Result,
     Statement,
     Trial,
@@ -243,7 +243,7 @@ def _one_tier(before: calculus.Guarantee) -> tuple[int, int]:
     return int(Tilt({}, 1.0).bind(NAMES).ordered_from(before) != 0.0), 1
 
 
-def _floor_behind() -> Part:
+def _floor_behind() -> Claim:
     """Weights 1:4:1 with safety 0, 1/2, 1 and a floor of 0.1 behind the tilt: log(w2 / w1) rises, then falls."""
     tilt = Tilt({"b": 0.5, "c": 1.0}, 1.0).bind(NAMES[:3])
     log_w = normalise(torch.tensor([[1.0, 4.0, 1.0]], dtype=torch.float64).log())
@@ -295,7 +295,7 @@ def _projected_ratio(x: Tensor, tiers: Tensor, low: float, high: float) -> Tenso
     return after / (osc(one - two) + 1e-3)
 
 
-def _against_slsqp(trial: Trial, low: float, high: float) -> Part:
+def _against_slsqp(trial: Trial, low: float, high: float) -> Claim:
     """`argmin KL(v || w)` over ordered v within [lo, hi], by a general solver; a partial order of tiers."""
     generator, error, cases = trial.generator(121), 0.0, trial.times(25, 5)
     pairs = [(i, j) for i in range(K) for j in range(K) if TIERS[i] > TIERS[j]]
@@ -341,7 +341,7 @@ def euclidean(w: Float[Tensor, "n K"], low: float, high: float) -> Float[Tensor,
     return (shifted + correction).clamp(low, high)
 
 
-def _euclidean(trial: Trial, low: float, high: float) -> Part:
+def _euclidean(trial: Trial, low: float, high: float) -> Claim:
     def ratio(x: Float[Tensor, "r 2 K"]) -> Float[Tensor, " r"]:
         one, two = normalise(x[:, 0]), normalise(x[:, 1])
         moved = osc(euclidean(one.exp(), low, high).log() - euclidean(two.exp(), low, high).log())

@@ -110,7 +110,7 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
         self.skip_below = self._skipping(skip_below, linear)
         _refuse_unsupported(self, args, kwargs)
         super().__init__(model=model, teacher_model=None, args=args, **kwargs)
-        self._seat(self._tokenizer)
+        self._place_models(self._tokenizer)
         self.context = ContextCollator(lambda rows: {}, names, found)
         self.severity_along = None
         if isinstance(severity, FromRules) and severity.along:

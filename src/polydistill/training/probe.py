@@ -39,9 +39,9 @@ def probed(trainer: Any, terms: Terms, batch: Batch) -> Terms:
         return terms
     rows, positions = few.positions(reads_prefix=True)
     number = max(1, BYTES // (4 * trainer.visible * len(trainer.teachers)))
-    spoken = listen_to(trainer.teachers, few, rows)
+    outputs = listen_to(trainer.teachers, few, rows)
     places = torch.arange(min(number, len(rows)), device=rows.device)
-    log_p = torch.stack([logits_of(s, places).float().log_softmax(-1) for s in spoken])
+    log_p = torch.stack([logits_of(s, places).float().log_softmax(-1) for s in outputs])
     scene = Scene(trainer.pipeline, positions.at(places), log_p, terms)
     return replace(terms, vocabulary=trainer.visible, probe=scene.probe(_beyond(trainer), _safest(trainer)))
 

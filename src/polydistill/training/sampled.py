@@ -21,16 +21,13 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from trl import DistillationConfig
 
-from polydistill.logprobs import Head, Statistics, logits_of
+from polydistill.logprobs import ROWS, Head, Statistics, logits_of
 from polydistill.objective import Outcome
 from polydistill.pipeline import Pipeline
 from polydistill.target import Pool
 from polydistill.teachers import Teacher, named_teachers
 from polydistill.training.batch import Batch
 from polydistill.training.step import NonFiniteValueError, StepOutcome
-
-ROWS = 256
-"""Positions whose distributions are held at once."""
 
 
 @dataclass(frozen=True)
@@ -91,12 +88,12 @@ class LocalScorer:
         self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"], rows: Int[Tensor, " N"]
     ) -> Float[Tensor, " N"]:
         """As `TokenScorer.score`, a few rows of V at a time."""
-        spoken = self.teacher.speak(input_ids, attention_mask, rows)
+        outputs = self.teacher.speak(input_ids, attention_mask, rows)
         target = input_ids.flatten()[rows + 1]
         return torch.cat(
             [rows.new_zeros(0, dtype=torch.float32)]
             + [
-                logits_of(spoken, at).log_softmax(-1).gather(1, target[at, None]).squeeze(1)
+                logits_of(outputs, at).log_softmax(-1).gather(1, target[at, None]).squeeze(1)
                 for at in torch.arange(len(rows), device=rows.device).split(ROWS)
                 if len(at)
             ]

@@ -106,7 +106,7 @@ class Taught(Checkpointed):
         assert isinstance(self.objective, Divergence)
         return Method(self.teachers, self.pipeline, self.objective, self.constraints, self.loss_bytes, self.skip_below)
 
-    def _seat(self, tokenizer: Any) -> PreTrainedModel:
+    def _place_models(self, tokenizer: Any) -> PreTrainedModel:
         """After the student is there: vocabularies agree, state and teachers are where they belong."""
         refuse_silent_single(self.accelerator)
         self.pipeline.stack.to(self.args.device)

@@ -9,13 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from polydistill import guarantee as calculus
-from polydistill.guarantee import Guarantee, Modulus, Rule, Step
+from polydistill.guarantee import Derivation, Guarantee, Modulus, Step
 from polydistill.logprobs import Statistics
 from polydistill.simplex import normalise
 from polydistill.weighting.operator import Carry, Names, Weighed, Weighting
 from polydistill.weighting.signals import Signal
 
-CLONES = Rule(
+CLONES = Derivation(
     "clone-robust softmax",
     "R = spread / temperature + sum_l log n_l; L = (1 + sum_l (1 - 1/n_l)) / temperature; l: groups below the parting",
     derived=True,
