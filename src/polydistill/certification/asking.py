@@ -68,9 +68,10 @@ def in_float32(rule: FunctionRule, raw: bool = False) -> Rule:
     return guarded(single.raw if raw else single)
 
 
-def levelled(rule: Rule) -> Rule:
-    """Severities that differ between rows, where the rule reads them."""
-    return lambda evidence: rule(evidence, (1.0 + (7.3 * evidence[:, 0]).sin()) / 2)
+def batched(rule: FunctionRule) -> Rule:
+    """All rows at once, whatever the function makes of that; severities differ between rows where it reads them."""
+    whole = guarded(replace(rule, row_by_row=False))
+    return (lambda evidence: whole(evidence, (1.0 + (7.3 * evidence[:, 0]).sin()) / 2)) if rule.graded else whole
 
 
 def in_training(rule: FunctionRule) -> Rule:
@@ -122,7 +123,7 @@ def asked_again(rule: FunctionRule, rows: Tensor, tolerance: float, cost: int, d
     yield from _twice(safe, rows, tolerance)
     if not dependent and not rule.vector:
         few = 24 if len(rows) >= 4096 else 6
-        asked, source = (levelled(safe), "rule = levelled(rule)") if rule.graded else (safe, "")
+        asked, source = batched(rule), "rule = batched(function_rule)"
         yield from _in_batches(asked, rows[: 4096 if cost == 1 else 300], tolerance, source, few)
     yield from _in_single(rule, rows[:256], tolerance)
     if isinstance(rule.given, nn.Module):
