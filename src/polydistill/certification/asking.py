@@ -17,6 +17,8 @@ from polydistill.certification.rule import FunctionRule, guarded
 
 SIZES = (2, 3, 5, 8, 9, 16, 33, 64, 128, 256, 300, 1024, 4096)
 """Batches that the same evidence is asked in; a slow rule gets those up to 300."""
+BATCH = "in a batch"
+"""How a sentence begins about rows that depend on each other; the other laws can still be asked of each row alone."""
 MANY = 1 << 16
 """Rows of the two questions that are the same."""
 LATER = 600
@@ -119,7 +121,7 @@ def asked_again(rule: FunctionRule, rows: Tensor, tolerance: float, cost: int, d
     safe = guarded(rule)
     first = rows[:8]
     way = "it writes into the evidence that it is given"
-    yield from _found(safe, unprotected(rule), first, tolerance, way, "unprotected(function_rule)")
+    yield from _found(safe, unprotected(rule), first, 1.0, way, "unprotected(function_rule)")
     yield from _twice(safe, rows, tolerance)
     if not dependent and not rule.vector:
         few = 24 if len(rows) >= 4096 else 6
@@ -181,7 +183,7 @@ def _in_batches(rule: Rule, rows: Tensor, tolerance: float, source: str, head: i
                 row = places[int(apart.argmax())]
                 teacher = int((together[row] - one_by_one[row].exp()).abs().nan_to_num().argmax())
                 way = (
-                    f"in a batch of {size} rows teacher {teacher}'s weight in row {row} is "
+                    f"{BATCH} of {size} rows teacher {teacher}'s weight in row {row} is "
                     f"{float(together[row, teacher]):.4g}, and alone it is {float(one_by_one[row][teacher].exp()):.4g}"
                 )
                 yield witness_of(rows[:size], float(apart.max()), way, "alone(rule)", source=source)

@@ -125,11 +125,6 @@ class Bench:
         return self.inside(self.folded(evidence))
 
     @property
-    def asked_alone(self) -> bool:
-        """The function is given one row at a time."""
-        return self.asked is not None and self.asked.row_by_row
-
-    @property
     def mass(self) -> float:
         """By how much the weights may miss a sum of 1."""
         return max(MASS[0], min(64 * self.epsilon, MASS[1]))

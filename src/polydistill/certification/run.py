@@ -11,7 +11,7 @@ from torch import Tensor
 from polydistill import __version__
 from polydistill.axioms import AXIOMS, Witness
 from polydistill.certification import asking, attack, continuity, further, order, sampling
-from polydistill.certification.asking import LAWS, F
+from polydistill.certification.asking import BATCH, LAWS, F
 from polydistill.certification.attack import Attack, Means
 from polydistill.certification.bench import Bench, function_benches, pipeline_benches
 from polydistill.certification.certificate import Basis, Certificate, Finding
@@ -307,7 +307,7 @@ def _attacks(benches: Sequence[Bench], means: Means, tell: Callable[[str], None]
         if (bench.close or place % every == 0) and not bench.order_only:
             asked = add("F", repeated, bench)
             # Where rows depend on each other the other laws are asked of each row alone.
-            if asked is not None and asked.witness is not None and not bench.asked_alone:
+            if asked is not None and asked.witness is not None and not asked.witness.says.startswith(BATCH):
                 return {**{name: [] for name in LAWS}, "F": found["F"], "N": found["N"]}
         for name, law in EVERYWHERE.items():
             if not bench.order_only or name != "N":
