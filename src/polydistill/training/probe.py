@@ -75,11 +75,11 @@ class Scene:
             return torch.einsum("nk,knv->nv", log_w.exp(), tempered).softmax(-1)
         return torch.einsum("nk,knv->nv", log_w.exp(), tempered.exp())
 
-    def moved(self, log_p: Float[Tensor, "K n V"]) -> Float[Tensor, " n"]:
+    def moved(self, log_p: Float[Tensor, "K n V"]) -> Float[Tensor, " m"]:
         """How far the target moves when the teachers say this, at positions with loss."""
         return self._distance(self.pool(self.decide(log_p), log_p))
 
-    def _distance(self, target: Float[Tensor, "n V"]) -> Float[Tensor, " n"]:
+    def _distance(self, target: Float[Tensor, "n V"]) -> Float[Tensor, " m"]:
         return ((target - self.target).abs().sum(-1) / 2)[self.positions.has_loss]
 
     def off(self) -> Shift:
@@ -154,7 +154,7 @@ class Scene:
         )
 
 
-def _shift(found: list[Float[Tensor, " n"]]) -> Shift:
+def _shift(found: list[Float[Tensor, " m"]]) -> Shift:
     return Shift(float(torch.stack(found).max()), float(torch.stack(found).mean()))
 
 
