@@ -195,7 +195,7 @@ def demo() -> dict[str, Any]:
     from polydistill.demo.teachers import TeacherSettings, specialists
 
     corpus = read_corpus()
-    experts = specialists(TeacherSettings(), corpus, lambda *_: None)
+    experts = specialists(TeacherSettings(), corpus)
 
     def texts(split: str, each: int) -> list[Text]:
         rows = []
@@ -276,7 +276,7 @@ def reading(steps: int = 150) -> dict[str, Any]:
     from polydistill.run.cache import build_cache
 
     corpus, settings = read_corpus(), TeacherSettings()
-    experts = specialists(settings, corpus, lambda *_: None)
+    experts = specialists(settings, corpus)
     with TemporaryDirectory() as folder:
         root = Path(folder)
         for name, split, each in (("train", "student", 200), ("held-out", "held_out", 30)):
@@ -375,7 +375,7 @@ def gradients() -> dict[str, Any]:
     from polydistill.demo.teachers import TeacherSettings, specialists
 
     corpus = read_corpus()
-    experts = specialists(TeacherSettings(), corpus, lambda *_: None)
+    experts = specialists(TeacherSettings(), corpus)
     found = windows(corpus.documents["held_out"][DOMAINS[0]], experts.tokenizer, 126)[:4]
     texts = [Text(np.concatenate([[experts.tokenizer.bos_token_id], row.numpy()])) for row in found]
     teacher = kept_of("teacher", experts.models[DOMAINS[0]], texts)

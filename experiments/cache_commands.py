@@ -27,7 +27,7 @@ from polydistill.demo.teachers import TeacherSettings, small_llama, specialists
 def demo_models(root: Path, corpus: Corpus) -> list[str]:
     """The demo's teachers and a student of its size, as folders."""
     settings = TeacherSettings()
-    experts = specialists(settings, corpus, lambda *_: None)
+    experts = specialists(settings, corpus)
     models = {**experts.models, "student": small_llama(StudentSettings().size, experts.tokenizer, 128, 0)}
     for name, model in models.items():
         model.save_pretrained(root / name)

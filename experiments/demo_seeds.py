@@ -1,9 +1,10 @@
-"""The demo's contestants and every control, over several seeds of students, data order and passages.
+"""The demo and every control, over several seeds of students, data order and passages.
 
     python experiments/demo_seeds.py --seeds 0 1 2 --json experiments/results/demo_seeds.json
 
-Beside the demo's six: the best single teacher, static weights tuned by expectation-maximisation on the students' own
-training text, static weights drawn at random, each scale left out, and the other ways to bound (or not) the posterior.
+Beside the demo's six students: the best single teacher, static weights tuned by expectation-maximisation on the
+students' own training text, static weights drawn at random, each scale left out, and the other ways to bound (or not)
+the posterior.
 All have the same objective, steps, batches and temperature. The teachers are trained once, whatever the seed.
 """
 
@@ -11,32 +12,21 @@ import argparse
 import json
 import math
 import platform
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from polydistill.demo.corpus import DOMAINS, read_corpus
-from polydistill.demo.passages import Passages, draw
-from polydistill.demo.screen import TeacherProgress
-from polydistill.demo.students import (
-    StudentSettings,
-    batch_of,
-    contestants,
-    context_scale,
-    judge,
-    learn,
-    task_scale,
-    token_scale,
-    untold,
-)
-from polydistill.demo.teachers import TeacherSettings, specialists
-from polydistill.run.progress import Steps
+from polydistill.demo.corpus import DOMAINS
+from polydistill.demo.run import Setup, prepare, run_demo
+from polydistill.demo.students import StudentSettings, context_scale, controls, task_scale, token_scale, told, untold
+from polydistill.demo.teachers import TeacherSettings
 from polydistill.simplex import normalise
-from polydistill.teachers import LocalTeacher
 from polydistill.training.hearing import listen_to
 from polydistill.weighting import ClippedPosterior, DiscountedPosterior, Operator
 
@@ -56,13 +46,12 @@ class Fixed(Operator):
 
 
 @torch.no_grad()
-def label_log_probs(teachers: list[LocalTeacher], passages: Passages) -> torch.Tensor:
+def label_log_probs(setup: Setup) -> torch.Tensor:
     """`log p_k(y)` of every training position, `[N, K]`."""
-    found = []
-    for part in passages.batches(16):
-        batch = batch_of(part)
-        rows, positions = batch.positions(reads_prefix=True)
-        outputs = listen_to(teachers, batch, rows)
+    found, teachers = [], setup.remembered()
+    for part in setup.training.batches(16):
+        rows, positions = told(part).positions(reads_prefix=True)
+        outputs = listen_to(teachers, told(part), rows)
         columns = [
             s.head.logits(s.hidden).log_softmax(-1).gather(1, positions.target[:, None]).squeeze(1) for s in outputs
         ]
@@ -78,7 +67,7 @@ def tuned(log_p: torch.Tensor) -> list[float]:
     return log_w.exp().tolist()
 
 
-def controls(log_p: torch.Tensor, seed: int) -> dict:
+def further(log_p: torch.Tensor, seed: int) -> dict:
     """Everything that the demo itself does not show."""
     best = int(log_p.mean(0).argmax())
     generator = torch.Generator().manual_seed(seed)
@@ -106,29 +95,17 @@ def interval(values: list[float]) -> dict[str, float]:
     return {"mean": mean, "half_width": float(stats.t.ppf(0.975, n - 1)) * deviation / math.sqrt(n)}
 
 
-def one_seed(seed: int, t: TeacherSettings, s: StudentSettings, console: Console) -> dict:
-    """Scores of every contestant."""
-    corpus = read_corpus()
-    with TeacherProgress(console) as progress:
-        experts = specialists(t, corpus, progress)
-    teachers = [LocalTeacher(name, experts.models[name]) for name in DOMAINS]
-    training = draw(corpus.documents["student"], experts.tokenizer, t.length, s.whole, s.mixed, seed)
-    held_out = draw(corpus.documents["held_out"], experts.tokenizer, t.length, s.held_whole, s.held_mixed, 0)
-    pipelines = {**contestants(), **controls(label_log_probs(teachers, training), seed)}
-    with Steps(console, f"seed {seed}, {len(pipelines)} students", s.steps) as steps:
-        students, seconds = learn(
-            s, pipelines, teachers, experts.tokenizer, training, seed, lambda done, _: steps.update(done)
-        )
-    scores = {name: judge(student.model, held_out) for name, student in students.items()}
-    gap = scores["uniform"].mean - scores["oracle"].mean
+def one_seed(seed: int, console: Console) -> dict:
+    """Scores of every student of the demo, with more controls beside it."""
+    setup = prepare(TeacherSettings(), StudentSettings(), seed, console)
+    others = {**controls(), **further(label_log_probs(setup), seed)}
+    with TemporaryDirectory() as folder:
+        result = run_demo(Path(folder), seed, console, others=others)
     return {
         "seed": seed,
-        "seconds": seconds,
-        "gap_closed": (scores["uniform"].mean - scores["adaptive"].mean) / gap,
-        "scores": {
-            name: {"mean": v.mean, "whole": v.whole, "mixed": v.mixed, "domains": v.domains}
-            for name, v in scores.items()
-        },
+        "seconds": result.seconds,
+        "gap_closed": result.gap_closed,
+        "scores": {name: asdict(score) for name, score in result.students.items()},
     }
 
 
@@ -160,13 +137,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("experiments/results/demo_seeds.json"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    torch.set_flush_denormal(True)
     console = Console()
-    t, s = TeacherSettings(), StudentSettings()
     runs = [run for path in arguments.merge or () for run in json.loads(path.read_text())["runs"]]
     for seed in [None] if arguments.merge else arguments.seeds:
         if seed is not None:
-            runs.append(one_seed(seed, t, s, console))
+            runs.append(one_seed(seed, console))
         result = {
             "command": f"python experiments/demo_seeds.py --seeds {' '.join(str(run['seed']) for run in runs)}",
             "date": datetime.now(UTC).date().isoformat(),

@@ -1,8 +1,10 @@
+import io
 import math
 from dataclasses import replace
 
 import pytest
 import torch
+from rich.console import Console
 
 from polydistill.demo import teachers
 from polydistill.demo.corpus import DOMAINS, SPLITS, Corpus, Document
@@ -37,16 +39,13 @@ def _no_training(*_):
 
 
 def test_teachers_are_trained_once_and_then_found(corpus, tmp_path, monkeypatch):
-    calls = []
-    first = specialists(TINY, corpus, lambda *report: calls.append(report), tmp_path)
+    said = io.StringIO()
+    first = specialists(TINY, corpus, Console(file=said), tmp_path)
     assert first.seconds > 0
-    assert {name for name, _, _ in calls} == {f"teacher {domain}" for domain in DOMAINS}
-    shares = [share for _, share, _ in calls]
-    assert shares == sorted(shares)
-    assert shares[-1] == 1
-    assert calls[-1][2] == 0
+    assert "teachers (once, then kept): 6 steps" in said.getvalue()
     monkeypatch.setattr(teachers, "_train", _no_training)
-    again = specialists(TINY, corpus, _no_training, tmp_path)
+    again = specialists(TINY, corpus, Console(file=said), tmp_path)
+    assert said.getvalue().count("once, then kept") == 2  # at the start and at the end of the only training
     assert again.seconds == 0
     for domain in DOMAINS:
         for one, other in zip(first.models[domain].parameters(), again.models[domain].parameters(), strict=True):
@@ -54,23 +53,28 @@ def test_teachers_are_trained_once_and_then_found(corpus, tmp_path, monkeypatch)
 
 
 def test_a_damaged_cache_is_trained_anew(corpus, tmp_path):
-    first = specialists(TINY, corpus, lambda *_: None, tmp_path)
+    first = specialists(TINY, corpus, folder=tmp_path)
     weights = first.folder / "prose" / "model.safetensors"
     damaged = bytearray(weights.read_bytes())
     damaged[-1] ^= 1
     weights.write_bytes(damaged)
     assert verify(first.folder) is not None
-    assert specialists(TINY, corpus, lambda *_: None, tmp_path).seconds > 0
+    assert specialists(TINY, corpus, folder=tmp_path).seconds > 0
     assert verify(first.folder) is None
 
 
-def test_an_interrupted_training_leaves_nothing_behind(corpus, tmp_path):
-    def interrupt(name: str, share: float, left: float) -> None:
-        if name == "teacher prose":
-            raise KeyboardInterrupt
+def test_an_interrupted_training_leaves_nothing_behind(corpus, tmp_path, monkeypatch):
+    trained, train = [], teachers._train
 
+    def interrupted(*arguments):
+        if trained:
+            raise KeyboardInterrupt
+        trained.append(train(*arguments))
+        return trained[0]
+
+    monkeypatch.setattr(teachers, "_train", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        specialists(TINY, corpus, interrupt, tmp_path)
+        specialists(TINY, corpus, folder=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -101,12 +105,12 @@ def test_training_leaves_the_global_random_state_alone(corpus, tmp_path):
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    specialists(TINY, corpus, lambda *_: None, tmp_path)
+    specialists(TINY, corpus, folder=tmp_path)
     assert torch.equal(torch.rand(3), expected)
 
 
 def test_token_losses_are_the_model_s_own_loss(corpus, tmp_path):
-    found = specialists(TINY, corpus, lambda *_: None, tmp_path)
+    found = specialists(TINY, corpus, folder=tmp_path)
     ids = torch.arange(32).view(2, 16)
     with torch.no_grad():
         own = found.models["code"](input_ids=ids, labels=ids).loss

@@ -35,6 +35,11 @@ class Passages:
         """Which sequences change domain, `[B]` of bool."""
         return self.domain[:, 0] != self.domain[:, -1]
 
+    @property
+    def names(self) -> list[str]:
+        """What each sequence is about: `code`, or `code, then prose`."""
+        return [", then ".join(dict.fromkeys(DOMAINS[d] for d in row)) for row in self.domain.tolist()]
+
     def take(self, rows: Tensor) -> "Passages":
         """The passages of `rows` (indices or mask over `B`)."""
         return Passages(self.ids[rows], self.domain[rows])

@@ -1,32 +1,24 @@
-"""The demo from beginning to end: teachers, students, judgement, run folder, and the last screen."""
+"""The demo from beginning to end: teachers, a run that `polydistill train` could do, controls beside it, judgement."""
 
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
 from rich.console import Console
+from transformers import LlamaForCausalLM
 
-from polydistill import __version__
+from polydistill.config.file import load_config
 from polydistill.demo.corpus import DOMAINS, read_corpus
-from polydistill.demo.passages import Passages, draw, generation_config
-from polydistill.demo.screen import TeacherProgress, last_screen
-from polydistill.demo.students import (
-    Scores,
-    Student,
-    StudentSettings,
-    batch_of,
-    contestants,
-    judge,
-    learn,
-)
-from polydistill.demo.teachers import Specialists, TeacherSettings, specialists
-from polydistill.objective import ForwardKL, distil
+from polydistill.demo.passages import Passages, draw
+from polydistill.demo.screen import LABELS, last_screen
+from polydistill.demo.students import STACK, Controls, Scores, StudentSettings, controls, judge
+from polydistill.demo.teachers import Remembered, Specialists, TeacherSettings, small_llama, specialists
+from polydistill.objective import ForwardKL
 from polydistill.pipeline import Pipeline
 from polydistill.promises import Terms, promises, says
 from polydistill.records import (
@@ -36,31 +28,57 @@ from polydistill.records import (
     SUMMARY,
     EvaluationRecord,
     RecordWriter,
-    Ribbon,
     RunSummary,
     Score,
     StepRecord,
+    read_lines,
+    read_ribbons,
     write_ribbons,
     write_summary,
 )
 from polydistill.report import write_report
-from polydistill.run.card import write_card
-from polydistill.run.progress import Steps
-from polydistill.run.train import STUDENT, hardware, locked, write_certificate
+from polydistill.run.train import STUDENT, locked, train_run
 from polydistill.target import Pool
-from polydistill.teachers import LocalTeacher, head_of, last_hidden_state
-from polydistill.training.hearing import listen_to
 
-LABELS = {
-    "labels_only": "labels only",
-    "uniform": "uniform teachers",
-    "entropy_alone": "entropy weights alone",
-    "router": "document router (told the first domain)",
-    "adaptive": "adaptive: task x context x token (told nothing)",
-    "oracle": "oracle (told every position's domain)",
-}
-EVERY = 10
-"""Steps between two records."""
+RUN = "run.yaml"
+"""The configuration that a demo leaves in its folder."""
+
+YAML = """\
+# The adaptive student of `polydistill demo`: three specialists teach it, and nobody tells it what a text is about.
+#   polydistill check {path}
+#   polydistill train {path} output=runs/again    # the same student, bit by bit
+
+output: "{folder}"
+student: "{folder}/models/start"
+teachers:
+  code: "{folder}/models/code"
+  prose: "{folder}/models/prose"
+  arithmetic: "{folder}/models/arithmetic"
+
+data:                                  # texts as tokens; some change domain in the middle
+  train: "{folder}/data/train.jsonl"
+  evaluation: "{folder}/data/held-out.jsonl"
+  max_length: {length}
+
+weighting:                             # factors, multiplied
+  - {{kind: hedge, signal: label_likelihood, rate: 0.2, share: 0.2, power: 0.25}}  # task: who was right so far
+  - {{kind: prefix_posterior, share: 0.02}}  # context: who predicted the text so far
+  - {{kind: softmax, signal: entropy, temperature: 2.0}}  # token: who is sure here
+floor: 0.02                            # share of plain averaging that is always mixed in
+
+objective: {{kind: forward_kl, ce: {ce}}}
+training:
+  max_steps: {steps}
+  batch_size: {batch}
+  learning_rate: {rate}
+  schedule: cosine_with_min_lr
+  warmup_steps: {warm}
+  weight_decay: 0.1
+  seed: {seed}
+  cpu: true
+  save_steps: {steps}
+  extra: {{adam_beta2: 0.95, lr_scheduler_kwargs: {{min_lr_rate: 0.05}}, dataloader_drop_last: true}}
+"""
 
 
 @dataclass(frozen=True)
@@ -68,7 +86,7 @@ class Result:
     """What the demo measured.
 
     Attributes:
-        students: scores by contestant.
+        students: scores by name; `adaptive` is the run's own.
         teachers: scores by teacher.
         seconds: by part, and `total`.
         promises: of the adaptive stack, in words.
@@ -83,7 +101,7 @@ class Result:
 
     @property
     def gap_closed(self) -> float:
-        """Share of the way from uniform weights to the oracle, over all held-out texts."""
+        """Share of the way from uniform weights to being told every position's domain, over all held-out texts."""
         uniform, best = self.students["uniform"].mean, self.students["oracle"].mean
         return (uniform - self.students["adaptive"].mean) / (uniform - best)
 
@@ -102,15 +120,60 @@ class Result:
         }
 
 
+@dataclass(frozen=True)
+class Setup:
+    """Teachers and texts, and the student as it starts.
+
+    Attributes:
+        experts: the teachers.
+        start: the weights that every student starts from.
+        training: to learn from.
+        held_out: to judge on; four mixed texts, then the whole ones, then the other mixed ones.
+    """
+
+    experts: Specialists
+    start: LlamaForCausalLM
+    training: Passages
+    held_out: Passages
+
+    def remembered(self) -> list[Remembered]:
+        """The teachers, asked once about all that is learned from."""
+        ids, models = self.training.ids, self.experts.models
+        return [Remembered(name, models[name].eval(), ids, torch.ones_like(ids)) for name in DOMAINS]
+
+
+def prepare(t: TeacherSettings, s: StudentSettings, seed: int, console: Console | None = None) -> Setup:
+    """Everything that there is before a student learns; the teachers are trained once and kept.
+
+    Args:
+        t: of the teachers.
+        s: of the students.
+        seed: of the students and their passages; the teachers do not depend on it.
+        console: for progress.
+    """
+    corpus = read_corpus()
+    experts = specialists(t, corpus, console)
+    training = draw(corpus.documents["student"], experts.tokenizer, t.length, s.whole, s.mixed, seed)
+    held_out = draw(corpus.documents["held_out"], experts.tokenizer, t.length, s.held_whole, s.held_mixed, 0)
+    mixed, whole = held_out.mixed.nonzero().squeeze(1), (~held_out.mixed).nonzero().squeeze(1)
+    order = torch.cat([mixed[:4], whole, mixed[4:]])
+    start = small_llama(s.size, experts.tokenizer, t.length, 1000 + seed)
+    return Setup(experts, start, training, held_out.take(order))
+
+
 def main(folder: Path, seed: int, json_file: Path | None, console: Console) -> None:
     """Run the demo and print its last screen."""
     result = run_demo(folder, seed, console)
-    last_screen(console, result.students, result.teachers, LABELS, result.gap_closed, result.promises)
+    last_screen(console, result.students, result.teachers, result.gap_closed, result.promises)
     parts = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.seconds.items() if seconds >= 0.5)
-    console.print(f"where the time went: {parts}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"student: {folder / STUDENT}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"report:  {result.report}", highlight=False, markup=False, soft_wrap=True)
-    console.print("next:    polydistill init run.yaml   (the same with your own models)", highlight=False, markup=False)
+    for line in (
+        f"where the time went: {parts}",
+        f"student: {folder / STUDENT}",
+        f"report:  {result.report}",
+        f"again:   polydistill train {folder / RUN} output=runs/again   (the adaptive student, from its configuration)",
+        "next:    polydistill init run.yaml   (the same with your own models)",
+    ):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps(result.as_dict(), indent=2) + "\n", encoding="utf-8")
@@ -123,7 +186,7 @@ def run_demo(
     *,
     teacher_settings: TeacherSettings | None = None,
     student_settings: StudentSettings | None = None,
-    pipelines: Mapping[str, Pipeline | None] | None = None,
+    others: Mapping[str, Pipeline | None] | None = None,
 ) -> Result:
     """Everything but the last screen.
 
@@ -132,163 +195,111 @@ def run_demo(
         seed: of the students and their passages; the teachers do not depend on it.
         console: for progress.
         teacher_settings, student_settings: sizes and steps.
-        pipelines: the contestants; must have `uniform`, `adaptive` and `oracle`.
+        others: whom the adaptive student is compared with; `uniform` and `oracle` among them.
     """
-    with suppress(RuntimeError):
-        torch.set_flush_denormal(True)
-    s = student_settings or StudentSettings()
-    t = teacher_settings or TeacherSettings()
-    started, clock = datetime.now(UTC), perf_counter()
+    s, t, clock = student_settings or StudentSettings(), teacher_settings or TeacherSettings(), perf_counter()
+    console.print("reading the text of this machine's Python", highlight=False)
+    setup = prepare(t, s, seed, console)
     with locked(folder):
-        for name in (METRICS, RIBBONS, SUMMARY):
-            (folder / name).unlink(missing_ok=True)
-        console.print("reading the text of this machine's Python", highlight=False)
-        corpus = read_corpus()
-        with TeacherProgress(console) as progress:
-            experts = specialists(t, corpus, progress)
-        training = draw(corpus.documents["student"], experts.tokenizer, t.length, s.whole, s.mixed, seed)
-        held_out = draw(corpus.documents["held_out"], experts.tokenizer, t.length, s.held_whole, s.held_mixed, 0)
-        teachers = [LocalTeacher(name, experts.models[name]) for name in DOMAINS]
-        chosen = dict(contestants() if pipelines is None else pipelines)
-        config = {"seed": seed, "teachers": asdict(t), "students": asdict(s), "contestants": _described(chosen)}
-        (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")  # JSON is YAML 1.2
-        with RecordWriter(folder / METRICS) as writer, Steps(console, "students", s.steps) as steps:
-
-            def after_step(done: int, students: Mapping[str, Student]) -> None:
-                steps.update(done, f"adaptive {students['adaptive'].cross_entropy:.2f} nats per token")
-                if done % EVERY == 0 or done == s.steps:
-                    _record(writer, done, students, s.batch * (t.length - 1))
-
-            students, seconds = learn(s, chosen, teachers, experts.tokenizer, training, seed, after_step)
-            console.print("judging on held-out text", highlight=False)
-            scores = {name: judge(student.model, held_out) for name, student in students.items()}
-            judged = {name: judge(experts.models[name], held_out) for name in DOMAINS}
-            for name, score in scores.items():
-                writer.write(_evaluation(s.steps, name, score, judged))
-        main_student = students["adaptive"]
-        pipeline = main_student.pipeline
-        assert pipeline is not None
-        write_ribbons(folder / RIBBONS, _ribbons(main_student, teachers, experts, held_out))
-        promised = says(promises(pipeline, Terms(Pool.LINEAR)))
-        write_certificate(folder, pipeline, promised)
-        _save(main_student, experts, folder / STUDENT)
-        seconds = {"training the teachers": experts.seconds, **seconds}
-        seconds["total"] = perf_counter() - clock
-        result = Result(scores, judged, seconds, promised, folder / "report.html")
-        summary = _summary(result, pipeline, s, t, seed, started)
-        write_summary(folder / SUMMARY, summary)
-        sources = {name: f"trained by the demo on {name}, {experts.folder.name}" for name in DOMAINS}
-        write_card(folder / STUDENT, summary, result.promises, sources, f"{s.size.hidden} wide Llama")
+        path = leave_run(folder, setup, s, t, seed)
+    beside = Controls(
+        controls() if others is None else others, setup.start, setup.remembered(), setup.training, ForwardKL(ce=s.ce)
+    )
+    summary = train_run(load_config(path), f"polydistill train {path}", console, [beside])
+    console.print("judging on held-out text", highlight=False)
+    models = {"adaptive": LlamaForCausalLM.from_pretrained(folder / STUDENT)}
+    models |= {name: student.model for name, student in beside.students.items()}
+    scores = {name: judge(model, setup.held_out) for name, model in models.items()}
+    teachers = {name: judge(setup.experts.models[name], setup.held_out) for name in DOMAINS}
+    seconds = {"training the teachers": setup.experts.seconds, "controls": beside.seconds, **summary.seconds}
+    seconds["total"] = perf_counter() - clock
+    result = Result(scores, teachers, seconds, says(promises(STACK, Terms(Pool.LINEAR))), folder / "report.html")
+    with locked(folder):
+        _record(folder, beside, result, setup.held_out, s.steps)
+        write_summary(folder / SUMMARY, _summary(summary, result, seed))
         write_report(folder)
     return result
 
 
-def _described(pipelines: Mapping[str, Pipeline | None]) -> dict[str, str]:
-    return {
-        name: "cross-entropy on labels" if p is None else f"{p.stack!r}, floor {p.floor:g}"
-        for name, p in pipelines.items()
-    }
+def leave_run(folder: Path, setup: Setup, s: StudentSettings, t: TeacherSettings, seed: int) -> Path:
+    """Models, data and configuration of the adaptive student's run; an earlier demo's run is removed.
+
+    Returns:
+        The configuration.
+    """
+    path = folder / RUN
+    if path.is_file():  # without it the folder is somebody else's, and `train_run` will say so
+        for name in (CONFIG, METRICS, RIBBONS, SUMMARY):
+            (folder / name).unlink(missing_ok=True)
+        for left in folder.glob("checkpoint-*"):
+            shutil.rmtree(left)
+    for name in DOMAINS:
+        shutil.copytree(setup.experts.folder / name, folder / "models" / name, dirs_exist_ok=True)
+    for part in (setup.start, setup.experts.tokenizer):
+        part.save_pretrained(folder / "models" / "start")
+    (folder / "data").mkdir(exist_ok=True)
+    for name, passages in (("train", setup.training), ("held-out", setup.held_out)):
+        texts = setup.experts.tokenizer.batch_decode(passages.ids)
+        rows = zip(passages.ids.tolist(), texts, passages.names, strict=True)
+        lines = [json.dumps({"input_ids": ids, "text": text, "domain": domain}) + "\n" for ids, text, domain in rows]
+        (folder / "data" / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    settings: dict[str, Any] = {"path": path, "folder": folder.as_posix(), "seed": seed, "length": t.length, "ce": s.ce}
+    settings |= {"steps": s.steps, "batch": s.batch, "rate": s.learning_rate, "warm": round(0.05 * s.steps)}
+    path.write_text(YAML.format(**settings), encoding="utf-8")
+    return path
 
 
-def _record(writer: RecordWriter, done: int, students: Mapping[str, Student], tokens: int) -> None:
-    for student in students.values():
-        writer.write(
-            StepRecord(
-                step=done,
-                student=student.name,
-                tokens=done * tokens,
-                loss=student.loss,
-                divergence=None if student.pipeline is None else student.divergence,
-                cross_entropy=student.cross_entropy,
-                weights=student.weights if student.name == "adaptive" else {},
-            )
+def _record(folder: Path, beside: Controls, result: Result, held_out: Passages, steps: int) -> None:
+    """Beside what the run wrote down: its weights by true domain, its controls, and what texts are about."""
+    lines = read_lines(folder / METRICS)
+    (folder / METRICS).unlink()
+    losses = {name: _by_kind(score) for name, score in result.teachers.items()}
+    with RecordWriter(folder / METRICS) as writer:
+        for line in lines:
+            known = beside.weights.get(line.step) if isinstance(line, StepRecord) else None
+            writer.write(line if known is None else line.model_copy(update={"weights": known}))
+        for record in beside.records:
+            writer.write(record)
+        for name, score in result.students.items():
+            student = STUDENT if name == "adaptive" else name
+            writer.write(EvaluationRecord(step=steps, student=student, losses=_by_kind(score), teacher_losses=losses))
+    ribbons = [
+        ribbon.model_copy(update={"name": f"{ribbon.name}: {name}", "expected": [None, *(DOMAINS[d] for d in row[1:])]})
+        for ribbon, name, row in zip(
+            read_ribbons(folder / RIBBONS), held_out.names, held_out.domain.tolist(), strict=False
         )
+    ]
+    write_ribbons(folder / RIBBONS, ribbons)
 
 
 def _by_kind(score: Scores) -> dict[str, float]:
     return {**score.domains, "mixed texts": score.mixed}
 
 
-def _evaluation(step: int, name: str, score: Scores, teachers: Mapping[str, Scores]) -> EvaluationRecord:
-    losses = {teacher: _by_kind(judged) for teacher, judged in teachers.items()}
-    return EvaluationRecord(step=step, student=name, losses=_by_kind(score), teacher_losses=losses)
-
-
-@torch.no_grad()
-def _ribbons(
-    student: Student, teachers: Sequence[LocalTeacher], experts: Specialists, held_out: Passages, number: int = 6
-) -> list[Ribbon]:
-    """Held-out texts, those that change domain first, with the weights that the adaptive stack gave."""
-    assert student.pipeline is not None
-    order = torch.cat([held_out.mixed.nonzero().squeeze(1)[: number - 2], (~held_out.mixed).nonzero().squeeze(1)[:2]])
-    shown = held_out.take(order)
-    batch = batch_of(shown)
-    rows, positions = batch.positions(reads_prefix=True)
-    outputs = listen_to(teachers, batch, rows)
-    student.model.eval()
-    hidden = last_hidden_state(student.model, input_ids=shown.ids).flatten(0, 1)[rows]
-    out = distil(
-        hidden,
-        head_of(student.model),
-        outputs,
-        positions,
-        student.pipeline.decide,
-        ForwardKL(),
-        needs=student.pipeline.stack.needs,
-    )
-    length = shown.ids.shape[1] - 1
-    weights, losses = out.log_w.exp().reshape(len(shown), length, -1), out.cross_entropy.reshape(len(shown), length)
-    ribbons = []
-    for b, (ids, domain) in enumerate(zip(shown.ids.tolist(), shown.domain.tolist(), strict=True)):
-        parts = list(dict.fromkeys(DOMAINS[d] for d in domain))
-        ribbons.append(
-            Ribbon(
-                name=f"held-out text {b + 1}: {', then '.join(parts)}",
-                teachers=list(DOMAINS),
-                tokens=[str(experts.tokenizer.decode([i])) for i in ids],
-                weights=[None, *[[round(w, 4) for w in row] for row in weights[b].tolist()]],
-                loss=[None, *[round(x, 3) for x in losses[b].tolist()]],
-                expected=[None, *[DOMAINS[d] for d in domain[1:]]],
-                student=student.name,
-            )
-        )
-    return ribbons
-
-
-def _save(student: Student, experts: Specialists, folder: Path) -> None:
-    student.model.generation_config = generation_config(experts.tokenizer)
-    student.model.save_pretrained(folder)
-    experts.tokenizer.save_pretrained(folder)
-
-
-def _summary(
-    result: Result, pipeline: Pipeline, s: StudentSettings, t: TeacherSettings, seed: int, started: datetime
-) -> RunSummary:
-    columns = [*DOMAINS, "mixed texts"]
+def _summary(summary: RunSummary, result: Result, seed: int) -> RunSummary:
+    """The run's own, with everybody's scores."""
     scores = [
-        Score(name=name, role="student", label=LABELS.get(name, name), losses=_by_kind(score), mean=score.mean)
+        Score(
+            name=STUDENT if name == "adaptive" else name,
+            role="student",
+            label=LABELS.get(name, name),
+            losses=_by_kind(score),
+            mean=score.mean,
+        )
         for name, score in result.students.items()
     ]
     scores += [
         Score(name=name, role="teacher", losses=_by_kind(score), mean=score.mean)
         for name, score in result.teachers.items()
     ]
-    return RunSummary(
-        title="polydistill demo",
-        command=f"polydistill demo --seed {seed}",
-        package_version=__version__,
-        hardware=hardware(),
-        started=started.isoformat(timespec="seconds"),
-        steps=s.steps,
-        tokens=s.steps * s.batch * (t.length - 1),
-        teachers=list(DOMAINS),
-        domains=columns,
-        weighting=f"{pipeline.stack!r}, floor {pipeline.floor:g}",
-        objective=repr(ForwardKL(ce=s.ce)),
-        main_student="adaptive",
-        scores=scores,
-        gap_closed=result.gap_closed,
-        says=result.promises,
-        seconds={name: value for name, value in result.seconds.items() if name != "total"},
-        wall_seconds=result.seconds["total"],
+    return summary.model_copy(
+        update={
+            "title": "polydistill demo",
+            "command": f"polydistill demo --seed {seed}",
+            "domains": [*DOMAINS, "mixed texts"],
+            "scores": scores,
+            "gap_closed": result.gap_closed,
+            "seconds": {name: value for name, value in result.seconds.items() if name != "total"},
+            "wall_seconds": result.seconds["total"],
+        }
     )

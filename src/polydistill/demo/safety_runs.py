@@ -5,16 +5,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from polydistill.data.severity import FromRules, SeverityRule
 from polydistill.demo.records_text import FIELDS
 from polydistill.demo.safety_setup import DOMAINS, TEACHERS, Setup, Texts
-from polydistill.demo.teachers import adamw, cosine, small_llama, update
+from polydistill.demo.teachers import Remembered, adamw, cosine, small_llama, update
 from polydistill.diagnostics import mean_weights, summarise
-from polydistill.logprobs import HiddenStates, Statistics
+from polydistill.logprobs import Statistics
 from polydistill.objective import ForwardKL, Outcome
 from polydistill.pipeline import Pipeline
 from polydistill.records import StepRecord
@@ -111,33 +111,6 @@ class Finding:
         return sum(self.losses.values()) / len(self.losses)
 
 
-class Remembered:
-    """A teacher whose hidden states of a fixed set of texts are kept: each student would ask for the same ones.
-
-    Args:
-        name: of the teacher.
-        model: that is asked once.
-        texts: everything that will be asked for.
-    """
-
-    def __init__(self, name: str, model: LlamaForCausalLM, texts: Texts) -> None:
-        self.name, self.head = name, head_of(model)
-        self.row = {tuple(ids): i for i, ids in enumerate(texts.ids.tolist())}
-        with torch.no_grad():
-            parts = [
-                last_hidden_state(model, input_ids=ids, attention_mask=mask.long())
-                for ids, mask in zip(texts.ids.split(64), texts.mask.split(64), strict=True)
-            ]
-        self.hidden: Float[Tensor, "B T D"] = torch.cat(parts)
-
-    def speak(
-        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"], rows: Int[Tensor, " N"]
-    ) -> HiddenStates:
-        """Hidden states of the flattened positions `rows`, and the head."""
-        kept = self.hidden[[self.row[tuple(ids)] for ids in input_ids.tolist()]]
-        return HiddenStates(kept.flatten(0, 1)[rows], self.head)
-
-
 class Scenario:
     """The prepared scenario with everything that its students share.
 
@@ -151,7 +124,9 @@ class Scenario:
         tokenizer = setup.tokenizer
         self.forbidden = Forbidden.of([i] for i in matching_tokens(tokenizer, UNSAFE, "private values"))
         self.severity = {"train": self._severity(setup.train), "held_out": self._severity(setup.held_out)}
-        self.sources = [Remembered(name, model, setup.train) for name, model in setup.teachers.items()]
+        self.sources = [
+            Remembered(name, model, setup.train.ids, setup.train.mask.long()) for name, model in setup.teachers.items()
+        ]
 
     def _severity(self, texts: Texts) -> Float[Tensor, "B T"]:
         pieces = {i: str(self.setup.tokenizer.decode([i])) for i in texts.ids.unique().tolist()}

@@ -1,49 +1,29 @@
-"""What the demo shows: the teachers' progress, and the last screen."""
+"""The demo's last screen: what was measured, and what the numbers say, good or bad."""
 
-import math
 from collections.abc import Mapping, Sequence
-from time import monotonic
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from polydistill.demo.corpus import DOMAINS
 from polydistill.demo.students import Scores
-from polydistill.run.progress import EVERY, Steps
 
-
-class TeacherProgress:
-    """Called by the teachers' training with what, share and seconds left; silent when they were found in the cache."""
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.steps: Steps | None = None
-        self.said = -math.inf
-
-    def __call__(self, what: str, share: float, left: float) -> None:
-        """Progress of all teachers together."""
-        if self.console.is_terminal:
-            if self.steps is None:
-                self.steps = Steps(self.console, "teachers (once, then kept)", 1000)
-            self.steps.update(round(1000 * share), what)
-        elif monotonic() - self.said >= EVERY:
-            self.said = monotonic()
-            seconds = "" if math.isnan(left) else f", {left:.0f} s left"
-            self.console.print(f"training {what}: {share:.0%} of all teachers{seconds}", highlight=False, markup=False)
-
-    def __enter__(self) -> "TeacherProgress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.steps is not None:
-            self.steps.close()
+LABELS = {
+    "labels_only": "labels only",
+    "uniform": "uniform teachers",
+    "entropy_alone": "entropy weights alone",
+    "router": "router, told the first domain",
+    "adaptive": "adaptive, told nothing",
+    "oracle": "told every position's domain",
+}
+"""How students are shown; with six columns of figures beside them they fit into 80 columns."""
 
 
 def last_screen(
     console: Console,
     students: Mapping[str, Scores],
     teachers: Mapping[str, Scores],
-    labels: Mapping[str, str],
     gap_closed: float,
     promises: Sequence[str],
 ) -> None:
@@ -57,11 +37,13 @@ def last_screen(
             markup=False,
             soft_wrap=True,
         )
-    table = Table("held-out nats per token", *DOMAINS, "whole", "mixed", "mean")
+    table = Table(
+        "held-out nats per token", *DOMAINS, "whole", "mixed", "mean", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
     for name, score in students.items():
         cells = [score.domains[domain] for domain in DOMAINS] + [score.whole, score.mixed, score.mean]
         style = "bold" if name == "adaptive" else None
-        table.add_row(labels.get(name, name), *(f"{value:.3f}" for value in cells), style=style)
+        table.add_row(LABELS.get(name, name), *(f"{value:.3f}" for value in cells), style=style)
     console.print(table)
     for sentence in [*verdicts(students, gap_closed), *promises]:
         console.print(f"- {sentence}", highlight=False, markup=False, soft_wrap=True)
@@ -71,8 +53,8 @@ def verdicts(students: Mapping[str, Scores], gap_closed: float) -> list[str]:
     """What the numbers say, good or bad."""
     adaptive = students["adaptive"]
     lines = [
-        f"the adaptive stack closes {gap_closed:.1%} of the gap between averaging the teachers and an oracle, without "
-        "being told the domain"
+        f"the adaptive stack, told nothing, closes {gap_closed:.1%} of the gap between averaging the teachers and "
+        "being told every position's domain"
     ]
     for name, what in (("labels_only", "learning from labels only"), ("router", "the document router")):
         if name in students:
@@ -96,7 +78,7 @@ def verdicts(students: Mapping[str, Scores], gap_closed: float) -> list[str]:
 
 
 def losses(students: Mapping[str, Scores]) -> list[str]:
-    """Where another student, the oracle apart, is better than the adaptive one."""
+    """Where a student that is told less than every domain is better than the adaptive one."""
     found = []
     for domain in DOMAINS:
         others = {name: score.domains[domain] for name, score in students.items() if name not in ("adaptive", "oracle")}

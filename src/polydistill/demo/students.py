@@ -1,26 +1,28 @@
-"""Students that learn in step: one batch, the teachers run once, and every student decides for itself whom to trust."""
+"""The adaptive stack, and the controls that learn beside it: the same batches, and each decides whom to trust."""
 
 import copy
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from time import perf_counter
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM
 
 from polydistill.demo.corpus import DOMAINS
 from polydistill.demo.passages import Passages
-from polydistill.demo.teachers import ModelSize, adamw, cosine, small_llama, token_losses, update
-from polydistill.logprobs import Positions, TeacherOutput
-from polydistill.objective import ForwardKL, distil
+from polydistill.demo.teachers import ModelSize, adamw, token_losses, update
+from polydistill.logprobs import Positions
+from polydistill.objective import Divergence
 from polydistill.pipeline import Pipeline
-from polydistill.teachers import LocalTeacher, head_of, last_hidden_state
+from polydistill.records import StepRecord
+from polydistill.teachers import TeacherSource, head_of, last_hidden_state
 from polydistill.training import Batch
-from polydistill.training.hearing import listen_to
+from polydistill.training.hearing import Method, hear
+from polydistill.training.step import StepOutcome, step
+from polydistill.training.taught import Taught
 from polydistill.weighting import Hedge, Operator, PrefixPosterior, Softmax, TaskRouter, TeacherRouter, Uniform
 from polydistill.weighting.signals import Entropy, LabelLikelihood
 
@@ -54,7 +56,7 @@ class StudentSettings:
 
 def task_scale() -> Operator:
     """Nobody says what a text is about, so there is one task, and its weights are learned: gently, by Hedge."""
-    return Hedge(rate=0.2, share=0.2)(LabelLikelihood(spread=4)) ** 0.25
+    return Hedge(rate=0.2, share=0.2)(LabelLikelihood(spread=4.0)) ** 0.25
 
 
 def context_scale() -> Operator:
@@ -64,7 +66,7 @@ def context_scale() -> Operator:
 
 def token_scale() -> Operator:
     """Who is sure here."""
-    return Softmax(2.0)(Entropy(spread=4))
+    return Softmax(2.0)(Entropy(spread=4.0))
 
 
 def adaptive() -> Operator:
@@ -86,128 +88,111 @@ def oracle() -> Pipeline:
     return Pipeline.of(TaskRouter({domain: domain for domain in DOMAINS}, strength=inf), DOMAINS, DOMAINS)
 
 
-def contestants() -> dict[str, Pipeline | None]:
-    """The demo's students; None learns from labels only."""
+def controls() -> dict[str, Pipeline | None]:
+    """Whom the adaptive student is compared with; None learns from labels only."""
     return {
         "labels_only": None,
         "uniform": untold(Uniform(), floor=0.0),
         "entropy_alone": untold(token_scale()),
         "router": Pipeline.of(TeacherRouter(strength=inf), DOMAINS),
-        "adaptive": copy.deepcopy(STACK),
         "oracle": oracle(),
     }
 
 
-@dataclass
-class Student:
-    """One contestant while it learns."""
-
-    name: str
-    pipeline: Pipeline | None
-    model: LlamaForCausalLM
-    optimizer: torch.optim.Optimizer
-    loss: float = 0.0
-    cross_entropy: float = 0.0
-    divergence: float = 0.0
-    weights: dict[str, dict[str, float]] = field(default_factory=dict)
-
-
-def batch_of(passages: Passages) -> Batch:
+def told(passages: Passages) -> Batch:
     """Passages as a batch: the task is the true domain of the token to be predicted, the router's teacher that of the
-    first one. Only contestants that are told look at either."""
+    first one. Only students that are told look at either."""
     predicted = torch.cat([passages.domain[:, 1:], passages.domain[:, -1:]], 1)
     first = passages.domain[:, :1].expand_as(passages.ids).contiguous()
     return Batch(passages.ids, torch.ones_like(passages.ids), passages.ids, task=predicted, teacher=first)
 
 
-def learn(
-    settings: StudentSettings,
-    pipelines: Mapping[str, Pipeline | None],
-    teachers: Sequence[LocalTeacher],
-    tokenizer: PreTrainedTokenizerFast,
-    passages: Passages,
-    seed: int,
-    after_step: Callable[[int, Mapping[str, Student]], None],
-) -> tuple[dict[str, Student], dict[str, float]]:
-    """Train one student per pipeline, in step, from equal weights and the same batches.
+class Control:
+    """One student while it learns.
 
     Args:
-        settings: common to all.
-        pipelines: by name.
-        teachers: in the order of the pipelines.
-        tokenizer: shared.
-        passages: to learn from.
-        seed: of the students' weights and the order of the passages.
-        after_step: called with the number of steps done.
-
-    Returns:
-        The students, and the seconds spent by part.
+        name: of the student.
+        pipeline: whom it trusts; None learns from labels only.
+        start: the weights that every student starts from.
     """
-    students = {}
-    for name, pipeline in pipelines.items():
-        model = small_llama(settings.size, tokenizer, passages.ids.shape[1], 1000 + seed).train()
-        students[name] = Student(name, pipeline, model, adamw(model))
-    seconds: dict[str, float] = defaultdict(float)
-    generator = torch.Generator().manual_seed(seed)
-    needed = settings.steps * settings.batch
-    rounds = -(-needed // len(passages))
-    order = torch.cat([torch.randperm(len(passages), generator=generator) for _ in range(rounds)])
-    divergence = ForwardKL(ce=settings.ce)
-    for step in range(settings.steps):
-        chosen = passages.take(order[step * settings.batch : (step + 1) * settings.batch])
-        batch = batch_of(chosen)
-        rows, positions = batch.positions(reads_prefix=True)
-        clock = perf_counter()
-        outputs = listen_to(teachers, batch, rows)
-        seconds["teachers"] += perf_counter() - clock
-        rate = cosine(step, settings.steps, settings.learning_rate)
-        for student in students.values():
-            clock = perf_counter()
-            objective = _learn_once(student, chosen, rows, positions, outputs, divergence, seconds)
-            update(student.model, student.optimizer, rate)
-            seconds["student"] += perf_counter() - clock - objective
-        after_step(step + 1, students)
-    return students, dict(seconds)
 
+    def __init__(self, name: str, pipeline: Pipeline | None, start: LlamaForCausalLM) -> None:
+        self.name, self.pipeline = name, pipeline
+        self.model = copy.deepcopy(start).train()
+        self.optimizer = adamw(self.model)
 
-def _learn_once(
-    student: Student,
-    passages: Passages,
-    rows: Int[Tensor, " N"],
-    positions: Positions,
-    outputs: list[TeacherOutput],
-    divergence: ForwardKL,
-    seconds: dict[str, float],
-) -> float:
-    """One backward pass; returns the seconds that the objective took."""
-    if student.pipeline is None:
-        loss = token_losses(student.model, passages.ids).mean()
+    def learn(self, batch: Batch, teachers: Sequence[TeacherSource], divergence: Divergence, rate: float) -> StepRecord:
+        """One step of training."""
+        if self.pipeline is None:
+            loss = token_losses(self.model, batch.input_ids).mean()
+            record = StepRecord(step=0, student=self.name, loss=loss.item(), cross_entropy=loss.item())
+        else:
+            method = Method(teachers, self.pipeline, divergence)
+            heard, hidden = hear(method, batch), last_hidden_state(self.model, input_ids=batch.input_ids)
+            done = step(heard.of(hidden, head_of(self.model)), heard, method)
+            self.pipeline.stack.observe(done.outcome.statistics)
+            self.pipeline.stack.commit()
+            loss = done.loss / done.outcome.count
+            divergence_sum, entropy_sum = done.outcome.divergence.sum().item(), done.outcome.cross_entropy.sum().item()
+            record = StepRecord(
+                step=0,
+                student=self.name,
+                loss=loss.item(),
+                divergence=divergence_sum / done.outcome.count,
+                cross_entropy=entropy_sum / done.outcome.count,
+            )
         loss.backward()
-        student.loss = student.cross_entropy = float(loss.detach())
-        return 0.0
-    hidden = last_hidden_state(student.model, input_ids=passages.ids)
-    clock = perf_counter()
-    stack = student.pipeline.stack
-    out = distil(
-        hidden.flatten(0, 1)[rows],
-        head_of(student.model),
-        outputs,
-        positions,
-        student.pipeline.decide,
-        divergence,
-        needs=stack.needs,
-    )
-    spent = perf_counter() - clock
-    seconds["objective"] += spent
-    loss = out.loss / out.count
-    loss.backward()
-    stack.observe(out.statistics)
-    stack.commit()
-    student.loss = float(loss.detach())
-    student.divergence = float(out.divergence.sum()) / out.count
-    student.cross_entropy = float(out.cross_entropy.sum()) / out.count
-    student.weights = weights_by_domain(out.log_w, positions)
-    return spent
+        update(self.model, self.optimizer, rate)
+        return record
+
+
+class Controls:
+    """Students that learn beside a run, from the batches of its training: an observer.
+
+    Args:
+        pipelines: by name.
+        start: the weights that every student starts from.
+        teachers: that remember the passages.
+        passages: all that the run learns from.
+        divergence: what is learned.
+
+    Attributes:
+        students: by name.
+        records: of their logged steps.
+        weights: logged step -> true domain -> teacher -> the run's own mean weight.
+        seconds: that they took.
+    """
+
+    def __init__(
+        self,
+        pipelines: Mapping[str, Pipeline | None],
+        start: LlamaForCausalLM,
+        teachers: Sequence[TeacherSource],
+        passages: Passages,
+        divergence: Divergence,
+    ) -> None:
+        self.students = {name: Control(name, pipeline, start) for name, pipeline in pipelines.items()}
+        self.teachers, self.passages, self.divergence = teachers, passages, divergence
+        self.row = {tuple(ids): i for i, ids in enumerate(passages.ids.tolist())}
+        self.records: list[StepRecord] = []
+        self.weights: dict[int, dict[str, dict[str, float]]] = {}
+        self.seconds = 0.0
+
+    def __call__(self, done: StepOutcome, trainer: Taught) -> dict[str, float]:
+        """One step of every student, at the run's learning rate; nothing is logged with the run's own figures."""
+        clock = perf_counter()
+        assert done.batch is not None
+        assert trainer.optimizer is not None
+        rows = torch.tensor([self.row[tuple(ids)] for ids in done.batch.input_ids.tolist()])
+        batch, rate = told(self.passages.take(rows)), float(trainer.optimizer.param_groups[0]["lr"])
+        records = [one.learn(batch, self.teachers, self.divergence, rate) for one in self.students.values()]
+        number = trainer.state.global_step + 1
+        if number % trainer.args.logging_steps == 0:
+            self.records += [record.model_copy(update={"step": number}) for record in records]
+            _, positions = batch.positions(reads_prefix=True)
+            self.weights[number] = weights_by_domain(done.outcome.log_w, positions)
+        self.seconds += perf_counter() - clock
+        return {}
 
 
 def weights_by_domain(log_w: Float[Tensor, "N K"], positions: Positions) -> dict[str, dict[str, float]]:

@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -49,7 +49,7 @@ from polydistill.teachers import TeacherUnavailableError
 from polydistill.training.hearing import listen_to
 from polydistill.training.partial import served_says
 from polydistill.training.placement import ShardedTeacher
-from polydistill.training.taught import Taught
+from polydistill.training.taught import Observer, Taught
 from polydistill.training.terms import terms_of
 
 STUDENT = "student"
@@ -84,8 +84,16 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def train_run(config: RunConfig, command: str, console: Console | None = None) -> RunSummary:
+def train_run(
+    config: RunConfig, command: str, console: Console | None = None, observers: Sequence[Observer] = ()
+) -> RunSummary:
     """Train, or go on where the folder's last whole checkpoint ends; leaves a finished student behind.
+
+    Args:
+        config: of the run.
+        command: that started it, for the record.
+        console: for progress; silent when None.
+        observers: called on every training batch, after the one that records it.
 
     Raises:
         ConfigError: the folder holds a run of another configuration.
@@ -95,16 +103,18 @@ def train_run(config: RunConfig, command: str, console: Console | None = None) -
     folder = Path(config.output)
     with locked(folder):
         _same_run(config, folder)
-        summary = _train(config, folder, command, console)
+        summary = _train(config, folder, command, console, observers)
     leave()
     return summary
 
 
-def _train(config: RunConfig, folder: Path, command: str, console: Console | None) -> RunSummary:
+def _train(
+    config: RunConfig, folder: Path, command: str, console: Console | None, observers: Sequence[Observer]
+) -> RunSummary:
     started, clock = datetime.now(UTC), perf_counter()
     order = check_order(config)
     recorder = Recorder(folder)
-    trainer = build_trainer(config, [recorder])
+    trainer = build_trainer(config, [recorder, *observers])
     refuse_unheard(trainer)
     trainer.add_callback(recorder)
     if console is not None:
