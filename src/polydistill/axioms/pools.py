@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Weights, Teachers = Float[Tensor, "n K"], Float[Tensor, "n K V"]
+Weights = Float[Tensor, "n K"]
+Teachers = Float[Tensor, "n K V"]
 Aggregator = Callable[[Weights, Teachers], Float[Tensor, "n V"]]
 TOLERANCE = 1e-7
 

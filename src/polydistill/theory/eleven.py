@@ -5,6 +5,7 @@ teachers' similarity under each of them, E and D go together, and no law of the 
 """
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,7 +51,7 @@ def _leader(e: Tensor) -> Tensor:
     return _clipped(e) + 1.5 * (e >= e.amax(-1, keepdim=True)).to(e)
 
 
-WIDE = {"parameters": SAME, "range": SPREAD + 18.0}
+WIDE: dict[str, Any] = {"parameters": SAME, "range": SPREAD + 18.0}
 ALONE: dict[str, Specimen] = {
     "N": Specimen(
         "clone-robust softmax of mass 1.5",
