@@ -31,7 +31,7 @@ safety:
     - {{kind: kl_to_teacher, name: near b, teacher: b, limit: 0.2, severity: 0.5}}
     - {{kind: generated_rate, name: vowels, limit: 0.1, follows: near b, prompts: {folder}/prompts.txt,
         pattern: "a", every: 4}}
-  dual: {{integral: 0.3, window: 5}}
+  expert: {{integral: 0.3, window: 5}}
 training: {{max_steps: {steps}, batch_size: 4, gradient_accumulation: 2, learning_rate: 5.0e-3, log_steps: 1, cpu: true,
   save_steps: {saved}}}
 """

@@ -13,7 +13,7 @@ from commands import write_run
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 CONSTRAINTS = """  infeasible: {infeasible}
-  dual: {{integral: 0.5, window: 2, patience: 3, most: 1.0}}
+  expert: {{integral: 0.5, window: 2, patience: 3, most: 1.0}}
   constraints:
     - {{kind: kl_to_teacher, name: near b, teacher: b, limit: 0.0001, severity: 0.5}}
     - {{kind: task_loss, name: maths, task: maths, limit: 50.0}}

@@ -37,7 +37,7 @@ safety:
   constraints:
     - {{kind: unsafe_mass, name: words, limit: 1.0e-6, strings: [" the", "add"], severity: 0.5}}
     - {{kind: task_loss, name: maths, task: maths, limit: 50.0}}
-  dual: {{integral: 0.5, window: 2, patience: 3, most: 1.0}}
+  expert: {{integral: 0.5, window: 2, patience: 3, most: 1.0}}
   infeasible: fail
 training: {{max_steps: 10, batch_size: 4, learning_rate: 1.0e-8, log_steps: 2, cpu: true, save_steps: 100}}
 """

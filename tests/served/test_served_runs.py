@@ -45,7 +45,7 @@ def config(place, output, url=None, *, teachers=None, **more) -> RunConfig:
     """`big` served (at `url`) or local, and `small` local."""
     big = {"model": str(place / "big")}
     if url is not None:
-        big = {"url": url, "model": servers.MODEL, "top_logprobs": 300, "patience": QUICK}
+        big = {"url": url, "model": servers.MODEL, "top_logprobs": 300, "expert": QUICK}
         big |= {"api_key_env": servers.VARIABLE, **more.pop("served", {})}
     tree = {
         "output": str(output),
@@ -151,7 +151,7 @@ def test_dropping_goes_on_and_says_what_it_cost(place, here, tmp_path):
             servers.well(server, connection, content, number)
 
     faulty = servers.Faulty(out_in_the_second_step, here)
-    impatient = {"on_outage": "drop", "patience": {**QUICK, "attempts": 1}, "concurrency": 1}
+    impatient = {"on_outage": "drop", "expert": {**QUICK, "attempts": 1}, "concurrency": 1}
     with faulty.running() as url:
         summary = trained(place, tmp_path / "run", url, served=impatient)
     (said,) = [line for line in summary.says if "was out at" in line]

@@ -4,7 +4,6 @@ import json
 
 import models
 import pytest
-from pydantic import ValidationError
 
 from polydistill.certification import Certificate
 from polydistill.cli.main import _pipeline_of
@@ -47,7 +46,7 @@ def config(folder, **changes):
     [
         (None, None),
         ({}, AcrossTeachers("upgrad")),
-        ({"method": "mgda", "share": 0.1, "sample": 32}, AcrossTeachers("mgda", 0.1, 32)),
+        ({"method": "mgda", "share": 0.1, "expert": {"sample": 32}}, AcrossTeachers("mgda", 0.1, 32)),
         ({"across": "labels", "method": "graddrop"}, AcrossGroups("graddrop", Labels())),
         ({"across": "severity", "critical": 0.7}, AcrossGroups("upgrad", Critical(0.7))),
     ],
@@ -72,8 +71,6 @@ def test_what_does_not_go_together_is_refused_before_a_model_is_loaded(folder):
     on_policy = {"mode": "on_policy"}
     with pytest.raises(ConfigError, match="gradient: it is there for off-policy runs only"):
         build_trainer(config(folder, gradient={}, training=on_policy, **gone))
-    with pytest.raises(ValidationError, match=r"drop_teachers is gone: .*`skip_below`"):
-        config(folder, training={"drop_teachers": 1})
 
 
 @pytest.mark.slow
