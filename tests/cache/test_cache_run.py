@@ -13,7 +13,7 @@ import forked
 import numpy as np
 import pytest
 import torch
-from models import saved, texts
+from models import saved_all, texts
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
@@ -38,8 +38,7 @@ COMMAND = "polydistill cache build run.yaml"
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A student, three teachers (the third is stored as hidden states), texts with tasks, and run.yaml."""
     folder = tmp_path_factory.mktemp("caches")
-    for seed, name in enumerate(("student", "a", "b", "c")):
-        saved(folder / name, seed)
+    saved_all(folder, "student", "a", "b", "c")
     for name, rows in (("train", texts(24)), ("held-out", texts(30).select(range(24, 30)))):
         rows.to_json(folder / f"{name}.jsonl")
     config = {

@@ -144,8 +144,7 @@ def limits() -> Constrained:
 
 def cached(folder: Path) -> Record:
     """Teachers that are read from a cache, one of them as hidden states."""
-    for seed, name in enumerate(("student", "a", "b")):
-        models.saved(folder / name, seed)
+    models.saved_all(folder, "student", "a", "b")
     models.texts(12).to_json(folder / "train.jsonl")
     tree: dict[str, Any] = {
         "output": str(folder / "run"),

@@ -43,8 +43,7 @@ def runs(tmp_path_factory) -> tuple[Path, list[dict]]:
     models.saved(folder / "student", 7, dropout=0.1)
     for seed, name in enumerate("ab"):
         models.saved(folder / name, seed)
-    rows = models.texts(24).remove_columns(["severity", "teacher_id"])
-    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    models.written(folder / "train.jsonl", models.texts(24).remove_columns(["severity", "teacher_id"]))
     (folder / "rules.yaml").write_text("- {pattern: 'sum of', severity: 0.9, until: 'is'}\n")
     (folder / "prompts.txt").write_text("the sum\nfor item\n")
     for name in ("whole", "killed"):

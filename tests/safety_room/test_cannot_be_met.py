@@ -41,8 +41,8 @@ def ended(folder: Path, infeasible: str) -> Ended:
         constraints=CONSTRAINTS.format(infeasible=infeasible, folder=folder),
         limit="limit: 1.0e-6",
         steps="max_steps: 12",
+        rate="learning_rate: 1.0e-8",
     )
-    path.write_text(path.read_text().replace("learning_rate: 1.0e-3", "learning_rate: 1.0e-8"))
     done = forked.run([*forked.POLYDISTILL, "train", path], env={**os.environ, "COLUMNS": "200"})
     return Ended(folder / "run", done.returncode, done.stdout, done.stderr)
 

@@ -1,7 +1,5 @@
 """`gradient:` from the configuration: what is built, what is refused, what a run leaves behind."""
 
-import json
-
 import models
 import pytest
 
@@ -21,10 +19,8 @@ pytest.importorskip("torchjd")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("project")
-    for seed, name in enumerate(("student", "a", "b")):
-        models.saved(place / name, seed)
-    rows = models.texts(16).remove_columns("teacher_id").to_list()
-    (place / "train.jsonl").write_text("\n".join(json.dumps(row) for row in rows) + "\n")
+    models.saved_all(place, "student", "a", "b")
+    models.written(place / "train.jsonl", models.texts(16).remove_columns("teacher_id"))
     return place
 
 
