@@ -304,7 +304,7 @@ def reading(steps: int = 150) -> dict[str, Any]:
         for name, forms in (("live", None), ("entries", "entries"), ("hidden4", "hidden4")):
             one = dict(tree, output=str(root / name))
             if forms is not None:
-                stored_as = tree | {"cache": {"forms": dict.fromkeys(DOMAINS, forms)}}
+                stored_as = tree | {"cache": {"expert": {"forms": dict.fromkeys(DOMAINS, forms)}}}
                 build_cache(RunConfig.model_validate(stored_as), str(root / f"cache-{name}"))
                 one["teachers"] = {domain: {"cache": str(root / f"cache-{name}")} for domain in DOMAINS}
                 result[name] = read_through(Cache(str(root / f"cache-{name}")))

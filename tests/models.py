@@ -1,6 +1,8 @@
 """Tiny models and a tokenizer, made on the spot: nothing is downloaded."""
 
 import functools
+import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -81,6 +83,31 @@ def saved(folder: Path, seed: int = 0, **options) -> Path:
     llama(seed, **options).save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return folder
+
+
+SMALL = {
+    "per_device_train_batch_size": 4,
+    "learning_rate": 1e-2,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "use_cpu": True,
+    "report_to": [],
+    "disable_tqdm": True,
+    "dataloader_pin_memory": False,
+}
+"""Arguments of trl for a small run: no logging to anywhere, no accelerator."""
+
+
+def saved_all(folder: Path, *names: str, **options) -> None:
+    """A `saved` model of each name, from seeds 0, 1, ..."""
+    for seed, name in enumerate(names):
+        saved(folder / name, seed, **options)
+
+
+def written(path: Path, rows: Iterable[dict]) -> Path:
+    """Rows as JSON, one a line."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
 
 
 def texts(n: int = 16) -> Dataset:

@@ -13,7 +13,7 @@ import forked
 import numpy as np
 import pytest
 import torch
-from models import saved, texts
+from models import saved_all, texts
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
@@ -38,8 +38,7 @@ COMMAND = "polydistill cache build run.yaml"
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A student, three teachers (the third is stored as hidden states), texts with tasks, and run.yaml."""
     folder = tmp_path_factory.mktemp("caches")
-    for seed, name in enumerate(("student", "a", "b", "c")):
-        saved(folder / name, seed)
+    saved_all(folder, "student", "a", "b", "c")
     for name, rows in (("train", texts(24)), ("held-out", texts(30).select(range(24, 30)))):
         rows.to_json(folder / f"{name}.jsonl")
     config = {
@@ -51,10 +50,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "cache": {
             "examples_per_shard": 6,
             "batch": 4,
-            "forms": {"b": "hidden8"},
-            "mass": 0.999,
-            "least": 1e-4,
-            "cap": 300,
+            "expert": {"forms": {"b": "hidden8"}, "mass": 0.999, "least": 1e-4, "cap": 300},
         },
         "training": {"max_steps": 4, "batch_size": 4, "learning_rate": 1e-3, "cpu": True, "log_steps": 1},
     }
@@ -144,7 +140,7 @@ def test_weights_that_read_what_is_not_stored_are_refused(
     config: RunConfig, cache: Path, signal: str, unknown: str
 ) -> None:
     weighting = [{"kind": "softmax", "signal": signal}]
-    with pytest.raises(ValueError, match=rf"'c' is truncated: {unknown}, which.*cache\.forms\.c=hidden8"):
+    with pytest.raises(ValueError, match=rf"'c' is truncated: {unknown}, which.*cache\.expert\.forms\.c=hidden8"):
         build_trainer(from_cache(config, cache, weighting=weighting))
     stored = from_cache(config, cache).model_dump(by_alias=True)
     whole = {"b": stored["teachers"]["b"], "live": config.teachers["a"].source}  # b's hidden states are stored
@@ -282,7 +278,8 @@ def test_a_build_goes_on_with_the_shards_that_are_whole(config: RunConfig, cache
 
 
 def test_another_run_is_refused_field_by_field(config: RunConfig, copy: Path) -> None:
-    section = config.cache.model_copy(update={"step": 0.25, "mass": 0.9})
+    expert = config.cache.expert.model_copy(update={"step": 0.25, "mass": 0.9})
+    section = config.cache.model_copy(update={"expert": expert})
     with pytest.raises(FingerprintError) as caught:
         build_cache(config.model_copy(update={"cache": section}), str(copy), command=COMMAND)
     lines = str(caught.value).splitlines()

@@ -13,7 +13,7 @@ import forked
 import pytest
 import torch
 from filelock import FileLock
-from models import conversations, llama, saved
+from models import conversations, llama, saved_all, written
 from ruamel.yaml import YAML
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
@@ -62,12 +62,10 @@ def polydistill(folder: Path, *arguments: str, real: bool = False) -> subprocess
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a student, three teachers, conversations with tasks, and run.yaml."""
     folder = tmp_path_factory.mktemp("project")
-    for seed, name in enumerate(("student", "code", "maths", "safe")):
-        saved(folder / name, seed)
+    saved_all(folder, "student", "code", "maths", "safe")
     for name, n in (("train", 32), ("held-out", 8)):
-        rows = conversations(n).to_list()
-        lines = [json.dumps({**row, "task": "ab"[i % 2], "severity": i % 2}) for i, row in enumerate(rows)]
-        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+        rows = [{**row, "task": "ab"[i % 2], "severity": i % 2} for i, row in enumerate(conversations(n))]
+        written(folder / f"{name}.jsonl", rows)
     config = {
         "output": "runs/first",
         "student": "student",

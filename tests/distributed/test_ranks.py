@@ -9,7 +9,7 @@ from pathlib import Path
 
 import forked
 import pytest
-from models import completions, saved
+from models import completions, saved_all, written
 
 from polydistill.run.train import evaluate_run
 
@@ -140,10 +140,8 @@ def test_a_rank_killed_in_the_middle_restarts_and_finishes(runs, tmp_path):
 @pytest.mark.timeout(300)
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_a_sharded_run_leaves_a_whole_student_behind_with_its_scores(tmp_path):
-    for seed, name in enumerate(("student", "a", "b")):
-        saved(tmp_path / name, seed, width=16, layers=2)
-    with (tmp_path / "data.jsonl").open("w") as stream:
-        stream.writelines(json.dumps(row) + "\n" for row in completions(16))
+    saved_all(tmp_path, "student", "a", "b", width=16, layers=2)
+    written(tmp_path / "data.jsonl", completions(16))
     text = """
 output: {0}/run
 student: {0}/student

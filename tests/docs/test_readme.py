@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from models import saved
+from models import saved_all
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md"), ROOT / "proofs" / "README.md"]
@@ -17,8 +17,7 @@ def test_the_example_of_the_readme_runs_as_it_stands(
     code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert code is not None
     assert len([line for line in code[1].splitlines() if line.strip()]) <= 30
-    for seed, name in enumerate(("student", "code", "maths", "safe")):
-        saved(tmp_path / name, seed)
+    saved_all(tmp_path, "student", "code", "maths", "safe")
     monkeypatch.chdir(tmp_path)
     exec(compile(code[1], "README.md", "exec"), {"__name__": "readme"})
     assert "no teacher ever weighs less than" in capsys.readouterr().out

@@ -144,8 +144,7 @@ def limits() -> Constrained:
 
 def cached(folder: Path) -> Record:
     """Teachers that are read from a cache, one of them as hidden states."""
-    for seed, name in enumerate(("student", "a", "b")):
-        models.saved(folder / name, seed)
+    models.saved_all(folder, "student", "a", "b")
     models.texts(12).to_json(folder / "train.jsonl")
     tree: dict[str, Any] = {
         "output": str(folder / "run"),
@@ -153,7 +152,11 @@ def cached(folder: Path) -> Record:
         "teachers": {name: str(folder / name) for name in "ab"},
         "data": {"train": str(folder / "train.jsonl")},
         "weighting": [{"kind": "prefix_posterior"}, {"kind": "softmax", "signal": "entropy"}],
-        "cache": {"examples_per_shard": 6, "batch": 4, "forms": {"b": "hidden8"}, "mass": 0.999, "cap": 300},
+        "cache": {
+            "examples_per_shard": 6,
+            "batch": 4,
+            "expert": {"forms": {"b": "hidden8"}, "mass": 0.999, "cap": 300},
+        },
         "training": {"max_steps": 2, "batch_size": 4, "learning_rate": 1e-3, "cpu": True, "log_steps": 1},
     }
     build_cache(RunConfig.model_validate(tree), str(folder / "cache"))

@@ -5,7 +5,6 @@ dependencies of the one that runs the tests (installing torch again takes minute
 file adds a folder, and not the path files in it. Everything runs in a folder outside the clone, with an empty home.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from models import saved, texts
+from models import saved_all, texts, written
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
@@ -81,11 +80,9 @@ def test_the_archive_has_what_the_checks_need(installed):
 
 
 def test_a_starter_is_written_checked_and_trained(installed, tmp_path):
-    for seed, name in enumerate(("student", "code", "maths", "safe")):
-        saved(tmp_path / name, seed)
+    saved_all(tmp_path, "student", "code", "maths", "safe")
     for name in ("train", "held-out"):
-        rows = "".join(json.dumps(row) + "\n" for row in texts(16).select_columns("text"))
-        (tmp_path / f"{name}.jsonl").write_text(rows)
+        written(tmp_path / f"{name}.jsonl", texts(16).select_columns("text"))
     installed.polydistill(tmp_path, "init")
     models = ["student.model=student", "teachers.code=code", "teachers.maths.model=maths", "teachers.safe.model=safe"]
     options = [*models, "data.max_length=64", "training.cpu=true", "training.max_steps=2"]

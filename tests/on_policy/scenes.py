@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from models import SENTENCES, llama, tokenizer
+from models import SENTENCES, SMALL, llama, tokenizer
 from trl import DistillationConfig, DistillationTrainer
 
 from polydistill.teachers import LocalTeacher
@@ -30,21 +30,8 @@ def prompts(n: int = 16, completion: bool = False) -> Dataset:
 
 def arguments(folder: Path, **options: Any) -> DistillationConfig:
     """Trl's arguments for a run of three steps on the CPU."""
-    wanted: dict[str, Any] = {
-        "output_dir": str(folder),
-        "per_device_train_batch_size": 4,
-        "max_completion_length": 8,
-        "max_steps": 3,
-        "learning_rate": 1e-2,
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "use_cpu": True,
-        "report_to": [],
-        "save_strategy": "no",
-        "logging_steps": 1,
-        "disable_tqdm": True,
-    }
-    return DistillationConfig(**{**wanted, **options})
+    few = {"max_completion_length": 8, "max_steps": 3, "save_strategy": "no", "logging_steps": 1}
+    return DistillationConfig(str(folder), **{**SMALL, **few, **options})
 
 
 def two() -> dict[str, LocalTeacher]:

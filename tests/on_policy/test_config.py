@@ -1,9 +1,7 @@
 """`training: {mode: on_policy}`: defaults, refusals, and a whole run that resumes under its own configuration."""
 
-import json
-
 import pytest
-from models import completions, saved
+from models import completions, saved_all, written
 
 from polydistill.config.file import ConfigError, dump_config, load_config
 from polydistill.config.run import RunConfig
@@ -22,11 +20,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::Deprec
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
-    for seed, name in enumerate(("student", "a", "b")):
-        saved(root / name, seed, width=16)
-    with (root / "data.jsonl").open("w") as stream:
-        for i, row in enumerate(completions(16)):
-            stream.write(json.dumps({**row, "task": "code" if i % 2 else "maths"}) + "\n")
+    saved_all(root, "student", "a", "b", width=16)
+    rows = ({**row, "task": "code" if i % 2 else "maths"} for i, row in enumerate(completions(16)))
+    written(root / "data.jsonl", rows)
     return root
 
 

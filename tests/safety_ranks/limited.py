@@ -46,27 +46,13 @@ def learn(folder: Path, world: int) -> dict:
     """Train on batches that are the same whatever the number of ranks; what this rank ends with."""
     constraints = limits()
     path = Multipliers(constraints)
+    options = {"max_steps": STEPS, "per_device_train_batch_size": BATCH // world, "max_length": 64, "logging_steps": 1}
+    options |= {"optim": "sgd", "lr_scheduler_type": "constant", "save_strategy": "no"}
     trainer = PolyDistillTrainer(
         models.llama(7),
         {"a": models.llama(0), "b": models.llama(1)},
         PrefixPosterior(0.05),
-        args=SFTConfig(
-            str(folder),
-            max_steps=STEPS,
-            per_device_train_batch_size=BATCH // world,
-            optim="sgd",
-            learning_rate=0.01,
-            lr_scheduler_type="constant",
-            bf16=False,
-            gradient_checkpointing=False,
-            use_cpu=True,
-            report_to=[],
-            logging_steps=1,
-            save_strategy="no",
-            disable_tqdm=True,
-            max_length=64,
-            dataloader_pin_memory=False,
-        ),
+        args=SFTConfig(str(folder), **models.SMALL | options),
         safety=Tilt({"b": 1}),
         constraints=constraints,
         train_dataset=models.texts(32),

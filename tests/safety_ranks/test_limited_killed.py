@@ -31,7 +31,7 @@ safety:
     - {{kind: kl_to_teacher, name: near b, teacher: b, limit: 0.2, severity: 0.5}}
     - {{kind: generated_rate, name: vowels, limit: 0.1, follows: near b, prompts: {folder}/prompts.txt,
         pattern: "a", every: 4}}
-  dual: {{integral: 0.3, window: 5}}
+  expert: {{integral: 0.3, window: 5}}
 training: {{max_steps: {steps}, batch_size: 4, gradient_accumulation: 2, learning_rate: 5.0e-3, log_steps: 1, cpu: true,
   save_steps: {saved}}}
 """
@@ -43,8 +43,7 @@ def runs(tmp_path_factory) -> tuple[Path, list[dict]]:
     models.saved(folder / "student", 7, dropout=0.1)
     for seed, name in enumerate("ab"):
         models.saved(folder / name, seed)
-    rows = models.texts(24).remove_columns(["severity", "teacher_id"])
-    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    models.written(folder / "train.jsonl", models.texts(24).remove_columns(["severity", "teacher_id"]))
     (folder / "rules.yaml").write_text("- {pattern: 'sum of', severity: 0.9, until: 'is'}\n")
     (folder / "prompts.txt").write_text("the sum\nfor item\n")
     for name in ("whole", "killed"):

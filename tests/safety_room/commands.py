@@ -1,7 +1,6 @@
 """A small run with a safety section, and the commands on it, in this process: imports are paid for once."""
 
 import io
-import json
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -57,7 +56,7 @@ def write_run(folder: Path, **replaced: str) -> Path:
             models.saved(folder / name, seed)
     for name in ("train", "held-out"):
         rows = models.texts(16).remove_columns(["severity", "teacher_id"])
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        models.written(folder / f"{name}.jsonl", rows)
     (folder / "rules.yaml").write_text("- {pattern: 'sum of', severity: 0.9, until: 'is'}\n")
     return configured(folder, "run", **replaced)
 
@@ -77,6 +76,7 @@ REPLACEABLE = {
     "tiers": "tiers: [[a], [b]]",
     "limit": "limit: 0.001",
     "steps": "max_steps: 2",
+    "rate": "learning_rate: 1.0e-3",
     "constraints": "  constraints:\n",
     "severity": "severity: {kind: rules, file: rules.yaml, scope: prefix}",
 }

@@ -13,7 +13,7 @@ from commands import write_run
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 CONSTRAINTS = """  infeasible: {infeasible}
-  dual: {{integral: 0.5, window: 2, patience: 3, most: 1.0}}
+  expert: {{integral: 0.5, window: 2, patience: 3, most: 1.0}}
   constraints:
     - {{kind: kl_to_teacher, name: near b, teacher: b, limit: 0.0001, severity: 0.5}}
     - {{kind: task_loss, name: maths, task: maths, limit: 50.0}}
@@ -41,8 +41,8 @@ def ended(folder: Path, infeasible: str) -> Ended:
         constraints=CONSTRAINTS.format(infeasible=infeasible, folder=folder),
         limit="limit: 1.0e-6",
         steps="max_steps: 12",
+        rate="learning_rate: 1.0e-8",
     )
-    path.write_text(path.read_text().replace("learning_rate: 1.0e-3", "learning_rate: 1.0e-8"))
     done = forked.run([*forked.POLYDISTILL, "train", path], env={**os.environ, "COLUMNS": "200"})
     return Ended(folder / "run", done.returncode, done.stdout, done.stderr)
 

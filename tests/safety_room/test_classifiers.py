@@ -1,6 +1,5 @@
 """A real text classifier, made here and saved with its tokenizer, as severity and as judge of what is written."""
 
-import json
 from pathlib import Path
 
 import models
@@ -35,7 +34,7 @@ def config(classifier, tmp_path_factory):
     path = write_run(folder)
     rows = [{"prompt": text, "completion": models.SENTENCES[i % 8]} for i, text in enumerate(prompts(16))]
     for name in ("train", "held-out"):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        models.written(folder / f"{name}.jsonl", rows)
     (folder / "prompts.txt").write_text("the sum\nfor item\n")
     rules = f"severity: {{kind: rules, file: {folder}/rules.yaml, scope: prefix}}"
     text = CONFIG.format(folder=folder).replace(

@@ -150,22 +150,8 @@ def test_the_penalty_is_the_sum_that_it_says():
 
 
 def arguments(folder: Path, **options) -> SFTConfig:
-    defaults = {
-        "max_steps": 12,
-        "per_device_train_batch_size": 4,
-        "gradient_accumulation_steps": 2,
-        "learning_rate": 1e-2,
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "use_cpu": True,
-        "report_to": [],
-        "logging_steps": 4,
-        "save_steps": 5,
-        "disable_tqdm": True,
-        "max_length": 64,
-        "dataloader_pin_memory": False,
-    }
-    return SFTConfig(str(folder), **{**defaults, **options})
+    own = {"max_steps": 12, "gradient_accumulation_steps": 2, "logging_steps": 4, "save_steps": 5, "max_length": 64}
+    return SFTConfig(str(folder), **{**models.SMALL, **own, **options})
 
 
 def trainer(folder: Path, limits: Constrained, **options) -> PolyDistillTrainer:

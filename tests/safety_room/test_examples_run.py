@@ -38,16 +38,13 @@ DATA = {"code_assistant": code, "support_assistant": talks, "medical": talks}
 def local(name: str, folder: Path, classifier: Path) -> Path:
     """An example with local models and data; nothing else is changed but the number of steps and the device."""
     config = YAML(typ="safe").load((ROOT / "examples" / "safety" / f"{name}.yaml").read_text())
-    for seed, who in enumerate(("student", *config["teachers"])):
-        models.saved(folder / who, seed)
+    models.saved_all(folder, "student", *config["teachers"])
     config["output"] = str(folder / "run")
     config["student"]["model"] = str(folder / "student")
     for who, section in config["teachers"].items():
         section["model"] = str(folder / who)
     for part in ("train", "evaluation"):
-        rows = DATA[name](12)
-        (folder / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        config["data"][part] = str(folder / f"{part}.jsonl")
+        config["data"][part] = str(models.written(folder / f"{part}.jsonl", DATA[name](12)))
     config["data"]["max_length"] = 64
     if config["safety"]["severity"]["kind"] == "classifier":
         config["safety"]["severity"]["model"] = str(classifier)

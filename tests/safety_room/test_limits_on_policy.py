@@ -2,6 +2,7 @@
 
 import json
 
+import models
 import pytest
 from commands import command, configured, write_run
 
@@ -17,7 +18,7 @@ def folder(tmp_path_factory):
     write_run(folder)
     rows = [{"prompt": f"the sum of {i}", "completion": " and three is five", "task": "maths"} for i in range(16)]
     for name in ("train", "held-out"):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        models.written(folder / f"{name}.jsonl", rows)
     more = f"tiers: [[a], [b]]\n  probe: {folder}/held-out.jsonl\n  wrong_order: warn"
     path = configured(folder, "written", tiers=more)
     text = path.read_text().replace('strings: [" the", "add"]', 'strings: ["add"], tokens_matching: "e"')

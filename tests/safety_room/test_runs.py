@@ -1,12 +1,12 @@
 """From a configuration to a finished run: constraints in the card and the summary, wrong orders caught."""
 
-import json
 import math
 from pathlib import Path
 
 import models
 import pytest
 import torch
+from commands import write_run
 
 from polydistill.certification import certify
 from polydistill.certification.certificate import Basis
@@ -24,36 +24,18 @@ from polydistill.training.batch import Batch
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples" / "safety").glob("*.yaml"))
 
-CONFIG = """
-output: {folder}/run
-student: {folder}/student
-teachers: {{a: {folder}/a, b: {folder}/b}}
-data: {{train: {folder}/train.jsonl, evaluation: {folder}/train.jsonl, max_length: 48}}
-weighting: [{{kind: prefix_posterior, share: 0.05}}]
-safety:
-  kind: tilt
-  tiers: [[a], [b]]
-  strength: 6.0
-  severity: {{kind: rules, file: {folder}/rules.yaml, scope: prefix}}
+CONSTRAINTS = """  infeasible: fail
+  expert: {integral: 0.5, window: 2, patience: 3, most: 1.0}
   constraints:
-    - {{kind: unsafe_mass, name: words, limit: 1.0e-6, strings: [" the", "add"], severity: 0.5}}
-    - {{kind: task_loss, name: maths, task: maths, limit: 50.0}}
-  dual: {{integral: 0.5, window: 2, patience: 3, most: 1.0}}
-  infeasible: fail
-training: {{max_steps: 10, batch_size: 4, learning_rate: 1.0e-8, log_steps: 2, cpu: true, save_steps: 100}}
+    - {kind: task_loss, name: maths, task: maths, limit: 50.0}
 """
 
 
 @pytest.fixture
 def config(tmp_path):
-    for seed, name in enumerate(("student", "a", "b")):
-        models.saved(tmp_path / name, seed)
-    rows = models.texts(16).remove_columns(["severity", "teacher_id"])
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "rules.yaml").write_text("- {pattern: 'sum of', severity: 0.9, until: 'is'}\n")
-    path = tmp_path / "run.yaml"
-    path.write_text(CONFIG.format(folder=tmp_path))
-    return path
+    return write_run(
+        tmp_path, constraints=CONSTRAINTS, limit="limit: 1.0e-6", steps="max_steps: 10", rate="learning_rate: 1.0e-8"
+    )
 
 
 @pytest.mark.slow
@@ -101,7 +83,7 @@ def test_examples_are_valid_and_promise_an_order(path):
         ("safety.scores={a: 1}", "either `scores` or `tiers`"),
         ("safety.constraints.0.limt=1", "did you mean 'limit'"),
         ("safety.severity.scope=all", "input should be 'prompt' or 'prefix'"),
-        ("safety.constraints.0.strings=[]", "needs `strings` or `tokens_matching`"),
+        ("safety.constraints.1.strings=[]", "needs `strings` or `tokens_matching`"),
     ],
 )
 def test_faults_of_the_section_are_named(config, override, sentence):

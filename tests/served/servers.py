@@ -116,6 +116,18 @@ def well(server: Faulty, connection: socket.socket, content: dict[str, Any], num
     say(connection, right_answer(server.scorer, content))
 
 
+def out_when(out: Callable[[int], bool]) -> Callable[..., None]:
+    """Answers well, except requests of numbers at which the server is out."""
+
+    def behaviour(server: Faulty, connection: socket.socket, content: dict[str, Any], number: int) -> None:
+        if out(number):
+            say(connection, {"error": "gone"}, "503 Service Unavailable")
+        else:
+            well(server, connection, content, number)
+
+    return behaviour
+
+
 def stalls(server: Faulty, connection: socket.socket, content: dict[str, Any], number: int) -> None:
     server.stopped.wait(60)
 

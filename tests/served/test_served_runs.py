@@ -27,11 +27,8 @@ QUICK = {"connect_s": 1, "read_s": 10, "total_s": 20, "attempts": 2, "outage_s":
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
-    for seed, name in enumerate(("student", "big", "small")):
-        models.saved(root / name, seed)
-    with (root / "data.jsonl").open("w") as stream:
-        for row in models.texts(12):
-            stream.write(json.dumps({"text": row["text"], "task": row["task"]}) + "\n")
+    models.saved_all(root, "student", "big", "small")
+    models.written(root / "data.jsonl", models.texts(12).select_columns(["text", "task"]))
     return root
 
 
@@ -45,7 +42,7 @@ def config(place, output, url=None, *, teachers=None, **more) -> RunConfig:
     """`big` served (at `url`) or local, and `small` local."""
     big = {"model": str(place / "big")}
     if url is not None:
-        big = {"url": url, "model": servers.MODEL, "top_logprobs": 300, "patience": QUICK}
+        big = {"url": url, "model": servers.MODEL, "top_logprobs": 300, "expert": QUICK}
         big |= {"api_key_env": servers.VARIABLE, **more.pop("served", {})}
     tree = {
         "output": str(output),
@@ -87,7 +84,9 @@ def test_one_local_one_cached_and_one_served_teacher_in_one_run(place, folder, t
     models.saved(tmp_path / "cached", 3)
     names = {"small": str(place / "small"), "cached": str(tmp_path / "cached"), "big": str(place / "big")}
     local = trained(place, tmp_path / "local", teachers=names)
-    heard = config(place, tmp_path / "heard", teachers={"cached": names["cached"]}, cache={"mass": 1.0, "cap": 300})
+    heard = config(
+        place, tmp_path / "heard", teachers={"cached": names["cached"]}, cache={"expert": {"mass": 1.0, "cap": 300}}
+    )
     build_cache(heard, str(tmp_path / "cache"))
     with servers.polydistill_serve(folder, "--top-logprobs-limit", "300") as url:
         served = {"url": url, "model": servers.MODEL, "top_logprobs": 300}
@@ -108,7 +107,7 @@ def test_a_served_teacher_can_be_cached(place, here, tmp_path):
     """What the cache says of the label is what the server said, within the step of stored signals."""
     with servers.Faulty(servers.well, here).running() as url:
         served = {"url": url, "model": servers.MODEL, "top_logprobs": 100}
-        run = config(place, tmp_path / "run", teachers={"big": served}, cache={"mass": 1.0, "cap": 300})
+        run = config(place, tmp_path / "run", teachers={"big": served}, cache={"expert": {"mass": 1.0, "cap": 300}})
         manifest = build_cache(run, str(tmp_path / "cache"))
         assert build_cache(run, str(tmp_path / "cache")) == manifest
     cached, local = (
@@ -128,13 +127,7 @@ def test_waiting_leaves_the_same_student_byte_for_byte(place, here, tmp_path):
     with servers.Faulty(servers.well, here).running() as url:
         trained(place, tmp_path / "undisturbed", url)
 
-    def out_for_a_while(server, connection, content, number):
-        if 6 <= number < 10:
-            servers.say(connection, {"error": "restarting"}, "503 Service Unavailable")
-        else:
-            servers.well(server, connection, content, number)
-
-    faulty = servers.Faulty(out_for_a_while, here)
+    faulty = servers.Faulty(servers.out_when(lambda number: 6 <= number < 10), here)
     with faulty.running() as url:
         trained(place, tmp_path / "disturbed", url, served={"on_outage": "wait"})
     assert faulty.asked > 16
@@ -144,14 +137,9 @@ def test_waiting_leaves_the_same_student_byte_for_byte(place, here, tmp_path):
 
 @pytest.mark.slow
 def test_dropping_goes_on_and_says_what_it_cost(place, here, tmp_path):
-    def out_in_the_second_step(server, connection, content, number):
-        if number == 9:  # after the vocabulary's probe, a step of four sequences, and the probe batch
-            servers.say(connection, {"error": "gone"}, "503 Service Unavailable")
-        else:
-            servers.well(server, connection, content, number)
-
-    faulty = servers.Faulty(out_in_the_second_step, here)
-    impatient = {"on_outage": "drop", "patience": {**QUICK, "attempts": 1}, "concurrency": 1}
+    # The 10th request is of the second step: after the vocabulary's probe, a step of four sequences, the probe batch.
+    faulty = servers.Faulty(servers.out_when(lambda number: number == 9), here)
+    impatient = {"on_outage": "drop", "expert": {**QUICK, "attempts": 1}, "concurrency": 1}
     with faulty.running() as url:
         summary = trained(place, tmp_path / "run", url, served=impatient)
     (said,) = [line for line in summary.says if "was out at" in line]
@@ -162,14 +150,8 @@ def test_dropping_goes_on_and_says_what_it_cost(place, here, tmp_path):
 
 @pytest.mark.slow
 def test_without_the_right_to_drop_the_run_ends_with_the_reason(place, here, tmp_path):
-    def out(server, connection, content, number):
-        if number > 4:
-            servers.say(connection, {"error": "gone"}, "503 Service Unavailable")
-        else:
-            servers.well(server, connection, content, number)
-
     with (
-        servers.Faulty(out, here).running() as url,
+        servers.Faulty(servers.out_when(lambda number: number > 4), here).running() as url,
         pytest.raises(RuntimeError, match=r"'big'.*503.*gone.*on_outage: wait"),
     ):
         trained(place, tmp_path / "run", url)
@@ -177,15 +159,8 @@ def test_without_the_right_to_drop_the_run_ends_with_the_reason(place, here, tmp
 
 def test_an_outage_after_the_last_step_does_not_cost_the_student(place, here, tmp_path):
     saved = tmp_path / "run" / "student" / "model.safetensors"
-
-    def out(server, connection, content, number):
-        if saved.exists():
-            servers.say(connection, {"error": "gone"}, "503 Service Unavailable")
-        else:
-            servers.well(server, connection, content, number)
-
     with (
-        servers.Faulty(out, here).running() as url,
+        servers.Faulty(servers.out_when(lambda _: saved.exists()), here).running() as url,
         pytest.raises(RuntimeError, match=r"'big'.*503.*gone[\s\S]*is trained and saved in .*`polydistill eval"),
     ):
         trained(place, tmp_path / "run", url)

@@ -1,6 +1,5 @@
 """Labelling on Ray: the same files as without it, whoever is lost on the way."""
 
-import json
 import os
 import signal
 import sys
@@ -30,11 +29,8 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def config(tmp_path_factory) -> RunConfig:
     root = tmp_path_factory.mktemp("models")
-    for seed, name in enumerate(("student", "a", "b")):
-        models.saved(root / name, seed)
-    with (root / "data.jsonl").open("w") as stream:
-        for row in models.texts(24):
-            stream.write(json.dumps({"text": row["text"], "task": row["task"]}) + "\n")
+    models.saved_all(root, "student", "a", "b")
+    models.written(root / "data.jsonl", models.texts(24).select_columns(["text", "task"]))
     return RunConfig.model_validate(
         {
             "output": str(root / "run"),

@@ -14,23 +14,8 @@ LEARNING = TaskPrior({"code": {"a": 2, "b": 1}}) * Hedge(0.5, 0.1)(LabelLikeliho
 
 def arguments(folder: Path, **options) -> SFTConfig:
     """Few steps, no logging to anywhere, no accelerator."""
-    defaults = {
-        "max_steps": 3,
-        "per_device_train_batch_size": 4,
-        "learning_rate": 1e-2,
-        "lr_scheduler_type": "constant",
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "use_cpu": True,
-        "report_to": [],
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "disable_tqdm": True,
-        "max_length": 64,
-        "dataloader_num_workers": 0,
-        "dataloader_pin_memory": False,
-    }
-    return SFTConfig(str(folder), **{**defaults, **options})
+    few = {"max_steps": 3, "lr_scheduler_type": "constant", "logging_steps": 1, "save_strategy": "no", "max_length": 64}
+    return SFTConfig(str(folder), **{**models.SMALL, **few, **options})
 
 
 def trainer(

@@ -1,10 +1,9 @@
 """`objective:` reaches every divergence there is, and refuses a parameter that the chosen one does not read."""
 
-import json
 from typing import get_args
 
 import pytest
-from models import completions, saved
+from models import completions, saved_all, written
 from pydantic import ValidationError
 
 from polydistill.config.file import ConfigError
@@ -65,9 +64,8 @@ def test_a_parameter_that_is_not_read_and_a_kind_that_is_gone_are_refused(sectio
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_an_ordinary_run_takes_it(tmp_path):
-    for seed, name in enumerate(("student", "a", "b")):
-        saved(tmp_path / name, seed, width=16)
-    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in completions(8)))
+    saved_all(tmp_path, "student", "a", "b", width=16)
+    written(tmp_path / "data.jsonl", completions(8))
     tree = {
         "output": str(tmp_path / "run"),
         "student": str(tmp_path / "student"),

@@ -1,10 +1,7 @@
 """`gradient:` from the configuration: what is built, what is refused, what a run leaves behind."""
 
-import json
-
 import models
 import pytest
-from pydantic import ValidationError
 
 from polydistill.certification import Certificate
 from polydistill.cli.main import _pipeline_of
@@ -22,10 +19,8 @@ pytest.importorskip("torchjd")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("project")
-    for seed, name in enumerate(("student", "a", "b")):
-        models.saved(place / name, seed)
-    rows = models.texts(16).remove_columns("teacher_id").to_list()
-    (place / "train.jsonl").write_text("\n".join(json.dumps(row) for row in rows) + "\n")
+    models.saved_all(place, "student", "a", "b")
+    models.written(place / "train.jsonl", models.texts(16).remove_columns("teacher_id"))
     return place
 
 
@@ -47,7 +42,7 @@ def config(folder, **changes):
     [
         (None, None),
         ({}, AcrossTeachers("upgrad")),
-        ({"method": "mgda", "share": 0.1, "sample": 32}, AcrossTeachers("mgda", 0.1, 32)),
+        ({"method": "mgda", "share": 0.1, "expert": {"sample": 32}}, AcrossTeachers("mgda", 0.1, 32)),
         ({"across": "labels", "method": "graddrop"}, AcrossGroups("graddrop", Labels())),
         ({"across": "severity", "critical": 0.7}, AcrossGroups("upgrad", Critical(0.7))),
     ],
@@ -72,8 +67,6 @@ def test_what_does_not_go_together_is_refused_before_a_model_is_loaded(folder):
     on_policy = {"mode": "on_policy"}
     with pytest.raises(ConfigError, match="gradient: it is there for off-policy runs only"):
         build_trainer(config(folder, gradient={}, training=on_policy, **gone))
-    with pytest.raises(ValidationError, match=r"drop_teachers is gone: .*`skip_below`"):
-        config(folder, training={"drop_teachers": 1})
 
 
 @pytest.mark.slow

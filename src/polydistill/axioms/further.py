@@ -91,7 +91,6 @@ E = Axiom(
     words="Renaming the teachers, with their parameters, renames the weights and does nothing else.",
     formula="W(P e) = P W(e) for every permutation P",
     source=OURS,
-    required=False,
     measure=_equivariant,
     sentence="under the permutation {order} a weight differs by {gap:.6g}",
 )
@@ -101,7 +100,6 @@ M = Axiom(
     words="More evidence for a teacher, the rest unchanged, never lowers its weight.",
     formula="e'_k >= e_k and e'_j = e_j imply w'_k >= w_k",
     source=OURS,
-    required=False,
     measure=_monotone,
     sentence="teacher {teacher[0]} gains evidence and its log-weight falls by {gap:.6g} nats",
     rows=("evidence", "teacher", "rise"),
@@ -112,7 +110,6 @@ U = Axiom(
     words="Equal evidence gives equal weights; a prior breaks this by design.",
     formula="e = c 1 implies w = 1 / K",
     source=OURS,
-    required=False,
     measure=_neutral,
     sentence="equal evidence gives log-weights {gap:.6g} nats apart",
 )
@@ -122,7 +119,6 @@ X = Axiom(
     words="Evidence counts relative to the other teachers: a common shift changes nothing.",
     formula="W(e + c 1) = W(e)",
     source=OURS,
-    required=False,
     measure=_shift_invariant,
     sentence="a shift common to all teachers moves the weights by {gap:.6g} nats",
     rows=("evidence", "shift"),
@@ -137,7 +133,6 @@ S = Axiom(
     ),
     formula="w_t is a function of (e_t), of (e_s, s < t), of the task",
     source=OURS,
-    required=False,
     measure=_measurable,
     sentence="weights of a {scale} operator move by {gap:.6g} nats with what lies outside their scale",
     rows=("evidence", "other"),
@@ -148,7 +143,6 @@ D = Axiom(
     words="Adding a copy of a teacher does not raise the weight of teacher and copy together.",
     formula="w'_k + w'_{K+1} <= w_k when teacher K+1 is a copy of teacher k",
     source=OURS + "; independence of clones, Tideman 1987",
-    required=False,
     measure=_clone_robust,
     sentence="a copy of teacher {clone} raises their weight from {before:.4g} to {together:.4g}",
 )

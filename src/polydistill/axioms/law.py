@@ -53,10 +53,10 @@ class Axiom:
         words: the statement in words.
         formula: the statement as a formula.
         source: where it comes from.
-        required: asked for by the framework; the others are defined, checked and reported.
         measure: `measure(rule, **inputs)` gives named numbers per row `[n]`, among them `gap`: above 0 the law is
             missed by that much.
         sentence: format string over those numbers and the plain inputs.
+        required: asked for by the framework; the others are defined, checked and reported.
         rows: names of the inputs with one entry per row; the others hold for all rows.
     """
 
@@ -65,9 +65,9 @@ class Axiom:
     words: str
     formula: str
     source: str
-    required: bool
     measure: Callable[..., dict[str, Tensor]] = field(repr=False)
     sentence: str = field(repr=False)
+    required: bool = False
     rows: tuple[str, ...] = field(repr=False, default=("evidence",))
 
     def gap(self, rule: Rule, **inputs: Any) -> Float[Tensor, " n"]:

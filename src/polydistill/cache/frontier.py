@@ -42,7 +42,7 @@ class Point:
 
     Attributes:
         name: in words.
-        settings: what `cache:` says for it; `form` is the teacher's entry of `forms`.
+        settings: what `cache.expert` says for it; `form` is the teacher's entry of `forms`.
         bytes_per_position: of whole shards, token ids and index included; what shards share is not.
         kl_mean, kl_p99: `KL(teacher || stored)`, nats.
         entries: stored on average; NaN for hidden states.

@@ -74,13 +74,13 @@ def _refuse_old(files: Files, manifest: bytes) -> None:
     if schema == SCHEMA and draws:
         raise CacheError(
             f"{files.address} holds entries drawn at random (draws: {draws}), a form that is gone; remove it and build "
-            "it anew with the likeliest entries or with hidden states (cache.forms)"
+            "it anew with the likeliest entries or with hidden states (cache.expert.forms)"
         )
     for name, form in forms.items():
         if schema == SCHEMA and form not in FORMS:
             raise CacheError(
                 f"{files.address} stores {name} as {form}, a form that is gone; remove it and build it anew with "
-                "hidden8 or hidden4 (cache.forms)"
+                "hidden8 or hidden4 (cache.expert.forms)"
             )
     if schema != SCHEMA:
         raise CacheError(

@@ -156,7 +156,7 @@ def frontier(
     def tell(teacher: str, point: Any) -> None:
         if teacher not in shown:
             shown.append(teacher)
-            _say(f"{teacher}\n{'bytes per position':>18} {'KL mean':>9} {'KL p99':>9}  cache:")
+            _say(f"{teacher}\n{'bytes per position':>18} {'KL mean':>9} {'KL p99':>9}  cache.expert:")
         said = _setting(teacher, point.settings)
         _say(f"{point.bytes_per_position:18.1f} {point.kl_mean:9.4f} {point.kl_p99:9.4f}  {said}")
 
@@ -165,7 +165,7 @@ def frontier(
 
 
 def _setting(teacher: str, settings: Any) -> str:
-    """What the section `cache` says for a point."""
+    """What the section `cache.expert` says for a point."""
     named = {"forms": f"{{{teacher}: {settings['form']}}}"} if "form" in settings else settings
     said = {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in named.items()}
     return "{" + ", ".join(f"{name}: {value}" for name, value in said.items()) + "}"

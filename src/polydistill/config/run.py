@@ -1,14 +1,14 @@
 """The configuration of a run: inert, strict, saved whole with every run."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from polydistill.config.cache import CacheConfig
 from polydistill.config.objective import ObjectiveConfig
 from polydistill.config.safety import AnySafety
-from polydistill.config.section import Section
+from polydistill.config.section import Section, moved
 from polydistill.config.served import ServedTeacherConfig
 from polydistill.config.weighting import AnyFactor
 
@@ -95,8 +95,16 @@ class DataConfig(Section):
     max_length: int | None = Field(default=1024, ge=2, description="tokens; longer examples are cut")
 
 
+class ExpertGradientConfig(Section):
+    """What the coefficients between teachers are made from."""
+
+    sample: int = Field(default=128, ge=1, description="teachers: positions whose inner products are taken")
+
+
 class GradientConfig(Section):
     """What an aggregator of torchjd makes of gradients that conflict; needs the extra `gradients`."""
+
+    gone: ClassVar[dict[str, str]] = moved("gradient", ExpertGradientConfig)
 
     method: Literal["upgrad", "mgda", "pcgrad", "cagrad", "imtl_g", "nash_mtl", "graddrop"] = "upgrad"
     across: Literal["teachers", "labels", "severity"] = Field(
@@ -104,14 +112,17 @@ class GradientConfig(Section):
         description="between teachers (in logit space), distillation and labels, or critical contexts and the others",
     )
     share: float = Field(default=0.05, gt=0, le=1, description="teachers: share of uniform weights in the coefficients")
-    sample: int = Field(default=128, ge=1, description="teachers: positions whose inner products are taken")
     critical: float = Field(default=0.5, gt=0, le=1, description="severity: from which a context is critical")
+    expert: ExpertGradientConfig = ExpertGradientConfig()
 
 
 class TrainingConfig(Section):
     """The loop; `extra` goes to `trl.SFTConfig` (on_policy: `trl.DistillationConfig`) as it is."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    gone: ClassVar[dict[str, str]] = {
+        "drop_teachers": "is gone: teachers whose weight is known before they speak are left out by `skip_below`"
+    }
 
     mode: Literal["off_policy", "on_policy"] = Field(
         default="off_policy", description="whose text is learned on: the data's, or what the student writes"
@@ -150,15 +161,6 @@ class TrainingConfig(Section):
     loss_mib: int | None = Field(default=None, ge=1, description="memory of the objective's chunks, MiB")
     report_to: list[str] = Field(default=[])
     extra: dict[str, Any] = Field(default={})
-
-    @model_validator(mode="before")
-    @classmethod
-    def _gone(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and "drop_teachers" in values:
-            raise ValueError(
-                "drop_teachers is gone: teachers whose weight is known before they speak are left out by `skip_below`"
-            )
-        return values
 
 
 class RunConfig(Section):

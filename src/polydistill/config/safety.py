@@ -97,8 +97,8 @@ AnyConstraint = Annotated[
 ]
 
 
-class DualConfig(Section):
-    """Gains of the multipliers; the defaults suit limits that are met within a few hundred steps."""
+class ExpertSafetyConfig(Section):
+    """Gains of the constraints' multipliers; the defaults suit limits that are met within a few hundred steps."""
 
     gone: ClassVar[dict[str, str]] = {
         "augmentation": "is gone: multipliers rise by `integral` and `proportional` alone, so leave it out"
@@ -116,13 +116,15 @@ class DualConfig(Section):
 class SafetySection(Section):
     """What every kind of `safety` has: where it matters, and limits on the student."""
 
+    gone: ClassVar[dict[str, str]] = {"dual": "is now safety.expert, with the same keys"}
+
     severity: AnySeverity | None = None
     constraints: list[AnyConstraint] = Field(default=[])
-    dual: DualConfig = DualConfig()
     infeasible: Literal["report", "fail"] = Field(
         default="report", description="`fail` ends a run whose constraints are not met with exit code 5"
     )
     safest: str | None = Field(default=None, description="teacher whose own feasibility is measured")
+    expert: ExpertSafetyConfig = ExpertSafetyConfig()
 
 
 class OrderSection(SafetySection):

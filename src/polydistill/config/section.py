@@ -18,3 +18,8 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     gone: ClassVar[dict[str, str]] = {}
+
+
+def moved(place: str, expert: type[Section]) -> dict[str, str]:
+    """What is told of keys that stood in a section, here `place`, and stand in its `expert` section now."""
+    return {key: f"is now {place}.expert.{key}" for key in expert.model_fields}

@@ -1,14 +1,14 @@
 """A teacher on a server, in the configuration."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from polydistill.config.section import Section
 
 
-class PatienceConfig(Section):
-    """Seconds to wait for each thing, and for how long to try again."""
+class ExpertServedConfig(Section):
+    """Patience: seconds to wait for each thing, and for how long to try again."""
 
     connect_s: float = Field(default=5.0, gt=0, description="to be connected")
     read_s: float = Field(default=60.0, gt=0, description="between two pieces of an answer")
@@ -22,6 +22,8 @@ class PatienceConfig(Section):
 
 class ServedTeacherConfig(Section):
     """A teacher behind an OpenAI-compatible server that gives prompt log-probabilities, such as vLLM."""
+
+    gone: ClassVar[dict[str, str]] = {"patience": "is now teachers.NAME.expert, with the same keys"}
 
     url: str = Field(description="up to and with /v1; no user, password or query in it")
     model: str = Field(description="as the server calls it")
@@ -37,7 +39,7 @@ class ServedTeacherConfig(Section):
     )
     concurrency: int = Field(default=8, ge=1, description="requests under way at most, one sequence each")
     body_limit_mib: int = Field(default=64, ge=1, description="of an answer that is read at most")
-    patience: PatienceConfig = PatienceConfig()
+    expert: ExpertServedConfig = ExpertServedConfig()
 
     @property
     def source(self) -> str:

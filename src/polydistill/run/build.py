@@ -63,7 +63,7 @@ def build_gradient(config: c.RunConfig) -> AcrossTeachers | AcrossGroups | None:
     if config.training.mode == "on_policy":
         raise ConfigError("gradient: it is there for off-policy runs only; leave `gradient` or `mode: on_policy` out")
     if section.across == "teachers":
-        return AcrossTeachers(section.method, section.share, section.sample)
+        return AcrossTeachers(section.method, section.share, section.expert.sample)
     return AcrossGroups(section.method, Labels() if section.across == "labels" else Critical(section.critical))
 
 
@@ -116,7 +116,7 @@ def _served(name: str, section: ServedTeacherConfig) -> ServedTeacher:
         api_key_env=section.api_key_env,
         on_outage=section.on_outage,
         tempered=section.tempered,
-        patience=Patience(**section.patience.model_dump()),
+        patience=Patience(**section.expert.model_dump()),
         concurrency=section.concurrency,
         body_limit=section.body_limit_mib * 2**20,
     )

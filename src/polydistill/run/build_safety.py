@@ -35,18 +35,8 @@ def build_constraints(section: c.SafetySection | None, tokenizer: Any) -> Constr
     """
     if section is None or not section.constraints:
         return None
-    d = section.dual
-    controller = Controller(
-        integral=d.integral,
-        proportional=d.proportional,
-        smoothing=d.smoothing,
-        most=d.most,
-        window=d.window,
-        patience=d.patience,
-        tolerance=d.tolerance,
-    )
     made = [_constraint(entry, tokenizer) for entry in section.constraints]
-    return Constrained(made, controller, safest=section.safest)
+    return Constrained(made, Controller(**section.expert.model_dump()), safest=section.safest)
 
 
 def _constraint(entry: c.AnyConstraint, tokenizer: Any) -> Constraint | GeneratedRate:

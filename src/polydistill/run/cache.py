@@ -228,8 +228,9 @@ def refuse_uncachable(config: c.RunConfig) -> None:
     for name, section in config.teachers.items():
         if isinstance(section, c.CachedTeacherConfig):
             raise ConfigError(f"teachers.{name}: it is a cache already; name the model that is to be heard")
-    if unknown := sorted(set(config.cache.forms) - set(config.teachers)):
-        raise ConfigError(f"cache.forms: there is no teacher {unknown[0]!r}; there are {', '.join(config.teachers)}")
+    if unknown := sorted(set(config.cache.expert.forms) - set(config.teachers)):
+        known = ", ".join(config.teachers)
+        raise ConfigError(f"cache.expert.forms: there is no teacher {unknown[0]!r}; there are {known}")
 
 
 def texts_of(trainer: Taught) -> tuple[list[Text], list[str]]:
@@ -274,21 +275,15 @@ def plan_of(config: c.RunConfig, trainer: Taught, texts: list[Text], tasks: list
         ),
         tasks=tasks,
         teachers=[_teacher(config, teacher) for teacher in trainer.teachers],
-        mass=section.mass,
-        cap=section.cap,
-        least=section.least,
-        step=section.step,
-        signal_step=section.signal_step,
-        backgrounds=section.backgrounds,
         examples_per_shard=section.examples_per_shard,
         batch=section.batch,
-        calibration=section.calibration,
+        **section.coding(),
     )
 
 
 def _teacher(config: c.RunConfig, teacher: Teacher) -> TeacherPlan:
     section = config.teachers[teacher.name]
-    form = config.cache.forms.get(teacher.name, "entries")
+    form = config.cache.form(teacher.name, local=isinstance(teacher, LocalTeacher))
     if not isinstance(teacher, LocalTeacher):
         weights = xxhash.xxh3_128_hexdigest(teacher.describe().encode())
         return TeacherPlan(name=teacher.name, source=section.source, dtype="unknown", weights=weights, form=form)

@@ -7,7 +7,7 @@ any single prompt.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -154,6 +154,7 @@ class KLToTeacher:
     limit: float
     severity: float = 0.5
     index: int | None = None
+    reach: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
         _check_nats(self.name, self.limit)
@@ -163,11 +164,6 @@ class KLToTeacher:
     def scale(self) -> float:
         """The limit."""
         return self.limit
-
-    @property
-    def reach(self) -> int:
-        """None."""
-        return 0
 
     def bind(self, teachers: Sequence[str], tasks: Sequence[str]) -> "KLToTeacher":
         """Find the teacher."""
@@ -206,6 +202,7 @@ class TaskLoss:
     limit: float
     step: float = 0.1
     index: int | None = None
+    reach: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
         _check_nats(self.name, self.limit)
@@ -215,11 +212,6 @@ class TaskLoss:
     def scale(self) -> float:
         """`step`."""
         return self.step
-
-    @property
-    def reach(self) -> int:
-        """None."""
-        return 0
 
     def bind(self, teachers: Sequence[str], tasks: Sequence[str]) -> "TaskLoss":
         """Find the task."""

@@ -30,7 +30,7 @@ def refuse_unknown(teachers: Sequence[object], pipeline: Pipeline) -> None:
                 "label likelihood, prefix posterior, maximum and margin are known exactly, entropy with a stated bound"
             )
         else:
-            stored_as = f"`cache.forms.{teacher.cache.names[teacher.place]}=hidden8`"
+            stored_as = f"`cache.expert.forms.{teacher.cache.names[teacher.place]}=hidden8`"
             known = (
                 "label likelihood, prefix posterior, entropy, maximum and margin are stored beside it; hidden states "
                 f"({stored_as}), which a local model has, tell the rest"

@@ -11,7 +11,7 @@ from polydistill import guarantee as calculus
 from polydistill.guarantee import Guarantee
 from polydistill.logprobs import UNKNOWN, Statistics
 from polydistill.simplex import clip_spread, mix, normalise, spread
-from polydistill.weighting.operator import Carry, Names, Operator, Tag, Weighting, observed_mean
+from polydistill.weighting.operator import Carry, Names, Operator, Tag, Weighed, Weighting, observed_mean
 from polydistill.weighting.signals import Signal
 
 Table = Mapping[str, Mapping[str, float]]
@@ -157,16 +157,16 @@ class Hedge(Weighting):
         return f"Hedge(rate={self.rate:g}, share={self.share:g})"
 
 
-class HedgeOf(Operator):
+class HedgeOf(Weighed):
     """Multiplicative weights over one signal; see `Hedge`."""
 
     scale = "task"
-    tag = Tag.DYNAMIC
     laws = frozenset("MX")
+    weighting: Hedge
 
     def __init__(self, weighting: Hedge, signal: Signal) -> None:
-        super().__init__()
-        self.weighting, self.signal, self.needs = weighting, signal, signal.needs
+        super().__init__(weighting, signal)
+        self.signals, self.reads_label, self.tag = (), False, Tag.DYNAMIC  # it weighs by earlier steps' evidence
         self.log_state: Tensor
         self.pending: Tensor
         self.pending_count: Tensor
@@ -237,9 +237,6 @@ class HedgeOf(Operator):
         """That of the fixed-share recursion, with `rate` per nat of one step's mean evidence."""
         weighting, teachers = self.weighting, len(self.bound_names().teachers)
         return calculus.fixed_share(teachers, weighting.share, f"{self.signal.name} of earlier steps", weighting.rate)
-
-    def __repr__(self) -> str:
-        return f"{self.weighting!r}({self.signal!r})"
 
 
 def _strength(strength: float) -> float:
