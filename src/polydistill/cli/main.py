@@ -33,7 +33,7 @@ def main() -> None:
     """Entry point: errors that are the user's to mend end in one sentence and an exit code."""
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)  # typer.Exit comes back as its code
     except typer.Exit as stop:
         raise SystemExit(stop.exit_code) from None
     except (KeyboardInterrupt, typer.Abort):
@@ -44,6 +44,8 @@ def main() -> None:
             print(f"polydistill: {error.format_message()}", file=sys.stderr)
             raise SystemExit(2) from None
         leave(error)
+    if isinstance(code, int) and code:
+        raise SystemExit(code)
 
 
 @app.command()
