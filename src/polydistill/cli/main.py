@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from polydistill.cli.cache import app as cache_app
 from polydistill.cli.certify import certify
@@ -137,12 +138,12 @@ def evaluate(run: Annotated[Path, typer.Argument(help="folder of a finished run"
 
     _quiet()
     record = evaluate_run(run).record
-    table = Table("nats per token", *record.losses, title=f"{run}: held-out data")
+    table = _table("nats per token", *record.losses, title=f"{run}: held-out data")
     table.add_row("student", *(f"{x:.3f}" for x in record.losses.values()), style="bold")
     for name, losses in record.teacher_losses.items():
-        table.add_row(f"teacher {name}", *(f"{x:.3f}" for x in losses.values()))
+        table.add_row(_plain(f"teacher {name}"), *(f"{x:.3f}" for x in losses.values()))
     for name, gaps in record.kl_to_teacher.items():
-        table.add_row(f"KL({name} || student)", *(f"{x:.3f}" for x in gaps.values()), style="dim")
+        table.add_row(_plain(f"KL({name} || student)"), *(f"{x:.3f}" for x in gaps.values()), style="dim")
     table.add_row("KL(pool || student)", *(f"{x:.3f}" for x in record.kl_to_pool.values()), style="dim")
     console.print(table)
     for name, value in record.constraints.items():
@@ -171,11 +172,11 @@ def compare(
             {"run": str(run), "steps": summary.steps, "mean": mean, "losses": losses, "stack": summary.weighting}
         )
     domains = list(dict.fromkeys(domain for row in rows for domain in row["losses"]))
-    table = Table("run", "steps", *domains, "mean", "weighting")
+    table = _table("run", "steps", *domains, "mean", "weighting")
     for row in sorted(rows, key=lambda row: float("inf") if row["mean"] is None else row["mean"]):
         cells = [f"{row['losses'][d]:.3f}" if d in row["losses"] else "" for d in domains]
         shown = "" if row["mean"] is None else f"{row['mean']:.3f}"
-        table.add_row(row["run"], str(row["steps"]), *cells, shown, row["stack"])
+        table.add_row(_plain(row["run"]), str(row["steps"]), *cells, shown, _plain(row["stack"]))
     console.print(table)
     _write(json_file, rows)
 
@@ -275,14 +276,26 @@ def _quiet() -> None:
     quiet()
 
 
+def _plain(name: str) -> Text:
+    """A name of the user's as it is: no markup, no emoji, control characters made visible."""
+    return Text("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name))
+
+
+def _table(*headers: str, title: str | None = None) -> Table:
+    table = Table(title=None if title is None else _plain(title))
+    for header in headers:
+        table.add_column(_plain(header))
+    return table
+
+
 def _scores(summary: Any) -> None:
     if not summary.scores:
         return
-    table = Table("nats per token", *summary.domains, "mean")
+    table = _table("nats per token", *summary.domains, "mean")
     for score in summary.scores:
         cells = [f"{score.losses[d]:.3f}" if d in score.losses else "" for d in summary.domains]
         table.add_row(
-            f"{score.role} {score.name}" if score.role == "teacher" else score.name,
+            _plain(f"{score.role} {score.name}" if score.role == "teacher" else score.name),
             *cells,
             "" if score.mean is None else f"{score.mean:.3f}",
         )

@@ -1,0 +1,23 @@
+"""Names from data and configuration are text on the terminal."""
+
+import os
+from pathlib import Path
+
+import forked
+
+from polydistill.records import RunSummary, Score, write_summary
+
+NAMES = ("[/b]", "[link=http://x]y[/link]", ":smile:", "\x1b[31mred")
+
+
+def test_names_in_a_table_are_neither_markup_nor_escape_sequences(tmp_path: Path) -> None:
+    losses = dict.fromkeys(NAMES, 1.0)
+    scores = [Score(name="student", role="student", losses=losses, mean=1.0)]
+    summary = RunSummary(title="run", steps=1, domains=list(NAMES), main_student="student", scores=scores)
+    write_summary(tmp_path / "summary.json", summary)
+    done = forked.run([*forked.POLYDISTILL, "compare", str(tmp_path)], env={**os.environ, "COLUMNS": "300"})
+    assert done.returncode == 0, done.stderr
+    for name in NAMES[:3]:
+        assert name in done.stdout
+    assert "\\x1b[31mred" in done.stdout
+    assert "\x1b" not in done.stdout
