@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 
 from polydistill import __version__
+from polydistill.data.pieces import pieces
 from polydistill.demo.corpus import DOMAINS, read_corpus
 from polydistill.demo.passages import Passages, draw, generation_config
 from polydistill.demo.screen import TeacherProgress, last_screen
@@ -242,7 +243,7 @@ def _ribbons(
             Ribbon(
                 name=f"held-out text {b + 1}: {', then '.join(parts)}",
                 teachers=list(DOMAINS),
-                tokens=[str(experts.tokenizer.decode([i])) for i in ids],
+                tokens=pieces(experts.tokenizer, ids),
                 weights=[None, *[[round(w, 4) for w in row] for row in weights[b].tolist()]],
                 loss=[None, *[round(x, 3) for x in losses[b].tolist()]],
                 expected=[None, *[DOMAINS[d] for d in domain[1:]]],
