@@ -45,6 +45,22 @@ def teach_forward(model: PreTrainedModel, visible: int) -> None:
     model.forward = forward
 
 
+def of_the_tokens(hidden: Tensor, ids: Tensor, student: Any) -> Tensor:
+    """Hidden states of the batch's own tokens: virtual tokens that an adapter put before them are left out.
+
+    Raises:
+        ValueError: there are neither as many as tokens, nor as many as with the adapter's virtual ones.
+    """
+    more = hidden.shape[1] - ids.shape[1]
+    virtual = {getattr(config, "num_virtual_tokens", 0) for config in getattr(student, "peft_config", {}).values()}
+    if more and more not in virtual:
+        raise ValueError(
+            f"the student's body made {hidden.shape[1]} hidden states for rows of {ids.shape[1]} tokens; such a model "
+            "cannot be trained, since it is not known which of them belong to which token"
+        )
+    return hidden[:, more:]
+
+
 def _routed(model: PreTrainedModel) -> bool:
     return bool(getattr(model.config.get_text_config(), "output_router_logits", False))
 
