@@ -90,12 +90,13 @@ def test_rules_follow_the_generated_text(tmp_path):
     made = ours(tmp_path, severity=source)
     batch = completed(made, prompts())
     assert batch["severity"].shape == made.batch_of(batch).input_ids.shape
-    ids = made.batch_of(batch).input_ids
+    mine = made.batch_of(batch)
+    assert mine.attention_mask.int().diff(dim=1).max() <= 0  # no padding before a token
     for b in range(4):
-        for t in range(ids.shape[1]):
-            said = "a" in tokenizer().decode(ids[b, : t + 1], skip_special_tokens=True).lower()
-            real = bool(made.batch_of(batch).attention_mask[b, t])
-            assert float(batch["severity"][b, t]) == float(said and real)
+        for t in range(mine.input_ids.shape[1]):
+            said = "a" in tokenizer().decode(mine.input_ids[b, : t + 1], skip_special_tokens=True).lower()
+            real = bool(mine.attention_mask[b, t])
+            assert float(mine.severity[b, t]) == float(said and real)
 
 
 def test_plain_text_has_no_prompts(tmp_path):

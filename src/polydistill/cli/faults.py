@@ -17,6 +17,7 @@ CODES = {
     "CacheError": DATA,
     "SchemaVersionError": DATA,
     "TeacherUnavailableError": TEACHER,
+    "ModelRefusedError": CONFIG,
     "NonFiniteValueError": NUMERICS,
     "NonFiniteError": NUMERICS,
     "InfeasibleError": NUMERICS,

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from polydistill.logprobs import UNKNOWN
 
@@ -34,6 +36,11 @@ class ContextCollator:
         """A batch with `task`, `teacher_id` (indices) and `severity` beside what `inner` makes."""
         plain = [{key: value for key, value in example.items() if key not in COLUMNS} for example in examples]
         batch = dict(self.inner(plain))
+        if "attention_mask" in batch:
+            order = to_the_left(batch["attention_mask"])
+            for name, value in batch.items():
+                if isinstance(value, Tensor) and value.shape == order.shape:
+                    batch[name] = value.gather(1, order)
         batch["task"] = torch.tensor([self._index(example, "task", self.tasks) for example in examples])
         batch["teacher_id"] = torch.tensor([self._index(example, "teacher_id", self.teachers) for example in examples])
         batch["severity"] = self._severities(examples, batch)
@@ -84,6 +91,15 @@ def _severity(example: dict[str, Any]) -> float:
     if not 0.0 <= float(value) <= 1.0:
         raise DataError(f"column 'severity' must lie in [0, 1], got {value}")
     return float(value)
+
+
+def to_the_left(mask: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
+    """Where each place of a row takes its token from, so that real tokens come first, in their order.
+
+    Many families read padding before a row (absolute positions, recurrences, models without a mask), and telling them
+    positions is no cure for all; padding behind a row changes nothing that is before it.
+    """
+    return mask.bool().int().argsort(dim=1, descending=True, stable=True)
 
 
 def task_names(dataset: Any) -> tuple[str, ...]:

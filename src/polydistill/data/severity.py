@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from polydistill.data.context import DataError
+from polydistill.data.pieces import pieces
 
 COLUMN = "severity"
 """Column that the collator reads: a number, or a list with one number per token."""
@@ -169,18 +170,16 @@ def annotate_tokens(dataset: Any, source: Source, tokenizer: Any) -> Any:
     """A tokenised data set with the column `severity`, one number per token; for sources that go along a sequence."""
     if dataset is None or not isinstance(source, FromRules) or not source.along:
         return dataset
-    pieces = _Pieces(tokenizer)
 
     def add(batch: Mapping[str, list[Any]]) -> dict[str, list[list[float]]]:
-        return {COLUMN: [source.score_prefixes([pieces[i] for i in ids]) for ids in batch["input_ids"]]}
+        return {COLUMN: [source.score_prefixes(pieces(tokenizer, ids)) for ids in batch["input_ids"]]}
 
     return _mapped(dataset, add, _key(source))
 
 
 def along(source: FromRules, tokenizer: Any) -> Callable[[Sequence[int]], list[float]]:
     """From token ids to one severity per token, for text that is made while training."""
-    pieces = _Pieces(tokenizer)
-    return lambda ids: source.score_prefixes([pieces[i] for i in ids])
+    return lambda ids: source.score_prefixes(pieces(tokenizer, ids))
 
 
 def shares(dataset: Any) -> dict[str, float]:
@@ -203,17 +202,6 @@ def says_of(found: Mapping[str, float]) -> str | None:
         return None
     parts = [f"{share:.1%} at {name}" for name, share in found.items() if share > 0]
     return f"severity of the training data: {', '.join(parts)}"
-
-
-class _Pieces(dict[int, str]):
-    """Text of a single token; a token that is part of a character is a replacement character."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
-
-    def __missing__(self, token: int) -> str:
-        self[token] = self.tokenizer.decode([token])
-        return self[token]
 
 
 def _inside(rule: SeverityRule, text: str, ends: Sequence[int]) -> list[bool]:
@@ -273,7 +261,9 @@ def _key(source: Source) -> str:
         return source.key
     assert isinstance(source, FromRules)
     rules = [(r.pattern.pattern, r.severity, None if r.until is None else r.until.pattern) for r in source.rules]
-    return repr((rules, source.along))
+    return repr(
+        (rules, source.along, pieces.__module__)
+    )  # numbers from before tokens were decoded in groups are others
 
 
 def _mapped(dataset: Any, add: Callable[[Mapping[str, list[Any]]], dict[str, Any]], key: str) -> Any:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
+from polydistill.data.pieces import pieces
 from polydistill.data.severity import FromRules, SeverityRule
 from polydistill.demo.records_text import FIELDS
 from polydistill.demo.safety_setup import DOMAINS, TEACHERS, Setup, Texts
@@ -129,8 +130,7 @@ class Scenario:
         ]
 
     def _severity(self, texts: Texts) -> Float[Tensor, "B T"]:
-        pieces = {i: str(self.setup.tokenizer.decode([i])) for i in texts.ids.unique().tolist()}
-        rows = [RULES.score_prefixes([pieces[i] for i in ids]) for ids in texts.ids.tolist()]
+        rows = [RULES.score_prefixes(pieces(self.setup.tokenizer, ids)) for ids in texts.ids.tolist()]
         return torch.tensor(rows) * texts.mask
 
     @cached_property

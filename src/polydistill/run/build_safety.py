@@ -8,6 +8,7 @@ from typing import Any
 from polydistill.config import safety as c
 from polydistill.config.file import ConfigError
 from polydistill.data.context import DataError
+from polydistill.data.pieces import inner_pieces
 from polydistill.data.severity import FromColumn, Source, read_rules
 from polydistill.run.classifier import text_classifier
 from polydistill.safety import Constraint, Controller, Forbidden, GeneratedRate, KLToTeacher, TaskLoss, UnsafeMass
@@ -81,7 +82,7 @@ def matching_tokens(tokenizer: Any, pattern: str, name: str) -> list[int]:
         raise ConfigError(f"constraint {name!r}: {pattern!r} is no regular expression: {error}") from error
     special = set(tokenizer.all_special_ids)
     ids = sorted(set(tokenizer.get_vocab().values()) - special)
-    return [i for i, text in zip(ids, tokenizer.batch_decode([[i] for i in ids]), strict=True) if wanted.search(text)]
+    return [i for i, text in zip(ids, inner_pieces(tokenizer, ids), strict=True) if wanted.search(text)]
 
 
 def _flagging(entry: c.GeneratedRateConfig) -> Callable[[list[str]], list[bool]]:

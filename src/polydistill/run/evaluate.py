@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from polydistill.data.pieces import pieces
 from polydistill.logprobs import ROWS, Head, Positions, Statistics, TeacherOutput, logits_of
 from polydistill.objective import ForwardKL, distil
 from polydistill.pipeline import Pipeline
@@ -203,7 +204,7 @@ def _ribbons(
         before = [at.get(b * length + t - 1) if t > 0 else None for t in real]
         weights = [None if i is None else [round(x, 4) for x in log_w[i].exp().tolist()] for i in before]
         losses = [None if i is None else round(float(loss[i]), 4) for i in before]
-        tokens = [tokenizer.decode([ids[t]]) for t in real]
+        tokens = pieces(tokenizer, [ids[t] for t in real])
         made.append(
             Ribbon(
                 name=f"held-out text {already + b + 1}",

@@ -20,7 +20,7 @@ def choice(index: int, ids: list[int], scored: Scored, request: ScoreRequest, sc
     shown = [*(ids if request.echo else []), *new]
     return {
         "index": index,
-        "text": "".join(scorer.word(i) for i in shown),
+        "text": "".join(scorer.pieces([*ids, *new])[-len(shown) :]) if shown else "",
         "finish_reason": "length",
         "logprobs": None if request.logprobs is None else _echoed(ids, new, scored, request, scorer),
         "prompt_logprobs": None
@@ -48,8 +48,10 @@ def _prompt_logprobs(ids: list[int], scored: Scored, k: int, scorer: Scorer) -> 
 def _echoed(ids: list[int], new: list[int], scored: Scored, request: ScoreRequest, scorer: Scorer) -> dict[str, Any]:
     """As OpenAI's completions with `echo`: parallel lists over the prompt, and over the new token if there is one."""
 
-    def name(index: int) -> str:
-        return f"token_id:{index}" if request.return_tokens_as_token_ids else scorer.word(index)
+    def name(index: int, word: str | None = None) -> str:
+        if request.return_tokens_as_token_ids:
+            return f"token_id:{index}"
+        return scorer.word(index) if word is None else word
 
     k = request.logprobs or 0
     own: list[float | None] = [None, *scored.own.tolist()]
@@ -62,12 +64,12 @@ def _echoed(ids: list[int], new: list[int], scored: Scored, request: ScoreReques
         best = scored.following.topk(k)
         own.append(float(scored.following[token]))
         top.append({name(int(i)): float(v) for i, v in zip(best.indices, best.values, strict=True)})
-    words = [scorer.word(i) for i in [*ids, *new]]
+    words = scorer.pieces([*ids, *new])
     offsets = [0]
     for word in words[:-1]:
         offsets.append(offsets[-1] + len(word))
     return {
-        "tokens": [name(i) for i in [*ids, *new]],
+        "tokens": [name(i, word) for i, word in zip([*ids, *new], words, strict=True)],
         "token_logprobs": own,
         "top_logprobs": top if k else None,
         "text_offset": offsets,

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from polydistill.data.pieces import inner_pieces, pieces
 from polydistill.teachers import LocalTeacher, head_of, last_hidden_state
 from polydistill.teachers.vocabulary import tokens_by_id
 
@@ -60,10 +61,14 @@ class Scorer:
         return list(self.tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
 
     def word(self, index: int) -> str:
-        """A token as text."""
+        """A token as the text that it is inside a longer one."""
         if index not in self.words:
-            self.words[index] = str(self.tokenizer.decode([index]))
+            (self.words[index],) = inner_pieces(self.tokenizer, [index])
         return self.words[index]
+
+    def pieces(self, ids: list[int]) -> list[str]:
+        """What each token of a text adds to it."""
+        return pieces(self.tokenizer, ids)
 
     @torch.inference_mode()
     def score(self, ids: list[int], k: int) -> Scored:

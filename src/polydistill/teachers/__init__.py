@@ -1,7 +1,8 @@
 """Who speaks: teachers, their heads, and whether their vocabularies agree with the student's."""
 
 from polydistill.teachers.adapters import AdapterTeacher, adapters_on
-from polydistill.teachers.head import head_of, last_hidden_state
+from polydistill.teachers.examine import ModelRefusedError, examine
+from polydistill.teachers.head import head_of, last_hidden_state, run_body
 from polydistill.teachers.local import LocalTeacher, Teachers, named_teachers
 from polydistill.teachers.source import Teacher, TeacherSource, TeacherUnavailableError
 from polydistill.teachers.vocabulary import VocabularyMismatchError, agree, check_rows
@@ -9,6 +10,7 @@ from polydistill.teachers.vocabulary import VocabularyMismatchError, agree, chec
 __all__ = [
     "AdapterTeacher",
     "LocalTeacher",
+    "ModelRefusedError",
     "Teacher",
     "TeacherSource",
     "TeacherUnavailableError",
@@ -17,7 +19,9 @@ __all__ = [
     "adapters_on",
     "agree",
     "check_rows",
+    "examine",
     "head_of",
     "last_hidden_state",
     "named_teachers",
+    "run_body",
 ]

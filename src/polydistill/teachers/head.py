@@ -1,6 +1,8 @@
 """Taking a causal language model apart into its body and its head."""
 
+from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -8,6 +10,26 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from polydistill.logprobs import Head
+
+
+@dataclass(frozen=True)
+class Parts:
+    """How the logits of one model come about, as `examine` found it.
+
+    Attributes:
+        before_head: something stands between what the body returns and the matrix (BERT's transform, a multiplier):
+            hidden states are then what the matrix itself reads in the model's own forward.
+        scale: of the logits.
+        softcap: of the logits, or None.
+    """
+
+    before_head: bool
+    scale: float
+    softcap: float | None
+
+
+PARTS: WeakKeyDictionary[nn.Module, Parts] = WeakKeyDictionary()
+"""What `examine` found, by model; a model that is not here is one that does as its configuration says."""
 
 
 def head_of(model: Any, visible: int | None = None) -> Head:
@@ -33,22 +55,27 @@ def head_of(model: Any, visible: int | None = None) -> Head:
     # Under FSDP2 parameters are sharded; gather the head once, not once per chunk.
     weight = weight.full_tensor() if isinstance(weight, DTensor) else weight
     bias = bias.full_tensor() if isinstance(bias, DTensor) else bias
-    config = model.config.get_text_config()
-    rows = weight.shape[0]
+    parts, rows = PARTS.get(model) or declared(model), weight.shape[0]
     return Head(
         weight=weight,
         bias=bias,
-        scale=_scale(config),
-        softcap=_softcap(config),
+        scale=parts.scale,
+        softcap=parts.softcap,
         visible=None if visible is None or visible == rows else visible,
     )
+
+
+def declared(model: Any) -> Parts:
+    """What the configuration says of the logits; not every class obeys it."""
+    config = model.config.get_text_config()
+    return Parts(before_head=False, scale=_scale(config), softcap=_softcap(config))
 
 
 def _scale(config: Any) -> float:
     """What a model multiplies its logits with: the field has another name in every family."""
     for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
-        if getattr(config, name, None) is not None:
-            return float(getattr(config, name))
+        if isinstance(value := getattr(config, name, None), int | float):  # MPT may name a formula, and ignores it
+            return float(value)
     scaling = getattr(config, "logits_scaling", None)
     if scaling is None:
         return 1.0
@@ -64,6 +91,39 @@ def _softcap(config: Any) -> float | None:
 
 
 def last_hidden_state(model: Any, **inputs: Any) -> torch.Tensor:
-    """Hidden states `[B, T, D]` of the body, without the head."""
+    """Hidden states `[B, T, D]` that the head reads."""
+    return run_body(model, **inputs)[0]
+
+
+def run_body(model: Any, *args: Any, **inputs: Any) -> tuple[torch.Tensor, Any]:
+    """Hidden states `[B, T, D]` that the head reads, and all that the body returned beside them."""
+    inputs["use_cache"] = False
+    parts = PARTS.get(model)
+    if parts is not None and parts.before_head:
+        return at_head(model, *args, positions=1, **inputs)
     body: nn.Module = model.base_model
-    return body(**inputs, use_cache=False).last_hidden_state
+    said: Any = body(*args, **inputs)
+    return said.last_hidden_state, said
+
+
+def at_head(model: Any, *args: Any, positions: int | None = None, **inputs: Any) -> tuple[torch.Tensor, Any]:
+    """What the head reads in the model's own forward, and what that returned.
+
+    Args:
+        model: the model.
+        args: of its forward.
+        positions: how many leading positions the head is let make logits of; all when None.
+        inputs: of its forward.
+    """
+    read: list[torch.Tensor] = []
+
+    def note(head: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        read.append(given[0])
+        return (given[0][:, :positions], *given[1:])
+
+    hook = model.get_output_embeddings().register_forward_pre_hook(note)
+    try:
+        said = model.forward(*args, **inputs)
+    finally:
+        hook.remove()
+    return read[0], said

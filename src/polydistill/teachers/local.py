@@ -10,7 +10,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from polydistill.data.context import to_the_left
 from polydistill.logprobs import HiddenStates
+from polydistill.teachers.examine import ModelRefusedError, examine
 from polydistill.teachers.head import head_of, last_hidden_state
 from polydistill.teachers.source import Teacher, TeacherUnavailableError
 from polydistill.teachers.vocabulary import agree, check_rows
@@ -24,11 +26,18 @@ class LocalTeacher:
         model: the model; put into evaluation mode.
         tokenizer: its own, compared with the student's; None when the model object came without one, in which case
             only the number of rows can be checked.
+
+    Raises:
+        TeacherUnavailableError: the model's logits are not those of its body and head.
     """
 
     def __init__(self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
         self.name, self.model, self.tokenizer = name, model.eval().requires_grad_(False), tokenizer
         self.visible: int | None = None
+        try:
+            examine(self.model)
+        except (ModelRefusedError, TypeError) as error:
+            raise TeacherUnavailableError(f"teacher {name!r}: {error}") from error
 
     @classmethod
     def load(
@@ -84,6 +93,11 @@ class LocalTeacher:
     ) -> HiddenStates:
         """Last hidden states of the flattened positions `rows`, and the head."""
         device = self.model.device
+        order = to_the_left(attention_mask)
+        input_ids, attention_mask = input_ids.gather(1, order), attention_mask.gather(1, order)
+        length = order.shape[1]
+        rows = rows.to(order.device)
+        rows = rows - rows % length + order.argsort(1).flatten()[rows]
         # A student trained under autocast must not pull the teachers into its dtype.
         with torch.autocast(device.type, enabled=False):
             hidden = last_hidden_state(

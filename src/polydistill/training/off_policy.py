@@ -27,7 +27,7 @@ from polydistill.training.gradient.across_teachers import AcrossTeachers, factor
 from polydistill.training.hearing import Heard, hear
 from polydistill.training.placement import Placement
 from polydistill.training.step import StepOutcome, step
-from polydistill.training.student import teach_forward
+from polydistill.training.student import of_the_tokens, teach_forward
 from polydistill.training.taught import Observer, Taught
 from polydistill.weighting import Operator
 
@@ -138,7 +138,7 @@ class PolyDistillTrainer(Taught, SFTTrainer):
 
         def distil(hidden: Tensor, head: Head) -> Tensor:
             heard = hear(method, batch)
-            student = heard.of(hidden, head)
+            student = heard.of(of_the_tokens(hidden, batch.input_ids, self.model), head)
             done = step(student, heard, method, where, split)
             if isinstance(self.gradient, AcrossTeachers) and training:
                 self._notice(self.gradient, student, heard, done.outcome)

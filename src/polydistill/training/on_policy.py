@@ -11,13 +11,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from trl import DistillationConfig, DistillationTrainer
 
-from polydistill.data.context import COLUMNS, ContextCollator, DataError, refuse_empty, task_names
+from polydistill.data.context import COLUMNS, ContextCollator, DataError, refuse_empty, task_names, to_the_left
 from polydistill.data.prompts import with_prompts
 from polydistill.data.severity import FromRules, Source, along, annotate
 from polydistill.objective import Divergence, ForwardKL, ReverseKL
 from polydistill.safety import Order
 from polydistill.safety.constrained import Constrained
-from polydistill.teachers import Teachers, head_of, named_teachers
+from polydistill.teachers import Teachers, head_of, last_hidden_state, named_teachers
 from polydistill.training.batch import IGNORED, Batch
 from polydistill.training.fixed import fixed_ids, fixed_turn
 from polydistill.training.hearing import hear
@@ -194,11 +194,10 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
         batch = self.batch_of(inputs)
         training = self._training
         where = f"step {self.state.global_step + 1}" if training else "evaluation"
-        length = batch.input_ids.shape[1]
         with self.accelerator.autocast():  # the redirected forward has lost it
-            hidden = self._get_last_hidden_state(unwrapped_student, batch.input_ids, batch.attention_mask, length - 1)
-            hidden = torch.nn.functional.pad(hidden, (0, 0, 0, 1))  # the last position predicts nothing
-            head = head_of(_base(unwrapped_student), self.visible)
+            base = _base(unwrapped_student)
+            hidden = last_hidden_state(base, input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+            head = head_of(base, self.visible)
             if self.tokens is not None:
                 assert isinstance(self.objective, Sampled)
                 done = sampled_step(hidden, head, self.tokens, batch, self.pipeline, self.objective, where=where)
@@ -251,14 +250,16 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
         if inputs.get("tool_mask") is not None:
             learned = learned * inputs["tool_mask"]
         answers = inputs["completion_ids"].masked_fill(learned == 0, IGNORED)
-        severity = inputs["severity"]
+        severity, mask = inputs["severity"], torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
+        labels = torch.cat([torch.full_like(inputs["prompt_ids"], IGNORED), answers], 1)
+        order = to_the_left(mask)  # prompts are padded before their first token
         return Batch(
-            input_ids=ids,
-            attention_mask=torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1),
-            labels=torch.cat([torch.full_like(inputs["prompt_ids"], IGNORED), answers], 1),
+            input_ids=ids.gather(1, order),
+            attention_mask=mask.gather(1, order),
+            labels=labels.gather(1, order),
             task=inputs["task"][:, None].expand(ids.shape),
             teacher=inputs["teacher_id"][:, None].expand(ids.shape),
-            severity=severity if severity.ndim == 2 else severity[:, None].expand(ids.shape),
+            severity=severity.gather(1, order) if severity.ndim == 2 else severity[:, None].expand(ids.shape),
         )
 
 

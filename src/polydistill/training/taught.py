@@ -14,7 +14,7 @@ from polydistill.pipeline import Pipeline, as_operator
 from polydistill.promises import Promise, Terms, promises, says
 from polydistill.safety import Order
 from polydistill.safety.constrained import Constrained
-from polydistill.teachers import Teacher, check_rows
+from polydistill.teachers import ModelRefusedError, Teacher, check_rows, examine
 from polydistill.teachers.vocabulary import tokens_by_id
 from polydistill.training.batch import Batch
 from polydistill.training.checkpointed import Checkpointed, Commit
@@ -114,6 +114,11 @@ class Taught(Checkpointed):
             self.constraints.dual.to(self.args.device)
         student = cast(PreTrainedModel, self.model)
         student = student.get_base_model() if isinstance(student, PeftModel) else student
+        if not any(parameter.is_meta for parameter in student.parameters()):  # FSDP loads on the first rank only
+            try:
+                examine(student)
+            except ModelRefusedError as error:
+                raise ModelRefusedError(f"the student: {error}") from error
         self.visible = len(tokens_by_id(tokenizer))
         said = [check_rows(student.get_output_embeddings().weight.shape[0], self.visible, "the student")]
         looks_at_all = self.constraints is not None or self.gradient is not None

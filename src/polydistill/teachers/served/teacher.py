@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from polydistill.data.pieces import inner_pieces
 from polydistill.logprobs import TAIL_STATISTICS, Informed, KnownStatistics, Sparse, TeacherOutput
 from polydistill.teachers.served.address import Address, Patience
 from polydistill.teachers.served.answer import Entries, OtherTokensError, read_entries, read_json
@@ -321,7 +322,7 @@ def probe_text(tokenizer: PreTrainedTokenizerBase, visible: int, tokens: int) ->
     """
     special = set(tokenizer.all_special_ids)
     step = max(1, visible // tokens)
-    words = [str(tokenizer.decode([i])) for i in range(0, visible, step) if i not in special]
+    words = inner_pieces(tokenizer, [i for i in range(0, visible, step) if i not in special])
     text = " ".join(word for word in words if word.isprintable() and "\ufffd" not in word)
     while True:
         ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
