@@ -1,5 +1,6 @@
 import torch
 
+from polydistill.certification import certify
 from polydistill.certification.search import jumps
 
 
@@ -11,3 +12,12 @@ def test_bisection_closes_in_on_the_jump():
     left, right, _ = jumps(rule, base, along, reach=4.0, step=0.25, keep=1)
     assert left[0, 0] <= 0.3 < right[0, 0]
     assert right[0, 0] - left[0, 0] < 1e-10
+
+
+def test_the_witness_of_a_rule_with_a_jump_jumps():
+    def rule(evidence):
+        return torch.softmax(evidence.clamp(-2, 2) + 0.5 * (evidence > 0.3), -1)
+
+    witness = certify(rule, teachers=2, effort=0.05).finding("C").witness
+    ends = witness.inputs
+    assert (ends["first"] - ends["second"]).abs().max() < 1e-8

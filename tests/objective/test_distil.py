@@ -252,6 +252,17 @@ def test_every_statistic_agrees_with_the_twin(loss_share):
     assert {name for name, _ in fast[0].statistics.measured()} == ALL
 
 
+@pytest.mark.parametrize("divergence", [ForwardKL(temperature=2.0), ReverseKL(temperature=0.5)])
+def test_comparisons_are_of_untempered_distributions(divergence):
+    n, v, needs = 40, 29, frozenset({"distance_to_pool", "student_gap"})
+    given = (hidden(n, 6, seed=1), head(v, 6, seed=2), outputs(n, v, [6, 3, 9]), positions(n, v))
+    fast, slow = both(*given, pipeline(3), divergence, needs=needs)
+    for name in needs:
+        got, want = getattr(fast[0].statistics, name), getattr(slow[4], name)
+        assert want.max() > 0.01
+        torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-5)
+
+
 def test_only_the_statistics_that_were_asked_for_are_measured():
     n, v = 10, 12
     out = distil(

@@ -1,5 +1,6 @@
 """Constraints in training: the penalty is what it says, and a run that was cut off goes on bitwise."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import models
@@ -7,7 +8,7 @@ import pytest
 import torch
 from trl import SFTConfig
 
-from polydistill import ForwardKL, PolyDistillTrainer, PrefixPosterior, Tilt
+from polydistill import ForwardKL, Pipeline, PolyDistillTrainer, PrefixPosterior, Tilt
 from polydistill.logprobs import HiddenStates, Positions
 from polydistill.safety import Controller, Forbidden, GeneratedRate, KLToTeacher, TaskLoss, UnsafeMass
 from polydistill.safety.constrained import Constrained
@@ -236,11 +237,16 @@ def test_the_last_token_of_a_document_does_not_predict_the_next_ones_first():
 
 
 def test_the_penalty_is_added_to_the_loss_as_it_is():
-    from polydistill import Pipeline
-
-    teachers, student, batch = [LocalTeacher("a", models.llama(0))], models.llama(7), batch_of(0, 2)
+    model, batch, limits = models.llama(7), batch_of(0, 2), Constrained([TaskLoss("maths", "maths", 1.0)])
+    limits.bind(("a",), ("code", "maths"))
+    limits.dual.mu.fill_(0.5)
     pipeline = Pipeline.of(PrefixPosterior(0.05), ("a",), ("code", "maths"))
-    hidden = last_hidden_state(student, input_ids=batch.input_ids, attention_mask=batch.attention_mask)
-    given = (hidden, head_of(student), teachers, batch, pipeline, ForwardKL())
-    plain, pressed = step(*given), step(*given, penalty=lambda hidden, *rest: hidden.new_tensor(7.0))
-    assert float((pressed.loss - plain.loss).detach()) == pytest.approx(7.0, rel=1e-4)
+    method = Method([LocalTeacher("a", models.llama(0))], pipeline, ForwardKL())
+    heard = hear(method, batch)
+    hidden = last_hidden_state(model, input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+    student = heard.of(hidden, head_of(model))
+    plain = step(student, heard, method).loss
+    pressed = step(student, heard, replace(method, constraints=limits)).loss
+    penalty = limits.penalty(student.hidden, student.head, heard.outputs, heard.positions, batch.input_ids, heard.rows)
+    assert float(penalty.detach()) > 0.1
+    assert float((pressed - plain).detach()) == pytest.approx(float(penalty.detach()), rel=1e-4)
