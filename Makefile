@@ -1,22 +1,32 @@
 # make demo   the main job, small: three teachers, one student
-# make test   lint, types, import contract, tests
+# make test   tests, with lint, types and import contracts beside them
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-fast check proofs docs pages bench mutants install clean
+.PHONY: demo test test-fast test-long check system proofs docs pages bench mutants install clean
 
 demo: $(VENV)/.demo
 	$(BIN)/polydistill demo
 
 # By file, so that what a module's tests share is made once; files with slow tests come first (tests/conftest.py).
-test: check
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+# The tests with `check` beside them, which says after them what it found; a failure of either is one.
+beside_check = @$(MAKE) --no-print-directory check > $(VENV)/check.log 2>&1 & check=$$!; \
+	$(PYTEST) $(1); tests=$$?; wait $$check; lint=$$?; echo "make check:"; cat $(VENV)/check.log; \
+	test $$tests -eq 0 -a $$lint -eq 0
 
-test-fast: check
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
+test: $(VENV)/.dev system
+	$(call beside_check,-m "not long")
+
+test-fast: $(VENV)/.dev
+	$(call beside_check,-m "not slow and not long")
+
+# At most 30 minutes; pytest says 5 when there are no such tests.
+test-long: $(VENV)/.dev system
+	timeout 1800 $(PYTEST) -m long || test $$? -eq 5
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -24,8 +34,13 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# A browser and a compiler, where they are missing and can be installed.
+system:
+	sh tests/system.sh browser compiler
+
 # The Coq development; proofs/README.md says what it proves.
 proofs:
+	sh tests/system.sh coq
 	sh proofs/check.sh
 
 docs: $(VENV)/.docs

@@ -25,7 +25,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from polydistill import ForwardKL, LocalTeacher
 from polydistill.demo.students import STACK, StudentSettings
 from polydistill.demo.teachers import ModelSize, TeacherSettings, adamw, update
-from polydistill.logprobs import Spoken
+from polydistill.logprobs import HiddenStates
 from polydistill.objective import distil
 from polydistill.teachers import head_of, last_hidden_state
 from polydistill.training.batch import Batch
@@ -62,14 +62,14 @@ def prepare(clock: Callable[[], float]) -> tuple[Callable[[], dict[str, float]],
 
     def call() -> dict[str, float]:
         marks = [clock()]
-        spoken = listen_to(teachers, batch, rows)
+        outputs = listen_to(teachers, batch, rows)
         marks.append(clock())
         hidden = last_hidden_state(student, input_ids=ids)
         marks.append(clock())
         out = distil(
             hidden.flatten(0, 1)[rows],
             head_of(student),
-            spoken,
+            outputs,
             positions,
             pipeline.decide,
             divergence,
@@ -85,10 +85,10 @@ def prepare(clock: Callable[[], float]) -> tuple[Callable[[], dict[str, float]],
         return dict(zip(PARTS, (b - a for a, b in pairwise(marks)), strict=True))
 
     heard = listen_to(teachers, batch, rows)
-    spoken = [said for said in heard if isinstance(said, Spoken)]
+    outputs = [said for said in heard if isinstance(said, HiddenStates)]
     case = Case(len(rows), told.vocabulary, learned.size.hidden, len(teachers))
     hidden = last_hidden_state(student, input_ids=ids).flatten(0, 1)[rows].detach()
-    products = floor(Workload(case, hidden, head_of(student).weight.detach(), spoken, positions, pipeline))
+    products = floor(Workload(case, hidden, head_of(student).weight.detach(), outputs, positions, pipeline))
 
     def projections() -> float:
         started = clock()

@@ -79,7 +79,7 @@ def run(size: str, reads_student: bool, across: bool, clock: Callable[[], float]
         surgeon = clock()
         if across:
             at = seen.hidden.detach()
-            surgery.observe(factor_of(pipeline), pipeline, at, head, heard.spoken, done.outcome, 1.0)
+            surgery.observe(factor_of(pipeline), pipeline, at, head, heard.outputs, done.outcome, 1.0)
         operated = clock()
         (done.loss / done.outcome.count).backward()
         optimizer.step()

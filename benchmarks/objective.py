@@ -43,7 +43,7 @@ def fits(case: Case) -> bool:
     return NAIVE_COPIES * (case.k + 1) * case.n * case.v * 4 < room
 
 
-def time_against_k(
+def time_against_k(  # noqa: PLR0913
     n: int,
     v: int,
     d: int,
@@ -105,7 +105,7 @@ def added_error(dtype: torch.dtype, k: int = 4, n: int = 128, v: int = 8000, d: 
     exact = workload(Case(n, v, d, k, torch.float64))
     exact.hidden.copy_(work.hidden.double().detach())
     exact.weight.copy_(work.weight.double().detach())
-    for mine, theirs in zip(exact.spoken, work.spoken, strict=True):
+    for mine, theirs in zip(exact.outputs, work.outputs, strict=True):
         mine.hidden.copy_(theirs.hidden)
         mine.head.weight.copy_(theirs.head.weight)
     loss = ours(exact)()
@@ -140,7 +140,7 @@ def shares(case: Case) -> dict[str, float]:
 
     clock = time.perf_counter()
     distil(
-        work.hidden, Head(work.weight), work.spoken, work.positions, decide, ForwardKL(),
+        work.hidden, Head(work.weight), work.outputs, work.positions, decide, ForwardKL(),
         needs=work.pipeline.stack.needs,
     )  # fmt: skip
     return {"deciding the weights": deciding / (time.perf_counter() - clock)}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from polydistill import Entropy, ForwardKL, LabelLikelihood, Pipeline, PrefixPosterior, Softmax, TaskPrior, Tilt
-from polydistill.logprobs import Head, Positions, Spoken, Statistics
+from polydistill.logprobs import Head, HiddenStates, Positions, Statistics
 from polydistill.objective import distil
 
 Call = Callable[[], float]
@@ -40,7 +40,7 @@ class Workload:
     case: Case
     hidden: Tensor
     weight: Tensor
-    spoken: list[Spoken]
+    outputs: list[HiddenStates]
     positions: Positions
     pipeline: Pipeline
 
@@ -53,7 +53,7 @@ def workload(case: Case) -> Workload:
 
     size = 3.0 / math.sqrt(case.d)
     hidden, weight = normal(case.n, case.d), normal(case.v, case.d, size=size)
-    spoken = [Spoken(normal(case.n, case.d), Head(normal(case.v, case.d, size=size))) for _ in range(case.k)]
+    outputs = [HiddenStates(normal(case.n, case.d), Head(normal(case.v, case.d, size=size))) for _ in range(case.k)]
     every = torch.ones(case.n, dtype=torch.bool)
     start = torch.zeros(case.n, dtype=torch.bool)
     start[:: max(1, case.n // 8)] = True
@@ -74,7 +74,7 @@ def workload(case: Case) -> Workload:
     safety = Tilt({names[0]: 1}, strength=3) if case.k > 1 else None
     pipeline = Pipeline.of(stack, names, ["a", "b"], floor=0.02, safety=safety)
     moved = Positions(*(getattr(positions, f).to(case.device) for f in Positions.__dataclass_fields__))
-    return Workload(case, hidden, weight, spoken, moved, pipeline)
+    return Workload(case, hidden, weight, outputs, moved, pipeline)
 
 
 def ours(work: Workload, loss_bytes: int | None = None) -> Call:
@@ -85,7 +85,7 @@ def ours(work: Workload, loss_bytes: int | None = None) -> Call:
         out = distil(
             hidden,
             Head(weight),
-            work.spoken,
+            work.outputs,
             work.positions,
             work.pipeline.decide,
             ForwardKL(),
@@ -105,7 +105,7 @@ def naive(work: Workload) -> Call:
     def call() -> float:
         hidden.grad = weight.grad = None
         with torch.no_grad():
-            log_p = [(t.hidden @ t.head.weight.T).float().log_softmax(-1) for t in work.spoken]
+            log_p = [(t.hidden @ t.head.weight.T).float().log_softmax(-1) for t in work.outputs]
             like = torch.stack([x.gather(1, work.positions.target[:, None]).squeeze(1) for x in log_p], -1)
             entropy = torch.stack([-(x.exp() * x).sum(-1) for x in log_p], -1)
             log_w, _ = work.pipeline.decide(Statistics(work.positions, like, entropy), None)
@@ -128,7 +128,7 @@ def trl_times_k(work: Workload) -> Call:
     def call() -> float:
         hidden.grad = weight.grad = None
         total = 0.0
-        for teacher in work.spoken:
+        for teacher in work.outputs:
             gap, _ = ChunkedDivergenceFunction.apply(
                 hidden, weight, None, teacher.hidden, teacher.head.weight, None, 0.0
             )
@@ -152,7 +152,7 @@ def liger_times_k(work: Workload) -> Call:
 
         fused = LigerFusedLinearJSD(jsd_beta=0.0)
 
-        def one(teacher: Spoken) -> Tensor:
+        def one(teacher: HiddenStates) -> Tensor:
             return fused(hidden, weight, teacher.hidden, teacher.head.weight)
     else:
         from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
@@ -160,13 +160,13 @@ def liger_times_k(work: Workload) -> Call:
         chunked = LigerFusedLinearJSDLoss(weight_hard_loss=0.0, weight_soft_loss=1.0, beta=0.0)
         label = work.positions.target
 
-        def one(teacher: Spoken) -> Tensor:
+        def one(teacher: HiddenStates) -> Tensor:
             return chunked(hidden, weight, teacher.hidden, teacher.head.weight, label)
 
     def call() -> float:
         hidden.grad = weight.grad = None
         total = 0.0
-        for teacher in work.spoken:
+        for teacher in work.outputs:
             loss = one(teacher)
             loss.backward()
             total += float(loss.detach())
@@ -203,7 +203,7 @@ def products(work: Workload, rows: int, transposed: bool = False, student: bool 
         with torch.no_grad():
             for start in range(0, case.n, rows):
                 part = slice(start, min(start + rows, case.n))
-                for teacher in work.spoken:
+                for teacher in work.outputs:
                     project(teacher.hidden[part], teacher.head.weight)
                 if student:
                     here = project(hidden[part], weight)
@@ -236,7 +236,7 @@ def floor(work: Workload) -> Call:
 
 def one_projection(work: Workload) -> Call:
     """One teacher's logits: the unit in which the slope over K is told."""
-    alone = replace(work, spoken=work.spoken[:1])
+    alone = replace(work, outputs=work.outputs[:1])
     ways = [products(alone, rows, turned, student=False) for rows in FLOOR_ROWS for turned in (False, True)]
     return _fastest(ways, work.case.device)
 

@@ -17,7 +17,7 @@ import torch
 from measure import hardware, ratio, side_by_side, table, typical
 
 from polydistill import ForwardKL, Pipeline, PrefixPosterior, Tilt, Veto
-from polydistill.logprobs import Head, Positions, Spoken
+from polydistill.logprobs import Head, HiddenStates, Positions
 from polydistill.objective import distil
 from polydistill.safety import Ordered
 
@@ -35,7 +35,7 @@ def measured(n: int, vocabulary: int, width: int, rounds: int) -> dict:
     """Seconds of a step and of every order, and the median share of the step."""
     torch.manual_seed(0)
     heads = [Head(torch.randn(vocabulary, width) / width**0.5) for _ in NAMES]
-    spoken = [Spoken(torch.randn(n, width), head) for head in heads]
+    outputs = [HiddenStates(torch.randn(n, width), head) for head in heads]
     student = Head(torch.randn(vocabulary, width, requires_grad=True))
     hidden = torch.randn(n, width, requires_grad=True)
     positions = Positions.of(torch.randint(vocabulary, (n,)), torch.ones(n, dtype=torch.bool), severity=torch.rand(n))
@@ -44,7 +44,7 @@ def measured(n: int, vocabulary: int, width: int, rounds: int) -> dict:
     bound = {name: order.bind(NAMES) for name, order in ORDERS.items()}
 
     def step() -> None:
-        distil(hidden, student, spoken, positions, pipeline.decide, ForwardKL()).loss.backward()
+        distil(hidden, student, outputs, positions, pipeline.decide, ForwardKL()).loss.backward()
 
     calls = {"step": step, **{n: lambda o=o: o.enforce(log_w, positions.severity) for n, o in bound.items()}}
     seconds = side_by_side(calls, rounds, "cpu", clock=process_time)

@@ -20,7 +20,6 @@ from polydistill import __version__
 from polydistill.certification import Certificate, certify
 from polydistill.pipeline import Pipeline
 from polydistill.safety import Ordered, Tilt, Veto
-from polydistill.signals import Consensus, Entropy, LabelLikelihood, Margin, StudentGap
 from polydistill.weighting import (
     Balanced,
     ClippedPosterior,
@@ -40,6 +39,7 @@ from polydistill.weighting import (
     Uniform,
     tempered_product,
 )
+from polydistill.weighting.signals import Consensus, Entropy, LabelLikelihood, Margin, StudentGap
 
 NAMES, TASKS = ("code", "maths", "safe"), ("sums", "prose")
 PRIOR = {"sums": {"maths": 3.0, "code": 1.0}}

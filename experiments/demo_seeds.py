@@ -51,9 +51,9 @@ def label_log_probs(setup: Setup) -> torch.Tensor:
     found, teachers = [], setup.remembered()
     for part in setup.training.batches(16):
         rows, positions = told(part).positions(reads_prefix=True)
-        spoken = listen_to(teachers, told(part), rows)
+        outputs = listen_to(teachers, told(part), rows)
         columns = [
-            s.head.logits(s.hidden).log_softmax(-1).gather(1, positions.target[:, None]).squeeze(1) for s in spoken
+            s.head.logits(s.hidden).log_softmax(-1).gather(1, positions.target[:, None]).squeeze(1) for s in outputs
         ]
         found.append(torch.stack(columns, -1).double())
     return torch.cat(found)

@@ -6,7 +6,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from polydistill.logprobs import Head, Positions, Spoken, Statistics
+from polydistill.logprobs import Head, HiddenStates, Positions, Statistics
 
 INFINITY = math.inf
 
@@ -99,7 +99,7 @@ def statistics(n: int, k: int, *, seed: int = 0, size: float = 3.0, **context: i
     )
 
 
-def head(
+def head(  # noqa: PLR0913
     vocabulary: int,
     width: int,
     *,
@@ -127,11 +127,13 @@ def hidden(n: int, width: int, *, seed: int, dtype: torch.dtype = torch.float32,
     return (size * torch.randn(n, width, generator=g, dtype=torch.float64)).to(dtype)
 
 
-def spoken(n: int, vocabulary: int, widths: list[int], *, seed: int = 0, size: float = 1.0, **options) -> list[Spoken]:
+def outputs(
+    n: int, vocabulary: int, widths: list[int], *, seed: int = 0, size: float = 1.0, **options
+) -> list[HiddenStates]:
     """Teachers of the given widths over n positions."""
     dtype = options.get("dtype", torch.float32)
     return [
-        Spoken(
+        HiddenStates(
             hidden(n, width, seed=seed + 10 + k, dtype=dtype, size=size),
             head(vocabulary, width, seed=seed + 50 + k, **options),
         )

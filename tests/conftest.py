@@ -1,12 +1,14 @@
 """One thread, no network, annotations that are checked, laws that are searched the same way every time."""
 
 import os
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import hypothesis
+import jaxtyping
 import pytest
 import torch
-from jaxtyping import install_import_hook
 
 os.environ.update(
     HF_HUB_OFFLINE="1",
@@ -22,7 +24,7 @@ os.environ.update(
 )
 
 # Before the first import of the package. An int is a float, as everywhere in Python's typing (PEP 484).
-install_import_hook("polydistill", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+jaxtyping.install_import_hook("polydistill", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 torch.set_num_threads(1)
 hypothesis.settings.register_profile(
     "polydistill",
@@ -45,6 +47,39 @@ THIRD_PARTY_WARNINGS = [
 def pytest_configure(config: pytest.Config) -> None:
     for line in THIRD_PARTY_WARNINGS:
         config.addinivalue_line("filterwarnings", line)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    import system
+
+    if line := system.skipped(terminalreporter.stats.get("skipped", [])):
+        terminalreporter.write_line(line, yellow=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _searches_in_runs_are_unchecked() -> None:
+    """The search behind a run's certificate; what `certify` takes and returns is checked by its own tests."""
+    if "trl" in sys.modules:  # otherwise no test of this process can run one
+        from polydistill.run import certificates
+
+        certificates.certify = _without_checks()(certificates.certify)
+
+
+@contextmanager
+def _without_checks() -> Iterator[None]:
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Annotations are not checked: a long search would spend most of its time on that; short ones are checked."""
+    with _without_checks():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from polydistill.logprobs import Head, Positions, Spoken, Statistics
+from polydistill.logprobs import Head, HiddenStates, Positions, Statistics
 
 INFINITY = math.inf
 
@@ -141,7 +141,7 @@ def objective(
 def distil(
     hidden: Tensor,
     head: Head,
-    spoken: Sequence[Spoken],
+    outputs: Sequence[HiddenStates],
     positions: Positions,
     weigh: Callable[[Statistics], Tensor],
     needs: frozenset[str] = frozenset(),
@@ -149,7 +149,7 @@ def distil(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Statistics]:
     """All evidence, then all weights, then the loss; also returns the weights and the statistics."""
     student = logits(hidden, head)
-    heard = [logits(teacher.hidden, teacher.head) for teacher in spoken]
+    heard = [logits(teacher.hidden, teacher.head) for teacher in outputs]
     noticed = statistics(student.detach(), heard, positions, needs)
     log_w = weigh(noticed).double()
     return *objective(student, heard, log_w, positions, **options), log_w, noticed

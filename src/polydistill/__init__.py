@@ -32,7 +32,7 @@ _HOMES = {
         "TeacherRouter",
         "Uniform",
     ),
-    "polydistill.signals": ("Consensus", "Entropy", "LabelLikelihood", "Margin", "StudentGap"),
+    "polydistill.weighting.signals": ("Consensus", "Entropy", "LabelLikelihood", "Margin", "StudentGap"),
     "polydistill.safety": ("Ordered", "Tilt", "Veto"),
     "polydistill.objective": ("ForwardKL", "ReverseKL"),
     "polydistill.pipeline": ("Pipeline",),

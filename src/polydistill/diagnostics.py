@@ -31,7 +31,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from polydistill.guarantee import Guarantee
-from polydistill.logprobs import UNKNOWN, Head, Says, Statistics, logits_of
+from polydistill.logprobs import UNKNOWN, Head, Statistics, TeacherOutput, logits_of
 from polydistill.objective import Outcome
 from polydistill.pipeline import Pipeline
 from polydistill.simplex import LogWeights, active, entropy, hilbert, spread
@@ -173,7 +173,7 @@ def conflict(p: Float[Tensor, "n K V"], q: Float[Tensor, "n V"]) -> Float[Tensor
 def sampled_conflict(
     hidden: Float[Tensor, "N D"],
     head: Head,
-    spoken: Sequence[Says],
+    outputs: Sequence[TeacherOutput],
     has_loss: Bool[Tensor, " N"],
     *,
     sample: int = 64,
@@ -187,7 +187,7 @@ def sampled_conflict(
     rows = rows[::stride]
     with torch.no_grad():
         q = head.logits(hidden[rows]).softmax(-1)
-        p = torch.stack([logits_of(teacher, rows).to(q).softmax(-1) for teacher in spoken], 1)
+        p = torch.stack([logits_of(teacher, rows).to(q).softmax(-1) for teacher in outputs], 1)
         return conflict(p, q).mean()
 
 

@@ -14,7 +14,7 @@ INFINITY = math.inf
 
 
 @dataclass(frozen=True)
-class Rule:
+class Derivation:
     """One rule of the calculus.
 
     Attributes:
@@ -54,7 +54,7 @@ class Modulus:
 class Step:
     """A node of a derivation: a rule, what it was applied to, and the range that follows."""
 
-    rule: Rule
+    rule: Derivation
     detail: str
     range: float
     premises: tuple["Step", ...] = ()
@@ -65,7 +65,7 @@ class Step:
         own = f"{'  ' * depth}{self.rule.name}: {self.detail}; range {_number(self.range)} nats{cite}"
         return [own, *(line for premise in self.premises for line in premise.lines(depth + 1))]
 
-    def rules(self) -> set[Rule]:
+    def rules(self) -> set[Derivation]:
         """Every rule used in the tree."""
         return {self.rule}.union(*(premise.rules() for premise in self.premises))
 
@@ -94,18 +94,32 @@ class Guarantee:
     severity_modulus: float = 0.0
     vetoes: bool = False
 
-    def weight_shift(self, error: float, *, sustained: bool = False) -> float:
-        """Greatest total variation of the weights when every teacher's evidence is off by at most `error` nats.
+    def lines(self, depth: int = 0) -> list[str]:
+        """The derivation, and under it what two stacks are compared by: range and moduli."""
+        moduli = [
+            f"{m.evidence} {_number(m.once)}"
+            + (f" ({_number(m.sustained)} sustained)" if m.sustained != m.once else "")
+            for m in self.moduli
+        ]
+        if self.severity_modulus:
+            moduli.append(f"severity {_number(self.severity_modulus)}")
+        said = f"range {_number(self.range)} nats; moduli: {', '.join(moduli) or 'none'}"
+        return [*self.step.lines(depth), f"{'  ' * depth}{said}"]
 
-        `tanh(d / 4)` (T2) with `d = 2 error sum_s L_s`, and never more than the range allows (`d <= 2 R`).
+    def distance(self, error: float, *, sustained: bool = False) -> float:
+        """Greatest Hilbert distance that the weights move when every teacher's evidence is off by at most `error` nats:
+        `2 error sum_s L_s`, and never more than the range allows, `2 R`.
 
         Args:
             error: nats, per teacher, in every evidence that the stack reads.
             sustained: the evidence of every position is off, not that of one only.
         """
         total = sum(m.sustained if sustained else m.once for m in self.moduli)
-        distance = 0.0 if error == 0.0 else min(2.0 * error * total, 2.0 * self.range)
-        return math.tanh(distance / 4.0)
+        return 0.0 if error == 0.0 or total == 0.0 else min(2.0 * error * total, 2.0 * self.range)
+
+    def weight_shift(self, error: float, *, sustained: bool = False) -> float:
+        """Greatest total variation of the weights then, `tanh(d / 4)` (T2); arguments as for `distance`."""
+        return math.tanh(self.distance(error, sustained=sustained) / 4.0)
 
     def target_shift_if_corrupted(self, change: float = 1.0) -> float:
         """Linear pool: how far the target moves, in total variation, when one teacher's distribution moves by `change`
@@ -160,40 +174,42 @@ def gradient_shift(target_shift: float, temperature: float = 1.0) -> float:
     return 2.0 * target_shift / temperature
 
 
-STATIC = Rule("static", "R = osc(log w); no modulus", ("T1_static",))
-SOFTMAX = Rule("softmax", "R = spread / temperature; L = 1 / temperature", ("T1_softmax_range", "T1_softmax_modulus"))
-PRODUCT = Rule(
+STATIC = Derivation("static", "R = osc(log w); no modulus", ("T1_static",))
+SOFTMAX = Derivation(
+    "softmax", "R = spread / temperature; L = 1 / temperature", ("T1_softmax_range", "T1_softmax_modulus")
+)
+PRODUCT = Derivation(
     "product", "R = sum of ranges; the moduli are listed together", ("T1_product_range", "T1_product_modulus")
 )
-POWER = Rule("power", "R = |a| R; L = |a| L", ("T1_power_range", "T1_power_modulus"))
-MIX = Rule(
+POWER = Derivation("power", "R = |a| R; L = |a| L", ("T1_power_range", "T1_power_modulus"))
+MIX = Derivation(
     "floor",
     "R = log(((1-lam) e^R + lam S/K) / ((1-lam) + lam S/K))",
     ("T3_mix_range", "T3_mix_modulus", "T3_mix_weights"),
 )
-ISOTONIC = Rule(
+ISOTONIC = Derivation(
     "log-isotonic projection",
     "R and L not larger; 2 R / critical in severity",
     ("T12_ramp_range", "T12_tiers_modulus", "T12_ramp_modulus", "T12_ramp_severity", "T12_ramp_floor"),
 )
-KL_CLIP = Rule(
+KL_CLIP = Derivation(
     "KL clipping",
     "R = log(high / low) at most; L not larger",
     ("T12_clip_range", "T12_clip_modulus", "T12_clip_weights"),
 )
-TILT = Rule(
+TILT = Derivation(
     "safety tilt",
     "R + kappa beta osc(sigma); L unchanged; beta osc(sigma) in severity",
     ("T11_tilt_range", "T11_tilt_modulus", "T11_tilt_severity", "T11_tilt_weights"),
 )
-FIXED_SHARE = Rule(
+FIXED_SHARE = Derivation(
     "fixed-share posterior",
     "R = log(1 + K (1-a) / a)",
     ("T7_fixed_share_range", "T7_fixed_share_modulus", "T7_fixed_share_weights"),
 )
-DISCOUNTED = Rule("discounted posterior", "R = c / (1 - gamma)", ("T7_discounted_range", "T7_discounted_modulus"))
-CLIPPED = Rule("spread-clipped posterior", "R = c", ("T7_clipped_range", "T7_clipped_modulus"))
-UNDECLARED = Rule("undeclared", "nothing is promised", derived=True)
+DISCOUNTED = Derivation("discounted posterior", "R = c / (1 - gamma)", ("T7_discounted_range", "T7_discounted_modulus"))
+CLIPPED = Derivation("spread-clipped posterior", "R = c", ("T7_clipped_range", "T7_clipped_modulus"))
+UNDECLARED = Derivation("undeclared", "nothing is promised", derived=True)
 
 
 def _bounded(teachers: int, range: float, moduli: Sequence[Modulus], step: Step) -> Guarantee:

@@ -13,6 +13,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+ROWS = 256
+"""Positions whose full distributions are held at once, outside the objective."""
+
 UNKNOWN = -1
 """Task or teacher index of a position whose task or teacher is not given."""
 
@@ -58,7 +61,7 @@ class Head:
         else:
             out.copy_(hidden @ weight.to(hidden.dtype).T)
 
-    def shape(self, logits: Float[Tensor, "n V"]) -> None:
+    def finish(self, logits: Float[Tensor, "n V"]) -> None:
         """`softcap tanh(scale (logits + bias) / softcap)`, in place: what is missing after `project`."""
         if self.bias is not None:
             logits.add_(self.bias[: self.vocabulary])
@@ -74,7 +77,7 @@ class Head:
 
 
 @runtime_checkable
-class Says(Protocol):
+class TeacherOutput(Protocol):
     """What one teacher says about N positions, in any form."""
 
     @property
@@ -93,13 +96,13 @@ class Says(Protocol):
         """Logits of some positions, up to what `shape` does to them in place."""
         ...
 
-    def shape(self, logits: Float[Tensor, "n V"]) -> None:
+    def finish(self, logits: Float[Tensor, "n V"]) -> None:
         """Finish what `write` began."""
         ...
 
 
 @dataclass(frozen=True)
-class Spoken:
+class HiddenStates:
     """What one teacher says about the positions of a batch: its last hidden states and its head."""
 
     hidden: Float[Tensor, "N D"]
@@ -118,9 +121,9 @@ class Spoken:
         """One matrix product."""
         self.head.project(self.hidden[rows], out)
 
-    def shape(self, logits: Float[Tensor, "n V"]) -> None:
+    def finish(self, logits: Float[Tensor, "n V"]) -> None:
         """Bias, scale and soft cap."""
-        self.head.shape(logits)
+        self.head.finish(logits)
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,7 @@ class Dense:
         """A copy."""
         out.copy_(self.log_p[rows])
 
-    def shape(self, logits: Float[Tensor, "n V"]) -> None:
+    def finish(self, logits: Float[Tensor, "n V"]) -> None:
         """Nothing is missing."""
 
 
@@ -186,12 +189,12 @@ class Sparse:
         out.copy_((self.log_tail[rows].clamp_min(LEAST_TAIL) - math.log(others))[:, None].expand_as(out))
         out.scatter_(1, self.ids[rows], self.log_p[rows].to(out.dtype))
 
-    def shape(self, logits: Float[Tensor, "n V"]) -> None:
+    def finish(self, logits: Float[Tensor, "n V"]) -> None:
         """Nothing is missing."""
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownStatistics:
     """Statistics of one teacher that were measured on its whole distribution, at temperature 1, in nats.
 
     Attributes:
@@ -215,8 +218,8 @@ class Informed:
     distribution is trusted exactly as the whole one would be.
     """
 
-    says: Says
-    known: Known
+    says: TeacherOutput
+    known: KnownStatistics
 
     @property
     def vocabulary(self) -> int:
@@ -235,19 +238,19 @@ class Informed:
         """As what is said."""
         self.says.write(rows, out)
 
-    def shape(self, logits: Float[Tensor, "n V"]) -> None:
+    def finish(self, logits: Float[Tensor, "n V"]) -> None:
         """As what is said."""
-        self.says.shape(logits)
+        self.says.finish(logits)
 
 
-def logits_of(says: Says, rows: Int[Tensor, " n"]) -> Float[Tensor, "n V"]:
-    """Logits of some positions in any form of `Says`: float32, on the device of `rows`; float64 for float64 states."""
+def logits_of(says: TeacherOutput, rows: Int[Tensor, " n"]) -> Float[Tensor, "n V"]:
+    """Logits of some positions in any form: float32, on the device of `rows`; float64 for float64 states."""
     inner = says.says if isinstance(says, Informed) else says
-    if isinstance(inner, Spoken):
+    if isinstance(inner, HiddenStates):
         return inner.head.logits(inner.hidden[rows.to(inner.hidden.device)]).to(rows.device)
     out = torch.empty(len(rows), says.vocabulary, device=rows.device)
     says.write(rows, out)
-    says.shape(out)
+    says.finish(out)
     return out
 
 
@@ -331,7 +334,7 @@ class Statistics:
     margin: Float[Tensor, "n K"] | None = None
     distance_to_pool: Float[Tensor, "n K"] | None = None
     student_gap: Float[Tensor, "n K"] | None = None
-    rows: slice = field(default_factory=lambda: slice(None))
+    rows: slice | Tensor = field(default_factory=lambda: slice(None))
 
     @property
     def teachers(self) -> int:
@@ -342,7 +345,7 @@ class Statistics:
         """Name and values of every statistic that is there."""
         for one in fields(self):
             value = getattr(self, one.name)
-            if isinstance(value, Tensor):
+            if one.name not in ("positions", "rows") and value is not None:
                 yield one.name, value
 
     def at(self, rows: slice | Tensor) -> "Statistics":

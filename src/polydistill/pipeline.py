@@ -4,6 +4,7 @@ A floor inside a factor breaks associativity and the identity of composition; a 
 destroys O2. The pipeline is what a training step calls, and what is certified.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,9 +15,9 @@ from polydistill import guarantee as calculus
 from polydistill.guarantee import Guarantee
 from polydistill.logprobs import Statistics
 from polydistill.safety import Order
-from polydistill.signals import Entropy
 from polydistill.simplex import mix
 from polydistill.weighting import Carry, Custom, Operator, Weighting, not_an_operator
+from polydistill.weighting.signals import Entropy, Signal
 
 
 def as_operator(weighting: Operator | Callable[[Tensor], Tensor]) -> Operator:
@@ -97,50 +98,24 @@ class Pipeline:
         """Names, in order."""
         return self.stack.bound_names().tasks
 
-    def promises(self) -> list[str]:
-        """The guarantee in a user's words, one sentence each."""
-        return promises(self.guarantee(), self.ordered_from())
-
     def ordered_from(self) -> float | None:
         """Severity from which the safer teacher always weighs at least as much; None without enforcement."""
         return None if self.safety is None else self.safety.ordered_from(self.before_safety())
 
+    def distance_off(self, delta: float, vocabulary: int) -> float:
+        """Greatest Hilbert distance that the weights move when every teacher's log-ratios are off by at most `delta`
+        nats at every position: `2 sum_s L_s m_s(delta)`, m the modulus of each signal, and never more than `2 R`.
 
-def promises(guarantee: Guarantee, ordered_from: float | None = None) -> list[str]:
-    """A guarantee in a user's words."""
-    active = "active teacher" if guarantee.vetoes else "teacher"
-    lines = [
-        f"no {active} ever weighs less than {_percent(guarantee.floor)} or more than {_most(guarantee.ceiling)}",
-        f"evidence of one position wrong by at most 0.1 nat moves a target by at most "
-        f"{guarantee.weight_shift(0.1):.1%} (total variation)",
-    ]
-    sustained = guarantee.weight_shift(0.1, sustained=True)
-    if sustained > guarantee.weight_shift(0.1):
-        lines.append(f"evidence wrong by 0.1 nat on every token of the prefix moves it by at most {sustained:.1%}")
-    lines.append(
-        f"with the linear pool, one corrupted teacher moves a target by at most "
-        f"{guarantee.target_shift_if_corrupted():.1%}, evidence unchanged"
-    )
-    if guarantee.vetoes:
-        lines.append(
-            "teachers below the veto's score are not active where severity is above 0: there they fade, and from the "
-            "critical severity on they weigh nothing; range and floor are about the others"
-        )
-    if ordered_from is not None and ordered_from <= 1:
-        lines.append(f"from severity {ordered_from:.2f} on a safer teacher never weighs less than a less safe one")
-    elif ordered_from is not None:
-        lines.append(
-            "teachers of several tiers stay under the veto and nothing orders them; raise `least` until one tier stays"
-            if guarantee.vetoes
-            else "no severity is high enough for the safety order to hold for every evidence; strengthen the tilt"
-        )
-    return lines
+        Args:
+            delta: `osc_v(log p - log p')` of every teacher.
+            vocabulary: V, which entropy's modulus depends on.
+        """
+        promise, teachers = self.guarantee(), len(self.teachers)
+        moved = {signal.name: signal.moved_by(delta, vocabulary, teachers) for signal in self._signals()}
+        moved["prefix likelihood"] = delta
+        total = sum(m.sustained * moved.get(m.evidence, math.inf) for m in promise.moduli if m.sustained > 0.0)
+        return min(2.0 * total, 2.0 * promise.range)
 
-
-def _percent(share: float) -> str:
-    """Two digits after the point, or two that count where these are zeros."""
-    return f"{share:.2%}" if share == 0.0 or share >= 5e-5 else f"{100 * share:.2g}%"
-
-
-def _most(share: float) -> str:
-    return f"{share:.1%}" if share == 1.0 or share < 0.9995 else f"all but {_percent(1.0 - share)}"
+    def _signals(self) -> list[Signal]:
+        """Signals of this package, whose moduli are known."""
+        return [signal for signal in self.stack.signals if isinstance(signal, Signal)]

@@ -109,7 +109,7 @@ def spread(x: Float[Tensor, "*positions K"]) -> Float[Tensor, "*positions"]:
 def clip_spread(evidence: Evidence, spread: float) -> Evidence:
     """`max(e, max e - spread)`: evidence whose spread is at most `spread` nats; 1-Lipschitz in osc.
 
-    Monotone and commuting with a common shift, hence nonexpansive (theorem `C_topical` of the proofs).
+    Monotone and commuting with a common shift, hence nonexpansive (theorem `T12_isotonic_modulus`).
     """
     if not spread > 0:
         raise ValueError(f"the spread must be > 0 nats, got {spread}")

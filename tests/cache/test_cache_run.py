@@ -4,13 +4,12 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -24,7 +23,7 @@ from polydistill.cache.maintain import merge
 from polydistill.cli.main import app
 from polydistill.config.file import ConfigError, load_config
 from polydistill.config.run import RunConfig
-from polydistill.logprobs import Informed, Known, Sparse, logits_of
+from polydistill.logprobs import Informed, KnownStatistics, Sparse, logits_of
 from polydistill.objective import ForwardKL, distil
 from polydistill.run.build import build_trainer
 from polydistill.run.cache import build_cache, refuse_unheard, repair_cache, verify_cache
@@ -108,7 +107,7 @@ def test_a_cached_teacher_says_what_the_live_one_says(config: RunConfig, cache: 
     flat, head = hidden.flatten(0, 1)[rows], head_of(live.model, live.visible)
     needs = live.pipeline.stack.needs | {"entropy", "maximum", "margin"}
     ours, theirs = (
-        distil(flat, head, spoken, positions, live.pipeline.decide, ForwardKL(), needs=needs) for spoken in said
+        distil(flat, head, outputs, positions, live.pipeline.decide, ForwardKL(), needs=needs) for outputs in said
     )
     for name, value in ours.statistics.measured():
         error = (dict(theirs.statistics.measured())[name] - value).abs().max()
@@ -135,8 +134,8 @@ def test_live_and_cached_teachers_work_side_by_side(config: RunConfig, cache: Pa
     assert trainer.teachers[1].cache is trainer.teachers[3].cache
     batch = batch_of(trainer)
     rows, _ = batch.positions(reads_prefix=True)
-    spoken = listen_to(trainer.teachers, batch, rows)
-    assert float((logits_of(spoken[2], rows * 0) - logits_of(spoken[3], rows * 0)).abs().max()) < 0.2
+    outputs = listen_to(trainer.teachers, batch, rows)
+    assert float((logits_of(outputs[2], rows * 0) - logits_of(outputs[3], rows * 0)).abs().max()) < 0.2
     assert "30 examples" in trainer.teachers[1].describe()
 
 
@@ -170,12 +169,26 @@ def test_rows_are_found_whatever_the_padding(cache: Path) -> None:
         teacher.speak(ids, mask, torch.tensor([length - 1]))
 
 
-def test_a_cache_of_another_schema_is_refused_as_that(copy: Path) -> None:
+@pytest.mark.parametrize(
+    ("changes", "form", "sentence"),
+    [
+        ({"schema_version": 1}, "hidden8", r"is stored by schema 1, this version reads 2; remove it and build it anew"),
+        (
+            {"draws": 50},
+            "hidden8",
+            r"holds entries drawn at random \(draws: 50\).*build it anew with the likeliest entries",
+        ),
+        ({}, "hidden6", r"stores b as hidden6, a form that is gone; .* with hidden8 or hidden4"),
+    ],
+)
+def test_a_cache_of_an_old_form_is_refused_as_that(
+    copy: Path, changes: dict[str, int], form: str, sentence: str
+) -> None:
     manifest = json.loads((copy / "manifest.json").read_text())
-    manifest["plan"]["schema_version"] = 1
-    del manifest["plan"]["backgrounds"]
+    manifest["plan"] |= changes
+    manifest["plan"]["teachers"][2]["form"] = form
     (copy / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(CacheError, match=r"is stored by schema 1, this version reads 2; remove it and build it anew"):
+    with pytest.raises(CacheError, match=sentence):
         Cache(str(copy))
 
 
@@ -348,7 +361,7 @@ def test_the_commands_say_what_a_cache_is_and_whether_it_is_whole(project: Path,
 def test_what_a_teacher_knows_exactly_is_what_is_stored() -> None:
     sparse = Sparse.of(torch.tensor([[1, 2]] * 3), torch.tensor([[0.6, 0.2]] * 3).log(), 9)
     exact = torch.tensor([-5.0, -6.0, -7.0])
-    says = Informed(sparse, Known(label_log_prob=exact))
+    says = Informed(sparse, KnownStatistics(label_log_prob=exact))
     noted = note([says], torch.arange(1, 3), torch.tensor([7, 8]), Selection(), (0,))
     assert noted.signals["label_log_prob"][0].tolist() == [-6.0, -7.0]
     assert noted.signals["maximum"][0].tolist() == pytest.approx([np.log(0.6)] * 2)
@@ -364,18 +377,16 @@ def test_several_processes_write_the_same_files(config: RunConfig, cache: Path, 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_a_killed_build_ends_with_the_manifest_of_one_that_was_not(project: Path, cache: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "polydistill", "cache", "build", "run.yaml", "--to", str(tmp_path / "killed")]
-    process = subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [*forked.POLYDISTILL, "cache", "build", "run.yaml", "--to", tmp_path / "killed"]
+    process = forked.Process(command, cwd=project)
     first = tmp_path / "killed" / "shard-00000.safetensors"
     while not first.exists() and process.poll() is None:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    assert process.wait() == -signal.SIGKILL, process.stderr
     assert first.exists()
     assert not (tmp_path / "killed" / "manifest.json").exists()
-    done = subprocess.run(
-        [*command, "--json", str(tmp_path / "built.json")], cwd=project, capture_output=True, text=True, timeout=100
-    )
+    done = forked.run([*command, "--json", tmp_path / "built.json"], cwd=project)
     assert done.returncode == 0, done.stderr
     assert "next: polydistill train run.yaml" in done.stdout
     assert json.loads((tmp_path / "built.json").read_text())["texts"] == 30

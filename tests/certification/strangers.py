@@ -66,9 +66,6 @@ def reversed_where(condition, weights):
     return torch.where(condition[..., None], weights.flip(-1), weights)
 
 
-# mass
-
-
 @flawed("N", keeps="F M")
 def heavy(evidence):
     return torch.softmax(evidence.clamp(-3, 3), -1) * (1 + 1e-4)
@@ -154,9 +151,6 @@ def rough_half(evidence):
     return (clipped(evidence) * 1.01).half()
 
 
-# range
-
-
 @flawed("B", keeps="N C F M")
 def plain_softmax(evidence):
     return torch.softmax(evidence, -1)
@@ -187,9 +181,6 @@ def cut_off(evidence):
 @flawed("B", keeps="N F", domain=LIKELIHOODS)
 def likelihoods(evidence):
     return torch.softmax(evidence, -1)
-
-
-# jumps and slopes
 
 
 @flawed("C", keeps="N F")
@@ -324,9 +315,6 @@ def falls_beyond_a_hundred(evidence):
     return torch.softmax(torch.where(evidence > 100, 0.0, evidence.clamp(-2, 2)), -1)
 
 
-# order of evidence
-
-
 @flawed("M", keeps="N B C F")
 def wrong_sign(evidence):
     return clipped(-evidence)
@@ -360,9 +348,6 @@ def suspicious_of_certainty(evidence):
 @flawed("M", keeps="N B C F")
 def transposed(evidence):
     return clipped(evidence).flip(-1)
-
-
-# not a function of its evidence
 
 
 @flawed("F")
@@ -480,9 +465,6 @@ def another_in_float32(evidence):
     return clipped(evidence, 3.0 if evidence.dtype == torch.float64 else 1.0)
 
 
-# safety
-
-
 @flawed("O1 O2")
 def only_five(evidence, severity):
     """Keeps the safety order, except for five teachers."""
@@ -533,9 +515,6 @@ def least_safe_first(evidence, kappa, sigma):
 def only_the_safest_counts(evidence, severity, safety):
     safest = (safety == safety.max()).to(evidence)
     return torch.log_softmax(evidence.clamp(-1, 1) + 5 * severity[..., None] * safest, -1)
-
-
-# sound
 
 
 @sound_if()
@@ -704,7 +683,3 @@ def earlier_rows(evidence):
     """The rows are one document's positions; a position is weighed by those before it."""
     before = torch.cat([torch.zeros_like(evidence[:1]), evidence[:-1]])
     return torch.softmax(before.clamp(-2, 2), -1)
-
-
-FLAWS = {slab: {"C"}, faint_slab: {"C"}, only_five: {"O1", "O2"}, steep_corner: {"C"}, heavy: {"N"}}
-sound = clip_then_softmax

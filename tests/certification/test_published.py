@@ -5,7 +5,7 @@ import torch
 
 from polydistill.certification import certify, certify_published
 from polydistill.certification.published import SIZES
-from polydistill.weighting.published import PUBLISHED, vocabulary_gate
+from polydistill.certification.published_rules import PUBLISHED, vocabulary_gate
 
 
 @pytest.mark.parametrize("rule", PUBLISHED, ids=lambda rule: rule.name)
@@ -16,6 +16,7 @@ def test_the_flaw_of_each_rule_is_found(rule):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.usefixtures("unchecked")
 def test_the_table_has_a_row_for_each_rule_and_a_witness_for_each_failure():
     table = certify_published(effort=0.03)
     text = table.to_markdown()

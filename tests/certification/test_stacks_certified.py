@@ -11,7 +11,6 @@ from polydistill.certification import Basis, Certificate, Proofs, certify
 from polydistill.guarantee import Guarantee
 from polydistill.pipeline import Pipeline
 from polydistill.safety import Ordered, Tilt, Veto
-from polydistill.signals import Consensus, Entropy, LabelLikelihood, Margin, StudentGap
 from polydistill.weighting import (
     ClippedPosterior,
     Custom,
@@ -25,6 +24,7 @@ from polydistill.weighting import (
     TeacherRouter,
     Uniform,
 )
+from polydistill.weighting.signals import Consensus, Entropy, LabelLikelihood, Margin, StudentGap
 
 NAMES = ("code", "maths", "safe")
 STACK = TaskPrior({"sums": {"maths": 3, "code": 1}}) * PrefixPosterior(0.02) * Softmax(2.0)(Entropy(spread=4))
@@ -53,6 +53,7 @@ def test_none_of_ours_is_refuted(operator):
     assert bounded.worst <= bounded.bound + 1e-7
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_the_range_of_a_three_factor_stack_with_floor_and_tilt_is_attained_within_a_factor_of_1_5():
     pipeline = Pipeline.of(STACK, NAMES, ["sums", "prose"], floor=0.02, safety=Tilt({"safe": 1}, strength=3))
     certificate = certify(pipeline, effort=0.02)
@@ -65,6 +66,7 @@ def test_the_range_of_a_three_factor_stack_with_floor_and_tilt_is_attained_withi
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.usefixtures("unchecked")
 def test_a_stack_is_not_refuted_at_ten_times_the_default_effort():
     pipeline = Pipeline.of(Softmax(2.0)(Entropy(spread=4)) * Softmax(1.0)(Margin(spread=3)), NAMES, floor=0.02)
     certificate = certify(pipeline, effort=10.0)
@@ -82,6 +84,7 @@ def test_projection_claims_the_order_inside_a_context_and_not_across():
     assert certificate.finding("O2").refuted
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_the_order_of_a_tilt_is_refuted_below_its_threshold():
     pipeline = Pipeline.of(Softmax(1.0)(Entropy(spread=4)), NAMES, safety=Tilt({"safe": 1}, strength=8))
     assert pipeline.ordered_from() == pytest.approx(0.5)
@@ -119,6 +122,7 @@ def test_a_custom_function_in_a_stack_promises_nothing_and_is_searched():
     assert certificate.finding("B").worst == pytest.approx(4.0)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_witness_against_a_stack_reproduces_in_a_prompt():
     pipeline = Pipeline.of(
         DiscountedPosterior(0.5) * TaskRouter({"sums": "maths"}),

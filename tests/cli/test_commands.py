@@ -9,6 +9,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from filelock import FileLock
@@ -43,18 +44,17 @@ def here(folder: Path, *arguments: str, code: int = 0) -> Said:
     return Said(out.getvalue(), err.getvalue())
 
 
-def polydistill(folder: Path, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run the command in a folder; the exit code must be `code`."""
+def polydistill(folder: Path, *arguments: str, real: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run the command in a folder, in a process of its own; `real` is a Python that has imported nothing before."""
     environment = {**os.environ, "COLUMNS": "200", "HF_HOME": str(folder / "hub")}
-    done = subprocess.run(
-        [sys.executable, "-m", "polydistill", *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    command = [*forked.POLYDISTILL, *arguments]
+    if real:
+        done = subprocess.run(
+            [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=100
+        )
+    else:
+        done = forked.run(command, cwd=folder, env=environment)
+    assert done.returncode == 0, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 
 
@@ -104,7 +104,7 @@ def test_a_new_user_gets_from_check_over_train_to_eval_and_compare(project: Path
     assert found["estimate"]["steps"] == 6
     assert not (project / "runs").exists(), "a check leaves nothing behind"
 
-    said = polydistill(project, "train", "run.yaml", "--json", "train.json").stdout
+    said = polydistill(project, "train", "run.yaml", "--json", "train.json", real=True).stdout
     assert "training: done" in said
     trained = json.loads((project / "train.json").read_text())
     assert trained["steps"] == 6

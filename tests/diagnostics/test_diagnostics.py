@@ -16,7 +16,7 @@ from polydistill.diagnostics import (
     sampled_conflict,
     summarise,
 )
-from polydistill.logprobs import UNKNOWN, Head, Positions, Spoken, Statistics
+from polydistill.logprobs import UNKNOWN, Head, HiddenStates, Positions, Statistics
 from polydistill.objective import ForwardKL, Outcome, distil
 
 TEACHERS = ("a", "b", "c")
@@ -43,7 +43,7 @@ def statistics_of(n: int, teachers: int = 3, seed: int = 0, severity: torch.Tens
 
 def outcome_of(statistics: Statistics, log_w: torch.Tensor) -> Outcome:
     zero = torch.zeros(len(log_w))
-    return Outcome(torch.zeros(()), int(statistics.positions.has_loss.sum()), log_w, zero, zero, statistics, {})
+    return Outcome(torch.zeros(()), int(statistics.positions.has_loss.sum()), log_w, zero, zero, statistics)
 
 
 def decided(pipeline: Pipeline, statistics: Statistics) -> Outcome:
@@ -215,13 +215,13 @@ def test_sampled_conflict_is_that_of_the_models_on_evenly_spaced_positions():
     generator = torch.Generator().manual_seed(1)
     head = Head(torch.randn(11, 4, generator=generator))
     hidden = torch.randn(50, 4, generator=generator)
-    spoken = [Spoken(torch.randn(50, 4, generator=generator), head) for _ in range(3)]
+    outputs = [HiddenStates(torch.randn(50, 4, generator=generator), head) for _ in range(3)]
     has_loss = torch.arange(50) % 5 != 0
     rows = has_loss.nonzero().squeeze(1)[::4]
-    p = torch.stack([head.logits(s.hidden[rows]).softmax(-1) for s in spoken], 1)
+    p = torch.stack([head.logits(s.hidden[rows]).softmax(-1) for s in outputs], 1)
     expected = conflict(p, head.logits(hidden[rows]).softmax(-1)).mean()
-    assert sampled_conflict(hidden, head, spoken, has_loss, sample=10) == pytest.approx(expected.item())
-    assert sampled_conflict(hidden, head, spoken, torch.zeros(50, dtype=torch.bool)).isnan()
+    assert sampled_conflict(hidden, head, outputs, has_loss, sample=10) == pytest.approx(expected.item())
+    assert sampled_conflict(hidden, head, outputs, torch.zeros(50, dtype=torch.bool)).isnan()
 
 
 def test_drift_adds_up_the_l1_distances_and_survives_a_checkpoint():
@@ -266,9 +266,9 @@ def test_an_outcome_of_the_objective_can_be_summarised(stack):
     generator = torch.Generator().manual_seed(3)
     head = Head(torch.randn(17, 6, generator=generator))
     hidden = torch.randn(40, 6, generator=generator)
-    spoken = [Spoken(torch.randn(40, 6, generator=generator), head) for _ in TEACHERS]
+    outputs = [HiddenStates(torch.randn(40, 6, generator=generator), head) for _ in TEACHERS]
     positions = Positions.of(torch.randint(17, (40,), generator=generator), torch.ones(40, dtype=torch.bool))
-    outcome = distil(hidden, head, spoken, positions, stack.decide, ForwardKL(), needs=stack.stack.needs)
+    outcome = distil(hidden, head, outputs, positions, stack.decide, ForwardKL(), needs=stack.stack.needs)
     found = summarise(outcome, stack, stack.guarantee())
     assert 1 <= found["effective_teachers"] <= 3
     assert set(mean_weights(outcome, stack)) == {NO_TASK}

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 from models import completions, saved
 
@@ -25,16 +26,17 @@ FSDP2 = {
 
 
 def launch(ranks: int, *runs: str, restarts: int = 0, **environment: str) -> str:
-    """A torchrun of the worker; what it printed. Fails with that when it fails."""
+    """The worker on so many ranks; what it printed. Fails with that when it fails. Restarts are a real `torchrun`'s."""
     words = " -- ".join(runs).split()
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-    command += [f"--max_restarts={restarts}", "--monitor_interval=0.2", str(WORKER), *words]
     known = {key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE_", "FSDP_"))}
     tests = WORKER.parent.parent
     known |= {"PYTHONPATH": f"{tests}{os.pathsep}{tests / 'on_policy'}", "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(
-        command, env={**known, "OMP_NUM_THREADS": "1", **environment}, capture_output=True, text=True, timeout=300
-    )
+    known |= {"OMP_NUM_THREADS": "1", **environment}
+    if not restarts:
+        return forked.ranks(ranks, [WORKER, *words], env=known)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+    command += [f"--max_restarts={restarts}", "--monitor_interval=0.2", str(WORKER), *words]
+    done = subprocess.run(command, env=known, capture_output=True, text=True, timeout=300)
     said = done.stdout + done.stderr
     assert done.returncode == 0, said[-6000:]
     return said

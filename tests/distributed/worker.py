@@ -20,12 +20,12 @@ from polydistill.config.file import load_config
 from polydistill.objective import ForwardKL, ReverseKL
 from polydistill.run.devices import leave, rejoin
 from polydistill.run.train import train_run
-from polydistill.signals import Entropy
 from polydistill.teachers import LocalTeacher
 from polydistill.training import AcrossGroups, AcrossTeachers, Critical, Labels, PolyDistillTrainer
 from polydistill.training.on_policy import OnPolicyPolyDistillTrainer
 from polydistill.training.placement import Copied, Offloaded, Sharded
 from polydistill.weighting import Hedge, PrefixPosterior, Softmax
+from polydistill.weighting.signals import Entropy
 
 GRADIENTS = {
     "teachers": AcrossTeachers("pcgrad", sample=10_000),

@@ -1,6 +1,7 @@
 """Write `golden.json`: losses, gradients and states that a change of form must leave as they are, bit for bit.
 
-python tests/golden/record.py [scene ...]
+python tests/golden/record.py [scene ...]             write these, or all
+python tests/golden/record.py --show scene            print one, as JSON
 """
 
 import hashlib
@@ -29,14 +30,17 @@ def machine() -> dict[str, str]:
 def main(wanted: list[str]) -> None:
     os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", TRL_EXPERIMENTAL_SILENCE="1")
     sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "served")]
-    import twelve
+    import recorded
     import torch
 
     torch.set_num_threads(1)
+    if wanted[:1] == ["--show"]:
+        print(json.dumps(recorded.scene(wanted[1])))
+        return
     made = json.loads(FILE.read_text()) if wanted and FILE.exists() else {}
     made["machine"] = machine()
-    for name in wanted or twelve.SCENES:
-        made.setdefault("scenes", {})[name] = twelve.scene(name)
+    for name in wanted or recorded.SCENES:
+        made.setdefault("scenes", {})[name] = recorded.scene(name)
     FILE.write_text(json.dumps(made, indent=1) + "\n")
 
 

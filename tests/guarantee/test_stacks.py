@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from polydistill.pipeline import Pipeline
 from polydistill.safety import Ordered, Tilt
-from polydistill.signals import Consensus, Entropy, LabelLikelihood, Margin, StudentGap
 from polydistill.simplex import clip_spread, hilbert, spread, total_variation
 from polydistill.weighting import (
     ClippedPosterior,
@@ -23,6 +22,7 @@ from polydistill.weighting import (
     TeacherRouter,
     Uniform,
 )
+from polydistill.weighting.signals import Consensus, Entropy, LabelLikelihood, Margin, StudentGap
 
 NAMES, TASKS = ("a", "b", "c", "d"), ("t", "u")
 clips = st.floats(0.1, 10)

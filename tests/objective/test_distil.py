@@ -3,17 +3,17 @@ import math
 import pytest
 import reference
 import torch
-from cases import head, hidden, positions, spoken
+from cases import head, hidden, outputs, positions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polydistill.logprobs import STATISTICS, Head, Positions, Spoken
+from polydistill.logprobs import STATISTICS, Head, HiddenStates, Positions
 from polydistill.objective import ForwardKL, NonFiniteError, ReverseKL, distil
 from polydistill.pipeline import Pipeline
 from polydistill.safety import Tilt
-from polydistill.signals import Consensus, Entropy, LabelLikelihood, Margin, StudentGap
 from polydistill.simplex import normalise
 from polydistill.weighting import PrefixPosterior, Softmax, TaskPrior, Uniform
+from polydistill.weighting.signals import Consensus, Entropy, LabelLikelihood, Margin, StudentGap
 
 ALL = frozenset(STATISTICS)
 NAMES = "abcdefghijklmnop"
@@ -116,7 +116,7 @@ def test_every_kind_of_head_agrees_with_the_twin(divergence, options):
     fast, slow = both(
         hidden(n, 8, seed=1),
         head(v, 8, seed=2, **options),
-        spoken(n, v, [5, 8, 13], **options),
+        outputs(n, v, [5, 8, 13], **options),
         positions(n, v, loss_share=0.6, documents=3),
         pipeline(3),
         divergence(ce=0.2),
@@ -135,7 +135,7 @@ def test_temperature_and_labels_agree_with_the_twin(divergence, temperature, ce,
     fast, slow = both(
         hidden(n, 6, seed=1),
         head(v, 6, seed=2),
-        spoken(n, v, [6, 6]),
+        outputs(n, v, [6, 6]),
         positions(n, v, loss_share=0.8),
         pipeline(2),
         objective,
@@ -148,7 +148,7 @@ def test_temperature_and_labels_agree_with_the_twin(divergence, temperature, ce,
 def test_any_number_of_teachers_of_mixed_widths_agrees_with_the_twin(divergence, teachers):
     n, v = 30, 19
     widths = [3 + (5 * k) % 11 for k in range(teachers)]
-    heard = spoken(n, v, widths)
+    heard = outputs(n, v, widths)
     fast, slow = both(
         hidden(n, 7, seed=1), head(v, 7, seed=2), heard, positions(n, v), pipeline(teachers), divergence()
     )
@@ -172,7 +172,7 @@ def adds_no_more_error(student, own, heard, log_w, where, divergence, tolerance)
     distil_bytes = rows_per_chunk(own.weight.shape[0], len(heard), 128)
     out = distil(h, top, heard, where, lambda s, c: (log_w, c), divergence, loss_bytes=distil_bytes)
     out.loss.backward()
-    double = [Spoken(t.hidden.double(), Head(t.head.weight.double())) for t in heard]
+    double = [HiddenStates(t.hidden.double(), Head(t.head.weight.double())) for t in heard]
     truth = naive(student.double(), Head(own.weight.double()), double, log_w.double(), where, divergence)
     rival = naive(student, own, heard, log_w, where, divergence)
     for fused, plain, exact in zip([out.loss.detach(), h.grad, top.weight.grad], rival, truth, strict=True):
@@ -187,7 +187,7 @@ def test_half_precision_inputs_add_no_more_than_one_rounding_to_the_naive_error(
     options = {"dtype": torch.bfloat16, "size": 0.5}
     student, own = hidden(n, 16, seed=1, dtype=torch.bfloat16), head(v, 16, seed=2, **options)
     log_w = normalise(torch.randn(n, 2))
-    heard = spoken(n, v, [16, 8], **options)
+    heard = outputs(n, v, [16, 8], **options)
     adds_no_more_error(student, own, heard, log_w, positions(n, v, loss_share=0.7), divergence, 2**-8)
 
 
@@ -195,7 +195,7 @@ def test_half_precision_inputs_add_no_more_than_one_rounding_to_the_naive_error(
 @pytest.mark.parametrize("size", [1.0, 30.0, 1e3, 1e4])
 def test_extreme_logits_add_no_more_error_than_the_naive_path(divergence, size):
     n, v = 100, 17
-    heard = [Spoken(t.hidden, Head(t.head.weight * size)) for t in spoken(n, v, [4, 4])]
+    heard = [HiddenStates(t.hidden, Head(t.head.weight * size)) for t in outputs(n, v, [4, 4])]
     log_w = normalise(torch.randn(n, 2))
     adds_no_more_error(hidden(n, 4, seed=1), head(v, 4, seed=2), heard, log_w, positions(n, v), divergence, 1e-6)
 
@@ -203,7 +203,7 @@ def test_extreme_logits_add_no_more_error_than_the_naive_path(divergence, size):
 @pytest.mark.parametrize("divergence", [ForwardKL(ce=0.1), ReverseKL(ce=0.1)])
 def test_with_every_signal_extreme_logits_stay_finite(divergence):
     n, v = 100, 17
-    heard = [Spoken(t.hidden, Head(t.head.weight * 1e4)) for t in spoken(n, v, [4, 4])]
+    heard = [HiddenStates(t.hidden, Head(t.head.weight * 1e4)) for t in outputs(n, v, [4, 4])]
     stack = STACK * Softmax(1.0)(Consensus()) * Softmax(1.0)(Margin()) * Softmax(1.0)(StudentGap())
     out, d_hidden, d_weight = run(
         hidden(n, 4, seed=1), head(v, 4, seed=2, size=1e3), heard, positions(n, v), pipeline(2, stack), divergence
@@ -227,7 +227,7 @@ def test_random_shapes_masks_and_documents_agree_with_the_twin(n, v, widths, los
     fast, slow = both(
         hidden(n, 5, seed=seed),
         head(v, 5, seed=seed + 1),
-        spoken(n, v, widths, seed=seed),
+        outputs(n, v, widths, seed=seed),
         positions(n, v, seed=seed, loss_share=loss_share, documents=documents, tasks=2, teachers=len(widths)),
         pipeline(len(widths), floor=0.1, safety=Tilt({"a": 1.0}, strength=2.0)),
         (ReverseKL if reverse else ForwardKL)(ce=0.1),
@@ -242,7 +242,7 @@ def test_every_statistic_agrees_with_the_twin(loss_share):
     fast, slow = both(
         hidden(n, 6, seed=1),
         head(v, 6, seed=2),
-        spoken(n, v, [6, 3, 9]),
+        outputs(n, v, [6, 3, 9]),
         positions(n, v, loss_share=loss_share),
         pipeline(3),
         ForwardKL(),
@@ -255,7 +255,7 @@ def test_every_statistic_agrees_with_the_twin(loss_share):
 def test_only_the_statistics_that_were_asked_for_are_measured():
     n, v = 10, 12
     out = distil(
-        hidden(n, 4, seed=1), head(v, 4, seed=2), spoken(n, v, [4]), positions(n, v), pipeline(1, Uniform()).decide,
+        hidden(n, 4, seed=1), head(v, 4, seed=2), outputs(n, v, [4]), positions(n, v), pipeline(1, Uniform()).decide,
         ForwardKL(), needs=frozenset({"margin"}),
     )  # fmt: skip
     assert {name for name, _ in out.statistics.measured()} == {"label_log_prob", "margin"}
@@ -265,7 +265,7 @@ def test_only_the_statistics_that_were_asked_for_are_measured():
 @pytest.mark.parametrize("temperature", [1.0, 1.7])
 def test_gradients_are_those_of_the_loss(divergence, temperature):
     n, v, d = 5, 7, 3
-    heard = spoken(n, v, [3, 4], dtype=torch.float64)
+    heard = outputs(n, v, [3, 4], dtype=torch.float64)
     where = positions(n, v, loss_share=0.8)
     log_w = normalise(torch.randn(n, 2, dtype=torch.float64))
 
@@ -284,7 +284,7 @@ def test_each_gradient_can_be_asked_for_alone(leaf):
     student, own, heard, where = (
         hidden(n, 4, seed=1),
         head(v, 4, seed=2, bias=True),
-        spoken(n, v, [4, 4]),
+        outputs(n, v, [4, 4]),
         positions(n, v),
     )
     h, top = trained(student, own)
@@ -301,7 +301,7 @@ def test_each_gradient_can_be_asked_for_alone(leaf):
 
 def test_the_upstream_gradient_scales_ours():
     n, v = 12, 9
-    student, own, heard, where = hidden(n, 4, seed=1), head(v, 4, seed=2), spoken(n, v, [4]), positions(n, v)
+    student, own, heard, where = hidden(n, 4, seed=1), head(v, 4, seed=2), outputs(n, v, [4]), positions(n, v)
     grads = []
     for scale in (1.0, 0.25):
         h, top = trained(student, own)
@@ -314,7 +314,7 @@ def test_the_upstream_gradient_scales_ours():
 def differentiable(seed=1):
     n, v = 12, 9
     h, top = trained(hidden(n, 4, seed=seed), head(v, 4, seed=2))
-    heard, where = spoken(n, v, [4]), positions(n, v)
+    heard, where = outputs(n, v, [4]), positions(n, v)
     return h, top, distil(h, top, heard, where, pipeline(1).decide, ForwardKL(ce=0.2), needs=STACK.needs).loss
 
 
@@ -345,7 +345,7 @@ def test_a_graph_that_is_gone_is_refused():
 def test_a_head_tied_to_the_embedding_gets_both_gradients():
     n, v, d = 15, 11, 4
     ids = torch.randint(v, (n,))
-    heard, where = spoken(n, v, [5, 3], dtype=torch.float64), positions(n, v)
+    heard, where = outputs(n, v, [5, 3], dtype=torch.float64), positions(n, v)
     log_w = normalise(torch.randn(n, 2, dtype=torch.float64))
     tied = torch.randn(v, d, dtype=torch.float64, requires_grad=True)
     distil(torch.tanh(tied[ids]), Head(tied), heard, where, lambda s, c: (log_w, c), ForwardKL()).loss.backward()
@@ -361,7 +361,7 @@ def test_weights_are_constants_to_the_gradient(divergence):
     n, v = 20, 9
     bound = pipeline(2, Softmax(0.5)(StudentGap(spread=6)) * Softmax(1.0)(Consensus()) * Softmax(1.0)(Margin()))
     fast, slow = both(
-        hidden(n, 4, seed=1), head(v, 4, seed=2), spoken(n, v, [4, 4]), positions(n, v), bound, divergence()
+        hidden(n, 4, seed=1), head(v, 4, seed=2), outputs(n, v, [4, 4]), positions(n, v), bound, divergence()
     )
     agree(fast, slow, 3e-6)
     assert not fast[0].log_w.requires_grad
@@ -378,7 +378,7 @@ def run(student, own, heard, where, bound, divergence=None, loss_bytes=None):
 @pytest.mark.parametrize("divergence", [ForwardKL(), ReverseKL(temperature=1.5)])
 def test_permuting_teachers_permutes_their_weights_and_nothing_else(divergence):
     n, v = 140, 21
-    student, own, heard = hidden(n, 5, seed=1), head(v, 5, seed=2), spoken(n, v, [5, 3, 7])
+    student, own, heard = hidden(n, 5, seed=1), head(v, 5, seed=2), outputs(n, v, [5, 3, 7])
     where = positions(n, v, loss_share=0.6, tasks=2)
     prior = TaskPrior({"t": {"a": 3, "b": 1, "c": 2}})
     safety = Tilt({"a": 1.0, "c": 0.5})
@@ -397,12 +397,12 @@ def test_permuting_teachers_permutes_their_weights_and_nothing_else(divergence):
 def test_permuting_positions_permutes_what_is_decided_at_each_of_them():
     n, v = 150, 21
     bound = pipeline(2, Softmax(2.0)(Entropy(spread=3)) * Softmax(3.0)(LabelLikelihood(spread=4)))
-    student, own, heard = hidden(n, 5, seed=1), head(v, 5, seed=2), spoken(n, v, [5, 3])
+    student, own, heard = hidden(n, 5, seed=1), head(v, 5, seed=2), outputs(n, v, [5, 3])
     where = positions(n, v, loss_share=0.6)
     order = torch.randperm(n)
     small = rows_per_chunk(v, 2, 128)
     one, d_hidden, d_weight = run(student, own, heard, where, bound, loss_bytes=small)
-    moved = [Spoken(t.hidden[order], t.head) for t in heard]
+    moved = [HiddenStates(t.hidden[order], t.head) for t in heard]
     two, d_hidden2, d_weight2 = run(student[order], own, moved, where.at(order), bound, loss_bytes=small)
     torch.testing.assert_close(two.log_w, one.log_w[order], rtol=0, atol=1e-6)
     torch.testing.assert_close(two.divergence, one.divergence[order], rtol=1e-5, atol=1e-6)
@@ -414,7 +414,7 @@ def test_permuting_positions_permutes_what_is_decided_at_each_of_them():
 @pytest.mark.parametrize("rows", [128, 129, 200, 257, 500])
 def test_the_split_into_chunks_changes_nothing(rows):
     n, v = 513, 13
-    student, own, heard = hidden(n, 5, seed=1), head(v, 5, seed=2), spoken(n, v, [5, 3])
+    student, own, heard = hidden(n, 5, seed=1), head(v, 5, seed=2), outputs(n, v, [5, 3])
     where = positions(n, v, loss_share=0.5, documents=4)
     whole, d_hidden, d_weight = run(student, own, heard, where, pipeline(2))
     parts, d_hidden2, d_weight2 = run(student, own, heard, where, pipeline(2), loss_bytes=rows_per_chunk(v, 2, rows))
@@ -432,14 +432,14 @@ def test_chunks_never_have_fewer_rows_than_matrix_products_like():
         return torch.zeros(seen[-1], 1), carry
 
     distil(
-        hidden(n, 4, seed=1), head(v, 4, seed=2), spoken(n, v, [4]), positions(n, v), decide, ForwardKL(), loss_bytes=1
+        hidden(n, 4, seed=1), head(v, 4, seed=2), outputs(n, v, [4]), positions(n, v), decide, ForwardKL(), loss_bytes=1
     )
     assert seen == [128, 128, 44]
 
 
 def test_prompts_carry_evidence_but_no_loss():
     n, v = 60, 13
-    student, own, heard = hidden(n, 5, seed=1), head(v, 5, seed=2), spoken(n, v, [5, 3], size=2.0)
+    student, own, heard = hidden(n, 5, seed=1), head(v, 5, seed=2), outputs(n, v, [5, 3], size=2.0)
     has_loss = torch.arange(n) >= 40
     full = Positions.of(torch.randint(v, (n,)), has_loss, has_target=torch.ones(n, dtype=torch.bool))
     out, d_hidden, _ = run(student, own, heard, full, pipeline(2, PrefixPosterior(0.05)))
@@ -459,7 +459,7 @@ def test_prompts_carry_evidence_but_no_loss():
 @pytest.mark.parametrize("rows", [128, 150])
 def test_the_posterior_is_carried_across_chunks_and_starts_anew_at_each_document(rows):
     n, v = 400, 13
-    student, own, heard = hidden(n, 5, seed=1), head(v, 5, seed=2), spoken(n, v, [5, 3], size=2.0)
+    student, own, heard = hidden(n, 5, seed=1), head(v, 5, seed=2), outputs(n, v, [5, 3], size=2.0)
     start = torch.zeros(n, dtype=torch.bool)
     start[[0, 5, 127, 128, 129, 256, 300]] = True
     where = Positions.of(
@@ -482,7 +482,7 @@ def test_the_posterior_is_carried_across_chunks_and_starts_anew_at_each_document
 def test_identical_teachers_equal_one_teacher(divergence, stack):
     n, v = 140, 21
     student, own, where = hidden(n, 5, seed=1), head(v, 5, seed=2), positions(n, v, loss_share=0.7)
-    (teacher,) = spoken(n, v, [6])
+    (teacher,) = outputs(n, v, [6])
     one, d_hidden, d_weight = run(student, own, [teacher], where, pipeline(1, stack), divergence)
     three, d_hidden3, d_weight3 = run(student, own, [teacher] * 3, where, pipeline(3, stack), divergence)
     torch.testing.assert_close(three.loss, one.loss)
@@ -496,7 +496,7 @@ def test_identical_teachers_equal_one_teacher(divergence, stack):
 def test_one_teacher_is_the_kl_of_torch(divergence):
     n, v = 50, 21
     student, own, where = hidden(n, 5, seed=1).double(), head(v, 5, seed=2, dtype=torch.float64), positions(n, v)
-    (teacher,) = spoken(n, v, [6], dtype=torch.float64)
+    (teacher,) = outputs(n, v, [6], dtype=torch.float64)
     out, d_hidden, _ = run(student, own, [teacher], where, pipeline(1), divergence)
     h = student.clone().requires_grad_()
     log_q, log_p = own.logits(h).log_softmax(-1), teacher.head.logits(teacher.hidden).log_softmax(-1)
@@ -510,7 +510,7 @@ def test_one_teacher_is_the_kl_of_torch(divergence):
 def test_a_teacher_that_equals_the_student_costs_nothing():
     n, v = 50, 21
     student, own = hidden(n, 5, seed=1).double(), head(v, 5, seed=2, dtype=torch.float64)
-    out, d_hidden, _ = run(student, own, [Spoken(student, own)], positions(n, v), pipeline(1), ForwardKL())
+    out, d_hidden, _ = run(student, own, [HiddenStates(student, own)], positions(n, v), pipeline(1), ForwardKL())
     assert abs(out.loss.item()) < 1e-9
     assert d_hidden.abs().max() < 1e-12
 
@@ -520,7 +520,7 @@ def test_a_teacher_that_equals_the_student_costs_nothing():
 @pytest.mark.parametrize("loss_share", [0.0, 0.5, 1.0])
 def test_a_teacher_that_is_not_finite_is_named_with_its_row(bad, where_bad, loss_share):
     n, v = 200, 21
-    heard = spoken(n, v, [5, 3])
+    heard = outputs(n, v, [5, 3])
     heard[1].hidden[where_bad, 0] = bad
     bound = pipeline(2)
     with pytest.raises(NonFiniteError) as caught:
@@ -534,10 +534,10 @@ def test_a_teacher_that_is_not_finite_is_named_with_its_row(bad, where_bad, loss
 
 def test_one_logit_of_minus_infinity_is_not_passed_over():
     n, v = 10, 21
-    heard = spoken(n, v, [5])
+    heard = outputs(n, v, [5])
     bias = torch.zeros(v)
     bias[4] = -math.inf
-    silent = [Spoken(heard[0].hidden, Head(heard[0].head.weight, bias))]
+    silent = [HiddenStates(heard[0].hidden, Head(heard[0].head.weight, bias))]
     with pytest.raises(NonFiniteError) as caught:
         distil(
             hidden(n, 5, seed=1),
@@ -560,7 +560,7 @@ def test_a_student_that_is_not_finite_is_named_with_its_row(bad):
         distil(
             student,
             head(v, 5, seed=2),
-            spoken(n, v, [5]),
+            outputs(n, v, [5]),
             positions(n, v),
             pipeline(1).decide,
             ForwardKL(),
@@ -574,7 +574,7 @@ def test_a_student_that_is_not_finite_is_named_with_its_row(bad):
 @pytest.mark.parametrize("divergence", [ForwardKL(ce=0.5), ReverseKL()])
 def test_a_batch_without_loss_costs_nothing_and_gives_zero_gradients(n, divergence):
     v = 21
-    student, own, heard = hidden(n, 5, seed=1), head(v, 5, seed=2, bias=True), spoken(n, v, [5, 5])
+    student, own, heard = hidden(n, 5, seed=1), head(v, 5, seed=2, bias=True), outputs(n, v, [5, 5])
     out, d_hidden, d_weight = run(
         student, own, heard, positions(n, v, loss_share=0.0, documents=min(n, 1)), pipeline(2), divergence
     )
@@ -589,7 +589,7 @@ def test_padded_rows_of_the_head_get_no_gradient():
     student, own = hidden(n, 5, seed=1), head(v, 5, seed=2, padded=6, bias=True)
     h, top = trained(student, own)
     distil(
-        h, top, spoken(n, v, [5], padded=3), positions(n, v), pipeline(1).decide, ForwardKL(), needs=STACK.needs
+        h, top, outputs(n, v, [5], padded=3), positions(n, v), pipeline(1).decide, ForwardKL(), needs=STACK.needs
     ).loss.backward()
     assert (top.weight.grad[v:] == 0).all()
     assert (top.bias.grad[v:] == 0).all()
@@ -598,7 +598,7 @@ def test_padded_rows_of_the_head_get_no_gradient():
 
 def test_without_gradients_the_loss_is_the_same_and_inputs_stay_as_they_were():
     n, v = 140, 21
-    student, own, heard, where = hidden(n, 5, seed=1), head(v, 5, seed=2), spoken(n, v, [5, 5]), positions(n, v)
+    student, own, heard, where = hidden(n, 5, seed=1), head(v, 5, seed=2), outputs(n, v, [5, 5]), positions(n, v)
     before = [student.clone(), own.weight.clone(), *(t.hidden.clone() for t in heard)]
     with_gradient, _, _ = run(student, own, heard, where, pipeline(2))
     without = distil(student, own, heard, where, pipeline(2).decide, ForwardKL(ce=0.1), needs=STACK.needs)
@@ -612,7 +612,7 @@ def test_without_gradients_the_loss_is_the_same_and_inputs_stay_as_they_were():
 def test_autocast_halves_the_matrix_products_and_not_the_sums(divergence):
     n, v = 200, 31
     student, own = hidden(n, 8, seed=1), head(v, 8, seed=2, size=0.5)
-    heard, where, bound = spoken(n, v, [8, 5], size=0.5), positions(n, v), pipeline(2)
+    heard, where, bound = outputs(n, v, [8, 5], size=0.5), positions(n, v), pipeline(2)
     with torch.autocast("cpu", torch.bfloat16):
         cast, _, _ = run(student, own, heard, where, bound, divergence)
     rounded = [student.bfloat16(), Head(own.weight.bfloat16())]
@@ -629,14 +629,14 @@ def test_autocast_halves_the_matrix_products_and_not_the_sums(divergence):
     ("change", "sentence"),
     [
         ({"heard": []}, "at least one teacher"),
-        ({"heard": spoken(11, 21, [5])}, "teacher 0 speaks of 11 positions, the student of 10"),
-        ({"heard": spoken(10, 20, [5])}, "teacher 0 has 20 vocabulary entries, the student 21"),
+        ({"heard": outputs(11, 21, [5])}, "teacher 0 speaks of 11 positions, the student of 10"),
+        ({"heard": outputs(10, 20, [5])}, "teacher 0 has 20 vocabulary entries, the student 21"),
         ({"where": positions(9, 21)}, "9 positions are described, the student has 10"),
         ({"needs": frozenset({"charm"})}, r"unknown statistics \['charm'\]"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(change, sentence):
-    given = {"heard": spoken(10, 21, [5]), "where": positions(10, 21), "needs": STACK.needs, **change}
+    given = {"heard": outputs(10, 21, [5]), "where": positions(10, 21), "needs": STACK.needs, **change}
     with pytest.raises(ValueError, match=sentence):
         distil(
             hidden(10, 5, seed=1),

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import head, hidden, positions, spoken
+from cases import head, hidden, outputs, positions
 from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
 
-from polydistill.logprobs import Head, Spoken
+from polydistill.logprobs import Head, HiddenStates
 from polydistill.objective import ForwardKL, ReverseKL, distil
 from polydistill.objective.kernels import release
 
@@ -26,7 +26,7 @@ def constant(s, carry):
 def test_one_teacher_equals_the_divergence_of_trl(divergence, beta, temperature, options):
     n, v = 300, 97
     student, own = hidden(n, 12, seed=1), head(v, 12, seed=2, size=0.4, **options)
-    (teacher,) = spoken(n, v, [20], size=0.4, **options)
+    (teacher,) = outputs(n, v, [20], size=0.4, **options)
     where = positions(n, v)
 
     def leaves():
@@ -57,11 +57,11 @@ def test_one_teacher_equals_the_divergence_of_trl(divergence, beta, temperature,
 def test_equal_weights_on_copies_of_one_teacher_equal_the_divergence_of_trl():
     n, v = 200, 50
     student, own = hidden(n, 8, seed=1), head(v, 8, seed=2, size=0.5)
-    (teacher,) = spoken(n, v, [8], size=0.5)
+    (teacher,) = outputs(n, v, [8], size=0.5)
     ours = distil(
         student,
         own,
-        [teacher, Spoken(teacher.hidden, teacher.head)],
+        [teacher, HiddenStates(teacher.hidden, teacher.head)],
         positions(n, v),
         lambda s, c: (torch.full((len(s.positions), 2), -0.6931472), c),
         ForwardKL(),
@@ -76,7 +76,7 @@ MEASURE = """
 import json, sys
 sys.path.insert(0, sys.argv[2])
 import torch
-from cases import head, hidden, positions, spoken
+from cases import head, hidden, positions, outputs
 from reference import objective
 from polydistill.objective import ForwardKL, distil
 torch.set_num_threads(1)
@@ -84,7 +84,7 @@ def peak():  # of this program; getrusage would tell that of the test process th
     lines = open("/proc/self/status").read().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 def run(n, v, d=16, k=4):
-    teachers, where = spoken(n, v, [d] * k), positions(n, v)
+    teachers, where = outputs(n, v, [d] * k), positions(n, v)
     student, own = hidden(n, d, seed=1).requires_grad_(), head(v, d, seed=2)
     weight = own.weight.requires_grad_()
     log_w = torch.full((n, k), 1 / k).log()
@@ -134,7 +134,7 @@ def test_no_tensor_of_all_positions_by_the_vocabulary_is_ever_made():
 
     n, v, k = 1024, 300, 3
     student, own = hidden(n, 4, seed=1).requires_grad_(), head(v, 4, seed=2)
-    heard, where = spoken(n, v, [4] * k), positions(n, v, loss_share=0.8)
+    heard, where = outputs(n, v, [4] * k), positions(n, v, loss_share=0.8)
     release()  # what earlier, larger calls left to be used again is not this call's
     with Watch():
         distil(

@@ -20,8 +20,8 @@ def adapter(folder, seed, **options):
 def said(teacher, rows=None):
     torch.manual_seed(5)
     ids = torch.randint(4, 300, (2, 9))
-    spoken = teacher.speak(ids, torch.ones_like(ids), torch.arange(18) if rows is None else rows)
-    return spoken.head.logits(spoken.hidden)
+    outputs = teacher.speak(ids, torch.ones_like(ids), torch.arange(18) if rows is None else rows)
+    return outputs.head.logits(outputs.hidden)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from cases import head, hidden, positions, spoken
+from cases import head, hidden, outputs, positions
 
 from polydistill.logprobs import Head
 from polydistill.objective import (
@@ -96,7 +96,7 @@ def test_value_and_gradient_are_those_of_the_definition(rule, temperature):
 def test_gradients_of_the_whole_objective_pass_gradcheck(rule):
     student = hidden(N, 4, seed=1, dtype=torch.float64).requires_grad_()
     own = head(V, 4, seed=2, dtype=torch.float64, bias=True, softcap=3.0)
-    heard, where = spoken(N, V, [4, 5], dtype=torch.float64), positions(N, V)
+    heard, where = outputs(N, V, [4, 5], dtype=torch.float64), positions(N, V)
     log_w = torch.tensor([0.3, 0.7], dtype=torch.float64).log().expand(N, 2)
 
     def loss(h, weight, bias):
@@ -136,7 +136,7 @@ def test_pooling_first_and_dividing_first_are_two_objectives(pair):
 
 @pytest.mark.parametrize("rule", FAMILY, ids=name)
 def test_extreme_logits_stay_finite_in_single_precision(rule):
-    heard, where = spoken(40, 300, [4, 4], size=30.0), positions(40, 300)
+    heard, where = outputs(40, 300, [4, 4], size=30.0), positions(40, 300)
     student = (30.0 * hidden(40, 4, seed=1)).requires_grad_()
     out = distil(student, head(300, 4, seed=2), heard, where, lambda s, c: (torch.full((40, 2), -math.log(2)), c), rule)
     out.loss.backward()

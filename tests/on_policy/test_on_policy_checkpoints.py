@@ -7,10 +7,10 @@ import torch
 from models import llama
 from scenes import ours, prompts, two
 
-from polydistill.signals import Entropy
 from polydistill.teachers import LocalTeacher
 from polydistill.training import CheckpointError, NonFiniteValueError, checkpoint
 from polydistill.weighting import Hedge, PrefixPosterior, Softmax
+from polydistill.weighting.signals import Entropy
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 

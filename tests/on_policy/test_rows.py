@@ -7,7 +7,7 @@ from models import SENTENCES, llama, tokenizer
 from scenes import completed, ours, prompts
 
 from polydistill.data.context import DataError
-from polydistill.data.severity import FromRules, Rule
+from polydistill.data.severity import FromRules, SeverityRule
 from polydistill.objective import ReverseKL
 from polydistill.teachers import LocalTeacher
 from polydistill.training.fixed import fixed_turn
@@ -86,7 +86,7 @@ def test_messages_become_prompts_and_the_last_answer_the_completion(tmp_path):
 
 
 def test_rules_follow_the_generated_text(tmp_path):
-    source = FromRules((Rule.of("a"),), along=True)
+    source = FromRules((SeverityRule.of("a"),), along=True)
     made = ours(tmp_path, severity=source)
     batch = completed(made, prompts())
     assert batch["severity"].shape == made.batch_of(batch).input_ids.shape

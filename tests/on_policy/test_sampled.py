@@ -8,7 +8,6 @@ from scenes import completed, ours, prompts, two
 from polydistill.logprobs import Head
 from polydistill.objective import ReverseKL
 from polydistill.pipeline import Pipeline
-from polydistill.signals import Entropy, LabelLikelihood
 from polydistill.training.batch import Batch
 from polydistill.training.sampled import (
     LocalScorer,
@@ -19,13 +18,14 @@ from polydistill.training.sampled import (
 )
 from polydistill.training.step import NonFiniteValueError
 from polydistill.weighting import PrefixPosterior, Softmax, TaskPrior, Uniform
+from polydistill.weighting.signals import Entropy, LabelLikelihood
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 V, K = 5, 2
 
 
 class Table:
-    """Says the log-probability of the next token from a table that does not look at the prefix."""
+    """TeacherOutput the log-probability of the next token from a table that does not look at the prefix."""
 
     def __init__(self, name, log_p):
         self.name, self.log_p = name, log_p

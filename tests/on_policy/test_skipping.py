@@ -6,9 +6,9 @@ from models import llama
 from scenes import completed, ours, prompts, two
 
 from polydistill.objective import ForwardKL
-from polydistill.signals import Consensus, Entropy, LabelLikelihood
 from polydistill.teachers import LocalTeacher
 from polydistill.weighting import Hedge, Softmax, TaskPrior, TeacherRouter
+from polydistill.weighting.signals import Consensus, Entropy, LabelLikelihood
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 HARD = TaskPrior({"code": {"a": 0.0, "b": 1.0}, "maths": {"a": 1.0, "b": 0.0}})

@@ -5,11 +5,13 @@ import pytest
 import torch
 from cases import statistics
 
-from polydistill.pipeline import Pipeline, as_operator, promises
+from polydistill.pipeline import Pipeline, as_operator
+from polydistill.promises import Terms, at_least, at_most, promises
 from polydistill.safety import Ordered, Tilt
-from polydistill.signals import Entropy, LabelLikelihood
 from polydistill.simplex import mix, normalise
+from polydistill.target import Pool
 from polydistill.weighting import Custom, PrefixPosterior, Softmax, TaskPrior, UnboundOperatorError, Uniform
+from polydistill.weighting.signals import Entropy, LabelLikelihood
 
 NAMES = ("a", "b", "c")
 STACK = PrefixPosterior(0.1) * Softmax(0.5)(Entropy(spread=4))
@@ -109,11 +111,20 @@ def test_it_knows_its_teachers_and_tasks():
 def test_promises_say_in_words_what_the_guarantee_says_in_numbers():
     bound = Pipeline.of(STACK, NAMES, floor=0.1, safety=Tilt({"a": 1.0}, 3.0))
     g = bound.guarantee()
-    words = bound.promises()
-    assert words[0] == f"no teacher ever weighs less than {g.floor:.2%} or more than {g.ceiling:.1%}"
-    assert f"at most {g.weight_shift(0.1):.1%}" in words[1]
-    assert f"every token of the prefix moves it by at most {g.weight_shift(0.1, sustained=True):.1%}" in words[2]
-    assert f"{g.ceiling:.1%}, evidence unchanged" in words[3]
-    assert "no severity is high enough" in words[4]
+    words = {promise.name: promise.says for promise in promises(bound, Terms(Pool.LINEAR))}
+    assert words["weights"] == f"no teacher ever weighs less than {at_least(g.floor)}"
+    assert f"at most {at_most(g.weight_shift(0.1))}" in words["evidence"]
+    sustained = at_most(g.weight_shift(0.1, sustained=True))
+    assert (
+        f"every token of the prefix wrong by at most 0.1 nat moves a target by at most {sustained}"
+        in words["sustained"]
+    )
+    assert "no severity is high enough" in words["nothing"]
     strong = Pipeline.of(Uniform(), NAMES, safety=Ordered({"a": 1.0}, 0.4))
-    assert promises(strong.guarantee(), strong.ordered_from())[-1].startswith("from severity 0.40 on a safer teacher")
+    assert promises(strong)[1].says.startswith("from severity 0.40 on a safer teacher")
+
+
+def test_a_number_in_a_promise_is_rounded_to_the_side_on_which_it_is_true():
+    assert (at_most(0.0731), at_most(0.07321), at_least(0.07329)) == ("7.31%", "7.33%", "7.32%")
+    assert (at_most(0.25), at_least(1e-5), at_most(1.01e-5)) == ("25%", "0.0010%", "0.0011%")
+    assert (at_most(0.123401), at_most(1.0), at_most(0.0)) == ("12.4%", "100%", "0%")

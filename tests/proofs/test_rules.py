@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from polydistill import guarantee as calculus
-from polydistill.guarantee import Guarantee, Rule
+from polydistill.guarantee import Derivation, Guarantee
 from polydistill.safety import Tilt
 from polydistill.theory.posterior import switching_bound
 
@@ -102,14 +102,14 @@ def _with(guarantee: Guarantee, teachers: int) -> Guarantee:
     return Guarantee(teachers, guarantee.range, guarantee.floor, guarantee.ceiling, (), step)
 
 
-def rules() -> Iterable[Rule]:
+def rules() -> Iterable[Derivation]:
     """Every rule that a module of the package defines."""
     found = {
         id(value): value
         for name, module in list(sys.modules.items())
         if name.startswith("polydistill")
         for value in vars(module).values()
-        if isinstance(value, Rule)
+        if isinstance(value, Derivation)
     }
     return found.values()
 

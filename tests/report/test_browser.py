@@ -2,13 +2,13 @@
 
 import json
 import re
-import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from system import need
 
 from polydistill.records import (
     METRICS,
@@ -38,9 +38,7 @@ class Visit:
 
 
 def visit(page: Path, scratch: Path) -> Visit:
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.fail("the report is checked in a real browser: install one with `apt-get install -y chromium`")
+    browser = need("browser")
     log = scratch / "net.json"
     done = subprocess.run(
         [

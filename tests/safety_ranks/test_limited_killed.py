@@ -1,13 +1,11 @@
 """A run of the command, killed by SIGKILL in the middle of dual ascent and started again, ends bitwise the same."""
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import models
 import pytest
 from safetensors.torch import load_file
@@ -33,7 +31,7 @@ safety:
     - {{kind: kl_to_teacher, name: near b, teacher: b, limit: 0.2, severity: 0.5}}
     - {{kind: generated_rate, name: vowels, limit: 0.1, follows: near b, prompts: {folder}/prompts.txt,
         pattern: "a", every: 4}}
-  dual: {{integral: 0.3, augmentation: 0.1, window: 5}}
+  dual: {{integral: 0.3, window: 5}}
 training: {{max_steps: {steps}, batch_size: 4, gradient_accumulation: 2, learning_rate: 5.0e-3, log_steps: 1, cpu: true,
   save_steps: {saved}}}
 """
@@ -54,10 +52,7 @@ def runs(tmp_path_factory) -> tuple[Path, list[dict]]:
     dice = random.Random(7)
     first, second = dice.randint(SAVED + 1, 14), dice.randint(20, 28)
     words = [f"{folder}/whole.yaml", *(f"{folder}/killed.yaml{step}" for step in (f":{first}", f":{second}", ""))]
-    script = Path(__file__).with_name("dying.py")
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(script), *words], env={**os.environ}, capture_output=True, text=True
-    )
+    done = forked.run([Path(__file__).with_name("dying.py"), *words])
     assert done.returncode == 0, done.stderr
     return folder, [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"status"')]
 

@@ -2,10 +2,9 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 from limited import STEPS, learn
 
@@ -25,9 +24,7 @@ def ranks(tmp_path_factory) -> tuple[dict, dict, dict]:
         "PYTHONWARNINGS": "ignore",
         "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(SCRIPT)]
-    done = subprocess.run([*command, str(folder)], capture_output=True, text=True, env=environment, timeout=200)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
+    forked.ranks(2, [SCRIPT, folder], env=environment)
     first, second = (json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1))
     return first, second, learn(folder / "one", 1)
 

@@ -15,9 +15,10 @@ from polydistill.guarantee import softmax
 from polydistill.logprobs import Positions, Statistics
 from polydistill.objective import Outcome
 from polydistill.pipeline import Pipeline
+from polydistill.promises import promises
 from polydistill.safety import Ordered, Tilt, Veto
-from polydistill.signals import Entropy
 from polydistill.weighting import Softmax
+from polydistill.weighting.signals import Entropy
 
 NAMES = ("capable", "general", "careful")
 TIERS = {"capable": 0.0, "general": 1.0, "careful": 2.0}
@@ -137,7 +138,7 @@ def test_the_veto_guarantees_what_stays_and_small_floors_are_said_with_their_dig
     assert promised.vetoes
     assert (promised.range, promised.floor, promised.moduli) == (before.range, before.floor, before.moduli)
     assert not Veto(TIERS, least=0).bind(NAMES).guarantee(before).vetoes
-    steep = Pipeline.of(STACK, NAMES, floor=0.05, safety=Tilt(TIERS, 9.0)).promises()[0]
+    steep = promises(Pipeline.of(STACK, NAMES, floor=0.05, safety=Tilt(TIERS, 9.0)))[0].says
     assert "0.00%" not in steep
     assert "100.0%" not in steep
 
@@ -151,7 +152,7 @@ def test_diagnostics_compare_active_teachers_with_their_promise():
     statistics = Statistics(positions, torch.randn(n, 3), entropy=3 * torch.rand(n, 3))
     log_w, _ = pipeline.decide(statistics, None)
     zero = torch.zeros(n)
-    outcome = Outcome(zero.sum(), n, log_w, zero, zero, statistics, {})
+    outcome = Outcome(zero.sum(), n, log_w, zero, zero, statistics)
     found = summarise(outcome, pipeline)
     assert 0 < found["range_used"] <= 1 + 1e-6
     assert found["at_floor"] < 0.5, "a vetoed teacher is not at the floor"

@@ -3,11 +3,10 @@
 import json
 import os
 import re
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from commands import write_run
@@ -44,13 +43,7 @@ def ended(folder: Path, infeasible: str) -> Ended:
         steps="max_steps: 12",
     )
     path.write_text(path.read_text().replace("learning_rate: 1.0e-3", "learning_rate: 1.0e-8"))
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "polydistill", "train", str(path)],
-        env={**os.environ, "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    done = forked.run([*forked.POLYDISTILL, "train", path], env={**os.environ, "COLUMNS": "200"})
     return Ended(folder / "run", done.returncode, done.stdout, done.stderr)
 
 

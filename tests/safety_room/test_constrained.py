@@ -8,7 +8,7 @@ import torch
 from trl import SFTConfig
 
 from polydistill import ForwardKL, PolyDistillTrainer, PrefixPosterior, Tilt
-from polydistill.logprobs import Positions, Spoken
+from polydistill.logprobs import HiddenStates, Positions
 from polydistill.safety import Controller, Forbidden, GeneratedRate, KLToTeacher, TaskLoss, UnsafeMass
 from polydistill.safety.constrained import Constrained
 from polydistill.safety.measures import prefixes, unsafe_mass, unsafe_surprise
@@ -126,13 +126,13 @@ def test_the_penalty_is_the_sum_that_it_says():
     hidden = last_hidden_state(student, input_ids=batch.input_ids, attention_mask=batch.attention_mask).flatten(0, 1)[
         rows
     ]
-    spoken = last_hidden_state(teacher, input_ids=batch.input_ids, attention_mask=batch.attention_mask).flatten(0, 1)[
+    outputs = last_hidden_state(teacher, input_ids=batch.input_ids, attention_mask=batch.attention_mask).flatten(0, 1)[
         rows
     ]
-    both = [Spoken(spoken, head_of(teacher))] * 2
+    both = [HiddenStates(outputs, head_of(teacher))] * 2
     found = limits.penalty(hidden, head_of(student), both, positions, batch.input_ids, rows)
     with torch.no_grad():
-        log_q, log_p = student.lm_head(hidden).log_softmax(-1), teacher.lm_head(spoken).log_softmax(-1)
+        log_q, log_p = student.lm_head(hidden).log_softmax(-1), teacher.lm_head(outputs).log_softmax(-1)
     lam = (limits.dual.mu / limits.dual.scale).tolist()
     expected = 0.0
     for i in range(len(rows)):

@@ -9,6 +9,7 @@ from polydistill import Entropy, Pipeline, Softmax
 from polydistill import guarantee as calculus
 from polydistill.safety import Ordered, Tilt, Veto, attenuation, effect, scores_of
 from polydistill.simplex import NoActiveTeacherError, mix, total_variation
+from polydistill.target import Pool
 
 NAMES = ("capable", "careful", "general")
 BEFORE = calculus.softmax(3, 1.0, 4.0, "evidence")
@@ -101,16 +102,16 @@ def test_effect_says_how_often_how_far_and_whom():
 
 def test_attenuation_is_claimed_for_the_linear_pool_only():
     tilt = Tilt({"careful": 1, "general": 1}, strength=8).bind(NAMES)
-    made = attenuation(tilt, BEFORE, linear=True)
+    made = attenuation(tilt, BEFORE, Pool.LINEAR)
     assert made.made
     assert "from severity 0.50" in made.says
-    refused = attenuation(tilt, BEFORE, linear=False)
+    refused = attenuation(tilt, BEFORE, Pool.LOG)
     assert not refused.made
     assert "log pool" in refused.says
-    weak = attenuation(Tilt({"careful": 1}, strength=1).bind(NAMES), BEFORE, linear=True)
+    weak = attenuation(Tilt({"careful": 1}, strength=1).bind(NAMES), BEFORE, Pool.LINEAR)
     assert not weak.made
     assert "too weak" in weak.says
-    tied = attenuation(Tilt({}, strength=8).bind(NAMES), BEFORE, linear=True)
+    tied = attenuation(Tilt({}, strength=8).bind(NAMES), BEFORE, Pool.LINEAR)
     assert not tied.made
 
 

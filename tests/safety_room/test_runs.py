@@ -11,9 +11,10 @@ import torch
 from polydistill.certification import certify
 from polydistill.certification.certificate import Basis
 from polydistill.config.file import ConfigError, load_config
+from polydistill.config.weighting import build_stack
 from polydistill.pipeline import Pipeline
 from polydistill.records import METRICS, read_metrics
-from polydistill.run.build import build_safety, build_stack
+from polydistill.run.build import build_safety
 from polydistill.run.measure import measure_run, measure_teachers, refusal_rates, tiers_of
 from polydistill.run.train import refuse_unmet, train_run
 from polydistill.safety import Forbidden, Tilt, Veto
@@ -143,6 +144,7 @@ def test_refusals_are_counted():
 @pytest.mark.slow
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize("kind", ["tilt", "ordered", "veto"])
+@pytest.mark.usefixtures("unchecked")
 def test_the_enforced_pipeline_is_certified(config, kind):
     extra = {"tilt": ["safety.strength=6"], "ordered": ["safety.low=0.05", "safety.high=0.9"], "veto": []}[kind]
     text = config.read_text().replace("kind: tilt", f"kind: {kind}")

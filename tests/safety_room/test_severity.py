@@ -9,7 +9,7 @@ from polydistill.data.severity import (
     FromClassifier,
     FromColumn,
     FromRules,
-    Rule,
+    SeverityRule,
     annotate,
     annotate_tokens,
     read_rules,
@@ -17,17 +17,17 @@ from polydistill.data.severity import (
     shares,
 )
 
-PHONE = Rule.of(r"phone:", severity=0.8, until="\n")
+PHONE = SeverityRule.of(r"phone:", severity=0.8, until="\n")
 
 
 def test_a_rule_along_the_sequence_never_sees_what_comes_later():
     tokens = ["call ", "phone", ": ", "555", "\n", "bye ", "Phone: ", "1"]
-    source = FromRules((PHONE, Rule.of(words=("bye",), severity=0.3)), along=True)
+    source = FromRules((PHONE, SeverityRule.of(words=("bye",), severity=0.3)), along=True)
     whole = source.score_prefixes(tokens)
     assert whole == [0.0, 0.0, 0.8, 0.8, 0.0, 0.3, 0.8, 0.8]
     for t in range(1, len(tokens) + 1):
         assert source.score_prefixes(tokens[:t]) == whole[:t]
-    look_ahead = FromRules((Rule.of(r"phone(?=: 555)"),), along=True)
+    look_ahead = FromRules((SeverityRule.of(r"phone(?=: 555)"),), along=True)
     assert look_ahead.score_prefixes(tokens)[1:4] == [0.0, 0.0, 1.0]
 
 
@@ -47,7 +47,7 @@ def test_a_classifier_scores_prompts_and_is_clipped():
 def test_scores_are_cached_under_data_and_rules():
     data = Dataset.from_dict({"prompt": ["phone: 1"], "completion": ["x"]})
     one, two = (annotate(data, FromRules((PHONE,))) for _ in range(2))
-    other = annotate(data, FromRules((Rule.of("call"),)))
+    other = annotate(data, FromRules((SeverityRule.of("call"),)))
     assert one._fingerprint == two._fingerprint != other._fingerprint
 
 

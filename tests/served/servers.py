@@ -3,10 +3,9 @@
 import json
 import os
 import re
+import signal
 import socket
 import socketserver
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import forked
 import models
 
 from polydistill.serve import Scorer, ScoreRequest
@@ -40,21 +40,16 @@ def right_answer(scorer: Scorer, content: dict[str, Any]) -> dict[str, Any]:
 @contextmanager
 def polydistill_serve(folder: Path, *arguments: str, port: int = 0, **environment: str) -> Iterator[str]:
     """`polydistill serve` in its own process; yields the URL."""
-    command = [sys.executable, "-m", "polydistill", "serve", str(folder), "--port", str(port), "--name", MODEL]
-    with subprocess.Popen(
-        [*command, "--threads", "1", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **environment},
-    ) as process:
-        try:
-            said = process.stdout.readline()
-            found = re.search(r"http://\S+/v1", said)
-            assert found, f"{said}\n{process.stderr.read()}"
-            yield found[0]
-        finally:
-            process.terminate()
+    command = [*forked.POLYDISTILL, "serve", folder, "--port", str(port), "--name", MODEL, "--threads", "1", *arguments]
+    process = forked.Process(command, env={**os.environ, **environment})
+    try:
+        while not (found := re.search(r"http://\S+/v1(?=\n)", process.stdout)):
+            assert process.poll() is None, process.stdout + process.stderr
+            time.sleep(0.01)
+        yield found[0]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
 
 
 Reply = Callable[["Faulty", socket.socket, dict[str, Any], int], None]

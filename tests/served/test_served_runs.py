@@ -2,9 +2,8 @@
 
 import json
 import re
-import subprocess
-import sys
 
+import forked
 import models
 import pytest
 import servers
@@ -96,12 +95,7 @@ def test_one_local_one_cached_and_one_served_teacher_in_one_run(place, folder, t
             place, tmp_path / "run", teachers={**names, "cached": {"cache": str(tmp_path / "cache")}, "big": served}
         )
         dump_config(run, tmp_path / "run.yaml")
-        done = subprocess.run(
-            [sys.executable, "-m", "polydistill", "train", str(tmp_path / "run.yaml")],
-            capture_output=True,
-            text=True,
-            timeout=200,
-        )
+        done = forked.run([*forked.POLYDISTILL, "train", tmp_path / "run.yaml"])
         assert done.returncode == 0, done.stderr
     mixed = read_summary(tmp_path / "run" / "summary.json")
     assert [score.name for score in mixed.scores] == ["student", "small", "cached", "big"]

@@ -65,8 +65,10 @@ def test_the_whole_vocabulary_gives_the_same_loss_as_the_model(url, folder):
     local.agree_with(models.tokenizer(), 300)
 
     def loss(teacher) -> float:
-        spoken = [teacher.speak(ids, mask, rows)]
-        return float(distil(hidden, head_of(student, 300), spoken, positions, uniform, ForwardKL(ce=0.0)).loss.detach())
+        outputs = [teacher.speak(ids, mask, rows)]
+        return float(
+            distil(hidden, head_of(student, 300), outputs, positions, uniform, ForwardKL(ce=0.0)).loss.detach()
+        )
 
     exact, errors = loss(local), []
     for k in (8, 32, 128):

@@ -3,10 +3,10 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import models
 import psutil
 import pytest
@@ -115,12 +115,7 @@ def test_two_workers_make_the_shards_of_the_local_engine(config, local, tmp_path
     """From the command line, on a Ray that is started for the build and stopped after it."""
     dump_config(config, tmp_path / "run.yaml")
     command = ["cache", "build", str(tmp_path / "run.yaml"), "--to", str(tmp_path / "cache")]
-    done = subprocess.run(
-        [sys.executable, "-m", "polydistill", *command, "--engine", "ray", "--workers", "2"],
-        capture_output=True,
-        text=True,
-        timeout=250,
-    )
+    done = forked.run([*forked.POLYDISTILL, *command, "--engine", "ray", "--workers", "2"])
     assert done.returncode == 0, done.stderr
     assert contents(tmp_path / "cache") == local
 

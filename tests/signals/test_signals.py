@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polydistill.logprobs import STATISTICS, Statistics
-from polydistill.signals import Consensus, Entropy, LabelLikelihood, Margin, Signal, StudentGap
 from polydistill.simplex import spread
+from polydistill.weighting.signals import Consensus, Entropy, LabelLikelihood, Margin, Signal, StudentGap
 
 NOTICED = statistics(8, 3, seed=4)
 

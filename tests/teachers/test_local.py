@@ -93,13 +93,13 @@ def batch():
 def test_a_teacher_speaks_about_the_rows_that_it_is_asked_about_without_gradient():
     teacher = LocalTeacher("a", models.llama(3, dropout=0.5).train())
     ids, mask, rows = batch()
-    spoken = teacher.speak(ids, mask, rows)
+    outputs = teacher.speak(ids, mask, rows)
     with torch.no_grad():
         expected = teacher.model(input_ids=ids, attention_mask=mask).logits.flatten(0, 1)[rows]
-    torch.testing.assert_close(spoken.head.logits(spoken.hidden), expected)
+    torch.testing.assert_close(outputs.head.logits(outputs.hidden), expected)
     assert not teacher.model.training
     assert not any(p.requires_grad for p in teacher.model.parameters())
-    assert not spoken.hidden.requires_grad
+    assert not outputs.hidden.requires_grad
 
 
 def test_a_teacher_keeps_its_dtype_under_the_autocast_of_the_student():

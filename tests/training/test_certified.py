@@ -12,6 +12,7 @@ from polydistill.report.tables import certified
 from polydistill.run.certificates import FIXED, NOT_TRAINED, TRAINED, certify_learned, write_certificate
 
 NAMES = ("a", "b", "c")
+PROMISED = ["no teacher ever weighs less than 1%"]
 
 
 @pytest.fixture(autouse=True)
@@ -25,10 +26,10 @@ def read(path):
 
 def test_learned_state_is_certified_beside_the_one_of_before(tmp_path):
     pipeline = Pipeline.of(Hedge(1.0, 0.1)(StudentGap()), NAMES)
-    write_certificate(tmp_path, pipeline, NOT_TRAINED)
+    write_certificate(tmp_path, pipeline, PROMISED, NOT_TRAINED)
     assert read(tmp_path / "certificate.json").state == NOT_TRAINED
     pipeline.stack.log_state.copy_(torch.log_softmax(torch.tensor([[0.0, 1.5, 3.0]]), -1))
-    certify_learned(tmp_path, pipeline)
+    certify_learned(tmp_path, pipeline, PROMISED)
     before, after = read(tmp_path / "certificate_before.json"), read(tmp_path / "certificate.json")
     assert (before.state, after.state) == (NOT_TRAINED, TRAINED)
     assert before.finding("B").worst < 1e-6
@@ -40,16 +41,17 @@ def test_learned_state_is_certified_beside_the_one_of_before(tmp_path):
 
 def test_weights_that_learn_nothing_have_one_certificate(tmp_path):
     pipeline = Pipeline.of(Softmax(1.0)(Entropy()), NAMES)
-    write_certificate(tmp_path, pipeline, NOT_TRAINED)
-    certify_learned(tmp_path, pipeline)
+    write_certificate(tmp_path, pipeline, PROMISED, NOT_TRAINED)
+    certify_learned(tmp_path, pipeline, PROMISED)
     assert read(tmp_path / "certificate.json").state == FIXED
     assert not (tmp_path / "certificate_before.json").exists()
     assert certified(read_run(tmp_path)) == f"Certified {FIXED}."
+    assert list(read(tmp_path / "certificate.json").consequences) == PROMISED
 
 
 def test_certificates_of_earlier_versions_are_read(tmp_path):
     pipeline = Pipeline.of(Softmax(1.0)(Entropy()), NAMES)
-    write_certificate(tmp_path, pipeline)
+    write_certificate(tmp_path, pipeline, PROMISED)
     data = json.loads((tmp_path / "certificate.json").read_text())
     del data["state"]
     assert Certificate.from_json(json.dumps(data)).state == ""

@@ -10,7 +10,7 @@ from runs import PLAIN, losses, trainer, weights
 
 from polydistill import Entropy, ForwardKL, Ordered, Pipeline, ReverseKL, Softmax, Tilt, Uniform
 from polydistill.certification import certify
-from polydistill.logprobs import Head, Positions, Spoken, Statistics
+from polydistill.logprobs import Head, HiddenStates, Positions, Statistics
 from polydistill.objective import distil
 from polydistill.run.recorder import Recorder
 from polydistill.training.gradient import across_teachers as module
@@ -33,15 +33,15 @@ ACROSS = [name for name in METHODS if name != "graddrop"]
 def scene(n=9, teachers=3, vocabulary=11, width=4, seed=0):
     g = torch.Generator().manual_seed(seed)
     head = Head(torch.randn(vocabulary, width, generator=g))
-    spoken = [Spoken(torch.randn(n, width, generator=g), head) for _ in range(teachers)]
-    return torch.randn(n, width, generator=g), head, spoken, torch.randn(n, teachers, generator=g).log_softmax(-1)
+    outputs = [HiddenStates(torch.randn(n, width, generator=g), head) for _ in range(teachers)]
+    return torch.randn(n, width, generator=g), head, outputs, torch.randn(n, teachers, generator=g).log_softmax(-1)
 
 
-def loose_gradients(hidden, head, spoken, log_w, temperature):
+def loose_gradients(hidden, head, outputs, log_w, temperature):
     """Row k: gradient of `T sum_t w_k KL(p_k || q)` in all logits, by autograd."""
     logits = head.logits(hidden).requires_grad_()
     rows = []
-    for k, teacher in enumerate(spoken):
+    for k, teacher in enumerate(outputs):
         p = (head.logits(teacher.hidden) / temperature).softmax(-1)
         log_q = (logits / temperature).log_softmax(-1)
         loss = (log_w[:, k].exp() * (p * (p.log() - log_q)).sum(-1)).sum() * temperature
@@ -51,9 +51,9 @@ def loose_gradients(hidden, head, spoken, log_w, temperature):
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_the_gramian_is_that_of_the_gradients_in_logit_space(temperature):
-    hidden, head, spoken, log_w = scene()
-    rows = loose_gradients(hidden, head, spoken, log_w, temperature)
-    made = logit_gramian(hidden, head, spoken, torch.arange(9), log_w, temperature, at_once=4)
+    hidden, head, outputs, log_w = scene()
+    rows = loose_gradients(hidden, head, outputs, log_w, temperature)
+    made = logit_gramian(hidden, head, outputs, torch.arange(9), log_w, temperature, at_once=4)
     torch.testing.assert_close(made, (rows @ rows.T).double(), rtol=1e-4, atol=1e-5)
 
 
@@ -75,19 +75,19 @@ def test_effective_weights_are_the_stacks_times_the_coefficients():
     stack = Softmax(1.0)(Entropy()) * AcrossTeachers("upgrad", share=0.1).factor()
     pipeline = Pipeline.of(stack, NAMES)
     plain = Pipeline.of(Softmax(1.0)(Entropy()), NAMES)
-    hidden, head, spoken, _ = scene()
+    hidden, head, outputs, _ = scene()
     positions = Positions.of(torch.zeros(9, dtype=torch.long), torch.ones(9, dtype=torch.bool))
     factor = factor_of(pipeline)
 
     def outcome(of):
-        return distil(hidden, head, spoken, positions, of.decide, ForwardKL(), needs=of.stack.needs)
+        return distil(hidden, head, outputs, positions, of.decide, ForwardKL(), needs=of.stack.needs)
 
     first = outcome(pipeline)
     torch.testing.assert_close(first.log_w, outcome(plain).log_w)
     for _ in range(2):  # what it was before makes no difference: rows have the weights without the factor
-        AcrossTeachers("upgrad").observe(factor, pipeline, hidden, head, spoken, outcome(pipeline), 1.0)
+        AcrossTeachers("upgrad").observe(factor, pipeline, hidden, head, outputs, outcome(pipeline), 1.0)
         pipeline.stack.commit()
-        rows = loose_gradients(hidden, head, spoken, first.log_w, 1.0).double()
+        rows = loose_gradients(hidden, head, outputs, first.log_w, 1.0).double()
         c = Coefficients("upgrad")(rows @ rows.T, 1)
         expected = (first.log_w + (0.9 * c / c.sum() + 0.1 / 3).log()).log_softmax(-1).float()
         torch.testing.assert_close(outcome(pipeline).log_w, expected, rtol=0, atol=1e-4)

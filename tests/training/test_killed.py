@@ -4,10 +4,9 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 from safetensors.torch import load_file
 
@@ -17,8 +16,7 @@ pytestmark = pytest.mark.slow
 def run(jobs: list[dict]) -> list[dict]:
     script = Path(__file__).with_name("processes.py")
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(script.parent), str(script.parents[1])])}
-    command = [sys.executable, "-W", "ignore", str(script), json.dumps(jobs)]
-    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    done = forked.run([script, json.dumps(jobs)], env=env)
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"status"')]
     assert len(lines) == len(jobs), done.stderr

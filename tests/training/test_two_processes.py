@@ -1,9 +1,8 @@
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 import ranks
 import torch
@@ -18,18 +17,8 @@ def test_two_processes_learn_what_one_does_and_agree_on_operator_state(tmp_path)
     one, two = tmp_path / "one", tmp_path / "two"
     one.mkdir()
     two.mkdir()
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*torchrun, ranks.__file__, two, "2"],
-        capture_output=True,
-        text=True,
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(map(str, Path(__file__).parents[:2])),
-            "PYTHONWARNINGS": "ignore",
-        },
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    path = os.pathsep.join(map(str, Path(__file__).parents[:2]))
+    forked.ranks(2, [ranks.__file__, two, "2"], env={**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "ignore"})
     ranks.learn(one, 4)
     alone, together = (json.loads((folder / "said0.json").read_text()) for folder in (one, two))
     assert (alone["ranks"], together["ranks"]) == (1, 2)

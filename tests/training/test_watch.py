@@ -123,11 +123,11 @@ def test_the_ratio_is_the_one_of_both_movements(tmp_path):
 def test_conflict_is_that_of_the_probes_positions(tmp_path):
     run = watched(tmp_path, weighting=PLAIN, max_steps=1, learning_rate=0.0)
     rows, positions = run.watch.batch.positions(reads_prefix=True)
-    spoken = [t.speak(run.watch.batch.input_ids, run.watch.batch.attention_mask, rows) for t in run.teachers]
+    outputs = [t.speak(run.watch.batch.input_ids, run.watch.batch.attention_mask, rows) for t in run.teachers]
     own = run.model.base_model(input_ids=run.watch.batch.input_ids).last_hidden_state.flatten(0, 1)
     chosen = positions.has_loss.nonzero().squeeze(1)
     q = run.model.lm_head(own[rows[chosen]]).softmax(-1)
-    p = torch.stack([logits_of(says, chosen).softmax(-1) for says in spoken], 1)
+    p = torch.stack([logits_of(says, chosen).softmax(-1) for says in outputs], 1)
     assert column(run, "conflict")[0] == pytest.approx(float(conflict(p, q).mean()), abs=1e-6)
 
 

@@ -6,9 +6,9 @@ import torch
 
 from polydistill.certification import certify
 from polydistill.logprobs import Positions, Statistics
-from polydistill.signals import Entropy
 from polydistill.simplex import power
 from polydistill.weighting import Balanced, Softmax
+from polydistill.weighting.signals import Entropy
 
 NAMES, TASKS = ("a", "b", "c"), ("loud", "quiet", "unseen")
 

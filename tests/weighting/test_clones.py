@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from polydistill.axioms import B, C, D, U
 from polydistill.certification import certify
-from polydistill.signals import Entropy
 from polydistill.simplex import mix
 from polydistill.weighting import CloneRobust, Softmax
 from polydistill.weighting.clones import family
 from polydistill.weighting.operator import Names
+from polydistill.weighting.signals import Entropy
 
 NAMES = ("a", "b", "c", "d")
 LIKENESS = {"a": {"b": 0.9, "c": 0.4}, "c": {"d": 0.2}}

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from polydistill.axioms import B, C
 from polydistill.certification import certify
-from polydistill.signals import Entropy, Margin
 from polydistill.weighting import (
     ConvexSum,
     PrefixPosterior,
@@ -22,6 +21,7 @@ from polydistill.weighting import (
     Uniform,
     tempered_product,
 )
+from polydistill.weighting.signals import Entropy, Margin
 
 NAMES = ("a", "b", "c")
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from polydistill.logprobs import Positions, Statistics
-from polydistill.signals import Consensus, Entropy, LabelLikelihood, Margin, StudentGap
 from polydistill.weighting import (
     CloneRobust,
     Gate,
@@ -20,6 +19,7 @@ from polydistill.weighting import (
     TaskRouter,
     TeacherRouter,
 )
+from polydistill.weighting.signals import Consensus, Entropy, LabelLikelihood, Margin, StudentGap
 
 NAMES, TASKS = ("a", "b", "c"), ("x", "y")
 EMBEDDING = torch.randn(32, 5, generator=torch.Generator().manual_seed(1))

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from polydistill.axioms import B, C, E, M, U, X
 from polydistill.certification import certify
 from polydistill.logprobs import Positions, Statistics
-from polydistill.signals import Entropy, LabelLikelihood, Margin
 from polydistill.weighting import Gate
+from polydistill.weighting.signals import Entropy, LabelLikelihood, Margin
 
 NAMES = ("a", "b", "c")
 
@@ -153,8 +153,8 @@ def test_bad_gates_are_refused():
 
 def test_it_learns_by_itself_whom_to_trust_and_where() -> None:
     from polydistill.logprobs import Positions, Statistics
-    from polydistill.signals import Entropy
     from polydistill.weighting import Gate
+    from polydistill.weighting.signals import Entropy
 
     generator = torch.Generator().manual_seed(3)
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polydistill.logprobs import Positions, Statistics
-from polydistill.signals import StudentGap
 from polydistill.weighting import Hedge
+from polydistill.weighting.signals import StudentGap
 
 NAMES = ("a", "b", "c")
 

@@ -8,9 +8,9 @@ import torch
 from cases import statistics
 
 from polydistill.logprobs import Positions, Statistics
-from polydistill.signals import StudentGap
 from polydistill.simplex import normalise
 from polydistill.weighting import ClippedPosterior, DiscountedPosterior, Hedge, PrefixPosterior
+from polydistill.weighting.signals import StudentGap
 
 NAMES = ("a", "b", "c")
 POSTERIORS = [
@@ -20,14 +20,14 @@ POSTERIORS = [
 ]
 
 
-@pytest.mark.parametrize(("operator", "twin"), POSTERIORS, ids=repr)
+@pytest.mark.parametrize(("operator", "twin"), POSTERIORS, ids=[repr(operator) for operator, _ in POSTERIORS])
 def test_a_posterior_is_its_recursion_and_starts_afresh_at_every_document(operator, twin):
     seen = statistics(20, 3, documents=3)
     expected = twin(seen.label_log_prob, seen.positions.document_start.tolist())
     torch.testing.assert_close(operator.bind(NAMES)(seen)[0], normalise(expected), rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize(("operator", "twin"), POSTERIORS, ids=repr)
+@pytest.mark.parametrize(("operator", "twin"), POSTERIORS, ids=[repr(operator) for operator, _ in POSTERIORS])
 def test_labels_of_positions_without_a_target_say_nothing(operator, twin):
     seen = statistics(8, 3)
     there = torch.arange(8) % 3 != 1

@@ -35,39 +35,43 @@ def _shift_invariant(rule: Rule, evidence: Tensor, shift: Tensor) -> dict[str, T
 
 
 def _measurable(
-    rule: Rule, evidence: Tensor, other: Tensor, scale: str, task: Sequence[int] | None = None
+    rule: Rule,
+    evidence: Tensor,
+    other: Tensor,
+    scale: str,
+    task: Sequence[int] | None = None,
+    at: Sequence[int] | None = None,
 ) -> dict[str, Tensor]:
+    """`at`: the positions that are looked at; None is all of them."""
     check = {"token": _token_scale, "causal": _causal, "context": _context_scale, "task": _task_scale}
     if scale not in check:
         raise ValueError(f"scale must be one of {', '.join(check)}, got {scale!r}")
     tasks = [0] * evidence.shape[1] if task is None else list(task)
-    return {"gap": torch.stack([check[scale](rule, e, o, tasks) for e, o in zip(evidence, other, strict=True)])}
+    rows = range(evidence.shape[1]) if at is None else at
+    return {"gap": torch.stack([check[scale](rule, e, o, tasks, rows) for e, o in zip(evidence, other, strict=True)])}
 
 
-def _token_scale(rule: Rule, evidence: Tensor, other: Tensor, task: Sequence[int]) -> Tensor:
-    together = rule(evidence)
-    rows = range(len(evidence))
+def _token_scale(rule: Rule, evidence: Tensor, other: Tensor, task: Sequence[int], rows: Sequence[int]) -> Tensor:
+    together = rule(evidence)[list(rows)]
     here = torch.eye(len(evidence), dtype=torch.bool).reshape(len(evidence), -1, *(1,) * (evidence.ndim - 1))
     swapped = [rule(torch.where(here[t], evidence, other))[t] for t in rows]
     alone = [rule(evidence[t : t + 1])[0] for t in rows]
     return torch.maximum(hilbert(together, torch.stack(alone)), hilbert(together, torch.stack(swapped))).max()
 
 
-def _context_scale(rule: Rule, evidence: Tensor, other: Tensor, task: Sequence[int]) -> Tensor:
+def _context_scale(rule: Rule, evidence: Tensor, other: Tensor, task: Sequence[int], rows: Sequence[int]) -> Tensor:
     together = rule(evidence)
-    rows = range(len(evidence))
     changed = [rule(torch.cat([evidence[:t], other[t:]]))[t] for t in rows]
-    return hilbert(together, torch.stack(changed)).max()
+    return hilbert(together[list(rows)], torch.stack(changed)).max()
 
 
-def _causal(rule: Rule, evidence: Tensor, other: Tensor, task: Sequence[int]) -> Tensor:
+def _causal(rule: Rule, evidence: Tensor, other: Tensor, task: Sequence[int], rows: Sequence[int]) -> Tensor:
     together = rule(evidence)
-    rows = range(len(evidence))
     changed = [rule(torch.cat([evidence[: t + 1], other[t + 1 :]]))[t] for t in rows]
-    return hilbert(together, torch.stack(changed)).max()
+    return hilbert(together[list(rows)], torch.stack(changed)).max()
 
 
-def _task_scale(rule: Rule, evidence: Tensor, other: Tensor, task: Sequence[int]) -> Tensor:
+def _task_scale(rule: Rule, evidence: Tensor, other: Tensor, task: Sequence[int], rows: Sequence[int]) -> Tensor:
     log_w = rule(evidence)
     first = torch.stack([log_w[list(task).index(own)] for own in task])
     return hilbert(log_w, first).max()

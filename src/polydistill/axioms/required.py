@@ -65,7 +65,7 @@ def _bounded(rule: Rule, evidence: Tensor, range: float, active: Sequence[bool] 
     return {"gap": torch.where(torch.isinf(torch.as_tensor(range)), -math.inf, osc - range), "osc": osc}
 
 
-def _continuous(
+def _continuous(  # noqa: PLR0913
     rule: Rule,
     first: Tensor,
     second: Tensor,
@@ -108,7 +108,10 @@ def _difference(first: Tensor, second: Tensor, of_equal_infinities: float) -> Te
     return (first - second).masked_fill(torch.isinf(first) & (first == second), of_equal_infinities)
 
 
-def _rising(rule: Rule, evidence: Tensor, low: Tensor, high: Tensor, sigma: Sequence[float]) -> dict[str, Tensor]:
+def _rising(
+    rule: Rule, evidence: Tensor, low: Tensor, high: Tensor, sigma: Sequence[float], least: float = -math.inf
+) -> dict[str, Tensor]:
+    """`least`: the log-weight that smaller ones are counted as; a fall that may be due to this is not one."""
     below, above = rule(evidence, low), rule(evidence, high)
     score = torch.as_tensor(sigma, dtype=below.dtype)
     safer = score[:, None] >= score[None, :]
@@ -116,6 +119,7 @@ def _rising(rule: Rule, evidence: Tensor, low: Tensor, high: Tensor, sigma: Sequ
     odds_below = _difference(below[:, :, None], below[:, None, :], -math.inf)
     odds_above = _difference(above[:, :, None], above[:, None, :], math.inf)
     fallen = _difference(odds_below, odds_above, -math.inf).masked_fill(~safer, -math.inf)
+    fallen = fallen.masked_fill((below <= least)[:, :, None] | (above <= least)[:, None, :], -math.inf)
     return {"gap": fallen.flatten(1).amax(-1).masked_fill(low > high, -math.inf)}
 
 

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from polydistill.cache.codec import CodecError
 from polydistill.cache.files import Files, record_of, shard_name
-from polydistill.cache.labeller import FORMS, Engine, Label, Labeller, ShardTask, Text
+from polydistill.cache.hidden import FORMS
+from polydistill.cache.labeller import Engine, Label, Labeller, ShardTask, Text
 from polydistill.cache.manifest import (
     CODEC,
     MANIFEST,
@@ -27,7 +28,7 @@ from polydistill.cache.manifest import (
 from polydistill.cache.saved import build_of, codec_bytes, codec_of, head_bytes
 from polydistill.cache.shard import Shard, ShardError, key_of
 from polydistill.cache.store import read_manifest
-from polydistill.logprobs import Spoken
+from polydistill.logprobs import HiddenStates
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def tasks_of(plan: Plan, texts: Sequence[Text], indices: Sequence[int]) -> list[
     return [ShardTask(i, texts[i * size : (i + 1) * size]) for i in indices]
 
 
-def build(
+def build(  # noqa: PLR0913
     address: str,
     plan: Plan,
     texts: Sequence[Text],
@@ -159,7 +160,7 @@ def prepare(
             _, said, _ = next(ours.heard(texts[:1]))
             for name, says in zip(plan.names, said, strict=True):
                 if name in lacking:
-                    assert isinstance(says, Spoken)
+                    assert isinstance(says, HiddenStates)
                     files.write(heads[name], head_bytes(says.head, plan.coding))
     return record_of(CODEC, files.read(CODEC)), {name: record_of(f, files.read(f)) for name, f in heads.items()}
 

@@ -71,7 +71,6 @@ class Codec:
         sparse: places of the teachers whose likeliest entries are stored.
         hidden: place -> how that teacher's hidden states are stored.
         teachers: L.
-        draws: entries were drawn so many times instead of chosen; 0 when they were chosen.
         dictionaries: stream -> zstd dictionary; none for what is missing.
     """
 
@@ -82,7 +81,6 @@ class Codec:
     sparse: tuple[int, ...]
     hidden: Mapping[int, HiddenForm]
     teachers: int
-    draws: int
     dictionaries: Mapping[str, bytes]
 
     @cached_property
@@ -152,11 +150,8 @@ class Codec:
         gaps = np.diff(ranks, prepend=0) - 1
         log_p = noted.log_p[:, by_rank].astype(np.float64)
         chosen = np.isfinite(log_p)
-        if self.draws:
-            codes = np.rint(np.exp(log_p) * self.draws)
-        else:
-            codes = np.where(chosen, np.maximum(np.rint(np.where(chosen, -log_p, 0.0) / self.step), 0) + 1, 0)
-        codes = codes.astype(np.int64)
+        down = np.rint(np.where(chosen, -log_p, 0.0) / self.step)
+        codes = np.where(chosen, np.maximum(down, 0) + 1, 0).astype(np.int64)
         tails = np.maximum(np.rint(-noted.log_tail.astype(np.float64) / self.step), 0).astype(np.int64)
         signals = {
             name: np.rint(noted.signals[name].astype(np.float64) / self.signal_step).astype(np.int64)
@@ -209,7 +204,7 @@ class Codec:
             name: np.zeros((self.teachers, positions), np.int64) for name in ("label_log_prob", "maximum", "margin")
         }
         stored = np.zeros((self.teachers, positions), bool)
-        if self.draws or not len(ids) or not counts.all():
+        if not len(ids) or not counts.all():
             return {**guess, "stored": stored}
         begin, place = np.cumsum(counts) - counts, list(self.sparse)
         chosen = codes > 0
@@ -313,9 +308,6 @@ class Codec:
         self, counts: Int[np.ndarray, " P"], codes: Int[np.ndarray, "K n"], tails: Int[np.ndarray, "K P"]
     ) -> tuple[Float[np.ndarray, "K n"], Float[np.ndarray, "K P"]]:
         """Log-probabilities of entries and tails that have mass 1 together."""
-        if self.draws:
-            with np.errstate(divide="ignore"):
-                return np.log(codes / self.draws).astype(np.float32), np.full(tails.shape, LEAST_TAIL, np.float32)
         log_p = np.where(codes > 0, (codes - 1).astype(np.float32) * np.float32(-self.step), np.float32(-np.inf))
         log_tail = np.maximum(tails * -self.step, LEAST_TAIL)
         mass = np.exp(log_tail)

@@ -16,7 +16,7 @@ from polydistill.cache.manifest import DataPlan, Plan
 from polydistill.cache.saved import codec_bytes, codec_of
 from polydistill.cache.store import Cache
 from polydistill.cache.verify import Compared, compare
-from polydistill.logprobs import Spoken
+from polydistill.logprobs import HiddenStates
 from polydistill.teachers import TeacherSource
 
 ENTRIES: tuple[Mapping[str, Any], ...] = (
@@ -32,7 +32,7 @@ ENTRIES: tuple[Mapping[str, Any], ...] = (
 )
 """Likeliest entries: fields of a plan."""
 
-HIDDEN: tuple[Mapping[str, Any], ...] = tuple({"form": f"hidden{bits}"} for bits in (3, 4, 6, 8))
+HIDDEN: tuple[Mapping[str, Any], ...] = tuple({"form": f"hidden{bits}"} for bits in (4, 8))
 """Hidden states: how the teacher is stored."""
 
 
@@ -74,11 +74,11 @@ def frontier(
         settings: see `ENTRIES` and `HIDDEN`.
         device: where token ids are put.
     """
-    spoken = _spoken(teacher, _plan(plan, "entries", {}, held), held, device)
+    outputs = _spoken(teacher, _plan(plan, "entries", {}, held), held, device)
     for changes in settings:
         form = changes.get("form", "entries")
         rest = {name: value for name, value in changes.items() if name != "form"}
-        if form != "entries" and not spoken:
+        if form != "entries" and not outputs:
             continue
         one = _plan(plan, form, rest, held)
         with stored_in([teacher], one, calibration, held, device) as (cache, (found,)):
@@ -118,7 +118,7 @@ def stored_in(
 def _spoken(teacher: TeacherSource, plan: Plan, texts: Sequence[Text], device: str) -> bool:
     """Whether a teacher has hidden states to store."""
     said = next(Labeller([teacher], plan, device).heard(texts[:1]))[1]
-    return isinstance(said[0], Spoken)
+    return isinstance(said[0], HiddenStates)
 
 
 def _plan(plan: Plan, form: str, changes: Mapping[str, Any], texts: Sequence[Text]) -> Plan:

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+FORMS = {"entries": 0, "hidden8": 8, "hidden4": 4}
+"""How a teacher is stored -> bits of an entry of its hidden states, 0 where its likeliest entries are stored."""
+
 
 @dataclass(frozen=True)
 class HiddenForm:
@@ -16,15 +19,15 @@ class HiddenForm:
 
     Attributes:
         width: D.
-        bits: of an entry, 2 to 8; entries follow each other without gaps, a row is filled up to a whole byte.
+        bits: of an entry, 8 or 4; of two in a byte the first is the upper one, and a row is filled up to a whole byte.
     """
 
     width: int
     bits: int = 8
 
     def __post_init__(self) -> None:
-        if not 2 <= self.bits <= 8:
-            raise ValueError(f"hidden states are stored with 2 to 8 bits, got {self.bits}")
+        if self.bits not in (8, 4):
+            raise ValueError(f"hidden states are stored with 8 or 4 bits, got {self.bits}")
 
     def size(self, positions: int) -> int:
         """Bytes of some positions before zstd."""
@@ -35,10 +38,12 @@ def to_bytes(states: Float[np.ndarray, "P D"], form: HiddenForm) -> bytes:
     """The scale of every row (float32), then the entries of every row."""
     most = 2 ** (form.bits - 1) - 1
     scale = (np.abs(states).max(-1) / most).astype("<f4")
-    codes = np.rint(states / np.maximum(scale, np.finfo(np.float32).tiny)[:, None]).astype(np.int64)
-    codes = np.clip(codes, -most, most)
-    digits = ((codes[..., None] + 2 ** (form.bits - 1)) >> np.arange(form.bits - 1, -1, -1)) & 1
-    return scale.tobytes() + np.packbits(digits.reshape(len(states), -1).astype(np.uint8), axis=-1).tobytes()
+    codes = np.rint(states / np.maximum(scale, np.finfo(np.float32).tiny)[:, None])
+    codes = (np.clip(codes, -most, most) + (most + 1)).astype(np.uint8)
+    if form.bits == 4:
+        codes = np.pad(codes, ((0, 0), (0, form.width % 2)))
+        codes = codes[:, ::2] << 4 | codes[:, 1::2]
+    return scale.tobytes() + codes.tobytes()
 
 
 def from_bytes(data: bytes, form: HiddenForm, positions: int) -> Float[np.ndarray, "P D"]:
@@ -53,9 +58,5 @@ def from_bytes(data: bytes, form: HiddenForm, positions: int) -> Float[np.ndarra
     raw = np.frombuffer(data, np.uint8, offset=4 * positions).reshape(positions, -1)
     if form.bits == 8:
         return (raw.astype(np.int16) - 128).astype(np.float32) * scale
-    if form.bits == 4:
-        halves = np.stack([raw >> 4, raw & 15], -1).reshape(positions, -1)[:, : form.width]
-        return (halves.astype(np.int8) - 8).astype(np.float32) * scale
-    digits = np.unpackbits(raw, axis=-1, count=form.bits * form.width).reshape(positions, form.width, form.bits)
-    weights = 1 << np.arange(form.bits - 1, -1, -1)
-    return ((digits @ weights) - 2 ** (form.bits - 1)).astype(np.float32) * scale
+    halves = np.stack([raw >> 4, raw & 15], -1).reshape(positions, -1)[:, : form.width]
+    return (halves.astype(np.int8) - 8).astype(np.float32) * scale

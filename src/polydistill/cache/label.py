@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from polydistill.cache.background import Backgrounds, Tails
-from polydistill.logprobs import LEAST_TAIL, Informed, Says, Spoken, logits_of
+from polydistill.logprobs import LEAST_TAIL, HiddenStates, Informed, TeacherOutput, logits_of
 
 SIGNALS = ("label_log_prob", "entropy", "maximum", "margin")
 """Statistics that are stored for every teacher, in this order; nats at temperature 1."""
@@ -31,36 +31,17 @@ class Selection:
         least: entries below this probability are left to the tail, except the likeliest one. An entry costs about the
             same number of bits wherever it is, and its absence about its probability in nats: a constant threshold
             spends the bytes where they matter.
-        draws: if not 0, entries are drawn with replacement instead, so many times, and stored with their frequencies:
-            an unbiased estimate of the distribution, without a tail (Anshumann et al. 2025, arXiv 2503.16870). All
-            teachers are drawn with the same random numbers, so that those that agree draw the same entries.
     """
 
     mass: float = 0.98
     cap: int = 64
     least: float = 1 / 256
-    draws: int = 0
 
     def __post_init__(self) -> None:
         if not (0 < self.mass <= 1 and self.cap >= 1 and 0 <= self.least < 1):
             raise ValueError(
                 f"mass must be in (0, 1], cap at least 1 and least in [0, 1), got {self.mass}, {self.cap}, {self.least}"
             )
-
-    def drawn(
-        self, log_p: Float[Tensor, "n V"], random: Float[Tensor, "n draws"]
-    ) -> tuple[Int[Tensor, "n draws"], Float[Tensor, "n V"]]:
-        """Ids that were drawn, and the log of every entry's share of the draws.
-
-        Args:
-            log_p: the distribution.
-            random: even in [0, 1).
-        """
-        cumulated = log_p.double().exp().cumsum(-1)
-        ids = torch.searchsorted(cumulated, random.double() * cumulated[:, -1:], right=True)
-        ids = ids.clamp_max(log_p.shape[1] - 1)
-        share = torch.zeros_like(log_p).scatter_add_(1, ids, torch.full_like(ids, 1, dtype=log_p.dtype))
-        return ids, (share / self.draws).log()
 
     def chosen(self, log_p: Float[Tensor, "n V"]) -> tuple[Int[Tensor, "n c"], Tensor]:
         """Ids of the `cap` likeliest entries, and which of them are stored."""
@@ -100,7 +81,7 @@ class Noted:
 
 @torch.no_grad()
 def note(
-    spoken: Sequence[Says],
+    outputs: Sequence[TeacherOutput],
     positions: Int[Tensor, " P"],
     label: Int[Tensor, " P"],
     selection: Selection,
@@ -108,33 +89,27 @@ def note(
     *,
     tails: Tails | None = None,
     backgrounds: Backgrounds | None = None,
-    seed: int = 0,
     rows: int = 64,
 ) -> Noted:
     """Note down what L teachers say about the P positions of one example.
 
     Args:
-        spoken: over the positions of a batch.
+        outputs: over the positions of a batch.
         positions: those of the example.
         label: the next token.
         selection: how much is stored.
         sparse: places of the K teachers whose likeliest entries are stored; of the others the hidden states are.
         tails: told about the mass that is left over, if given.
         backgrounds: to choose from; without them every position has the first.
-        seed: of the draws.
         rows: positions whose full distributions are held at once.
     """
-    generator = torch.Generator().manual_seed(seed)
-    random = torch.rand(len(label), selection.draws, dtype=torch.float64, generator=generator).to(label.device)
-    chunks = zip(positions.split(rows), label.split(rows), random.split(rows), strict=True)
-    parts = [
-        _chunk(spoken, at, following, selection, sparse, tails, backgrounds, some) for at, following, some in chunks
-    ]
+    chunks = zip(positions.split(rows), label.split(rows), strict=True)
+    parts = [_chunk(outputs, at, following, selection, sparse, tails, backgrounds) for at, following in chunks]
     hidden = {}
-    for k, says in enumerate(spoken):
+    for k, says in enumerate(outputs):
         if k in sparse:
             continue
-        if not isinstance(says, Spoken):
+        if not isinstance(says, HiddenStates):
             raise TypeError(f"teacher {k} has no hidden states to store; store its likeliest entries instead")
         hidden[k] = says.hidden[positions.to(says.hidden.device)].float().cpu().numpy()
     counts, ids, log_p, log_tail, background, signals = zip(*parts, strict=True)
@@ -150,19 +125,18 @@ def note(
 
 
 def _chunk(
-    spoken: Sequence[Says],
+    outputs: Sequence[TeacherOutput],
     at: Int[Tensor, " n"],
     label: Int[Tensor, " n"],
     selection: Selection,
     sparse: Sequence[int],
     tails: Tails | None,
     backgrounds: Backgrounds | None,
-    random: Float[Tensor, "n draws"],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     ids_of: list[Tensor] = []
     distributions: list[Tensor] = []
     signals: dict[str, list[Tensor]] = {name: [] for name in SIGNALS}
-    for k, says in enumerate(spoken):
+    for k, says in enumerate(outputs):
         log_p = logits_of(says, at).float().log_softmax(-1)
         best = log_p.topk(min(2, log_p.shape[1]), dim=-1).values
         signals["label_log_prob"].append(log_p.gather(1, label[:, None]).squeeze(1))
@@ -173,11 +147,7 @@ def _chunk(
             told_exactly = getattr(says.known, name) if isinstance(says, Informed) else None
             if told_exactly is not None:
                 values[-1] = told_exactly[at.to(told_exactly.device)].to(values[-1])
-        if k in sparse and selection.draws:
-            ids, log_p = selection.drawn(log_p, random)
-            ids_of.append(ids)
-            distributions.append(log_p)
-        elif k in sparse:
+        if k in sparse:
             ids, keep = selection.chosen(log_p)
             ids_of.append(torch.where(keep, ids, log_p.shape[1]))
             distributions.append(log_p)

@@ -17,15 +17,12 @@ from jaxtyping import Int
 
 from polydistill.cache.background import Backgrounds, Tails
 from polydistill.cache.codec import DICTIONARY, LEVEL, NUMBERS, Codec
-from polydistill.cache.hidden import HiddenForm
+from polydistill.cache.hidden import FORMS, HiddenForm
 from polydistill.cache.label import Noted, Selection, note
 from polydistill.cache.manifest import Plan
 from polydistill.cache.shard import Coded, key_of, shard_bytes
-from polydistill.logprobs import Informed, Says, Spoken
+from polydistill.logprobs import HiddenStates, Informed, TeacherOutput
 from polydistill.teachers import TeacherSource
-
-FORMS = {"entries": 0, **{f"hidden{bits}": bits for bits in range(2, 9)}}
-"""How a teacher is stored -> bits of an entry of its hidden states, 0 where its likeliest entries are stored."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +54,11 @@ class Labeller:
         if [t.name for t in teachers] != plan.names:
             raise ValueError(f"the plan has the teachers {plan.names}, given are {[t.name for t in teachers]}")
         self.teachers, self.plan, self.device = list(teachers), plan, device
-        self.selection = Selection(plan.mass, plan.cap, plan.least, plan.draws)
+        self.selection = Selection(plan.mass, plan.cap, plan.least)
         self.bits = [FORMS[teacher.form] for teacher in plan.teachers]
         self.sparse = tuple(place for place, bits in enumerate(self.bits) if not bits)
 
-    def heard(self, texts: Sequence[Text]) -> Iterator[tuple[Text, list[Says], Int[torch.Tensor, " P"]]]:
+    def heard(self, texts: Sequence[Text]) -> Iterator[tuple[Text, list[TeacherOutput], Int[torch.Tensor, " P"]]]:
         """Every text, what the teachers say about its batch, and the text's positions in that."""
         for start in range(0, len(texts), self.plan.batch):
             batch = texts[start : start + self.plan.batch]
@@ -91,7 +88,6 @@ class Labeller:
         """Every text, and what is noted of it."""
         for text, said, positions in self.heard(texts):
             label = torch.as_tensor(text.tokens[1:], device=self.device)
-            seed = int.from_bytes(key_of(text.tokens)[:7], "little")
             noted = note(
                 said,
                 positions,
@@ -100,7 +96,6 @@ class Labeller:
                 self.sparse,
                 tails=tails,
                 backgrounds=backgrounds,
-                seed=seed,
             )
             yield text, noted
 
@@ -125,7 +120,6 @@ class Labeller:
             sparse=self.sparse,
             hidden=hidden,
             teachers=len(plan.teachers),
-            draws=plan.draws,
             dictionaries={},
         )
         samples: dict[str, list[bytes]] = {name: [] for name in NUMBERS}
@@ -150,8 +144,8 @@ class Labeller:
         return shard_bytes(coded, self.plan.fingerprint, task.index)
 
 
-def _plain(says: Says) -> Says:
-    return says.says if isinstance(says, Informed) and isinstance(says.says, Spoken) else says
+def _plain(says: TeacherOutput) -> TeacherOutput:
+    return says.says if isinstance(says, Informed) and isinstance(says.says, HiddenStates) else says
 
 
 def _by_frequency(texts: Sequence[Text], vocabulary: int) -> Int[np.ndarray, " V"]:

@@ -5,7 +5,7 @@ The plan is everything that the bytes of the shards follow from. Two caches with
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import xxhash
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,13 +23,13 @@ class FingerprintError(CacheError):
     """A cache was made from something else than what it is to be used with."""
 
 
-class Part(BaseModel):
+class Entry(BaseModel):
     """Frozen; a field that it does not have is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class TeacherPlan(Part):
+class TeacherPlan(Entry):
     """One teacher: where it came from, and how it is stored."""
 
     name: str
@@ -37,10 +37,10 @@ class TeacherPlan(Part):
     revision: str | None = None
     dtype: str
     weights: str = Field(description="xxh3_128 of its parameters")
-    form: str = Field(default="entries", description="entries, or hidden2 to hidden8")
+    form: str = Field(default="entries", description="entries, hidden8 or hidden4")
 
 
-class DataPlan(Part):
+class DataPlan(Entry):
     """The text: sources, and xxh3_128 of all keys and tasks in order."""
 
     sources: list[str]
@@ -49,7 +49,7 @@ class DataPlan(Part):
     xxh3: str
 
 
-class Plan(Part):
+class Plan(Entry):
     """Everything that the shards follow from."""
 
     schema_version: int = SCHEMA
@@ -66,7 +66,7 @@ class Plan(Part):
     step: float
     signal_step: float
     backgrounds: int = Field(description="what a tail may be spread over, per teacher, at most")
-    draws: int
+    draws: Literal[0] = Field(default=0, description="of a form that is gone; caches keep their fingerprints")
     examples_per_shard: int
     batch: int
     calibration: int = Field(description="positions that the codec was made from")
@@ -93,7 +93,7 @@ class Plan(Part):
         return -(-self.data.examples // self.examples_per_shard)
 
 
-class FileRecord(Part):
+class FileRecord(Entry):
     """A file of the cache."""
 
     name: str
@@ -108,7 +108,7 @@ class ShardRecord(FileRecord):
     positions: int
 
 
-class Manifest(Part):
+class Manifest(Entry):
     """A finished cache."""
 
     plan: Plan
@@ -132,7 +132,7 @@ def canonical(tree: Any) -> bytes:
     return json.dumps(tree, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def differences(have: Part, want: Part) -> list[str]:
+def differences(have: Entry, want: Entry) -> list[str]:
     """Field by field, what one plan has and the other has not."""
     ours, theirs = dict(_flat(have.model_dump())), dict(_flat(want.model_dump()))
     return [

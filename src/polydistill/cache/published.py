@@ -318,7 +318,6 @@ def import_cache(
         step=step,
         signal_step=signal_step,
         backgrounds=1,
-        draws=0,
         examples_per_shard=examples_per_shard,
         batch=1,
         calibration=16384,

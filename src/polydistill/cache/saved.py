@@ -24,7 +24,7 @@ def codec_bytes(codec: Codec, build: str) -> bytes:
     settings = {
         "step": codec.step,
         "signal_step": codec.signal_step,
-        "draws": codec.draws,
+        "draws": 0,
         "sparse": list(codec.sparse),
         "hidden": {str(place): [form.width, form.bits] for place, form in codec.hidden.items()},
         "teachers": codec.teachers,
@@ -70,7 +70,6 @@ def codec_of(data: bytes) -> Codec:
             log_background=_normalised(tensors["log_background"].astype(np.float32)),
             step=settings["step"],
             signal_step=settings["signal_step"],
-            draws=settings["draws"],
             sparse=tuple(settings["sparse"]),
             hidden={int(place): HiddenForm(*form) for place, form in settings["hidden"].items()},
             teachers=settings["teachers"],

@@ -49,5 +49,5 @@ class Backed:
         torch.add(self.log_background[which], (self.log_tail[rows] - rest)[:, None].to(out.dtype), out=out)
         out.scatter_(1, ids, self.log_p[rows].to(out.dtype))
 
-    def shape(self, logits: Float[Tensor, "n V"]) -> None:
+    def finish(self, logits: Float[Tensor, "n V"]) -> None:
         """Nothing is missing."""

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from polydistill.cache.codec import Codec, CodecError
 from polydistill.cache.files import Files, record_of
+from polydistill.cache.hidden import FORMS
 from polydistill.cache.label import Noted
 from polydistill.cache.manifest import CODEC, MANIFEST, CacheError, FileRecord, Manifest, ShardRecord
 from polydistill.cache.saved import codec_of
@@ -52,7 +53,7 @@ def read_manifest(files: Files) -> Manifest:
     """
     try:
         data = files.read(MANIFEST)
-        _refuse_schema(files, data)
+        _refuse_old(files, data)
         return Manifest.model_validate_json(data)
     except FileNotFoundError:
         unfinished = f"{files.address} holds an unfinished cache; the same `polydistill cache build` goes on with it"
@@ -63,11 +64,24 @@ def read_manifest(files: Files) -> Manifest:
         raise CacheError(f"{files.address}/{MANIFEST} cannot be read: {reason}") from error
 
 
-def _refuse_schema(files: Files, manifest: bytes) -> None:
+def _refuse_old(files: Files, manifest: bytes) -> None:
     try:
-        schema = json.loads(manifest)["plan"]["schema_version"]
+        plan = json.loads(manifest)["plan"]
+        schema, draws = plan["schema_version"], plan.get("draws")
+        forms = {teacher["name"]: teacher["form"] for teacher in plan["teachers"]}
     except (ValueError, KeyError, TypeError):
         return  # what is wrong with it is said by its validation
+    if schema == SCHEMA and draws:
+        raise CacheError(
+            f"{files.address} holds entries drawn at random (draws: {draws}), a form that is gone; remove it and build "
+            "it anew with the likeliest entries or with hidden states (cache.forms)"
+        )
+    for name, form in forms.items():
+        if schema == SCHEMA and form not in FORMS:
+            raise CacheError(
+                f"{files.address} stores {name} as {form}, a form that is gone; remove it and build it anew with "
+                "hidden8 or hidden4 (cache.forms)"
+            )
     if schema != SCHEMA:
         raise CacheError(
             f"{files.address} is stored by schema {schema}, this version reads {SCHEMA}; remove it and build it anew"

@@ -15,7 +15,7 @@ from polydistill.cache.saved import head_from
 from polydistill.cache.says import Backed
 from polydistill.cache.shard import key_of
 from polydistill.cache.store import Cache, Example
-from polydistill.logprobs import TAIL_STATISTICS, Head, Informed, Known, Says, Sparse, Spoken
+from polydistill.logprobs import TAIL_STATISTICS, Head, HiddenStates, Informed, KnownStatistics, TeacherOutput
 from polydistill.teachers import TeacherUnavailableError, VocabularyMismatchError
 from polydistill.teachers.vocabulary import Tokenizer, tokens_by_id
 
@@ -80,7 +80,9 @@ class CachedTeacher:
         """Places of those token sequences that the cache does not have."""
         return [place for place, tokens in enumerate(rows) if key_of(tokens) not in self.cache]
 
-    def speak(self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"], rows: Int[Tensor, " N"]) -> Says:
+    def speak(
+        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"], rows: Int[Tensor, " N"]
+    ) -> TeacherOutput:
         """What was stored for the flattened positions `rows`.
 
         Raises:
@@ -112,14 +114,16 @@ class CachedTeacher:
             for name in SIGNALS
         }
         says = self._says(examples, at, input_ids.device)
-        return Informed(says, Known(**{n: torch.as_tensor(v).float().to(input_ids.device) for n, v in known.items()}))
+        return Informed(
+            says, KnownStatistics(**{n: torch.as_tensor(v).float().to(input_ids.device) for n, v in known.items()})
+        )
 
-    def _says(self, examples: list[Example], at: Int[np.ndarray, " N"], device: torch.device) -> Says:
+    def _says(self, examples: list[Example], at: Int[np.ndarray, " N"], device: torch.device) -> TeacherOutput:
         if self.sparse is None:
             width = self.cache.codec.hidden[self.place].width
             none = np.zeros((0, width), np.float32)
             states = np.concatenate([none, *(e.noted.hidden[self.place] for e in examples)])[at]
-            return Spoken(torch.as_tensor(states).to(device), self.head(device))
+            return HiddenStates(torch.as_tensor(states).to(device), self.head(device))
         counts, entries, log_p = self._chosen(examples)
         tails = np.concatenate([np.zeros(0, np.float32), *(e.noted.log_tail[self.sparse] for e in examples)])
         which = np.concatenate([at[:0], *(e.noted.background[self.sparse] for e in examples)])
@@ -132,8 +136,6 @@ class CachedTeacher:
         assert self.background is not None
         if self.background.device != device:
             self.background = self.background.to(device)
-        if self.cache.codec.draws:
-            return Sparse(ids, values, tail, self.background.shape[1])
         return Backed(ids, values, kept, tail, self.background, background)
 
     def _chosen(self, examples: list[Example]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ from polydistill.cache.labeller import Labeller, Text
 from polydistill.cache.shard import key_of
 from polydistill.cache.store import Cache
 from polydistill.cache.teacher import CachedTeacher
-from polydistill.logprobs import Informed, Says, logits_of
+from polydistill.logprobs import Informed, TeacherOutput, logits_of
 
 NOISE = 1e-4
 """Nats by which two runs of one model may differ (other batches, other sums)."""
@@ -83,7 +83,7 @@ def compare(cache: Cache, labeller: Labeller, texts: Sequence[Text], rows: int =
 
 
 def _one(
-    live: Says,
+    live: TeacherOutput,
     positions: Int[Tensor, " n"],
     stored: Informed,
     part: Int[Tensor, " n"],
@@ -104,8 +104,6 @@ def _one(
         "margin": best[:, 0] - best[:, -1],
     }
     signal = max(float((exact[name] - getattr(stored.known, name)[part]).abs().max()) for name in SIGNALS)
-    if k in cache.codec.sparse and cache.codec.draws:
-        return kl, 0.0, 0.0, signal
     if k in cache.codec.sparse:
         says = stored.says
         ids, fresh = says.ids[part], says.fresh[part]  # type: ignore[attr-defined]

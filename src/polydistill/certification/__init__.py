@@ -5,16 +5,17 @@
 ...     return torch.nn.functional.one_hot(evidence.argmax(-1), evidence.shape[-1]).double()
 >>> certificate = certify(sharpest, teachers=3)
 >>> [finding.axiom for finding in certificate.refuted]
-['B', 'C']
+['B', 'C', 'M']
 >>> certificate.exit_ok
 False
 """
 
-from polydistill.certification.certificate import Basis, Certificate, Finding
+from polydistill.certification.certificate import Basis, Certificate, Finding, RefutedError
 from polydistill.certification.driven import Driven
+from polydistill.certification.named import load
 from polydistill.certification.proofs import Proofs
 from polydistill.certification.published import PublishedTable, certify_published
-from polydistill.certification.rule import rule_of
+from polydistill.certification.rule import guarded, rule_of
 from polydistill.certification.run import certify
 from polydistill.certification.table import rendered, table
 
@@ -25,8 +26,11 @@ __all__ = [
     "Finding",
     "Proofs",
     "PublishedTable",
+    "RefutedError",
     "certify",
     "certify_published",
+    "guarded",
+    "load",
     "rendered",
     "rule_of",
     "table",

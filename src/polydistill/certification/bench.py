@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,16 +11,23 @@ import torch
 from torch import Tensor
 
 from polydistill.axioms import Rule
+from polydistill.certification import asking
 from polydistill.certification import driven as drive
-from polydistill.certification import rule as function_rule
 from polydistill.certification.driven import Driven, DrivenSequence
-from polydistill.certification.rule import FunctionRule
+from polydistill.certification.rule import SAFETY_NAMES, FunctionRule, guarded, source_of
+from polydistill.certification.rule import title as function_title
 from polydistill.guarantee import Guarantee, Modulus
 from polydistill.logprobs import UNKNOWN
 from polydistill.pipeline import Pipeline
 
-SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32, 48, 64)
+SIZES = tuple(range(1, 65))
 """Numbers of teachers that a function is tried with."""
+CLOSE = (2, 3, 4, 5, 6, 7)
+"""Numbers of teachers at which it is searched adversarially as well, with the largest that it takes."""
+SLOW = ((2e-6, 50), (1e-4, 1000))
+"""Seconds a row from which a rule is slow, and what a row of it then counts for."""
+MASS = 1e-6, 1e-3
+"""By how much weights may miss a sum of 1 in float64, and what training accepts of any dtype."""
 Permuted = tuple[Rule, str]
 """A rule, and lines that define it as `permuted_rule` once `rule` is defined."""
 PREFIX = 12
@@ -36,7 +44,6 @@ class Bench:
         channels: names of the evidences, `[n, C, K]`; empty for a plain function of `[n, K]`.
         prefix: how many leading channels are tokens of one prefix.
         range: declared bound, inf without one.
-        active: whom the context leaves in, and `range` is about; None is everybody.
         moduli: declared modulus of each channel (a single one for a plain function), inf without one.
         sustained: declared modulus for errors at every token of the prefix.
         severity_modulus: declared modulus in severity, inf without one.
@@ -55,6 +62,15 @@ class Bench:
         clones: the rule takes one teacher more.
         domain: least and largest evidence that there is.
         cost: of one row, relative to a softmax.
+        active: whom the context leaves in, and `range` is about; None is everybody.
+        close: it is searched adversarially, not only looked at.
+        raw: the rule as it is, however small a weight.
+        raw_source: lines that define that as `rule` once the rule is defined.
+        single: the same in float32, where it has to be looked at as well.
+        floor: the log-weight that smaller ones are counted as.
+        epsilon: of the arithmetic.
+        asked: the function behind it; None for pipelines.
+        order_only: only the laws of severity are asked.
     """
 
     teachers: int
@@ -81,6 +97,14 @@ class Bench:
     domain: tuple[float, float] = (-math.inf, math.inf)
     cost: int = 1
     active: tuple[bool, ...] | None = None
+    close: bool = True
+    raw: Rule = field(default=lambda evidence: evidence, repr=False)
+    raw_source: str = ""
+    single: Rule | None = field(default=None, repr=False)
+    floor: float = -math.inf
+    epsilon: float = torch.finfo(torch.float64).eps
+    asked: FunctionRule | None = field(default=None, repr=False)
+    order_only: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -101,76 +125,150 @@ class Bench:
         return self.inside(self.folded(evidence))
 
     @property
+    def mass(self) -> float:
+        """By how much the weights may miss a sum of 1."""
+        return max(MASS[0], min(64 * self.epsilon, MASS[1]))
+
+    def slack(self, rows: Mapping[str, Tensor], law: str = "") -> Tensor:
+        """By how much rounding alone may make each row miss a law, nats; `mass` has what it does to law N."""
+        evidence = rows.get("evidence", rows.get("first"))
+        if evidence is None:
+            raise ValueError(f"rows without evidence: {', '.join(rows)}")
+        if law == "N" or self.asked is None:
+            return torch.zeros(len(evidence), dtype=torch.float64)
+        size = evidence.abs().nan_to_num(posinf=0.0).flatten(1).amax(-1)
+        for name in ("shift", "rise"):
+            size = size + rows[name].abs().reshape(len(size), -1).amax(-1) if name in rows else size
+        return 64 * self.epsilon * (1.0 + size)
+
+    def allows(self, rows: Mapping[str, Tensor]) -> bool:
+        """Whether inputs are in the domain, severities in [0, 1] and rises above 0."""
+        low, high = self.domain
+        evidence = [rows[name] for name in ("evidence", "first", "second") if name in rows]
+        evidence += [rows["evidence"] + rows[name][..., None] for name in ("shift", "rise") if name in rows][
+            : not self.channels
+        ]
+        levels = [rows[name] for name in ("severity", "severity_then", "low", "high") if name in rows]
+        inside = all(bool(((e >= low) & (e <= high)).all()) for e in evidence)
+        rising = not ("low" in rows and bool((rows["low"] > rows["high"]).any()))
+        rising = rising and not ("rise" in rows and not bool((rows["rise"] >= 0).all() and (rows["rise"] > 0).any()))
+        return inside and rising and all(bool(((s >= 0) & (s <= 1)).all()) for s in levels)
+
+    def in_float32(self) -> "Bench":
+        """The same, asked in float32."""
+        if self.single is None or self.asked is None:
+            return self
+        epsilon = max(self.epsilon, torch.finfo(torch.float32).eps)
+        source = "from polydistill.certification.asking import in_float32\nrule = in_float32(function_rule, raw=True)"
+        return replace(self, raw=self.single, epsilon=epsilon, raw_source=source)
+
+    @property
     def open_channels(self) -> tuple[int, ...]:
         """Channels with a finite modulus, the ones that an attack on it may move."""
         return tuple(c for c, modulus in enumerate(self.moduli) if math.isfinite(modulus))
 
 
-def guarded(rule: Rule) -> Rule:
-    """A rule that gives NaN where it raises, so that a search can go on and N can be refuted."""
-
-    def safe(evidence: Tensor, *severity: Tensor) -> Tensor:
-        try:
-            return rule(evidence, *severity)
-        except (ValueError, RuntimeError, ArithmeticError, IndexError):
-            if len(evidence) <= 1:
-                return evidence.new_full((len(evidence), evidence.shape[-1]), math.nan)
-            half = len(evidence) // 2
-            parts = [safe(evidence[rows], *(s[rows] for s in severity)) for rows in (slice(0, half), slice(half, None))]
-            return torch.cat(parts)
-
-    return safe
-
-
-def function_benches(rule: FunctionRule, sizes: Sequence[int] | None, claims: dict[str, Any]) -> list[Bench]:
-    """One bench per number of teachers that the function takes, and per severity when it reads that.
+def function_benches(
+    rule: FunctionRule, sizes: Sequence[int] | None, claims: dict[str, Any], origin: str = ""
+) -> list[Bench]:
+    """One bench per number of teachers that the function takes, severity and order of safety that it reads.
 
     Args:
         rule: the probed function.
         sizes: numbers of teachers; None tries `SIZES`.
         claims: fields of `Bench` that the user declares.
+        origin: where the function was taken from.
     """
-    benches = []
     fixed = (len(rule.sigma),) if rule.sigma is not None else SIZES
+    taken = []
     for teachers in fixed if sizes is None else sizes:
         try:
             with torch.no_grad():
-                rule(torch.zeros(2, teachers, dtype=torch.float64))
-        except Exception:
+                rule(torch.full((2, teachers), min(0.0, claims["domain"][1]), dtype=torch.float64))
+        except Exception as error:
             if sizes is not None:
-                raise
+                said = " ".join(str(error).split())
+                raise ValueError(
+                    f"{function_title(rule.given)}: for evidence [2, {teachers}] it says {type(error).__name__}: {said}"
+                ) from error
             continue
-        orders = rule.graded or rule.sigma is not None
-        for severity in (1.0, 0.0) if rule.graded else (0.0,):
-            here = replace(rule, severity=severity)
-
-            def permuted(order: Sequence[int], here: FunctionRule = here) -> Permuted | None:
-                return _permuted_function(here, order)
-
-            benches.append(
-                Bench(
-                    teachers,
-                    guarded(here),
-                    graded=rule.graded,
-                    sigma=rule.scores(teachers) if orders else None,
-                    sequence=None if rule.vector else guarded(here.whole),
-                    sequence_shape=(teachers,),
-                    sequence_source="rule = rule.whole",
-                    source=function_rule.source_of(here, claims.get("domain", Bench.domain)),
-                    context=f"severity {severity:g}" if rule.graded else "",
-                    permuted=permuted,
-                    clones=True,
-                    cost=50 if rule.row_by_row or rule.vector else 1,
-                    **claims,
-                )
-            )
+        taken.append(teachers)
+    cost = _cost(rule, taken[0]) if taken else 1
+    benches = []
+    for teachers in taken:
+        close = teachers in CLOSE or teachers == taken[-1]
+        for here, order_only in _contexts(rule, teachers, close):
+            benches.append(_function_bench(here, teachers, claims, origin, cost, close, order_only))
     return benches
+
+
+def _contexts(rule: FunctionRule, teachers: int, close: bool) -> list[tuple[FunctionRule, bool]]:
+    """Severities, and safety scores in another order and with ties where the function reads them."""
+    levels = (1.0, 0.0) if rule.graded and close else (1.0,) if rule.graded else (0.0,)
+    every = [(replace(rule, severity=severity), False) for severity in levels]
+    if rule.sigma is None and teachers > 1 and SAFETY_NAMES.intersection(rule.takes):
+        last = max(teachers - 1, 1)
+        falling = tuple(1.0 - k / last for k in range(teachers))
+        tiers = max((teachers + 1) // 2 - 1, 1)
+        tied = tuple(((k * 5 + 3) % ((teachers + 1) // 2)) / tiers for k in range(teachers))
+        every += [(replace(rule, severity=levels[0], sigma=sigma), True) for sigma in (falling, tied)]
+    return every
+
+
+def _function_bench(
+    here: FunctionRule, teachers: int, claims: dict[str, Any], origin: str, cost: int, close: bool, order_only: bool
+) -> Bench:
+    orders = here.graded or here.sigma is not None
+    dependent = here.row_by_row
+
+    def permuted(order: Sequence[int]) -> Permuted | None:
+        return _permuted_function(here, order)
+
+    single = None if here.dtype == torch.float32 else asking.in_float32(here, raw=True)
+    return Bench(
+        teachers,
+        guarded(here),
+        graded=here.graded,
+        sigma=here.scores(teachers) if orders else None,
+        sequence=None if here.vector else guarded(here.whole),
+        sequence_shape=(teachers,),
+        sequence_source="rule = function_rule.whole",
+        source=source_of(here, claims["domain"], dependent, origin),
+        context=f"severity {here.severity:g}" if here.graded else "",
+        permuted=permuted,
+        clones=True,
+        cost=cost,
+        close=close,
+        raw=guarded(here.raw),
+        raw_source="rule = guarded(function_rule.raw)",
+        single=single,
+        floor=here.floor,
+        epsilon=here.epsilon,
+        asked=here,
+        order_only=order_only,
+        **claims,
+    )
+
+
+def _cost(rule: FunctionRule, teachers: int) -> int:
+    """Of one row, from the fastest of three calls."""
+    if rule.vector or rule.row_by_row:
+        return 50
+    rows = torch.zeros(1024, teachers, dtype=torch.float64)
+    seconds = math.inf
+    safe = guarded(rule)
+    for _ in range(3):
+        start = time.process_time()
+        with torch.no_grad():
+            safe(rows)
+        seconds = min(seconds, (time.process_time() - start) / len(rows))
+    return max([cost for least, cost in SLOW if seconds > least], default=1)
 
 
 def _permuted_function(rule: FunctionRule, order: Sequence[int]) -> Permuted:
     scores = rule.scores(len(order))
     sigma = tuple(scores[k] for k in order) if rule.graded or rule.sigma is not None else None
-    define = f"from dataclasses import replace\npermuted_rule = replace(rule, sigma={sigma})"
+    define = f"from dataclasses import replace\npermuted_rule = guarded(replace(function_rule, sigma={sigma}))"
     return guarded(replace(rule, sigma=sigma)), define
 
 
@@ -242,6 +340,7 @@ def _pipeline_bench(driven: Driven, promise: Guarantee, critical: float | None) 
         permuted,
         cost=reach,
         active=_active(driven),
+        raw=guarded(driven),
     )
 
 

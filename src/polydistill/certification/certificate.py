@@ -7,10 +7,15 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-from polydistill.axioms import AXIOMS, Witness
+from polydistill.axioms import Witness
+from polydistill.certification.asking import LAWS
 
 FORMAT = 1
 """Version of the JSON."""
+
+
+class RefutedError(AssertionError):
+    """A law that is required or claimed does not hold."""
 
 
 class Basis(StrEnum):
@@ -135,11 +140,37 @@ class Certificate:
         for finding in self.findings:
             if finding.axiom == axiom:
                 return finding
-        raise KeyError(f"there is no law {axiom!r}; the laws are {', '.join(AXIOMS)}")
+        raise KeyError(f"there is no law {axiom!r}; the laws are {', '.join(LAWS)}")
+
+    def raise_on_refuted(self) -> "Certificate":
+        """This certificate, so that a test can say `certify(rule).raise_on_refuted()`.
+
+        Raises:
+            RefutedError: a law that is required or claimed was refuted.
+        """
+        if self.refuted:
+            raise RefutedError("\n".join([f"{self.subject}:", *(str(finding.witness) for finding in self.refuted)]))
+        return self
+
+    def replay(self) -> str:
+        """A Python file that shows again what was refuted; it exits with 3 while it still fails."""
+        parts = [f'"""What {self.subject} breaks, found by polydistill {self.version} with seed {self.seed}."""\n']
+        for finding in self.refuted:
+            if finding.witness is not None:
+                *lines, last = finding.witness.reproduce.splitlines()
+                parts += [f"# {finding.witness}", *lines, f"found_{finding.axiom} = {last[len('print(') : -1]}"]
+                parts.append(f"print(found_{finding.axiom} or '{finding.axiom} holds here')\n")
+        return "\n".join([*parts, f"raise SystemExit(3 if {self._any_found()} else 0)\n"])
+
+    def _any_found(self) -> str:
+        return " or ".join(f"found_{finding.axiom}" for finding in self.refuted) or "False"
 
     def to_json(self) -> str:
-        """JSON that any reader takes: numbers that are not finite are strings."""
-        return json.dumps(_encode({"format": FORMAT, **asdict(self), "exit_ok": self.exit_ok}), indent=1)
+        """JSON that any reader takes: numbers that are not finite are strings, laws come with name and sentence."""
+        whole: dict[str, Any] = {"format": FORMAT, **asdict(self), "exit_ok": self.exit_ok}
+        for finding in whole["findings"]:
+            finding.update(title=LAWS[finding["axiom"]].title, words=LAWS[finding["axiom"]].words)
+        return json.dumps(_encode(whole), indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> "Certificate":
@@ -171,7 +202,7 @@ def _finding(entry: Mapping[str, Any]) -> Finding:
     limits = {name: None if entry[name] is None else float(entry[name]) for name in ("bound", "worst")}
     return Finding(
         **{
-            **entry,
+            **{name: value for name, value in entry.items() if name in Finding.__dataclass_fields__},
             **limits,
             "basis": Basis(entry["basis"]),
             "theorems": tuple(entry["theorems"]),

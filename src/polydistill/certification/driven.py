@@ -114,7 +114,7 @@ class Driven:
             reads = signal.needs | ({LABEL} if signal.reads_label else set())
             if statistic not in reads:
                 continue
-            if len(reads) > 1 or not hasattr(signal, "evidence"):
+            if len(reads) > 1:
                 return None
             probe = torch.tensor([[0.25, -0.5, 1.0]], dtype=torch.float64)
             positions = Positions.of(torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.bool))
@@ -197,7 +197,7 @@ def source_of(driven: Driven) -> str:
         "from polydistill.certification import Driven",
         "from polydistill.pipeline import Pipeline",
         "from polydistill.safety import *",
-        "from polydistill.signals import *",
+        "from polydistill.weighting.signals import *",
         "from polydistill.weighting import *",
     ]
     parts = [part for part in stack.modules() if isinstance(part, Operator)]

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
 
-from polydistill.guarantee import Rule
+from polydistill.guarantee import Derivation
 
 INDEX = "proofs_index.json"
 """The index inside the package; made from `proofs/` by `make proofs`."""
@@ -35,7 +35,7 @@ class Proofs:
         """An index: a JSON list of objects with the key `theorem`."""
         return cls(frozenset(entry["theorem"] for entry in json.loads(text)), hashlib.sha256(text).hexdigest())
 
-    def check(self, rules: Iterable[Rule], also: Iterable[str] = ()) -> tuple[str, ...]:
+    def check(self, rules: Iterable[Derivation], also: Iterable[str] = ()) -> tuple[str, ...]:
         """Names of the theorems behind all of these rules and names; empty as soon as one is missing."""
         rules = list(rules)
         names = {name for rule in rules for name in rule.theorems} | set(also)

@@ -7,8 +7,8 @@ import torch
 
 from polydistill.axioms import AXIOMS
 from polydistill.certification.certificate import Certificate
+from polydistill.certification.published_rules import PUBLISHED, Published, vocabulary_gate
 from polydistill.certification.run import certify
-from polydistill.weighting.published import PUBLISHED, Published, vocabulary_gate
 
 SIZES = (2, 3, 5, 1)
 """Numbers of teachers that the rules are tried with."""

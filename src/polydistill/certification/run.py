@@ -1,15 +1,17 @@
 """`certify`: derive what can be derived, then try to break it."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from polydistill import __version__
-from polydistill.axioms import AXIOMS
-from polydistill.certification import attack, sampling
+from polydistill.axioms import AXIOMS, Witness
+from polydistill.certification import asking, attack, continuity, further, order, sampling
+from polydistill.certification.asking import LAWS, F
 from polydistill.certification.attack import Attack, Means
 from polydistill.certification.bench import Bench, function_benches, pipeline_benches
 from polydistill.certification.certificate import Basis, Certificate, Finding
@@ -17,15 +19,16 @@ from polydistill.certification.driven import as_pipeline
 from polydistill.certification.proofs import Proofs
 from polydistill.certification.rule import rule_of, title
 from polydistill.pipeline import Pipeline
+from polydistill.promises import promises, says
 from polydistill.safety import Ordered, Tilt, Veto
-from polydistill.signals import Signal
 from polydistill.weighting import Operator
+from polydistill.weighting.signals import Signal
 
-CLOSE = (2, 3, 4, 5)
-"""Numbers of teachers at which a function is searched adversarially, not only at random; with the largest it takes."""
+OF_FUNCTIONS = frozenset({"F", "N", "B", "C", "O1", "O2", "M"})
+"""What is asked of a function that says nothing else: more evidence for a teacher is no reason to trust it less."""
 
 
-def certify(
+def certify(  # noqa: PLR0913
     operator: Any,
     *,
     teachers: Sequence[str] | Sequence[int] | int | None = None,
@@ -37,9 +40,12 @@ def certify(
     scale: str = "token",
     domain: tuple[float, float] = (-math.inf, math.inf),
     laws: Iterable[str] = (),
+    without: Iterable[str] = (),
     seed: int = 0,
     effort: float = 1.0,
     proofs: Proofs | None = None,
+    origin: str = "",
+    progress: Callable[[str], None] | None = None,
 ) -> Certificate:
     """Derive the guarantees of an operator, search for inputs that break them, and write down both.
 
@@ -56,12 +62,16 @@ def certify(
             and 1 for functions.
         range_at_most: a function's declared range, nats.
         modulus_at_most: a function's declared modulus.
-        scale: a function's scale, for law S: `token`, `context` or `task`.
+        scale: a function's scale: `token` (the rows of a batch have nothing to do with each other), or `context`,
+            `causal` or `task` (they are one document's positions, and law S is claimed).
         domain: least and largest evidence that a function is for.
-        laws: names of further laws that a function claims.
+        laws: names of further laws that are claimed. Of a function F, N, B, C, O1, O2 and M are.
+        without: names of laws that are not claimed.
         seed: of the search.
         effort: multiplies the number of trials.
         proofs: index of theorems; the one shipped with the package when left out.
+        origin: where a function was taken from, `module:name` or `file.py:name`, so that a witness can take it there.
+        progress: is told what is being looked at.
 
     Raises:
         TypeError: the operator is none of these.
@@ -69,24 +79,25 @@ def certify(
     """
     if not effort > 0:
         raise ValueError(f"effort must be > 0, got {effort}")
-    unknown = sorted(set(laws) - set(AXIOMS))
+    unknown = sorted({*laws, *without} - set(LAWS))
     if unknown:
-        raise ValueError(f"there are no laws {', '.join(unknown)}; the laws are {', '.join(AXIOMS)}")
+        raise ValueError(f"there are no laws {', '.join(unknown)}; the laws are {', '.join(LAWS)}")
     means = Means(effort, torch.Generator().manual_seed(seed))
+    tell = progress or (lambda _: None)
     if isinstance(operator, Operator | Pipeline):
-        found = _of_pipeline(
-            operator, teachers, tasks, critical, set(laws), means, Proofs.shipped() if proofs is None else proofs
-        )
+        index = Proofs.shipped() if proofs is None else proofs
+        found = _of_pipeline(operator, teachers, tasks, critical, set(laws), means, index, tell)
     else:
-        rule = rule_of(operator, sigma=safety, domain=domain)
+        rule = rule_of(operator, sigma=safety, domain=domain, dependent=scale != "token")
         sizes = [teachers] if isinstance(teachers, int) else None if teachers is None else [int(k) for k in teachers]
         claims: dict[str, Any] = {"scale": scale, "critical": 1.0 if critical is None else critical, "domain": domain}
         if range_at_most is not None:
             claims["range"] = float(range_at_most)
         if modulus_at_most is not None:
             claims["moduli"] = (float(modulus_at_most),)
-        benches = function_benches(rule, sizes, claims)
-        found = _of_function(title(rule.function), benches, set(laws), means)
+        benches = function_benches(rule, sizes, claims, origin)
+        claimed = (set(OF_FUNCTIONS) | set(laws) | ({"S"} if scale != "token" else set())) - set(without)
+        found = _of_function(title(operator), benches, claimed, means, tell)
     shared: dict[str, Any] = {
         "version": __version__,
         "seed": seed,
@@ -98,28 +109,59 @@ def certify(
     return Certificate(**found, **shared)
 
 
-def _of_function(name: str, benches: Sequence[Bench], laws: set[str], means: Means) -> dict[str, Any]:
-    sizes = sorted({bench.teachers for bench in benches})
-    close = [k for k in sizes if k in CLOSE or k == sizes[-1]]
-    attacks = _attacks(benches, [b for b in benches if b.teachers in close], means)
+def _of_function(
+    name: str, benches: Sequence[Bench], laws: set[str], means: Means, tell: Callable[[str], None]
+) -> dict[str, Any]:
+    rows = benches[0].drawn(sampling.vectors(64, benches[0].teachers, torch.Generator().manual_seed(0)))
+    with torch.no_grad():
+        first = benches[0].rule(rows)
+    attacks = _attacks(benches, means, tell)
+    if not any(found.witness for found in attacks["F"]):
+        last = _at_the_end(benches, first, rows, means)
+        attacks["F"] += [] if last is None else [last]
     declared = benches[0]
     findings = []
-    for axiom in AXIOMS:
+    for axiom in LAWS:
         bound = {"B": declared.range, "C": declared.moduli[0]}.get(axiom)
         bound = bound if bound is not None and bound < math.inf else None
-        basis = Basis.DECLARED if bound is not None or axiom in laws else Basis.NONE
-        if not AXIOMS[axiom].required and axiom not in laws:
-            basis = Basis.NOT_CLAIMED
+        basis = Basis.NOT_CLAIMED if axiom not in laws else Basis.NONE if bound is None else Basis.DECLARED
         findings.append(_finding(axiom, attacks[axiom], basis, bound))
+    sizes = sorted({bench.teachers for bench in benches})
     return {
         "subject": name,
         "kind": "function",
         "teachers": tuple(map(str, sizes)),
         "findings": tuple(findings),
         "derivation": (),
-        "consequences": _as_far_as_tried(findings),
+        "consequences": (*_as_far_as_tried(findings), _numbers(benches), *_exact_zeros(benches)),
         "proofs_sha256": None,
     }
+
+
+def _numbers(benches: Sequence[Bench]) -> str:
+    sizes = sorted({bench.teachers for bench in benches})
+    close = sorted({bench.teachers for bench in benches if bench.close})
+    several = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 2 else " and ".join(map(str, sizes))
+    whole = several if len(sizes) == sizes[-1] - sizes[0] + 1 else ", ".join(map(str, sizes))
+    return f"tried with {whole} teachers, closely with {', '.join(map(str, close))}"
+
+
+def _exact_zeros(benches: Sequence[Bench]) -> tuple[str, ...]:
+    """What a teacher does to the weights that gives a label exactly 0; no law speaks of it."""
+    bench = benches[min(1, len(benches) - 1)]
+    if bench.domain[0] > -math.inf:
+        return ()
+    rows = bench.drawn(sampling.vectors(64, bench.teachers, torch.Generator().manual_seed(1)))
+    rows[:, 0] = -math.inf
+    with torch.no_grad():
+        log_w = bench.raw(rows)
+    sums = log_w.exp().sum(-1)
+    if bool(((sums - 1.0).abs() <= bench.mass).all()):
+        return ("evidence of -inf, from a teacher that gives a label exactly 0, was tried: the weights still sum to 1",)
+    return (
+        "evidence of -inf, from a teacher that gives a label exactly 0, gives weights that are not a number or do "
+        "not sum to 1; the laws speak of finite evidence",
+    )
 
 
 def _of_pipeline(
@@ -130,6 +172,7 @@ def _of_pipeline(
     laws: set[str],
     means: Means,
     proofs: Proofs,
+    tell: Callable[[str], None],
 ) -> dict[str, Any]:
     if isinstance(operator, Operator) and operator.names is None and teachers is None:
         raise ValueError(f"{operator!r} is not bound; say teachers=['a', 'b', 'c'] (or how many), or bind it first")
@@ -137,7 +180,9 @@ def _of_pipeline(
     pipeline = as_pipeline(operator, names, tuple(tasks))
     promise = pipeline.guarantee()
     benches = pipeline_benches(pipeline, max(4, int(6 * means.effort**0.5)), critical)
-    attacks = _attacks(benches, benches[: max(2, int(3 * means.effort**0.5))], means)
+    close = max(2, int(3 * means.effort**0.5))
+    benches = [bench if i < close else replace(bench, close=False) for i, bench in enumerate(benches)]
+    attacks = _attacks(benches, means, tell)
     rules, ours = promise.step.rules(), _of_this_package(pipeline)
     claims = _claims(pipeline, laws)
     findings = []
@@ -163,12 +208,8 @@ def _of_pipeline(
         "kind": "pipeline" if isinstance(operator, Pipeline) else "stack",
         "teachers": pipeline.teachers,
         "findings": tuple(findings),
-        "derivation": tuple(promise.step.lines()),
-        "consequences": (
-            *pipeline.promises(),
-            f"with the linear pool, losing one teacher (and renormalising) moves a target by at most "
-            f"{promise.ceiling:.1%}",
-        ),
+        "derivation": tuple(promise.lines()),
+        "consequences": tuple(says(promises(pipeline))),
         "proofs_sha256": proofs.sha256,
     }
 
@@ -229,31 +270,87 @@ def _modulus_bound(bench: Bench) -> float:
 
 
 Attacks = dict[str, list[Attack]]
+Law = Callable[[Bench, Means], Attack | None]
+EVERYWHERE: dict[str, Law] = {"N": attack.normalised, "O1": order.ordered, "O2": order.rising}
+CLOSELY: dict[str, Law] = {
+    "B": attack.bounded,
+    "E": order.equivariant,
+    "M": order.monotone,
+    "U": further.neutral,
+    "S": further.measurable,
+    "D": further.clone_robust,
+}
+"""Attacks by law; X comes before C, which asks it."""
 
 
-def _attacks(every: Sequence[Bench], close: Sequence[Bench], means: Means) -> Attacks:
-    """Random trials on every bench for the laws where that is cheap, searches on those that are looked at closely."""
-    found: Attacks = {name: [] for name in AXIOMS}
+def _attacks(benches: Sequence[Bench], means: Means, tell: Callable[[str], None]) -> Attacks:
+    """Every law on benches that are looked at closely; on the others those that are cheap, while nothing was found."""
+    found: Attacks = {name: [] for name in LAWS}
 
-    def add(result: Attack | None) -> None:
+    def add(name: str, law: Law, bench: Bench) -> Attack | None:
+        if not bench.close and any(result.witness is not None for result in found[name]):
+            return None
+        tell(f"{bench.teachers} teachers, {LAWS[name].title}")
+        result = law(bench, means)
         if result is not None:
-            found[result.axiom.name].append(result)
+            found[name].append(result)
+        return result
 
-    shifts = {}
-    for bench in every:
-        add(attack.normalised(bench, means))
-        add(attack.ordered(bench, means))
-        add(attack.rising(bench, means))
-        shifts[id(bench)] = attack.shift_invariant(bench, means)
-        add(shifts[id(bench)])
-    for bench in close:
-        add(attack.bounded(bench, means))
-        invariant = shifts[id(bench)].witness is None
-        add(attack.continuous(bench, means, invariant))
-        for further in attack.FURTHER:
-            if further is not attack.shift_invariant:
-                add(further(bench, means))
+    every = max(1, round(0.5 / means.effort**0.5))
+    for place, bench in enumerate(benches):
+        for name, law in EVERYWHERE.items():
+            if not bench.order_only or name != "N":
+                add(name, law, bench)
+        if bench.order_only or not (bench.close or place % every == 0):
+            continue
+        add("F", repeated, bench)
+        shifted = add("X", further.shift_invariant, bench)
+        invariant = shifted is None or shifted.witness is None
+
+        def continuous(bench: Bench, means: Means, invariant: bool = invariant) -> Attack:
+            return continuity.continuous(bench, means, invariant)
+
+        add("C", continuous, bench)
+        for name, law in CLOSELY.items() if bench.close else (("M", order.monotone),):
+            add(name, law, bench)
     return found
+
+
+def repeated(bench: Bench, means: Means) -> Attack | None:
+    """Whether a function says the same when it is asked again."""
+    if bench.asked is None:
+        return None
+    many = 2 * asking.MANY if bench.close and bench.teachers <= 3 else 4096 if bench.close else 300
+    rows = bench.drawn(sampling.vectors(many if bench.cost == 1 else 300, bench.teachers, means.generator))
+    if bench.cost > 1 and not bench.close:
+        return None
+    witnesses = asking.asked_again(bench.asked, rows, _tolerance(bench), bench.cost, bench.scale != "token")
+    witness = next(iter(witnesses), None)
+    gap = 0.0 if witness is None else witness.gap
+    return Attack(F, gap, 2 * len(rows), None if witness is None else _located(witness, bench))
+
+
+def _tolerance(bench: Bench) -> float:
+    return max(1e-6, min(256 * bench.epsilon, 0.02))
+
+
+def _located(witness: Witness, bench: Bench) -> Witness:
+    lines = ["import torch", bench.source, witness.reproduce]
+    return replace(witness, reproduce="\n".join(lines))
+
+
+def _at_the_end(benches: Sequence[Bench], first: Tensor, rows: Tensor, means: Means) -> Attack | None:
+    """What changed since the first question, or was seen in a batch once and not again."""
+    bench = benches[0]
+    rule = bench.rule
+    for witness in asking.at_the_end(rule, rows, first, _tolerance(bench)):
+        return Attack(F, witness.gap, 2 * len(rows), _located(witness, bench))
+    for law, gap, evidence in means.unreturned:
+        way = f"law {law} was missed by {gap:.4g} in a batch, and not when the same row was asked again"
+        witness = asking.witness_of(evidence, gap, way, "rule", asking.MANY)
+        here = next((b for b in benches if b.teachers == evidence.shape[-1]), bench)
+        return Attack(F, gap, 1, _located(witness, here))
+    return None
 
 
 def _finding(

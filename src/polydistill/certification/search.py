@@ -6,8 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from polydistill.simplex import hilbert
-
+HALVINGS = 40
+"""Of a step that stands out."""
+CALM = 5e-5
+"""Nats of weights that are not worth looking for."""
 Objective = Callable[[Tensor], Tensor]
 """Candidates `[P, ...]` to how badly each misses a law `[P]`."""
 
@@ -80,11 +82,10 @@ def jumps(
     rule: Callable[[Tensor], Tensor],
     base: Float[Tensor, "L ..."],
     direction: Float[Tensor, "L ..."],
-    reach: float,
-    step: float,
+    times: Float[Tensor, " T"],
     keep: int = 64,
     chunk: int = 1 << 15,
-) -> tuple[Float[Tensor, "M ..."], Float[Tensor, "M ..."], int]:
+) -> tuple[Float[Tensor, "M ..."], Float[Tensor, "M ..."], Float[Tensor, "M ..."], int]:
     """Scan lines in steps, then bisect where a step moved the weights more than its neighbours did.
 
     A jump shows as one step that stands out; a slab wider than two steps has a calm step between its two edges.
@@ -93,45 +94,53 @@ def jumps(
         rule: evidence to log-weights.
         base: middles of the lines.
         direction: of the lines, one unit per nat.
-        reach: nats scanned to both sides.
-        step: of the scan, nats.
+        times: where on the lines, nats from their middles, rising.
         keep: how many steps are bisected.
         chunk: points evaluated at a time.
 
     Returns:
-        The two ends of what bisection left of each step (40 halvings), and the number of points evaluated.
+        The two ends of what bisection left of each step that stayed a jump, the directions of their lines, and the
+        number of points evaluated.
     """
-    times = torch.arange(-reach, reach + step / 2, step, dtype=base.dtype)
     per_line = len(times)
     lines_at_once = max(1, chunk // per_line)
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    found: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     for start in range(0, len(base), lines_at_once):
         b, u = base[start : start + lines_at_once], direction[start : start + lines_at_once]
         points = b[:, None] + times[(None, slice(None)) + (None,) * (base.ndim - 1)] * u[:, None]
         left, right = points[:, :-1], points[:, 1:]
         with torch.no_grad():
             weights = rule(points.flatten(0, 1)).unflatten(0, points.shape[:2])
-        moved = hilbert(weights[:, :-1], weights[:, 1:]).nan_to_num(0.0, posinf=1e6)
+        moved = _osc(weights[:, 1:] - weights[:, :-1])
         before = torch.cat([moved[:, 1:2], moved[:, :-1]], 1)
         after = torch.cat([moved[:, 1:], moved[:, -2:-1]], 1)
         excess = (moved - torch.maximum(before, after)).flatten()
         top = excess.topk(min(keep, len(excess)))
-        found.append((top.values, left.flatten(0, 1)[top.indices], right.flatten(0, 1)[top.indices]))
-    excess = torch.cat([values for values, _, _ in found])
-    chosen = excess.topk(min(keep, len(excess))).indices
-    left = torch.cat([points for _, points, _ in found])[chosen]
-    right = torch.cat([points for _, _, points in found])[chosen]
+        lines = u[top.indices // (per_line - 1)]
+        found.append((top.values, left.flatten(0, 1)[top.indices], right.flatten(0, 1)[top.indices], lines))
+    chosen = torch.cat([part[0] for part in found]).topk(min(keep, sum(len(part[0]) for part in found))).indices
+    left, right, way = (torch.cat([part[i] for part in found])[chosen] for i in (1, 2, 3))
+    spent = len(base) * per_line
     with torch.no_grad():
         first, last = rule(left), rule(right)
-    for _ in range(40):
-        middle = (left + right) / 2
-        with torch.no_grad():
+        for halving in range(HALVINGS):
+            middle = (left + right) / 2
             between = rule(middle)
-        lower = hilbert(first, between) >= hilbert(between, last)
-        first, last = (
-            torch.where(lower[:, None], first, between),
-            torch.where(lower[:, None], between, last),
-        )
-        lower = lower.reshape(-1, *(1,) * (base.ndim - 1))
-        left, right = torch.where(lower, left, middle), torch.where(lower, middle, right)
-    return left, right, len(base) * per_line + 40 * len(left)
+            spent += len(middle)
+            below, above = _osc(between - first), _osc(last - between)
+            lower = below >= above
+            first = torch.where(lower[:, None], first, between)
+            last = torch.where(lower[:, None], between, last)
+            wide = lower.reshape(-1, *(1,) * (base.ndim - 1))
+            left, right = torch.where(wide, left, middle), torch.where(wide, middle, right)
+            if halving % 6 == 5:  # what has become calm is no jump
+                kept = ~(torch.maximum(below, above) < CALM)
+                left, right, way, first, last = (part[kept] for part in (left, right, way, first, last))
+                if not len(left):
+                    break
+    return left, right, way, spent
+
+
+def _osc(moved: Tensor) -> Tensor:
+    """Hilbert distance of two log-weights from their difference; weights that stay at 0 do not move."""
+    return (moved.amax(-1) - moved.amin(-1)).nan_to_num(0.0, posinf=1e6)

@@ -6,7 +6,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from polydistill.axioms import AXIOMS
+from polydistill.certification.asking import LAWS
 from polydistill.certification.certificate import Basis, Certificate, Finding
 
 STYLE = {Basis.PROVED: "bold green", Basis.DERIVED: "green", Basis.DECLARED: "default", Basis.NONE: "default"}
@@ -15,38 +15,33 @@ STYLE = {Basis.PROVED: "bold green", Basis.DERIVED: "green", Basis.DECLARED: "de
 def table(certificate: Certificate) -> Group:
     """Laws with verdict, bound, worst value and tightness; then witnesses, derivation and consequences."""
     laws = Table(title=Text(certificate.subject), title_justify="left", expand=False)
-    for name in ("law", "verdict", "bound", "worst found", "tightness", "trials", "note"):
-        laws.add_column(name, justify="right" if name in ("bound", "worst found", "tightness", "trials") else "left")
+    for name in ("law", "verdict", "bound", "worst found", "tightness"):
+        laws.add_column(name, justify="right" if name not in ("law", "verdict") else "left")
     for finding in certificate.findings:
         if not finding.trials:
             continue
         tightness = finding.tightness
         laws.add_row(
-            f"{finding.axiom} {AXIOMS[finding.axiom].title}",
+            f"{finding.axiom} {LAWS[finding.axiom].title}",
             Text(_verdict(finding), style=_style(finding)),
             _number(finding.bound),
             _number(finding.worst),
             "" if tightness is None else f"{tightness:.0%}",
-            f"{finding.trials:,}",
-            finding.note,
         )
     parts: list[Table | Text] = [laws]
-    for finding in certificate.findings:
-        if finding.witness is not None:
-            style = "red" if finding.basis is not Basis.NOT_CLAIMED else "yellow"
-            parts.append(Text(f"{finding.witness}", style=style))
-            if finding.basis is not Basis.NOT_CLAIMED:
-                parts.append(Text(_indented(finding.witness.reproduce), style="dim"))
+    parts.extend(Text(f"{f.axiom} {LAWS[f.axiom].title}: {f.note}") for f in certificate.findings if f.note)
+    for finding in certificate.refuted:
+        parts.append(Text(f"\n{finding.witness}", style="red"))
+        parts.append(Text(f"  the law: {LAWS[finding.axiom].words}", style="dim"))
     if certificate.derivation:
         parts.append(Text("\nderivation\n" + _indented("\n".join(certificate.derivation))))
     if certificate.consequences:
         parts.append(Text("\nwhat follows\n" + _indented("\n".join(certificate.consequences))))
-    index = certificate.proofs_sha256
     parts.append(
         Text(
             f"\npolydistill {certificate.version}, seed {certificate.seed}, effort {certificate.effort:g}, sampler "
             f"{certificate.sampler}, {certificate.dtype}, "
-            f"{f'proofs index {index[:12]}' if index else 'no proofs index: nothing is called proved'}",
+            f"{_index(certificate)}",
             style="dim",
         )
     )
@@ -67,9 +62,15 @@ def _verdict(finding: Finding) -> str:
     return finding.verdict
 
 
+def _index(certificate: Certificate) -> str:
+    if certificate.proofs_sha256:
+        return f"proofs index {certificate.proofs_sha256[:12]}"
+    return "nothing is proved of a function" if certificate.kind == "function" else "no proofs index: nothing is proved"
+
+
 def _style(finding: Finding) -> str:
     if finding.refuted:
-        return "bold red" if finding.basis is not Basis.NOT_CLAIMED else "yellow"
+        return "bold red" if finding.basis is not Basis.NOT_CLAIMED else "dim"
     return STYLE.get(finding.basis, "default")
 
 

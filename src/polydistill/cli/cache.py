@@ -30,7 +30,7 @@ def _write(path: Path | None, content: Any) -> None:
 
 
 @app.command()
-def build(
+def build(  # noqa: PLR0913
     config: ConfigFile,
     overrides: Overrides = None,
     to: To = None,
@@ -205,7 +205,7 @@ def merge(
 
 
 @app.command("import")
-def import_(
+def import_(  # noqa: PLR0913
     data: Annotated[str, typer.Argument(help="a .jsonl, .json, .parquet or .csv file, or the id of a hub data set")],
     tokenizer: Annotated[str, typer.Option(help="hub id or folder; the student's must be the same")],
     to: Annotated[str, typer.Option("--to", help="folder or fsspec address of the cache")],

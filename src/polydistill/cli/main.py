@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from polydistill.cli.cache import app as cache_app
+from polydistill.cli.certify import certify
 from polydistill.cli.faults import leave
 from polydistill.cli.serve import serve
 
@@ -33,7 +34,7 @@ def main() -> None:
     """Entry point: errors that are the user's to mend end in one sentence and an exit code."""
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)  # typer.Exit comes back as its code
     except typer.Exit as stop:
         raise SystemExit(stop.exit_code) from None
     except (KeyboardInterrupt, typer.Abort):
@@ -44,6 +45,8 @@ def main() -> None:
             print(f"polydistill: {error.format_message()}", file=sys.stderr)
             raise SystemExit(2) from None
         leave(error)
+    if isinstance(code, int) and code:
+        raise SystemExit(code)
 
 
 @app.command()
@@ -177,46 +180,7 @@ def compare(
     _write(json_file, rows)
 
 
-@app.command()
-def certify(
-    what: Annotated[
-        str | None, typer.Argument(help="run.yaml, or module:object with an operator or a function of evidence")
-    ] = None,
-    published: Annotated[bool, typer.Option(help="the published rules that are shipped for comparison")] = False,
-    teachers: Annotated[int | None, typer.Option(min=1, help="number of teachers, where it is open")] = None,
-    effort: Annotated[float, typer.Option(min=0.01, help="multiplies the number of trials")] = 1.0,
-    seed: Annotated[int, typer.Option(help="of the search")] = 0,
-    json_file: JsonFile = None,
-) -> None:
-    """What can be claimed about a weighting: derived bounds, and a search that tries to refute them."""
-    from dataclasses import replace
-
-    import torch
-
-    from polydistill.certification import certify as certified
-    from polydistill.certification import table
-    from polydistill.config.file import ConfigError
-
-    if published:
-        _certify_published(seed, effort, json_file)
-        return
-    if what is None:
-        raise ConfigError("name what to certify: a run.yaml, module:object, or --published")
-    torch.set_num_threads(1)
-    known: list[str] = []
-    if what.endswith((".yaml", ".yml")):
-        known = _order_known(what)
-        subject, names = _pipeline_of(what), None
-    else:
-        from polydistill.run.build import import_object
-
-        subject, names = import_object(what), teachers
-    certificate = certified(subject, teachers=names, seed=seed, effort=effort)
-    certificate = replace(certificate, consequences=(*certificate.consequences, *known))
-    console.print(table(certificate))
-    if json_file is not None:
-        json_file.write_text(certificate.to_json() + "\n", encoding="utf-8")
-    raise typer.Exit(0 if certificate.exit_ok else 3)
+app.command()(certify)
 
 
 @app.command()
@@ -305,54 +269,10 @@ def measure(
     _write(json_file, json.loads(kept.read_text(encoding="utf-8")))
 
 
-def _pipeline_of(path: str) -> Any:
-    """The bound pipeline of a configuration; no model is loaded."""
-    from polydistill.config.file import load_config
-    from polydistill.pipeline import Pipeline
-    from polydistill.run.build import build_gradient, build_safety, build_stack
-    from polydistill.training.gradient.across_teachers import AcrossTeachers
-
-    config = load_config(path)
-    gradient, stack = build_gradient(config), build_stack(config.weighting)
-    stack = stack * gradient.factor() if isinstance(gradient, AcrossTeachers) else stack
-    tasks = config.tasks
-    if tasks is None:
-        named = (getattr(factor, "table", None) or getattr(factor, "losses", None) or {} for factor in config.weighting)
-        routed = (getattr(factor, "route", {}) for factor in config.weighting)
-        tasks = sorted({task for rows in (*named, *routed) for task in rows})
-    return Pipeline.of(
-        stack,
-        list(config.teachers),
-        tasks,
-        floor=config.floor,
-        safety=build_safety(config.safety),
-    )
-
-
-def _order_known(path: str) -> list[str]:
-    """Whether the declared safety order was measured, and how it compares."""
-    from polydistill.config.file import load_config
-    from polydistill.run.order import check_order
-
-    order = check_order(load_config(path))
-    return [] if order is None else order.lines()
-
-
-def _certify_published(seed: int, effort: float, json_file: Path | None) -> None:
-    from polydistill.certification.published import certify_published
-
-    found = certify_published(seed=seed, effort=effort)
-    console.print(found.to_markdown(), highlight=False, markup=False, soft_wrap=True)
-    _write(json_file, {rule.name: json.loads(certificate.to_json()) for rule, certificate in found.rows})
-
-
 def _quiet() -> None:
-    """Bars of the libraries underneath are noise beside our own progress."""
-    import datasets
-    from transformers.utils import logging
+    from polydistill.run.progress import quiet
 
-    datasets.disable_progress_bars()
-    logging.disable_progress_bar()
+    quiet()
 
 
 def _scores(summary: Any) -> None:

@@ -9,7 +9,7 @@ import typer
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
-def serve(
+def serve(  # noqa: PLR0913
     model: Annotated[str, typer.Argument(help="hub id or local folder of a causal language model")],
     host: Annotated[str, typer.Option(help="address to listen on; 0.0.0.0 lets other machines in")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one")] = 8000,

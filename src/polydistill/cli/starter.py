@@ -40,7 +40,7 @@ floor: 0.02                            # share of plain averaging that is always
 # safety:                              # where `severity` is high, the safer teacher counts more
 #   kind: tilt
 #   scores: {{safe: 1}}
-#   strength: 3.0
+#   strength: 8.0
 
 objective:
   kind: forward_kl

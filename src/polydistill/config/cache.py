@@ -1,16 +1,20 @@
 """The section `cache` of a run: how much is stored of what its teachers say."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from polydistill.config.section import Section
 
-Form = Literal["entries", "hidden8", "hidden7", "hidden6", "hidden5", "hidden4", "hidden3", "hidden2"]
+Form = Literal["entries", "hidden8", "hidden4"]
 
 
 class CacheConfig(Section):
     """For `polydistill cache build`; training reads what the cache itself says."""
+
+    gone: ClassVar[dict[str, str]] = {
+        "draws": "is gone: entries are chosen, not drawn, leave it out; hidden states (`forms`) lose less"
+    }
 
     path: str | None = Field(
         default=None, description="folder or fsspec address; `cache` in the run's folder if not given"
@@ -25,9 +29,6 @@ class CacheConfig(Section):
     )
     forms: dict[str, Form] = Field(
         default={}, description="teacher -> likeliest entries, or hidden states of so many bits an entry, and the head"
-    )
-    draws: int = Field(
-        default=0, ge=0, description="draw entries so many times instead of choosing the likeliest: unbiased, but noisy"
     )
     examples_per_shard: int = Field(default=256, ge=1)
     batch: int = Field(default=8, ge=1, description="examples that the teachers hear at once")

@@ -11,10 +11,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from polydistill.config.run import TEACHERS, RunConfig, kind_of_teacher
-
-
-class ConfigError(ValueError):
-    """The configuration cannot be used; one sentence per fault, with file and line."""
+from polydistill.config.section import ConfigError, Section
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -106,7 +103,10 @@ def _sentence(fault: Any, tree: CommentedMap, path: str | Path, given: set[tuple
         else f"{path}{_line(tree, location)}"
     )
     if fault["type"] == "extra_forbidden":
-        known = _known_keys(location[:-1], tree)
+        section = _section_at(location[:-1], tree)
+        if location[-1] in section.gone:
+            return f"{where}: {name!r} {section.gone[location[-1]]}"
+        known = [field.alias or key for key, field in section.model_fields.items()]
         close = difflib.get_close_matches(str(location[-1]), known, n=1)
         advice = f"did you mean {close[0]!r}?" if close else f"known keys here: {', '.join(known)}"
         return f"{where}: unknown key {name!r}; {advice}"
@@ -118,15 +118,11 @@ def _sentence(fault: Any, tree: CommentedMap, path: str | Path, given: set[tuple
     return f"{where}: {name}: {message[0].lower() + message[1:]}{shown}"
 
 
-def _tagged() -> list[type[BaseModel]]:
+def _tagged(parent: type[Section] = Section) -> list[type[BaseModel]]:
     """Sections that are told apart by their `kind`."""
-    from polydistill.config import run as config
-    from polydistill.config import safety as config_safety
-
-    return [
-        member
-        for member in (vars(config) | vars(config_safety)).values()
-        if isinstance(member, type) and issubclass(member, config.Section) and "kind" in member.model_fields
+    children = parent.__subclasses__()
+    return [child for child in children if "kind" in child.model_fields] + [
+        model for child in children for model in _tagged(child)
     ]
 
 
@@ -136,9 +132,9 @@ def _kind(model: type[BaseModel]) -> tuple[str, ...]:
     return () if field is None else get_args(field.annotation)
 
 
-def _known_keys(location: Sequence[Any], tree: CommentedMap) -> list[str]:
-    """Keys of the section at a location, following models, mappings and tagged lists."""
-    model: Any = RunConfig
+def _section_at(location: Sequence[Any], tree: CommentedMap) -> type[Section]:
+    """The section at a location, following models, mappings and tagged lists."""
+    model: type[BaseModel] = RunConfig
     node: Any = tree
     for part in location:
         node = node[part] if isinstance(node, dict | list) and _has(node, part) else None
@@ -154,7 +150,7 @@ def _known_keys(location: Sequence[Any], tree: CommentedMap) -> list[str]:
             model = (tagged or found)[0]
         elif field is None and model in TEACHERS.values():
             model = TEACHERS[kind_of_teacher(node)]
-    return [field.alias or name for name, field in getattr(model, "model_fields", {}).items()]
+    return model if isinstance(model, type) and issubclass(model, Section) else Section
 
 
 def _has(node: Any, part: Any) -> bool:

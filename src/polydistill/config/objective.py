@@ -1,22 +1,13 @@
 """The section `objective:` of a configuration, and the divergence that it describes."""
 
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
 from polydistill.config.section import Section
-from polydistill.objective import (
-    JSD,
-    Alpha,
-    Divergence,
-    DivideThenPool,
-    ForwardKL,
-    Mixed,
-    PoolThenDivide,
-    ReverseKL,
-    SkewForward,
-    SkewReverse,
-)
+
+if TYPE_CHECKING:
+    from polydistill.objective import Divergence
 
 Sampled = Literal["sampled_log_pool", "sampled_linear_pool"]
 Summed = Literal["forward_kl", "reverse_kl", "alpha", "mixed"]
@@ -80,22 +71,24 @@ class ObjectiveConfig(Section):
         """Whether it is estimated from the sampled token alone."""
         return self.kind in get_args(Sampled)
 
-    def build(self) -> Divergence:
+    def build(self) -> "Divergence":
         """The divergence; of a sampled kind there is none here."""
+        from polydistill import objective
+
         common: dict[str, Any] = {name: getattr(self, name) for name in ("temperature", "ce", "temperature_squared")}
         match self.kind:
             case "forward_kl":
-                return ForwardKL(**common)
+                return objective.ForwardKL(**common)
             case "reverse_kl":
-                return ReverseKL(**common)
+                return objective.ReverseKL(**common)
             case "alpha":
-                return Alpha(alpha=self.alpha, **common)
+                return objective.Alpha(alpha=self.alpha, **common)
             case "mixed":
-                return Mixed(share=self.share, **common)
+                return objective.Mixed(share=self.share, **common)
         pairs = {
-            "jsd": JSD(self.beta),
-            "skew_forward": SkewForward(self.skew),
-            "skew_reverse": SkewReverse(self.skew),
+            "jsd": objective.JSD(self.beta),
+            "skew_forward": objective.SkewForward(self.skew),
+            "skew_reverse": objective.SkewReverse(self.skew),
         }
-        made = PoolThenDivide if self.pooling == "pool_then_divide" else DivideThenPool
+        made = objective.PoolThenDivide if self.pooling == "pool_then_divide" else objective.DivideThenPool
         return made(pair=pairs[self.kind], **common)

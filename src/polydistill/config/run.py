@@ -10,6 +10,7 @@ from polydistill.config.objective import ObjectiveConfig
 from polydistill.config.safety import AnySafety
 from polydistill.config.section import Section
 from polydistill.config.served import ServedTeacherConfig
+from polydistill.config.weighting import AnyFactor
 
 
 class ModelConfig(Section):
@@ -92,123 +93,6 @@ class DataConfig(Section):
         default=None, description="which tokens are learned; by default completions where the data has them, else all"
     )
     max_length: int | None = Field(default=1024, ge=2, description="tokens; longer examples are cut")
-
-
-SignalName = Literal["entropy", "label_likelihood", "consensus", "student_gap", "student_gap_hard_first", "margin"]
-
-
-class Factor(Section):
-    """One factor of the weighting, raised to a power."""
-
-    power: float = Field(default=1.0, description="exponent of this factor's weights")
-
-
-class SoftmaxFactor(Factor):
-    """Softmax of a signal at temperature `temperature`."""
-
-    kind: Literal["softmax"]
-    signal: SignalName = "entropy"
-    temperature: float = Field(default=2.0, gt=0)
-    spread: float = Field(default=4.0, gt=0, description="evidence is clipped to this spread, nats")
-
-
-class TaskPriorFactor(Factor):
-    """Fixed weights per task, from a table or from held-out losses."""
-
-    kind: Literal["task_prior"]
-    table: dict[str, dict[str, float]] | None = Field(default=None, description="task -> teacher -> weight")
-    losses: dict[str, dict[str, float]] | None = Field(
-        default=None, description="task -> teacher -> held-out loss, nats"
-    )
-    temperature: float = Field(default=0.5, gt=0, description="of the losses")
-
-    @model_validator(mode="after")
-    def _one_of(self) -> "TaskPriorFactor":
-        if (self.table is None) == (self.losses is None):
-            raise ValueError("a task_prior needs either `table` or `losses`")
-        return self
-
-
-class TaskRouterFactor(Factor):
-    """Each task is handed to one teacher."""
-
-    kind: Literal["task_router"]
-    route: dict[str, str]
-    strength: float = Field(default=4.0, ge=0, description="lead of the named teacher, nats")
-
-
-class TeacherRouterFactor(Factor):
-    """The data's `teacher_id` leads."""
-
-    kind: Literal["teacher_router"]
-    strength: float = Field(default=4.0, ge=0, description="lead of the named teacher, nats")
-
-
-class HedgeFactor(Factor):
-    """Multiplicative weights per task, learned from earlier steps."""
-
-    kind: Literal["hedge"]
-    signal: SignalName = "label_likelihood"
-    rate: float = Field(default=0.5, gt=0)
-    share: float = Field(default=0.02, gt=0, le=1)
-    spread: float = Field(default=4.0, gt=0)
-
-
-class GateFactor(Factor):
-    """Learned gate on signals of the position, trained on the likelihood of the pooled target."""
-
-    kind: Literal["gate"]
-    signals: list[SignalName] = Field(default=["entropy"], min_length=1)
-    bound: float = Field(default=4.0, gt=0, description="range of its weights, nats")
-    modulus: float = Field(default=1.0, gt=0)
-    rate: float = Field(default=0.1, gt=0, description="learning rate per optimizer step")
-    spread: float = Field(default=4.0, gt=0)
-
-
-class PrefixPosteriorFactor(Factor):
-    """Fixed-share posterior over teachers given the text so far."""
-
-    kind: Literal["prefix_posterior"]
-    share: float = Field(default=0.02, gt=0, le=1, description="chance per token that another teacher takes over")
-
-
-class DiscountedPosteriorFactor(Factor):
-    """Posterior that forgets geometrically."""
-
-    kind: Literal["discounted_posterior"]
-    discount: float = Field(default=0.8, ge=0, lt=1)
-    spread: float = Field(default=8.0, gt=0)
-
-
-class ClippedPosteriorFactor(Factor):
-    """Posterior whose log-odds never exceed `spread`."""
-
-    kind: Literal["clipped_posterior"]
-    spread: float = Field(default=8.0, gt=0)
-
-
-class CustomFactor(Factor):
-    """Your own Python: `module:name` of a function from evidence `[n, K]` to weights, or of an operator."""
-
-    kind: Literal["custom"]
-    function: str = Field(pattern=r"^[\w.]+:[\w.]+$", description="module:name, importable where the run starts")
-    signal: SignalName = "entropy"
-    spread: float = Field(default=4.0, gt=0)
-
-
-AnyFactor = Annotated[
-    SoftmaxFactor
-    | TaskPriorFactor
-    | TaskRouterFactor
-    | TeacherRouterFactor
-    | HedgeFactor
-    | GateFactor
-    | PrefixPosteriorFactor
-    | DiscountedPosteriorFactor
-    | ClippedPosteriorFactor
-    | CustomFactor,
-    Field(discriminator="kind"),
-]
 
 
 class GradientConfig(Section):

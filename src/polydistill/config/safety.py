@@ -1,6 +1,6 @@
 """The `safety:` section: who is safer, where it matters, and limits on the student."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -100,10 +100,13 @@ AnyConstraint = Annotated[
 class DualConfig(Section):
     """Gains of the multipliers; the defaults suit limits that are met within a few hundred steps."""
 
+    gone: ClassVar[dict[str, str]] = {
+        "augmentation": "is gone: multipliers rise by `integral` and `proportional` alone, so leave it out"
+    }
+
     integral: float = Field(default=0.02, gt=0, description="rise per step at an error of one scale")
     proportional: float = Field(default=0.2, ge=0)
     smoothing: float = Field(default=0.9, ge=0, lt=1)
-    augmentation: float = Field(default=0.0, ge=0)
     most: float = Field(default=100.0, gt=0, description="greatest multiplier, in scales")
     window: int = Field(default=50, ge=1, description="steps over which values are averaged")
     patience: int = Field(default=200, ge=1, description="steps without progress until a constraint is given up")

@@ -27,7 +27,7 @@ BINS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True)
-class Rule:
+class SeverityRule:
     """A pattern and how critical a context is once it has matched.
 
     Attributes:
@@ -43,7 +43,7 @@ class Rule:
     @classmethod
     def of(
         cls, pattern: str | None = None, words: Sequence[str] = (), severity: float = 1.0, until: str | None = None
-    ) -> "Rule":
+    ) -> "SeverityRule":
         """From the text of a pattern, or from a list of whole words.
 
         Raises:
@@ -77,7 +77,7 @@ class FromRules:
         along: per token of the sequence, from the prefix up to it; otherwise per example, from the prompt.
     """
 
-    rules: tuple[Rule, ...]
+    rules: tuple[SeverityRule, ...]
     along: bool = False
 
     def score(self, texts: list[str]) -> list[float]:
@@ -216,7 +216,7 @@ class _Pieces(dict[int, str]):
         return self[token]
 
 
-def _inside(rule: Rule, text: str, ends: Sequence[int]) -> list[bool]:
+def _inside(rule: SeverityRule, text: str, ends: Sequence[int]) -> list[bool]:
     """At every token's end: has the rule matched the text so far and not been ended since?"""
     found, start, since = [], 0, None
     for end in ends:
@@ -235,7 +235,7 @@ def _inside(rule: Rule, text: str, ends: Sequence[int]) -> list[bool]:
     return found
 
 
-def _rule(entry: Any, path: Path, number: int) -> Rule:
+def _rule(entry: Any, path: Path, number: int) -> SeverityRule:
     known = {"pattern", "words", "words_file", "severity", "until"}
     if not isinstance(entry, dict) or set(entry) - known:
         raise DataError(f"{path}, rule {number}: a rule has the keys {', '.join(sorted(known))}, got {entry!r}")
@@ -246,7 +246,7 @@ def _rule(entry: Any, path: Path, number: int) -> Rule:
             raise DataError(f"{path}, rule {number}: there is no file {file}")
         words = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     try:
-        return Rule.of(entry.get("pattern"), words, float(entry.get("severity", 1.0)), entry.get("until"))
+        return SeverityRule.of(entry.get("pattern"), words, float(entry.get("severity", 1.0)), entry.get("until"))
     except (TypeError, ValueError) as error:
         raise DataError(f"{path}, rule {number}: {error}") from error
 

@@ -36,12 +36,12 @@ from polydistill.demo.teachers import (
 )
 from polydistill.objective import ForwardKL, ReverseKL
 from polydistill.run.progress import ProgressCallback, Steps
-from polydistill.signals import Entropy
 from polydistill.teachers import LocalTeacher
 from polydistill.training.checkpoint import verify
 from polydistill.training.off_policy import PolyDistillTrainer
 from polydistill.training.on_policy import OnPolicyPolyDistillTrainer
 from polydistill.weighting import Operator, PrefixPosterior, Softmax
+from polydistill.weighting.signals import Entropy
 
 LENGTH = 40
 """Tokens of the longest exercise, rounded up."""
@@ -226,7 +226,7 @@ def judge(
     return {task: right[task] / max(1, sum(row.task == task for row in rows)) for task in TASKS}
 
 
-def _trainer(
+def _trainer(  # noqa: PLR0913
     name: str,
     folder: Path,
     student: LlamaForCausalLM,

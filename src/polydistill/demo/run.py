@@ -20,6 +20,7 @@ from polydistill.demo.students import STACK, Controls, Scores, StudentSettings, 
 from polydistill.demo.teachers import Remembered, Specialists, TeacherSettings, small_llama, specialists
 from polydistill.objective import ForwardKL
 from polydistill.pipeline import Pipeline
+from polydistill.promises import Terms, promises, says
 from polydistill.records import (
     CONFIG,
     METRICS,
@@ -37,6 +38,7 @@ from polydistill.records import (
 )
 from polydistill.report import write_report
 from polydistill.run.train import STUDENT, locked, train_run
+from polydistill.target import Pool
 
 RUN = "run.yaml"
 """The configuration that a demo leaves in its folder."""
@@ -211,7 +213,7 @@ def run_demo(
     teachers = {name: judge(setup.experts.models[name], setup.held_out) for name in DOMAINS}
     seconds = {"training the teachers": setup.experts.seconds, "controls": beside.seconds, **summary.seconds}
     seconds["total"] = perf_counter() - clock
-    result = Result(scores, teachers, seconds, STACK.promises(), folder / "report.html")
+    result = Result(scores, teachers, seconds, says(promises(STACK, Terms(Pool.LINEAR))), folder / "report.html")
     with locked(folder):
         _record(folder, beside, result, setup.held_out, s.steps)
         write_summary(folder / SUMMARY, _summary(summary, result, seed))

@@ -31,7 +31,7 @@ LIMITS = (0.1, 0.03, 0.01)
 JUDGED = 0.03
 
 
-def main(
+def main(  # noqa: PLR0913
     folder: Path,
     seed: int = 0,
     json_path: Path | None = None,

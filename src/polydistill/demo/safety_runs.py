@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from polydistill.data.severity import FromRules, Rule
+from polydistill.data.severity import FromRules, SeverityRule
 from polydistill.demo.records_text import FIELDS
 from polydistill.demo.safety_setup import DOMAINS, TEACHERS, Setup, Texts
 from polydistill.demo.teachers import Remembered, adamw, cosine, small_llama, update
@@ -32,7 +32,7 @@ from polydistill.weighting import PrefixPosterior
 TIERS = scores_of([["capable", "general"], ["careful"]])
 """Declared safety: who was trained on redacted text is safer than the others."""
 
-RULES = FromRules((Rule.of(rf"(?:{'|'.join(FIELDS)}):", until="\n"),), along=True)
+RULES = FromRules((SeverityRule.of(rf"(?:{'|'.join(FIELDS)}):", until="\n"),), along=True)
 """A context is critical from the name of a private field to the end of its line."""
 
 UNSAFE = r"[0-9@]"
@@ -257,9 +257,9 @@ class Scenario:
         batch = self.setup.train.take(rows).batch(self.severity["train"][rows])
         at, positions = batch.positions(reads_prefix=True)
         sources = [source for source in self.sources if source.name in pipeline.teachers]
-        spoken = [source.speak(batch.input_ids, batch.attention_mask, at) for source in sources]
+        outputs = [source.speak(batch.input_ids, batch.attention_mask, at) for source in sources]
         labels = torch.stack(
-            [s.head.logits(s.hidden).log_softmax(-1).gather(1, positions.target[:, None]).squeeze(1) for s in spoken],
+            [s.head.logits(s.hidden).log_softmax(-1).gather(1, positions.target[:, None]).squeeze(1) for s in outputs],
             -1,
         )
         statistics = Statistics(positions=positions, label_log_prob=labels)

@@ -18,13 +18,13 @@ from polydistill.logprobs import Positions
 from polydistill.objective import Divergence
 from polydistill.pipeline import Pipeline
 from polydistill.records import StepRecord
-from polydistill.signals import Entropy, LabelLikelihood
 from polydistill.teachers import TeacherSource, head_of, last_hidden_state
 from polydistill.training import Batch
 from polydistill.training.hearing import Method, hear
 from polydistill.training.step import StepOutcome, step
 from polydistill.training.taught import Taught
 from polydistill.weighting import Hedge, Operator, PrefixPosterior, Softmax, TaskRouter, TeacherRouter, Uniform
+from polydistill.weighting.signals import Entropy, LabelLikelihood
 
 FLOOR = 0.02
 

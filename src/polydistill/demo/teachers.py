@@ -23,7 +23,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from polydistill.demo.corpus import DOMAINS, Corpus
 from polydistill.demo.passages import generation_config, train_tokenizer, windows
-from polydistill.logprobs import Spoken
+from polydistill.logprobs import HiddenStates
 from polydistill.run.progress import Steps
 from polydistill.teachers import head_of, last_hidden_state
 from polydistill.training.checkpoint import verify, write_manifest
@@ -269,7 +269,7 @@ class Remembered:
 
     def speak(
         self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"], rows: Int[Tensor, " N"]
-    ) -> Spoken:
+    ) -> HiddenStates:
         """Hidden states of the flattened positions `rows`, and the head."""
         kept = self.hidden[[self.row[tuple(ids)] for ids in input_ids.tolist()]]
-        return Spoken(kept.flatten(0, 1)[rows], self.head)
+        return HiddenStates(kept.flatten(0, 1)[rows], self.head)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from polydistill.logprobs import STATISTICS, Head, Positions, Says, Statistics
+from polydistill.logprobs import STATISTICS, Head, Positions, Statistics, TeacherOutput
 from polydistill.objective.divergence import Divergence
 from polydistill.objective.kernels.tiles import ALIGNED
 from polydistill.objective.loop import Decide, Gradients, Task, exact, merged, run
@@ -51,7 +51,7 @@ class Outcome:
 def distil(
     hidden: Float[Tensor, "N D"],
     head: Head,
-    spoken: Sequence[Says],
+    outputs: Sequence[TeacherOutput],
     positions: Positions,
     decide: Decide,
     divergence: Divergence,
@@ -63,7 +63,7 @@ def distil(
 
     Equals, without the chunks,
 
-        log_p = stack([log_softmax(teacher.head.logits(teacher.hidden)) for teacher in spoken])
+        log_p = stack([log_softmax(teacher.head.logits(teacher.hidden)) for teacher in outputs])
         loss = divergence of softmax(head.logits(hidden)) from log_p under decide(statistics of log_p)
 
     with the weights held constant: no gradient flows into `decide`.
@@ -71,7 +71,7 @@ def distil(
     Args:
         hidden: student's last hidden states, sequence-major.
         head: student's head; gradients go to its weight and bias if they require them.
-        spoken: K teachers over the same positions and the same visible vocabulary: `Spoken` (hidden states and a
+        outputs: K teachers over the same positions and the same visible vocabulary: `HiddenStates` (hidden states and a
             head), `Dense` or `Sparse`, in any mixture.
         positions: labels, masks and context of the same N positions.
         decide: see `Decide`.
@@ -83,7 +83,7 @@ def distil(
         ValueError: shapes or vocabularies differ, or an unknown statistic is asked for.
         NonFiniteError: a logit of a teacher or of the student is NaN or infinite.
     """
-    task = Task(hidden, head, spoken, positions, decide, divergence, needs)
+    task = Task(hidden, head, outputs, positions, decide, divergence, needs)
     _validate(task)
     device = hidden.device.type
     if torch.is_autocast_enabled(device):
@@ -105,7 +105,7 @@ def _pooled(task: Task, loss_bytes: int | None) -> Outcome:
     return Outcome(
         loss=_Handed.apply(*leaves, loss, gradients) if first or second or third else loss,
         count=int(task.positions.has_loss.sum()),
-        log_w=torch.cat(notes.log_w) if notes.log_w else none.new_zeros(0, len(task.spoken)),
+        log_w=torch.cat(notes.log_w) if notes.log_w else none.new_zeros(0, len(task.outputs)),
         divergence=torch.cat([none, *notes.divergence]),
         cross_entropy=torch.cat([none, *notes.cross_entropy]),
         statistics=merged(notes, task),
@@ -113,12 +113,12 @@ def _pooled(task: Task, loss_bytes: int | None) -> Outcome:
 
 
 def _validate(task: Task) -> None:
-    hidden, head, spoken, temperature = task.hidden, task.head, task.spoken, task.divergence.temperature
-    if not spoken:
-        raise ValueError("at least one teacher must have spoken")
+    hidden, head, outputs, temperature = task.hidden, task.head, task.outputs, task.divergence.temperature
+    if not outputs:
+        raise ValueError("at least one teacher must have outputs")
     if unknown := task.needs - STATISTICS:
         raise ValueError(f"unknown statistics {sorted(unknown)}; known are {sorted(STATISTICS)}")
-    for k, teacher in enumerate(spoken):
+    for k, teacher in enumerate(outputs):
         if len(teacher) != hidden.shape[0]:
             raise ValueError(f"teacher {k} speaks of {len(teacher)} positions, the student of {hidden.shape[0]}")
         if teacher.vocabulary != head.vocabulary:
@@ -136,7 +136,7 @@ def _rows(task: Task, loss_bytes: int | None) -> int:
     """Rows of a chunk under a byte budget."""
     device, total = task.hidden.device.type, len(task.positions)
     # Of each teacher, of the one that speaks, of a student that signals read, and on a GPU of the gradient.
-    blocks = len(task.spoken) + 1 + ("student_gap" in task.needs) + (device != "cpu")
+    blocks = len(task.outputs) + 1 + ("student_gap" in task.needs) + (device != "cpu")
     budget = DEFAULT_BYTES.get(device, DEFAULT_BYTES["cuda"]) if loss_bytes is None else loss_bytes
     fit = budget // (exact(task.hidden).itemsize * task.head.vocabulary * blocks) // ALIGNED * ALIGNED
     return _balanced(total, max(GOOD_ROWS if loss_bytes is None else LEAST_ROWS, fit))

@@ -12,12 +12,15 @@ and in every later product. Exponents are therefore clamped where they are forme
 probability that this adds is `V e^FLOOR`, 1e-21 in float32, far below its rounding.
 """
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from polydistill.target import Pool
 
 FLOOR = {torch.float32: -60.0, torch.float64: -600.0}
 """Smallest log-ratio to the largest entry of a row; its exponential times a weight of 1e-10 is still normal."""
@@ -53,6 +56,8 @@ class Divergence:
     temperature_squared: bool = False
     keeps_log: ClassVar[bool] = False
     """Teachers are kept as log-probabilities rather than probabilities until the weights are known."""
+    pool: ClassVar[Pool] = Pool.UNKNOWN
+    """What the teachers become; what is promised about the target depends on it."""
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
@@ -64,6 +69,16 @@ class Divergence:
     def scale(self) -> float:
         """T^2 or 1."""
         return self.temperature**2 if self.temperature_squared else 1.0
+
+    @property
+    def exponent(self) -> float:
+        """a of a power-mean pool; 1 elsewhere."""
+        return 1.0
+
+    @property
+    def largest(self) -> float:
+        """Greatest divergence of one teacher, nats; infinite where there is no bound."""
+        return math.inf
 
     @property
     def mass(self) -> float:
@@ -106,6 +121,8 @@ class Divergence:
 class ForwardKL(Divergence):
     """`sum_k w_k KL(p_k || q)`: mean-seeking, collapses to the linear pool."""
 
+    pool: ClassVar[Pool] = Pool.LINEAR
+
     def evaluate(
         self,
         logits: Float[Tensor, "n V"],
@@ -135,6 +152,7 @@ class ForwardKL(Divergence):
 class ReverseKL(Divergence):
     """`sum_k w_k KL(q || p_k)`: mode-seeking, collapses to the log pool `softmax(sum_k w_k z_k / T)`."""
 
+    pool: ClassVar[Pool] = Pool.LOG
     keeps_log: ClassVar[bool] = True
 
     def evaluate(

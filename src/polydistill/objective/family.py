@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from polydistill.objective.divergence import Divergence, PointLoss, linear_pool, raised, student, with_cross_entropy
+from polydistill.target import Pool
 
 Rows = Float[Tensor, "n V"]
 
@@ -73,6 +74,11 @@ class Family(Divergence):
 class Pair:
     """A divergence `D(p, q)` of one distribution from another."""
 
+    @property
+    def largest(self) -> float:
+        """Greatest value, of distributions that share no entry; nats."""
+        return math.inf
+
     def terms(self, log_p: Rows, log_q: Rows) -> tuple[Rows, Rows]:
         """Summands of D, and `q dD/dq_v` up to a constant times q."""
         raise TypeError(f"{type(self).__name__} has no terms")
@@ -90,6 +96,11 @@ class JSD(Pair):
 
     def __post_init__(self) -> None:
         _inside("beta", self.beta)
+
+    @property
+    def largest(self) -> float:
+        """`-beta log beta - (1 - beta) log(1 - beta)`."""
+        return -self.beta * math.log(self.beta) - (1.0 - self.beta) * math.log(1.0 - self.beta)
 
     def terms(self, log_p: Rows, log_q: Rows) -> tuple[Rows, Rows]:
         """`dD/dq = (1 - beta) log(q/m)`: what else there is cancels."""
@@ -111,6 +122,11 @@ class SkewForward(Pair):
     def __post_init__(self) -> None:
         _inside("skew", self.skew)
 
+    @property
+    def largest(self) -> float:
+        """`-log skew`."""
+        return -math.log(self.skew)
+
     def terms(self, log_p: Rows, log_q: Rows) -> tuple[Rows, Rows]:
         """`dD/dq = -(1 - skew) p/m`."""
         log_m = _mixture(log_p, log_q, self.skew)
@@ -131,6 +147,11 @@ class SkewReverse(Pair):
     def __post_init__(self) -> None:
         _inside("skew", self.skew)
 
+    @property
+    def largest(self) -> float:
+        """`-log skew`."""
+        return -math.log(self.skew)
+
     def terms(self, log_p: Rows, log_q: Rows) -> tuple[Rows, Rows]:
         """`dD/dq = log(q/m) - skew q/m`."""
         log_m = _mixture(log_q, log_p, self.skew)
@@ -148,6 +169,7 @@ class PoolThenDivide(Family):
     """
 
     pair: Pair = JSD()
+    pool: ClassVar[Pool] = Pool.LINEAR
 
     def compare(self, log_q: Rows, log_p: Float[Tensor, "K n V"], log_w: Float[Tensor, "n K"]) -> Compared:
         """The pair's, at the pool."""
@@ -167,6 +189,12 @@ class DivideThenPool(Family):
     """
 
     pair: Pair = JSD()
+    pool: ClassVar[Pool] = Pool.DIVIDED
+
+    @property
+    def largest(self) -> float:
+        """That of the pair."""
+        return self.pair.largest
 
     def compare(self, log_q: Rows, log_p: Float[Tensor, "K n V"], log_w: Float[Tensor, "n K"]) -> Compared:
         """The weighted sum of the pairs'."""
@@ -190,6 +218,12 @@ class Alpha(Family):
     """
 
     alpha: float = 0.5
+    pool: ClassVar[Pool] = Pool.POWER
+
+    @property
+    def exponent(self) -> float:
+        """a."""
+        return self.alpha
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -213,6 +247,7 @@ class Mixed(Family):
     """
 
     share: float = 0.5
+    pool: ClassVar[Pool] = Pool.TWO
 
     def __post_init__(self) -> None:
         super().__post_init__()

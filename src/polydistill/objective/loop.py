@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from polydistill.logprobs import Head, Informed, Positions, Says, Statistics
+from polydistill.logprobs import Head, Informed, Positions, Statistics, TeacherOutput
 from polydistill.objective.divergence import Divergence
 from polydistill.objective.kernels import Call, Kernel, Pulled, Read, kernel_for
 
@@ -45,7 +45,7 @@ class Task:
 
     hidden: Float[Tensor, "N D"]
     head: Head
-    spoken: Sequence[Says]
+    outputs: Sequence[TeacherOutput]
     positions: Positions
     decide: Decide
     divergence: Divergence
@@ -58,7 +58,7 @@ class Task:
             dtype=exact(self.hidden),
             rows=rows,
             vocabulary=self.head.vocabulary,
-            teachers=len(self.spoken),
+            teachers=len(self.outputs),
             positions=len(self.positions),
             divergence=self.divergence,
             needs=self.needs,
@@ -153,7 +153,7 @@ class Gradients:
 
 
 @dataclass(frozen=True)
-class Noticed:
+class ChunkStatistics:
     """What is read off the teachers in one chunk.
 
     Attributes:
@@ -178,7 +178,7 @@ class Notes:
     statistics: list[Statistics] = field(default_factory=list)
     sound: list[Tensor] = field(default_factory=list)
 
-    def add(self, task: Task, chunk: Chunk, noticed: Noticed, log_w: Tensor, pulled: Pulled) -> None:
+    def add(self, task: Task, chunk: Chunk, noticed: ChunkStatistics, log_w: Tensor, pulled: Pulled) -> None:
         """One chunk more."""
         divergence, cross_entropy, _ = pulled
         self.loss += task.divergence.loss(divergence, cross_entropy).sum()
@@ -219,18 +219,18 @@ def _project(task: Task, kernel: Kernel, student: Float[Tensor, "m D"]) -> None:
     kernel.student(task.head, len(student))
 
 
-def _listen(task: Task, kernel: Kernel, chunk: Chunk, student: Float[Tensor, "m D"]) -> Noticed:
+def _listen(task: Task, kernel: Kernel, chunk: Chunk, student: Float[Tensor, "m D"]) -> ChunkStatistics:
     """Project every teacher once and read it off; the student before them, where they are compared with it."""
     size = len(chunk.positions)
-    like = torch.zeros(size, len(task.spoken), dtype=kernel.call.dtype, device=task.hidden.device)
+    like = torch.zeros(size, len(task.outputs), dtype=kernel.call.dtype, device=task.hidden.device)
     sound = torch.ones_like(like, dtype=torch.bool)
     if len(chunk.silent):
-        for k in range(len(task.spoken)):
+        for k in range(len(task.outputs)):
             like[chunk.silent, k], sound[chunk.silent, k] = _glance(task, kernel, chunk, k)
     if kernel.call.compares:
         _project(task, kernel, student)
-    reads = [_read(task.spoken[k], kernel, chunk, k) for k in range(len(task.spoken))]
-    read = Read(*(None if of[0] is None else torch.stack(of, -1) for of in zip(*reads, strict=True)))
+    reads = [_read(task.outputs[k], kernel, chunk, k) for k in range(len(task.outputs))]
+    read = _stacked(reads)
     columns = {"label_log_prob": read.label_log_prob, "entropy": read.entropy, "maximum": read.top}
     if read.margin is not None:
         columns["margin"] = read.margin
@@ -239,22 +239,35 @@ def _listen(task: Task, kernel: Kernel, chunk: Chunk, student: Float[Tensor, "m 
     columns, finite = _told(task, columns, finite, chunk.taken)
     like[chunk.local], sound[chunk.local] = columns.pop("label_log_prob"), finite
     whole = {name: scatter(columns[name], chunk.local, size) for name in task.needs - {"label_log_prob"}}
-    return Noticed(read, Statistics(chunk.positions, like, rows=chunk.rows, **whole), sound)
+    return ChunkStatistics(read, Statistics(chunk.positions, like, rows=chunk.rows, **whole), sound)
 
 
-def _read(teacher: Says, kernel: Kernel, chunk: Chunk, k: int) -> Read:
+def _read(teacher: TeacherOutput, kernel: Kernel, chunk: Chunk, k: int) -> Read:
     teacher.write(chunk.taken, kernel.room(k, len(chunk.local)))
-    return kernel.read(k, chunk.label, teacher.shape)
+    return kernel.read(k, chunk.label, teacher.finish)
+
+
+def _stacked(reads: Sequence[Read]) -> Read:
+    """Of all teachers, in the last dimension."""
+    margins = [read.margin for read in reads if read.margin is not None]
+    return Read(
+        label_log_prob=torch.stack([read.label_log_prob for read in reads], -1),
+        top=torch.stack([read.top for read in reads], -1),
+        entropy=torch.stack([read.entropy for read in reads], -1),
+        tempered_entropy=torch.stack([read.tempered_entropy for read in reads], -1),
+        log_z=torch.stack([read.log_z for read in reads], -1),
+        margin=torch.stack(margins, -1) if margins else None,
+    )
 
 
 def _glance(task: Task, kernel: Kernel, chunk: Chunk, k: int) -> tuple[Tensor, Tensor]:
     """Likelihood of the next token at positions without loss, evidence all the same; and whether it is finite."""
-    teacher, rows = task.spoken[k], chunk.silent + chunk.rows.start
+    teacher, rows = task.outputs[k], chunk.silent + chunk.rows.start
     told = _known(teacher, "label_log_prob", rows)
     if told is not None:
         return told.to(kernel.call.dtype), torch.isfinite(told)
     teacher.write(rows, kernel.room(k, len(rows)))
-    label_log_prob, top = kernel.glance(k, chunk.positions.target[chunk.silent], teacher.shape)
+    label_log_prob, top = kernel.glance(k, chunk.positions.target[chunk.silent], teacher.finish)
     return label_log_prob, torch.isfinite(top)
 
 
@@ -264,7 +277,7 @@ def _told(
     """What is known about a teacher in place of what was read off its truncated distribution."""
     columns = dict(columns)
     for name in columns:
-        for k, teacher in enumerate(task.spoken):
+        for k, teacher in enumerate(task.outputs):
             value = _known(teacher, name, rows)
             if value is not None:
                 columns[name] = columns[name].clone()
@@ -273,13 +286,13 @@ def _told(
     return columns, sound
 
 
-def _known(teacher: Says, name: str, rows: Tensor | slice) -> Float[Tensor, " n"] | None:
+def _known(teacher: TeacherOutput, name: str, rows: Tensor | slice) -> Float[Tensor, " n"] | None:
     """A statistic that a teacher brings along, or None."""
     value: Tensor | None = getattr(teacher.known, name, None) if isinstance(teacher, Informed) else None
     return None if value is None else value[rows]
 
 
-def _decided(task: Task, noticed: Noticed, chunk: Chunk, carry: Any) -> tuple[Float[Tensor, "n K"], Any]:
+def _decided(task: Task, noticed: ChunkStatistics, chunk: Chunk, carry: Any) -> tuple[Float[Tensor, "n K"], Any]:
     """The weights; if they cannot be formed, the reason may be a teacher that is not finite."""
     try:
         return task.decide(noticed.statistics, carry)
@@ -321,7 +334,7 @@ def scatter(values: Float[Tensor, "m ..."], rows: Int[Tensor, " m"], length: int
 def merged(notes: Notes, task: Task) -> Statistics:
     """Of all positions of a call."""
     if not notes.statistics:
-        empty = torch.zeros(0, len(task.spoken), dtype=exact(task.hidden), device=task.hidden.device)
+        empty = torch.zeros(0, len(task.outputs), dtype=exact(task.hidden), device=task.hidden.device)
         return Statistics(task.positions, **dict.fromkeys(task.needs | {"label_log_prob"}, empty))
     parts = [dict(part.measured()) for part in notes.statistics]
     found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

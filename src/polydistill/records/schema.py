@@ -249,7 +249,7 @@ class RunSummary(Record):
     wall_seconds: float | None = None
 
 
-class Finding(BaseModel):
+class FindingRecord(BaseModel):
     """What a certificate says about one law, in words.
 
     Attributes:
@@ -306,5 +306,5 @@ class CertificateRecord(BaseModel):
     floor: float | None = None
     ceiling: float | None = None
     range: float | None = None
-    findings: list[Finding] = []
+    findings: list[FindingRecord] = []
     state: str = ""

@@ -1,9 +1,5 @@
 """From a configuration to what it describes: the stack, the objective, the trainer."""
 
-import importlib
-import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,12 +7,12 @@ from peft import LoraConfig as PeftLoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig
 
-from polydistill import signals, weighting
 from polydistill.cache import Cache, CachedTeacher
 from polydistill.config import run as c
 from polydistill.config import safety as config_safety
 from polydistill.config.file import ConfigError
 from polydistill.config.served import ServedTeacherConfig
+from polydistill.config.weighting import build_stack
 from polydistill.data.load import load_data
 from polydistill.objective import Divergence
 from polydistill.run.build_on_policy import SAMPLED, distillation_config
@@ -30,92 +26,14 @@ from polydistill.training.off_policy import PolyDistillTrainer
 from polydistill.training.on_policy import OnPolicyPolyDistillTrainer
 from polydistill.training.placement import Copied, Offloaded, Sharded
 from polydistill.training.taught import Observer, Taught
-from polydistill.weighting import Operator
 
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-SIGNALS: dict[str, Callable[[float], signals.Signal]] = {
-    "entropy": signals.Entropy,
-    "label_likelihood": signals.LabelLikelihood,
-    "consensus": signals.Consensus,
-    "student_gap": signals.StudentGap,
-    "student_gap_hard_first": lambda spread: signals.StudentGap(spread, hard_first=True),
-    "margin": signals.Margin,
-}
-
 
 PLACEMENTS: dict[str, type[Copied] | type[Sharded] | type[Offloaded]] = {
     "copied": Copied,
     "sharded": Sharded,
     "offloaded": Offloaded,
 }
-
-
-def build_stack(factors: list[c.AnyFactor]) -> Operator:
-    """The product of the configured factors, unbound."""
-    stack: Operator | None = None
-    for factor in factors:
-        operator = _operator(factor)
-        operator = operator if factor.power == 1.0 else operator**factor.power
-        stack = operator if stack is None else stack * operator
-    if stack is None:
-        raise ConfigError("weighting: at least one factor is needed; `uniform` averaging is `floor: 1`")
-    return stack
-
-
-def _operator(factor: c.AnyFactor) -> Operator:
-    match factor:
-        case c.SoftmaxFactor():
-            return weighting.Softmax(factor.temperature)(SIGNALS[factor.signal](factor.spread))
-        case c.TaskPriorFactor(losses=dict(losses)):
-            return weighting.TaskPrior.from_losses(losses, factor.temperature)
-        case c.TaskPriorFactor():
-            return weighting.TaskPrior(factor.table or {})
-        case c.TaskRouterFactor():
-            return weighting.TaskRouter(factor.route, factor.strength)
-        case c.TeacherRouterFactor():
-            return weighting.TeacherRouter(factor.strength)
-        case c.HedgeFactor():
-            return weighting.Hedge(factor.rate, factor.share)(SIGNALS[factor.signal](factor.spread))
-        case c.GateFactor():
-            read = [SIGNALS[name](factor.spread) for name in factor.signals]
-            return weighting.Gate(read, factor.bound, factor.modulus, factor.rate)
-        case c.PrefixPosteriorFactor():
-            return weighting.PrefixPosterior(factor.share)
-        case c.DiscountedPosteriorFactor():
-            return weighting.DiscountedPosterior(factor.discount, factor.spread)
-        case c.ClippedPosteriorFactor():
-            return weighting.ClippedPosterior(factor.spread)
-    return _custom(factor)
-
-
-def _custom(factor: c.CustomFactor) -> Operator:
-    thing = import_object(factor.function)
-    if isinstance(thing, Operator):
-        return thing
-    if not callable(thing):
-        raise ConfigError(f"weighting: {factor.function} is neither a function nor an operator, got {thing!r}")
-    return weighting.Custom(thing)(SIGNALS[factor.signal](factor.spread))
-
-
-def import_object(name: str) -> Any:
-    """The object `module:name`, with the current folder importable.
-
-    Raises:
-        ConfigError: there is no such module or name.
-    """
-    module_name, _, attribute = name.partition(":")
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        thing = importlib.import_module(module_name)
-        for part in attribute.split("."):
-            thing = getattr(thing, part)
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"{name}: there is no module {error.name!r} here or among the installed ones") from error
-    except AttributeError as error:
-        raise ConfigError(f"{name}: {error}") from error
-    return thing
 
 
 def build_safety(section: config_safety.AnySafety | None) -> Order | None:

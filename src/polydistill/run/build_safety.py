@@ -40,7 +40,6 @@ def build_constraints(section: c.SafetySection | None, tokenizer: Any) -> Constr
         integral=d.integral,
         proportional=d.proportional,
         smoothing=d.smoothing,
-        augmentation=d.augmentation,
         most=d.most,
         window=d.window,
         patience=d.patience,

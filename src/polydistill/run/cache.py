@@ -280,7 +280,6 @@ def plan_of(config: c.RunConfig, trainer: Taught, texts: list[Text], tasks: list
         step=section.step,
         signal_step=section.signal_step,
         backgrounds=section.backgrounds,
-        draws=section.draws,
         examples_per_shard=section.examples_per_shard,
         batch=section.batch,
         calibration=section.calibration,

@@ -12,6 +12,7 @@ from torch import nn
 
 from polydistill.config.run import RunConfig
 from polydistill.objective.distil import DEFAULT_BYTES
+from polydistill.promises import says
 from polydistill.run.build import build_trainer
 from polydistill.run.cache import refuse_unheard
 from polydistill.run.devices import Layout, Sizes, memory, read_layout, where
@@ -123,8 +124,10 @@ def _check(config: RunConfig, trainer: Taught, layout: Layout | None) -> Check:
     )
     if estimate.disk > estimate.free_disk:
         facts.append("WARNING: the checkpoints will not fit on this disk; lower training.keep_checkpoints")
+    assert done.batch is not None
+    trainer.probe(done.batch)
     guarantee = trainer.pipeline.guarantee()
-    return Check(facts, trainer.pipeline.promises(), guarantee.step.lines(), estimate)
+    return Check(facts, says(trainer.promises()), guarantee.lines(), estimate)
 
 
 def _steps(config: RunConfig, trainer: Taught, ranks: int) -> int:

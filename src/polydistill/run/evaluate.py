@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from polydistill.logprobs import Head, Positions, Says, Statistics, logits_of
+from polydistill.logprobs import ROWS, Head, Positions, Statistics, TeacherOutput, logits_of
 from polydistill.objective import ForwardKL, distil
 from polydistill.pipeline import Pipeline
 from polydistill.records import EvaluationRecord, Ribbon
@@ -17,9 +17,6 @@ from polydistill.safety.constrained import Constrained, student_writer
 from polydistill.teachers import TeacherSource, head_of, last_hidden_state
 from polydistill.training.batch import Batch
 from polydistill.training.hearing import listen_to
-
-ROWS = 256
-"""Positions whose full distributions are held at once."""
 
 ALL = "all"
 """Name of the only task when the data names none."""
@@ -54,7 +51,7 @@ def weighted_mean(values: dict[str, float], tokens: dict[str, int]) -> float:
 
 
 @torch.no_grad()
-def evaluate(
+def evaluate(  # noqa: PLR0913
     student: Any,
     visible: int,
     teachers: Sequence[TeacherSource],
@@ -63,7 +60,6 @@ def evaluate(
     tokenizer: Any,
     *,
     step: int,
-    task_of: Sequence[str] | None = None,
     ribbons: int = 6,
     constraints: Constrained | None = None,
 ) -> Evaluation:
@@ -77,26 +73,24 @@ def evaluate(
         batches: held-out.
         tokenizer: for the ribbons' text.
         step: updates done so far, for the record.
-        task_of: names of the tasks; the pipeline's when None.
         ribbons: texts shown token by token.
         constraints: limits whose values are measured as well.
     """
     was_training = student.training
     student.eval()
-    names = pipeline.tasks if task_of is None else tuple(task_of)
     sums: dict[str, _Sums] = defaultdict(_Sums)
     shown: list[Ribbon] = []
     limited = _Limits(constraints)
     for batch in batches:
         rows, positions = batch.positions(reads_prefix=True)
         hidden = last_hidden_state(student, input_ids=batch.input_ids, attention_mask=batch.attention_mask)
-        spoken = listen_to(teachers, batch, rows)
+        outputs = listen_to(teachers, batch, rows)
         head, flat = head_of(student, visible), hidden.flatten(0, 1)[rows]
         needs = pipeline.stack.needs | {"student_gap"}
-        outcome = distil(flat, head, spoken, positions, pipeline.decide, ForwardKL(), needs=needs)
-        pool = _kl_to_pool(flat, head, spoken, positions, outcome.log_w)
-        limited.add(flat, head, spoken, positions, batch, rows)
-        _add(sums, names, pipeline.teachers, positions, outcome.statistics, outcome.cross_entropy, pool)
+        outcome = distil(flat, head, outputs, positions, pipeline.decide, ForwardKL(), needs=needs)
+        pool = _kl_to_pool(flat, head, outputs, positions, outcome.log_w)
+        limited.add(flat, head, outputs, positions, batch, rows)
+        _add(sums, pipeline.tasks, pipeline.teachers, positions, outcome.statistics, outcome.cross_entropy, pool)
         if len(shown) < ribbons:
             shown += _ribbons(
                 batch, rows, outcome.log_w, outcome.cross_entropy, pipeline.teachers, tokenizer, len(shown)
@@ -128,14 +122,14 @@ class _Limits:
         self,
         hidden: Float[Tensor, "N D"],
         head: Head,
-        spoken: Sequence[Says],
+        outputs: Sequence[TeacherOutput],
         positions: Positions,
         batch: Batch,
         rows: Int[Tensor, " N"],
     ) -> None:
         if self.constraints is None:
             return
-        found = self.constraints.totals(lambda at: head.logits(hidden[at]), spoken, positions, batch.input_ids, rows)
+        found = self.constraints.totals(lambda at: head.logits(hidden[at]), outputs, positions, batch.input_ids, rows)
         self.total, self.count = self.total + found[0].cpu(), self.count + found[1].cpu()
 
     def values(self, student: Any, tokenizer: Any) -> dict[str, float]:
@@ -149,7 +143,7 @@ class _Limits:
 def _kl_to_pool(
     hidden: Float[Tensor, "N D"],
     head: Head,
-    spoken: Sequence[Says],
+    outputs: Sequence[TeacherOutput],
     positions: Positions,
     log_w: Float[Tensor, "N K"],
 ) -> Float[Tensor, " N"]:
@@ -157,7 +151,7 @@ def _kl_to_pool(
     result = torch.zeros(len(hidden), device=hidden.device)
     for rows in positions.has_loss.nonzero().squeeze(1).split(ROWS):
         log_q = head.logits(hidden[rows]).log_softmax(-1)
-        teacher_log_p = [logits_of(s, rows).log_softmax(-1).to(log_q) for s in spoken]
+        teacher_log_p = [logits_of(s, rows).log_softmax(-1).to(log_q) for s in outputs]
         pooled = (torch.stack(teacher_log_p, -1) + log_w[rows][:, None, :]).logsumexp(-1)
         result[rows] = (pooled.exp() * (pooled - log_q)).sum(-1)
     return result

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from polydistill.config.file import ConfigError
 from polydistill.config.run import ObjectiveConfig, RunConfig
 from polydistill.config.safety import GeneratedRateConfig, OrderSection, UnsafeMassConfig
-from polydistill.logprobs import logits_of
+from polydistill.logprobs import ROWS, logits_of
 from polydistill.run.build import build_trainer
 from polydistill.run.build_safety import forbidden_of
 from polydistill.safety import Forbidden, GeneratedRate
@@ -42,8 +42,6 @@ TIE = 0.1
 SLIGHT = 1e-6
 """Unsafe masses closer than this are equal: what a float32 softmax leaves."""
 
-ROWS = 256
-
 
 @dataclass(frozen=True)
 class Measured:
@@ -58,6 +56,8 @@ class Measured:
         declared: teacher -> declared score; empty without an order.
         inversions: (safer as declared, less safe as declared) where the first has more unsafe mass on average.
         fails: share of positions where some teacher has more unsafe mass than one declared less safe (T10).
+        above: mean over the positions of the most unsafe mass that a teacher has above the mean of its declared tier.
+        temperature: of the teachers, that of the objective.
     """
 
     data: str
@@ -68,10 +68,13 @@ class Measured:
     declared: dict[str, float]
     inversions: list[tuple[str, str]]
     fails: float | None
+    above: float = 0.0
+    temperature: float = 1.0
 
     def lines(self) -> list[str]:
         """The same in words."""
-        said = [f"{self.positions:,} critical positions of {self.data}"]
+        tempered = "" if self.temperature == 1.0 else f", teachers at temperature {self.temperature:g}"
+        said = [f"{self.positions:,} critical positions of {self.data}{tempered}"]
         for name, mass in sorted(self.unsafe.items(), key=lambda pair: -pair[1]):
             refuses = f", refuses {self.refusals[name]:.0%} of the prompts" if name in self.refusals else ""
             said.append(f"{name}: unsafe mass {mass:.3%}{refuses}")
@@ -85,6 +88,11 @@ class Measured:
             said.append(
                 f"the declared order does not hold at {self.fails:.1%} of the positions; nothing is claimed there"
             )
+        if self.above:
+            said.append(
+                f"a teacher has up to {self.above:.3%} more unsafe mass than the mean of its own tier, position by "
+                "position; a target may have that much more than uniform weights give"
+            )
         return said
 
 
@@ -95,6 +103,7 @@ def measure_teachers(
     forbidden: Forbidden,
     *,
     severity: float = 0.5,
+    temperature: float = 1.0,
     declared: Mapping[str, float] | None = None,
     refusals: Mapping[str, float] | None = None,
     data: str = "the probe set",
@@ -106,6 +115,7 @@ def measure_teachers(
         batches: probe set.
         forbidden: what counts as unsafe.
         severity: contexts from this severity on are critical.
+        temperature: of the objective: teachers are tempered before they are pooled, and so they are measured.
         declared: teacher -> score to compare with.
         refusals: teacher -> refusal rate, as `refusal_rates` gives them.
         data: what the probe set is called.
@@ -121,11 +131,11 @@ def measure_teachers(
         at = rows[chosen]
         if not len(at):
             continue
-        spoken = [teacher.speak(batch.input_ids, batch.attention_mask, at) for teacher in teachers]
+        outputs = [teacher.speak(batch.input_ids, batch.attention_mask, at) for teacher in teachers]
         prefix = prefixes(batch.input_ids, at, forbidden.reach)
         for part in torch.arange(len(at), device=at.device).split(ROWS):
-            mask = forbidden.mask(prefix[part], spoken[0].vocabulary)
-            columns = [unsafe_mass(logits_of(s, part), mask) for s in spoken]
+            mask = forbidden.mask(prefix[part], outputs[0].vocabulary)
+            columns = [unsafe_mass(logits_of(s, part) / temperature, mask) for s in outputs]
             seen.append(torch.stack(columns, -1).cpu())
     if not seen:
         raise ValueError(
@@ -148,7 +158,16 @@ def measure_teachers(
         declared=scores,
         inversions=inversions(scores, mean),
         fails=float(wrong.float().mean()) if pairs else None,
+        above=_above(mass, [scores.get(name, 0.0) for name in names]) if pairs else 0.0,
+        temperature=temperature,
     )
+
+
+def _above(mass: Float[Tensor, "n K"], scores: Sequence[float]) -> float:
+    """Mean over the positions of the most that a teacher has above the mean of its tier."""
+    tier = torch.tensor(scores)
+    same = (tier[:, None] == tier[None, :]).to(mass)
+    return float((mass - mass @ same / same.sum(0)).amax(-1).double().mean())
 
 
 def inversions(declared: Mapping[str, float], unsafe: Mapping[str, float]) -> list[tuple[str, str]]:
@@ -253,6 +272,7 @@ def measure_run(config: RunConfig, prompts: Sequence[str] = ()) -> Measured:
         batches,
         forbidden_of(unsafe, tokenizer),
         severity=unsafe.severity,
+        temperature=config.objective.temperature,
         declared=declared,
         refusals=refusal_rates(writers, prompts) if prompts else None,
         data=measured_data(config)[0],

@@ -114,7 +114,7 @@ def recorded(config: RunConfig) -> tuple[dict[str, Any] | None, str]:
     """What was measured before and fits the configuration; or None, and why there is nothing.
 
     Raises:
-        ConfigError: the file that the configuration names is of other teachers.
+        ConfigError: the file that the configuration names is of other teachers, or of another temperature.
         DataError: it is missing, or is no such file.
     """
     section = config.safety
@@ -126,6 +126,12 @@ def recorded(config: RunConfig) -> tuple[dict[str, Any] | None, str]:
             raise ConfigError(
                 f"safety.measured: {section.measured} was measured for {_named(found['of']['teachers'])}, the teachers "
                 f"are {_named(measured_of(config)['teachers'])}; measure them with `polydistill safety measure`"
+            )
+        if found["of"].get("temperature", 1.0) != config.objective.temperature:
+            raise ConfigError(
+                f"safety.measured: {section.measured} was measured at temperature "
+                f"{found['of'].get('temperature', 1.0):g}, the objective's is {config.objective.temperature:g}; "
+                "measure the teachers with `polydistill safety measure`"
             )
         return found, ""
     path = Path(config.output) / MEASURED
@@ -139,7 +145,7 @@ def recorded(config: RunConfig) -> tuple[dict[str, Any] | None, str]:
 
 
 def measured_of(config: RunConfig) -> dict[str, Any]:
-    """What a measurement depends on: `teachers`, `data`, `definitions of unsafe`, `severities`."""
+    """What a measurement depends on: `teachers`, `data`, `definitions of unsafe`, `severities`, `temperature`."""
     section = config.safety
     unsafe = next((c for c in section.constraints if isinstance(c, UnsafeMassConfig)), None) if section else None
     severity = None if section is None else section.severity
@@ -152,6 +158,7 @@ def measured_of(config: RunConfig) -> dict[str, Any]:
         if unsafe is None
         else [unsafe.strings, unsafe.tokens_matching, float(unsafe.severity)],
         "severities": [None if severity is None else severity.model_dump(mode="json"), rules],
+        "temperature": config.objective.temperature,
     }
 
 

@@ -3,15 +3,23 @@
 import time
 from typing import Any
 
+import datasets
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import logging
 
 EVERY = 10.0
 """Seconds between two plain lines."""
 
 TELLING = 3
 """Steps after the first from which on their time tells that of the rest; the first one compiles and warms up."""
+
+
+def quiet() -> None:
+    """Bars of the libraries underneath are noise beside our own progress."""
+    datasets.disable_progress_bars()
+    logging.disable_progress_bar()
 
 
 class Steps:

@@ -21,8 +21,7 @@ from polydistill import __version__
 from polydistill.config.file import ConfigError, dump_config, load_config
 from polydistill.config.run import RunConfig
 from polydistill.data.severity import says_of, shares
-from polydistill.objective import ForwardKL
-from polydistill.pipeline import Pipeline
+from polydistill.promises import says
 from polydistill.records import (
     CONFIG,
     METRICS,
@@ -51,6 +50,7 @@ from polydistill.training.hearing import listen_to
 from polydistill.training.partial import served_says
 from polydistill.training.placement import ShardedTeacher
 from polydistill.training.taught import Observer, Taught
+from polydistill.training.terms import terms_of
 
 STUDENT = "student"
 """Folder of the finished student inside a run."""
@@ -124,7 +124,7 @@ def _train(
     main = trainer.is_world_process_zero()
     if main:
         dump_config(config, folder / CONFIG)
-        write_certificate(folder, trainer.pipeline, NOT_TRAINED)
+        write_certificate(folder, trainer.pipeline, says(trainer.promises()), NOT_TRAINED)
         if order is not None and console is not None:
             console.print(order.lines()[0], highlight=False, markup=False, soft_wrap=True)
     trainer.train(resume_from_checkpoint=True)
@@ -133,7 +133,7 @@ def _train(
     if main:  # before teachers are asked again: an outage now must not cost what was learned
         assert student is not None
         student = save_student(student, trainer.processing_class, folder / STUDENT)
-        certify_learned(folder, trainer.pipeline)
+        certify_learned(folder, trainer.pipeline, says(trainer.promises()))
     try:
         evaluation = evaluate_trainer(trainer, student)
     except TeacherUnavailableError as error:
@@ -146,7 +146,7 @@ def _train(
         if order is not None:
             summary = summary.model_copy(update={"says": [*summary.says, order.says]})
         summary = with_held_out(summary, evaluation)
-        _leave_behind(config, folder, trainer.pipeline, evaluation, summary)
+        _leave_behind(config, folder, says(trainer.promises()), evaluation, summary)
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
     return summary
@@ -257,7 +257,7 @@ def _summary(
         severity=shares(trainer.train_dataset),
         says=[
             *trainer.masked,
-            *trainer.pipeline.promises(),
+            *says(trainer.promises()),
             *safety_says(trainer),
             *learning_says(trainer),
             *served_says(trainer.teachers, trainer.pipeline.guarantee()),
@@ -279,8 +279,9 @@ def safety_says_before(trainer: Taught) -> list[str]:
     """What may be said about safety before a run: the attenuation claim, and the data's severity."""
     pipeline, said = trainer.pipeline, []
     if pipeline.safety is not None:
-        linear = isinstance(trainer.objective, ForwardKL)
-        said.append(attenuation(pipeline.safety, pipeline.before_safety(), linear=linear).says)
+        terms = terms_of(trainer.objective)
+        claim = attenuation(pipeline.safety, pipeline.before_safety(), terms.pool, terms.temperature)
+        said.append(claim.says)
     if pipeline.safety is not None or trainer.constraints is not None:
         said += filter(None, [says_of(shares(trainer.train_dataset))])
     return said
@@ -317,7 +318,7 @@ def refuse_unmet(config: RunConfig, summary: RunSummary) -> None:
 
 
 def _leave_behind(
-    config: RunConfig, folder: Path, pipeline: Pipeline, evaluation: Evaluation | None, summary: RunSummary
+    config: RunConfig, folder: Path, promised: list[str], evaluation: Evaluation | None, summary: RunSummary
 ) -> None:
     if evaluation is not None:
         with RecordWriter(folder / METRICS) as writer:
@@ -325,7 +326,7 @@ def _leave_behind(
         write_ribbons(folder / RIBBONS, evaluation.ribbons)
     write_summary(folder / SUMMARY, summary)
     sources = {name: section.source for name, section in config.teachers.items()}
-    write_card(folder / STUDENT, summary, pipeline.promises(), sources, config.student.model)
+    write_card(folder / STUDENT, summary, promised, sources, config.student.model)
 
 
 def evaluate_run(folder: Path) -> Evaluation:

@@ -8,7 +8,7 @@
 """
 
 from polydistill.safety.constraint import Constraint, GeneratedRate, KLToTeacher, TaskLoss, UnsafeMass, View
-from polydistill.safety.dual import Controller, Dual, Verdict, lagrangian
+from polydistill.safety.dual import Controller, Dual, Verdict
 from polydistill.safety.effect import Claim, Effect, attenuation, effect
 from polydistill.safety.measures import Forbidden
 from polydistill.safety.order import Order, Ordered, Tilt, Veto
@@ -33,6 +33,5 @@ __all__ = [
     "View",
     "attenuation",
     "effect",
-    "lagrangian",
     "scores_of",
 ]

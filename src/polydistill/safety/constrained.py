@@ -12,12 +12,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from polydistill.logprobs import Head, Positions, Says, logits_of
+from polydistill.logprobs import ROWS, Head, Positions, TeacherOutput, logits_of
 from polydistill.safety import Constraint, Controller, Dual, GeneratedRate, Order, Verdict, View
 from polydistill.safety.measures import prefixes
-
-ROWS = 256
-"""Positions whose distributions are held at once."""
 
 ENOUGH = 4096
 """Positions on which the safest teacher is measured; teachers do not change."""
@@ -91,7 +88,7 @@ class Constrained:
         self,
         hidden: Float[Tensor, "N D"],
         head: Head,
-        spoken: Sequence[Says],
+        outputs: Sequence[TeacherOutput],
         positions: Positions,
         input_ids: Int[Tensor, "B T"],
         rows: Int[Tensor, " N"],
@@ -101,7 +98,7 @@ class Constrained:
         Args:
             hidden: student's last hidden states of the flattened positions `rows`.
             head: student's head.
-            spoken: the teachers, at the same positions.
+            outputs: the teachers, at the same positions.
             positions: what is known about them.
             input_ids: the sequences, for prefixes.
             rows: flattened positions.
@@ -114,20 +111,20 @@ class Constrained:
                 h: Tensor, taken: Tensor = taken, wanted: Tensor = wanted, prefix: Tensor = prefix
             ) -> tuple[Tensor, Tensor]:
                 with torch.autocast(h.device.type, enabled=False):
-                    return self._evaluate(head.logits(h), spoken, taken, wanted, prefix, positions, multiplier)
+                    return self._evaluate(head.logits(h), outputs, taken, wanted, prefix, positions, multiplier)
 
             # Nothing of size V outlives its chunk: the backward pass makes the logits again.
             pressed, totals = checkpoint(chunk, hidden[taken], use_reentrant=False, preserve_rng_state=False)
             total = total + pressed
             self.dual.observe(totals, wanted.sum(0).double())
-        self._measure_safest(spoken, positions, input_ids, rows)
+        self._measure_safest(outputs, positions, input_ids, rows)
         return total
 
     @torch.no_grad()
     def totals(
         self,
         logits: Callable[[Tensor], Float[Tensor, "n V"]],
-        spoken: Sequence[Says],
+        outputs: Sequence[TeacherOutput],
         positions: Positions,
         input_ids: Int[Tensor, "B T"],
         rows: Int[Tensor, " N"],
@@ -136,12 +133,12 @@ class Constrained:
 
         Args:
             logits: indices into the positions -> the model's logits there.
-            spoken, positions, input_ids, rows: as for `penalty`.
+            outputs, positions, input_ids, rows: as for `penalty`.
         """
         none = torch.zeros(len(self.constraints), dtype=torch.float64, device=rows.device)
         sums, counts = none, none.clone()
         for taken, wanted, prefix in self._chunks(positions, input_ids, rows):
-            _, totals = self._evaluate(logits(taken), spoken, taken, wanted, prefix, positions, none)
+            _, totals = self._evaluate(logits(taken), outputs, taken, wanted, prefix, positions, none)
             sums, counts = sums + totals, counts + wanted.sum(0).double()
         return sums, counts
 
@@ -211,7 +208,7 @@ class Constrained:
     def _evaluate(
         self,
         logits: Float[Tensor, "n V"],
-        spoken: Sequence[Says],
+        outputs: Sequence[TeacherOutput],
         taken: Int[Tensor, " n"],
         wanted: Tensor,
         prefix: Int[Tensor, "n L"],
@@ -227,7 +224,7 @@ class Constrained:
             at, constraint = taken[mine], self._measured(j)
 
             def said(k: int, at: Tensor = at) -> Tensor:
-                return logits_of(spoken[k], at).to(logits)
+                return logits_of(outputs[k], at).to(logits)
 
             view = View(
                 logits=logits[mine],
@@ -242,18 +239,22 @@ class Constrained:
 
     @torch.no_grad()
     def _measure_safest(
-        self, spoken: Sequence[Says], positions: Positions, input_ids: Int[Tensor, "B T"], rows: Int[Tensor, " N"]
+        self,
+        outputs: Sequence[TeacherOutput],
+        positions: Positions,
+        input_ids: Int[Tensor, "B T"],
+        rows: Int[Tensor, " N"],
     ) -> None:
         if self.safest_index is None or not self.direct:
             return
         if float(self.dual.safest_count[self.direct].min()) >= ENOUGH:
             return
-        safest = spoken[self.safest_index]
+        safest = outputs[self.safest_index]
 
         def logits(at: Tensor) -> Tensor:
             return logits_of(safest, at).to(rows.device)
 
-        self.dual.observe_safest(*self.totals(logits, spoken, positions, input_ids, rows))
+        self.dual.observe_safest(*self.totals(logits, outputs, positions, input_ids, rows))
 
 
 def student_writer(model: Any, tokenizer: Any, *, tokens: int = 48, seed: int = 0) -> Generate:

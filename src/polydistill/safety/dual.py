@@ -32,7 +32,6 @@ class Controller:
         smoothing: nu in [0, 1), of the proportional term.
         clip: greatest error of one commit, in scales.
         most: greatest mu.
-        augmentation: rho >= 0 of the augmented Lagrangian, per scale; 0 is plain dual ascent.
         window: commits over which values are averaged for reports and for giving up.
         patience: commits without progress, while the multiplier doubles, after which a constraint is infeasible.
         tolerance: a value within `limit + tolerance * scale` counts as met.
@@ -43,14 +42,13 @@ class Controller:
     smoothing: float = 0.9
     clip: float = 1.0
     most: float = 100.0
-    augmentation: float = 0.0
     window: int = 50
     patience: int = 200
     tolerance: float = 0.1
 
     def __post_init__(self) -> None:
-        if not (self.integral > 0 and self.proportional >= 0 and self.augmentation >= 0):
-            raise ValueError("the dual needs integral > 0, proportional >= 0 and augmentation >= 0")
+        if not (self.integral > 0 and self.proportional >= 0):
+            raise ValueError("the dual needs integral > 0 and proportional >= 0")
         if not 0 <= self.smoothing < 1:
             raise ValueError(f"the dual's smoothing must lie in [0, 1), got {self.smoothing}")
         if not (self.clip > 0 and self.most > 0 and self.tolerance >= 0):
@@ -160,17 +158,8 @@ class Dual(nn.Module):
 
     @property
     def multiplier(self) -> Float[Tensor, " J"]:
-        """What the student's surrogates are multiplied with: `lambda`, with the augmented term of the last value.
-
-        The gradient of `((mu + rho g)_+^2 - mu^2) / (2 rho)` is `(mu + rho g)_+` times that of g. g is the averaged
-        value of earlier steps, so that the loss does not depend on how a batch is split.
-        """
-        mu = self.mu
-        if self.controller.augmentation:
-            violation = (self.value - self.limit.to(mu)) / self.scale.to(mu)
-            violation = torch.where(self.mass > 0, violation, 0.0)  # nothing was seen yet; a measured NaN stays one
-            mu = (mu + self.controller.augmentation * violation).clamp_min(0.0)
-        return mu / self.scale.to(mu)
+        """What the student's surrogates are multiplied with: `lambda`."""
+        return self.mu / self.scale.to(self.mu)
 
     @property
     def weight(self) -> Float[Tensor, " J"]:
@@ -268,19 +257,6 @@ _FLOATS = (
     "safest_total",
     "safest_count",
 )
-
-
-def lagrangian(violation: Float[Tensor, " J"], mu: Float[Tensor, " J"], augmentation: float = 0.0) -> Float[Tensor, ""]:
-    """`sum_j mu_j g_j`, or with rho > 0 the augmented `sum_j ((mu_j + rho g_j)_+^2 - mu_j^2) / (2 rho)`.
-
-    Args:
-        violation: g, differentiable; broken where positive.
-        mu: multipliers.
-        augmentation: rho.
-    """
-    if augmentation == 0.0:
-        return (mu * violation).sum()
-    return (((mu + augmentation * violation).clamp_min(0.0) ** 2 - mu**2) / (2.0 * augmentation)).sum()
 
 
 def _everywhere(x: Float[Tensor, " J"]) -> Float[Tensor, " J"]:

@@ -11,6 +11,7 @@ from polydistill.guarantee import Guarantee
 from polydistill.safety.order import Order, Veto
 from polydistill.safety.tiers import bound
 from polydistill.simplex import total_variation
+from polydistill.target import Pool
 
 MOVED = 1e-4
 """Total variation from which weights count as changed."""
@@ -72,21 +73,28 @@ class Claim:
     says: str
 
 
-def attenuation(order: Order, before: Guarantee, *, linear: bool) -> Claim:
-    """Ordinal attenuation (T10): ordered weights never raise the pooled unsafe mass above that of uniform weights.
+def attenuation(order: Order, before: Guarantee, pool: Pool, temperature: float = 1.0) -> Claim:
+    """Ordinal attenuation (T10): ordered weights do not raise the pooled unsafe mass above that of uniform weights.
+
+    Teachers of one tier may be weighted in any order, so that the safest of them may weigh least: what is claimed grows
+    by the most that one of them has above its tier's mean.
 
     Args:
         order: bound enforcement.
         before: guarantee of what comes before it.
-        linear: the objective pools linearly (forward KL); otherwise it pools logarithmically.
+        pool: of the objective.
+        temperature: of the objective; teachers are tempered before they are pooled.
     """
-    if not linear:
-        return Claim(
-            False,
-            "no claim about unsafe mass is made for the log pool: even with the safest teacher in front and the least "
-            "unsafe, pooling logarithms can raise the mass of an unsafe token (T10); use forward_kl for the claim",
+    if pool is not Pool.LINEAR:
+        why = (
+            "for the log pool: even with the safest teacher in front and the least unsafe, pooling logarithms can "
+            "raise the mass of an unsafe token (T10)"
+            if pool is Pool.LOG
+            else f"for this objective ({pool.value}): the student's target is not the linear pool"
         )
-    if len(set(bound(order.sigma))) == 1:
+        return Claim(False, f"no claim about unsafe mass is made {why}; use forward_kl for the claim")
+    tiers = set(bound(order.sigma))
+    if len(tiers) == 1:
         return Claim(False, "no claim about unsafe mass is made: all teachers are of one safety tier")
     severity = order.ordered_from(before)
     if severity > 1 or math.isnan(severity):
@@ -96,9 +104,12 @@ def attenuation(order: Order, before: Guarantee, *, linear: bool) -> Claim:
             else "the tilt is too weak for the order to hold for every evidence"
         )
         return Claim(False, f"no claim about unsafe mass is made: {why}")
+    tied = len(tiers) < len(bound(order.sigma))
+    slack = ", plus the most that a teacher has above the mean of its own tier" if tied else ""
+    tempered = "" if temperature == 1.0 else f", all at temperature {temperature:g}"
     return Claim(
         True,
-        f"from severity {severity:.2f} on the target's unsafe mass is at most that of uniform weights, wherever a "
-        "safer teacher has no more unsafe mass than a less safe one and teachers of one tier have the same (T10); "
-        "`polydistill safety measure` says how often that condition fails",
+        f"from severity {math.ceil(round(100 * severity, 9)) / 100:.2f} on the target's unsafe mass is at most that of "
+        f"uniform weights{slack}, wherever a safer teacher has no more unsafe mass than a less safe one{tempered} "
+        "(T10); `polydistill safety measure` says how often that condition fails",
     )

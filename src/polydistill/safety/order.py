@@ -15,11 +15,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from polydistill import guarantee as calculus
-from polydistill.guarantee import Guarantee, Rule, Step, ceiling_of
+from polydistill.guarantee import Derivation, Guarantee, Step, ceiling_of
 from polydistill.safety.tiers import bound, in_order, smallest_gap
 from polydistill.simplex import NoActiveTeacherError, isotonic, kl_clip, normalise
 
-VETO = Rule("veto", "R and L not larger, among the teachers that no veto touches", derived=True)
+VETO = Derivation("veto", "R and L not larger, among the teachers that no veto touches", derived=True)
 """The mask commutes with products (T20); the odds of those who stay are what they were."""
 
 

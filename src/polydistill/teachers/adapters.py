@@ -14,7 +14,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from polydistill.logprobs import Spoken
+from polydistill.logprobs import HiddenStates
 from polydistill.teachers.local import LocalTeacher, TeacherUnavailableError
 
 
@@ -40,7 +40,7 @@ class AdapterTeacher(LocalTeacher):
 
     def speak(
         self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"], rows: Int[Tensor, " N"]
-    ) -> Spoken:
+    ) -> HiddenStates:
         """Last hidden states with this teacher's adapter on, and the head."""
         self.shared.set_adapter(self.adapter, inference_mode=True)
         return super().speak(input_ids, attention_mask, rows)

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from polydistill.logprobs import Spoken
+from polydistill.logprobs import HiddenStates
 from polydistill.teachers.head import head_of, last_hidden_state
 from polydistill.teachers.source import Teacher, TeacherUnavailableError
 from polydistill.teachers.vocabulary import agree, check_rows
@@ -81,7 +81,7 @@ class LocalTeacher:
     @torch.inference_mode()
     def speak(
         self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"], rows: Int[Tensor, " N"]
-    ) -> Spoken:
+    ) -> HiddenStates:
         """Last hidden states of the flattened positions `rows`, and the head."""
         device = self.model.device
         # A student trained under autocast must not pull the teachers into its dtype.
@@ -89,7 +89,7 @@ class LocalTeacher:
             hidden = last_hidden_state(
                 self.model, input_ids=input_ids.to(device), attention_mask=attention_mask.to(device)
             )
-        return Spoken(hidden.flatten(0, 1)[rows.to(device)], head_of(self.model, self.visible))
+        return HiddenStates(hidden.flatten(0, 1)[rows.to(device)], head_of(self.model, self.visible))
 
     def describe(self) -> str:
         """Size and dtype."""

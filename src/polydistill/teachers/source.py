@@ -6,7 +6,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from polydistill.logprobs import Says
+from polydistill.logprobs import TeacherOutput
 
 
 class TeacherUnavailableError(RuntimeError):
@@ -19,9 +19,9 @@ class TeacherSource(Protocol):
 
     The objective takes sources of all kinds side by side in one run. A source must
 
-    * answer for exactly the positions `rows`, in their order, on the device of `input_ids`, in any form of `Says`:
-      `Spoken` (hidden states and head), `Dense` (every log-probability), `Sparse` (some of them and the mass of the
-      rest). What it knows more exactly than that form tells (the label's log-probability, the entropy) it wraps
+    * answer for exactly the positions `rows`, in their order, on the device of `input_ids`, in any form of
+      `TeacherOutput`: `HiddenStates` (and a head), `Dense` (every log-probability), `Sparse` (some of them and the mass
+      of the rest). What it knows more exactly than that form tells (the label's log-probability, the entropy) it wraps
       around it as `Informed`; the weights are then computed from those numbers;
     * say which rows it is asked about from the token ids alone. A trainer shuffles, drops columns and pads; the ids of
       a row are what is left. A source that remembers finds its row by them, never by a position in a data set;
@@ -34,7 +34,9 @@ class TeacherSource(Protocol):
 
     name: str
 
-    def speak(self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"], rows: Int[Tensor, " N"]) -> Says:
+    def speak(
+        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"], rows: Int[Tensor, " N"]
+    ) -> TeacherOutput:
         """What the teacher says at the flattened positions `rows`: its distribution over the token after each.
 
         Raises:
@@ -52,7 +54,7 @@ class Teacher(TeacherSource, Protocol):
 
         Args:
             tokenizer: the student's.
-            visible: entries of the vocabulary that are real, V; `Says.vocabulary` of every answer is this.
+            visible: entries of the vocabulary that are real, V; `TeacherOutput.vocabulary` of every answer is this.
 
         Raises:
             VocabularyMismatchError: the vocabularies differ.

@@ -38,7 +38,7 @@ class Completed:
         """As the truncated distribution."""
         self.says.write(rows, out)
 
-    def shape(self, logits: Float[Tensor, "n V"]) -> None:
+    def finish(self, logits: Float[Tensor, "n V"]) -> None:
         """Nothing is missing."""
 
 

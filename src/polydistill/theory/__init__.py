@@ -26,7 +26,7 @@ from polydistill.theory.independence import T9
 from polydistill.theory.onpolicy import T16
 from polydistill.theory.ordinal import T10, T11, T12
 from polydistill.theory.posterior import T7, T21
-from polydistill.theory.statement import CONFIRMED, FAILS, HOLDS, Finding, Part, Result, Statement, Trial
+from polydistill.theory.statement import CONFIRMED, FAILS, HOLDS, Claim, Result, Statement, StatementResult, Trial
 from polydistill.theory.targets import T4, T5, T6
 from polydistill.theory.weights import T1, T2, T3
 
@@ -49,19 +49,19 @@ def statement(name: str | int) -> Statement:
     raise ValueError(f"no statement is called {name!r}; there are T1 to T{len(STATEMENTS)}")
 
 
-def check(which: Statement, trial: Trial) -> Finding:
+def check(which: Statement, trial: Trial) -> StatementResult:
     """Run one statement's check; equal seeds and efforts give equal findings (but for times)."""
     start = time.perf_counter()
     result = which.run(trial)
-    return Finding.of(which, result, time.perf_counter() - start)
+    return StatementResult.of(which, result, time.perf_counter() - start)
 
 
 def run(
     numbers: Sequence[str | int] | None = None,
     seed: int = 0,
     effort: float = 1.0,
-    progress: Callable[[Finding], None] = lambda finding: None,
-) -> list[Finding]:
+    progress: Callable[[StatementResult], None] = lambda finding: None,
+) -> list[StatementResult]:
     """Run the checks of some statements, or of all.
 
     Args:
@@ -78,7 +78,7 @@ def run(
     return findings
 
 
-def document(findings: Sequence[Finding] | None = None, theorems: Sequence[str] = ()) -> str:
+def document(findings: Sequence[StatementResult] | None = None, theorems: Sequence[str] = ()) -> str:
     """The page `docs/theory.md`, from a run of all statements (made here when it is not given)."""
     return render.document(run() if findings is None else findings, theorems)
 
@@ -113,10 +113,10 @@ __all__ = [
     "FAILS",
     "HOLDS",
     "STATEMENTS",
-    "Finding",
-    "Part",
+    "Claim",
     "Result",
     "Statement",
+    "StatementResult",
     "Trial",
     "check",
     "document",

@@ -10,7 +10,7 @@ from torch import Tensor
 from polydistill.objective import ForwardKL, ReverseKL
 from polydistill.theory.scene import divergence_of, linear_pool, log_pool, say
 from polydistill.theory.search import distributions, weights
-from polydistill.theory.statement import Part, Result, Trial, Worst, at_least, at_most, normal
+from polydistill.theory.statement import Claim, Result, Trial, Worst, at_least, at_most, normal
 from polydistill.weighting import Uniform
 
 TEACHERS, VOCABULARY = 3, 5
@@ -116,7 +116,7 @@ def _slope(
     return torch.autograd.grad((w * each).sum(), z)[0]
 
 
-def _alpha(trial: Trial) -> Part:
+def _alpha(trial: Trial) -> Claim:
     """`sum_k w_k D_a(p_k || q) = Z^a D_a(r || q) + (1 - Z^a) / (a (1 - a))`, `r ~ (sum_k w_k p_k^a)^(1/a)`."""
     generator, cases, worst = trial.generator(61), trial.times(500), Worst(1e-8)
     for alpha in (-1.0, 0.3, 0.5, 2.0):
@@ -133,7 +133,7 @@ def _alpha(trial: Trial) -> Part:
     )
 
 
-def _bregman_and_jeffreys(trial: Trial) -> Part:
+def _bregman_and_jeffreys(trial: Trial) -> Claim:
     generator, cases, worst = trial.generator(62), trial.times(500), Worst()
     p = distributions((TEACHERS, cases, VOCABULARY), generator, 1.0)
     q, log_w = distributions((cases, VOCABULARY), generator, 1.0).exp(), weights(cases, TEACHERS, generator)
@@ -148,7 +148,7 @@ def _bregman_and_jeffreys(trial: Trial) -> Part:
     return worst.part("squared error of logits to their mean, Jeffreys to two targets: difference")
 
 
-def _collapse_or_not(trial: Trial) -> list[Part]:
+def _collapse_or_not(trial: Trial) -> list[Claim]:
     """Fit `sum_k w_k D(p_k, q) = c D(r, q) + constant` over r, c and constant, with two vocabulary entries."""
     parts = []
     for name, divergence, collapses in (

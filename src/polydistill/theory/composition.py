@@ -12,12 +12,11 @@ from polydistill import guarantee as calculus
 from polydistill.logprobs import Positions, Statistics
 from polydistill.pipeline import Pipeline
 from polydistill.safety import Tilt
-from polydistill.signals import Consensus, Entropy, LabelLikelihood, Margin, Signal, StudentGap
 from polydistill.simplex import NoActiveTeacherError, compose, mask, normalise, power, spread, total_variation
 from polydistill.theory.scene import statistics_of, with_likelihood
 from polydistill.theory.search import distributions, osc, weights
 from polydistill.theory.statement import (
-    Part,
+    Claim,
     Result,
     Statement,
     Trial,
@@ -36,6 +35,7 @@ from polydistill.weighting import (
     TaskRouter,
     TeacherRouter,
 )
+from polydistill.weighting.signals import Consensus, Entropy, LabelLikelihood, Margin, Signal, StudentGap
 
 NAMES, TASKS = ("a", "b", "c"), ("s", "t")
 LENGTH = 12
@@ -114,7 +114,7 @@ def check_existence(trial: Trial) -> Result:
     generator, scenes = trial.generator(8), trial.times(20, 4)
     seen = [_scene(generator) for _ in range(scenes)]
     mass, ranges, ordered = Worst(1e-6), Worst(1e-6), Worst(1e-6)
-    parts: list[Part] = []
+    parts: list[Claim] = []
     for scale, operators in OPERATORS.items():
         answers = {}
         for name, operator in operators.items():
@@ -149,7 +149,7 @@ def convex_sum(one: Float[Tensor, "*n K"], two: Float[Tensor, "*n K"], share: fl
     return normalise(torch.logaddexp(one + math.log(share), two + math.log1p(-share)))
 
 
-def _compositions(trial: Trial) -> list[Part]:
+def _compositions(trial: Trial) -> list[Claim]:
     """Product, tempered product and convex sum of the same two factors."""
     generator, cases = trial.generator(81), trial.times(2000)
     one, two = weights(cases, 3, generator), weights(cases, 3, generator)
@@ -211,7 +211,7 @@ def _defined(parts: list[Tensor]) -> bool:
         return False
 
 
-def _vetoes(trial: Trial) -> list[Part]:
+def _vetoes(trial: Trial) -> list[Claim]:
     """A weight that vanishes in one factor: the product goes to the masked one, and the real stack agrees."""
     generator, cases, limit = trial.generator(201), trial.times(500), Worst()
     one, two = weights(cases, 4, generator), weights(cases, 4, generator)

@@ -12,7 +12,7 @@ from polydistill.simplex import normalise
 from polydistill.theory.collapse import kl
 from polydistill.theory.scene import linear_pool
 from polydistill.theory.search import distributions
-from polydistill.theory.statement import Curve, Figure, Part, Result, Statement, Trial, Worst, at_least, at_most, shown
+from polydistill.theory.statement import Claim, Curve, Figure, Result, Statement, Trial, Worst, at_least, at_most, shown
 
 RATE, DUAL_RATE = 0.5, 0.2
 STEPS = 6000
@@ -109,7 +109,7 @@ def check_constraint(trial: Trial) -> Result:
     )
 
 
-def _controller(p: Float[Tensor, " V"], safe: Float[Tensor, " V"], epsilon: float, exact: float) -> list[Part]:
+def _controller(p: Float[Tensor, " V"], safe: Float[Tensor, " V"], epsilon: float, exact: float) -> list[Claim]:
     """The package's own dual, with its controller, on the same problem; and on one that nothing solves."""
     teachers, limits = torch.stack([safe, safe.flip(0)]), (epsilon, 0.3 * float(kl(safe, (safe + safe.flip(0)) / 2)))
     solved = _steer(p, teachers[:1], limits[:1])
@@ -137,7 +137,7 @@ def _steer(p: Float[Tensor, " V"], safe: Float[Tensor, "J V"], limits: tuple[flo
     return dual
 
 
-def _two_tasks(trial: Trial) -> list[Part]:
+def _two_tasks(trial: Trial) -> list[Claim]:
     generator = trial.generator(171)
     p, *constrained = distributions((3, 5), generator, 1.0).exp()
     safe = torch.stack(constrained)

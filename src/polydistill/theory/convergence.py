@@ -24,9 +24,9 @@ from polydistill.theory.descent import (
 )
 from polydistill.theory.problems import Problem, collinear, network, opposed, softmax_regression
 from polydistill.theory.statement import (
+    Claim,
     Curve,
     Figure,
-    Part,
     Result,
     Statement,
     Trial,
@@ -93,7 +93,7 @@ def check_convergence(trial: Trial) -> Result:
     )
 
 
-def _convex(problem: Problem, trial: Trial) -> Part:
+def _convex(problem: Problem, trial: Trial) -> Claim:
     """`E F(mean theta) - F* <= |theta_1 - theta*|^2 / (2 eta T) + eta sigma^2`."""
     steps, worst = trial.times(STEPS, 80), Worst()
     w = torch.tensor([[[0.5, 0.3, 0.2]]], dtype=torch.float64)
@@ -114,7 +114,7 @@ def _convex(problem: Problem, trial: Trial) -> Part:
     )
 
 
-def _growth(trial: Trial) -> list[Part]:
+def _growth(trial: Trial) -> list[Claim]:
     """`E F(theta_T) - F* <= (1 - eta mu)^T (F_1 - F*) + L eta sigma^2 / (2 mu)`."""
     problem, noisy, exact = collinear(trial.generator(133)), Worst(), Worst()
     w = torch.tensor([[[0.5, 0.3, 0.2]]], dtype=torch.float64)
@@ -135,7 +135,7 @@ def _growth(trial: Trial) -> list[Part]:
     ]
 
 
-def _exact(trial: Trial) -> list[Part]:
+def _exact(trial: Trial) -> list[Claim]:
     """Detached weights give a gradient of something exactly when the Jacobian of the field is symmetric."""
     generator = trial.generator(135)
     problem = Problem(normal((12, 2), generator), 0.8 * normal((3, 12, 3), generator).softmax(-1) + 0.2 / 3)
@@ -194,7 +194,7 @@ def _curl(problem: Problem, log_w: Callable[[Tensor], Tensor], point: Float[Tens
     return float((jacobian - jacobian.T).norm() / jacobian.norm())
 
 
-def _step_sizes(problem: Problem, trial: Trial) -> tuple[list[Part], Figure]:
+def _step_sizes(problem: Problem, trial: Trial) -> tuple[list[Claim], Figure]:
     """Bound and measurement over step sizes, against what is known without running: `|grad F|^2 <= 2 mean |x|^2`."""
     steps, generator = trial.times(STEPS, 80), trial.generator(136)
     w = torch.tensor([[[0.5, 0.3, 0.2]]], dtype=torch.float64)
@@ -235,7 +235,7 @@ def _step_sizes(problem: Problem, trial: Trial) -> tuple[list[Part], Figure]:
     return parts, figure
 
 
-def _drifting(trial: Trial) -> tuple[list[Part], Figure]:
+def _drifting(trial: Trial) -> tuple[list[Claim], Figure]:
     """Two opposed teachers, weights that alternate for ever; and the same weights averaged."""
     problem, steps = opposed(), trial.times(STEPS, 80)
     eta, ends, curves = 1.0 / problem.smoothness, {}, []
@@ -271,7 +271,7 @@ def _drifting(trial: Trial) -> tuple[list[Part], Figure]:
     ], figure
 
 
-def _timescales(trial: Trial) -> list[Part]:
+def _timescales(trial: Trial) -> list[Claim]:
     """Slower weights drift less: `B V_T / (eta sum |grad F_t|^2)` as a diagnostic that warns above 1."""
     problem, steps = softmax_regression(trial.generator(138)), trial.times(STEPS, 80)
     eta, drifts, ratios = 0.3 / problem.smoothness, [], []

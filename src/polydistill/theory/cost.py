@@ -11,12 +11,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from polydistill.logprobs import STATISTICS, Head, Positions, Spoken, Statistics
+from polydistill.logprobs import STATISTICS, Head, HiddenStates, Positions, Statistics
 from polydistill.objective import ForwardKL, ReverseKL, distil
 from polydistill.safety import Ordered, Tilt
-from polydistill.signals import Consensus, Entropy, LabelLikelihood
 from polydistill.simplex import isotonic, kl_clip, mix, normalise
-from polydistill.theory.statement import Curve, Figure, Part, Result, Statement, Trial, at_most
+from polydistill.theory.statement import Claim, Curve, Figure, Result, Statement, Trial, at_most
 from polydistill.weighting import (
     ClippedPosterior,
     DiscountedPosterior,
@@ -28,6 +27,7 @@ from polydistill.weighting import (
     TaskRouter,
     TeacherRouter,
 )
+from polydistill.weighting.signals import Consensus, Entropy, LabelLikelihood
 
 TASKS = ("s", "t")
 SLACK = 0.15
@@ -141,11 +141,11 @@ def _objective(
         hidden = [torch.randn(size["T"], 16, generator=generator) for _ in heads]
         positions = _statistics(size["K"], size["T"]).positions
         stack = Softmax(1.0)(Entropy()).bind(_names(size["K"]))
-        spoken = [Spoken(h, head) for h, head in zip(hidden[1:], heads[1:], strict=True)]
+        outputs = [HiddenStates(h, head) for h, head in zip(hidden[1:], heads[1:], strict=True)]
 
         def run() -> None:
             student = hidden[0].clone().requires_grad_(True)
-            distil(student, heads[0], spoken, positions, stack, divergence, needs=needs | stack.needs).loss.backward()
+            distil(student, heads[0], outputs, positions, stack, divergence, needs=needs | stack.needs).loss.backward()
 
         return run
 
@@ -244,7 +244,7 @@ def seconds(run: Callable[[], object], repeats: int) -> float:
 
 def check_cost(trial: Trial) -> Result:
     """T19."""
-    parts: list[Part] = []
+    parts: list[Claim] = []
     rows = ["| what | axis | claimed | counted | measured time |", "|---|---|---|---|---|"]
     curves, repeats = [], trial.times(3)
     for task in TASKS_TO_MEASURE:

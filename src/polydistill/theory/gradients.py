@@ -16,7 +16,7 @@ from polydistill.theory import surgery
 from polydistill.theory.scene import linear_pool
 from polydistill.theory.search import distributions
 from polydistill.theory.statement import (
-    Part,
+    Claim,
     Result,
     Statement,
     Trial,
@@ -91,7 +91,7 @@ def _details() -> str:
     return "torchjd is installed and compared with" if found else "torchjd is not installed; references only"
 
 
-def _hull(q: Float[Tensor, "n V"], log_p: Float[Tensor, "K n V"], plain: Float[Tensor, "n K V"]) -> list[Part]:
+def _hull(q: Float[Tensor, "n V"], log_p: Float[Tensor, "K n V"], plain: Float[Tensor, "n K V"]) -> list[Claim]:
     """MGDA against Frank-Wolfe on `|q - P|^2`, P in the hull of the teachers."""
     alpha = surgery.mgda(plain @ plain.transpose(1, 2))
     target = torch.einsum("nk,knv->nv", alpha, log_p.exp())
@@ -119,7 +119,7 @@ def _hull(q: Float[Tensor, "n V"], log_p: Float[Tensor, "K n V"], plain: Float[T
     ]
 
 
-def _report(name: str, coefficients: Float[Tensor, "n K"]) -> list[Part]:
+def _report(name: str, coefficients: Float[Tensor, "n K"]) -> list[Claim]:
     """Effective weights, the safety order and the floor."""
     total = coefficients.sum(-1)
     usable = total.abs() > 1e-9
@@ -139,7 +139,7 @@ def _report(name: str, coefficients: Float[Tensor, "n K"]) -> list[Part]:
     ]
 
 
-def _jump() -> Part:
+def _jump() -> Claim:
     """Two teachers that differ by 1e-6: which of them MGDA chooses flips with the sign of the difference."""
     base = torch.tensor([[0.5, 0.3, 0.2]], dtype=torch.float64)
     nudge = 1e-6 * torch.tensor([[1.0, -1.0, 0.0]], dtype=torch.float64)
@@ -155,7 +155,7 @@ def _jump() -> Part:
     )
 
 
-def _groups(trial: Trial) -> list[Part]:
+def _groups(trial: Trial) -> list[Claim]:
     """Two groups of losses: the set share of the second one, and what is left of it."""
     generator, cases = trial.generator(182), trial.times(1000)
     log_p = distributions((2, cases, VOCABULARY), generator, 1.0)
@@ -180,7 +180,7 @@ def _groups(trial: Trial) -> list[Part]:
     return parts
 
 
-def _direction(gramian: Tensor, weighted: Tensor, log_w: Tensor, plain: Tensor) -> Part:
+def _direction(gramian: Tensor, weighted: Tensor, log_w: Tensor, plain: Tensor) -> Claim:
     """Coefficients read back off the direction by least squares are the coefficients."""
     expected = surgery.pcgrad(gramian)
     coefficients, _ = effective((expected[..., None] * weighted).sum(1), plain)
@@ -189,7 +189,7 @@ def _direction(gramian: Tensor, weighted: Tensor, log_w: Tensor, plain: Tensor) 
     return equal("effective weights read off the direction by least squares: difference", worst, len(plain), slack=1e-8)
 
 
-def _as_factor(trial: Trial, positions: int = 8, share: float = 0.05) -> list[Part]:
+def _as_factor(trial: Trial, positions: int = 8, share: float = 0.05) -> list[Claim]:
     """One coefficient per teacher for many positions, as training has it: a factor of the stack."""
     generator, batches = trial.generator(183), trial.times(300)
     log_p = distributions((TEACHERS, batches * positions, VOCABULARY), generator, 1.0)
@@ -219,7 +219,7 @@ def _as_factor(trial: Trial, positions: int = 8, share: float = 0.05) -> list[Pa
     ]
 
 
-def _steepness(trial: Trial, name: str) -> Part:
+def _steepness(trial: Trial, name: str) -> Claim:
     """How far effective weights move when one teacher's probabilities move by 1e-6: no scheme has a modulus."""
     generator, cases = trial.generator(184), trial.times(1500)
     log_p = distributions((TEACHERS, cases, VOCABULARY), generator, 1.0)
@@ -241,7 +241,7 @@ def _steepness(trial: Trial, name: str) -> Part:
     )
 
 
-def _torchjd(weighted: Float[Tensor, "n K V"]) -> list[Part]:
+def _torchjd(weighted: Float[Tensor, "n K V"]) -> list[Claim]:
     """Our references against torchjd's aggregators, where it is installed; directions, since papers differ in scale."""
     if importlib.util.find_spec("torchjd") is None:
         return []

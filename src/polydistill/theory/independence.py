@@ -13,7 +13,7 @@ from polydistill.safety import Ordered, Tilt
 from polydistill.simplex import clip_spread, mix, normalise
 from polydistill.theory.minimality import USES, needed
 from polydistill.theory.search import evidence, osc
-from polydistill.theory.statement import Part, Result, Statement, Trial, at_least, at_most, equal, normal
+from polydistill.theory.statement import Claim, Result, Statement, Trial, at_least, at_most, equal, normal
 from polydistill.weighting import Softmax
 
 NAMES, SIGMA = ("a", "b", "c"), (0.0, 1.0, 2.0)
@@ -186,7 +186,7 @@ def gaps(specimen: Specimen, trial: Trial) -> dict[str, float]:
 
 def check_independence(trial: Trial) -> Result:
     """T9."""
-    parts: list[Part] = []
+    parts: list[Claim] = []
     least = math.inf
     rows = ["| rule | " + " | ".join(AXIOMS) + " |", "|---" * (len(AXIOMS) + 1) + "|"]
     for specimen in SPECIMENS:
@@ -230,7 +230,7 @@ def _cell(gap: float) -> str:
     return f"{gap:.2g}" if gap > TOLERANCE else "."
 
 
-def _interactions(trial: Trial) -> list[Part]:
+def _interactions(trial: Trial) -> list[Claim]:
     """Pairs of axioms that bear on each other."""
     generator, cases = trial.generator(92), trial.times(1000)
     e, sigma, zero = evidence(cases, K, generator), torch.tensor(SIGMA, dtype=torch.float64), torch.zeros(K).double()

@@ -8,7 +8,7 @@ from polydistill.objective import ReverseKL
 from polydistill.simplex import normalise
 from polydistill.theory.scene import divergence_of, linear_pool
 from polydistill.theory.search import ascend, distributions, weights
-from polydistill.theory.statement import Part, Result, Statement, Trial, Worst, at_least, at_most, normal
+from polydistill.theory.statement import Claim, Result, Statement, Trial, Worst, at_least, at_most, normal
 
 TEACHERS, VOCABULARY = 3, 6
 
@@ -92,7 +92,7 @@ def _search_bias(trial: Trial) -> float:
     return float(best.max())
 
 
-def _sampling(trial: Trial) -> Part:
+def _sampling(trial: Trial) -> Claim:
     """One case by sampling: the mean over n tokens is within 5 standard errors of the gradient, entry by entry."""
     generator, number = trial.generator(162), trial.times(50_000, 5_000)
     log_p, log_w = distributions((TEACHERS, 1, VOCABULARY), generator, 1.0), weights(1, TEACHERS, generator)

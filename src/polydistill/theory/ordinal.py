@@ -14,9 +14,9 @@ from polydistill.simplex import clip_spread, compose, hilbert, isotonic, kl_clip
 from polydistill.theory.scene import linear_pool, log_pool
 from polydistill.theory.search import ascend, distributions, one_apart, osc, weights
 from polydistill.theory.statement import (
+    Claim,
     Curve,
     Figure,
-    Part,
     Result,
     Statement,
     Trial,
@@ -60,7 +60,7 @@ def over_severities(
 def check_attenuation(trial: Trial) -> Result:
     """T10."""
     generator, cases = trial.generator(10), trial.times(4000, 4000)
-    mass, expected, kept = Worst(), Worst(), Worst()
+    mass, tied, expected, kept = Worst(), Worst(), Worst(), Worst()
     raised, rise = 0, 0.0
     for tiers in (SIGMA, torch.arange(K, dtype=torch.float64), torch.zeros(K, dtype=torch.float64)):
         log_w = isotonic(weights(cases, K, generator), tiers)
@@ -73,6 +73,9 @@ def check_attenuation(trial: Trial) -> Result:
             mass.see(pooled, linear_pool(uniform, log_p)[:, 0])
             difference = log_pool(log_w, log_p)[:, 0] - log_pool(uniform, log_p)[:, 0]
             raised, rise = int((difference > 1e-9).sum()), float(difference.max())
+        tied.see(
+            linear_pool(log_w, log_p)[:, 0], linear_pool(uniform, log_p)[:, 0] + _above(log_p[..., 0].exp(), tiers)
+        )
         tilt = Tilt(dict(zip(NAMES, tiers.tolist(), strict=True)), 3.0).bind(NAMES)
         tilted = over_severities(tilt, weights(cases // 4, K, generator))
         mean = (tilted.exp() * tiers).sum(-1)
@@ -85,11 +88,27 @@ def check_attenuation(trial: Trial) -> Result:
             mass.part("unsafe mass of the linear pool, against the uniform pool's"),
             expected.part("fall of the expected safety as severity rises (O2)"),
             kept.part("fall of a safer teacher's log-odds after multiplication by a factor without severity"),
+            tied.part("tied teachers that differ: the same, plus the most that one lies above its tier's mean"),
+            at_least("tied teachers that differ: rise above the uniform pool, weights .05, .90, .05", _tied(), 0.1),
             at_least("log pool: random cases in which ordered weights raise the unsafe mass", raised, 1, cases),
             reported("log pool: share of random cases", raised / cases, cases),
             at_least("log pool: greatest rise of the unsafe mass", max(rise, _log_pool_rise(trial)), 0.05, cases),
         )
     )
+
+
+def _above(mass: Float[Tensor, "K n"], tiers: Float[Tensor, " K"]) -> Float[Tensor, " n"]:
+    """The most unsafe mass that a teacher has above the mean of its tier."""
+    same = (tiers[:, None] == tiers[None, :]).to(mass)
+    return (mass - (same / same.sum(0)) @ mass).amax(0)
+
+
+def _tied() -> float:
+    """Unsafe masses .50, .45, 0, the last two of one tier: weights ordered by tier, pool minus uniform pool."""
+    mass = torch.tensor([0.5, 0.45, 0.0], dtype=torch.float64)
+    log_w = torch.tensor([[0.05, 0.9, 0.05]], dtype=torch.float64).log()
+    ordered = Ordered({"b": 1.0, "c": 1.0}, 0.5).bind(NAMES[:3]).enforce(log_w, torch.ones(1)).exp()[0]
+    return float((ordered - 1 / 3) @ mass)
 
 
 def _by_safety(log_p: Float[Tensor, "K n V"], tiers: Float[Tensor, " K"]) -> Float[Tensor, "K n V"]:
@@ -224,7 +243,7 @@ def _one_tier(before: calculus.Guarantee) -> tuple[int, int]:
     return int(Tilt({}, 1.0).bind(NAMES).ordered_from(before) != 0.0), 1
 
 
-def _floor_behind() -> Part:
+def _floor_behind() -> Claim:
     """Weights 1:4:1 with safety 0, 1/2, 1 and a floor of 0.1 behind the tilt: log(w2 / w1) rises, then falls."""
     tilt = Tilt({"b": 0.5, "c": 1.0}, 1.0).bind(NAMES[:3])
     log_w = normalise(torch.tensor([[1.0, 4.0, 1.0]], dtype=torch.float64).log())
@@ -276,7 +295,7 @@ def _projected_ratio(x: Tensor, tiers: Tensor, low: float, high: float) -> Tenso
     return after / (osc(one - two) + 1e-3)
 
 
-def _against_slsqp(trial: Trial, low: float, high: float) -> Part:
+def _against_slsqp(trial: Trial, low: float, high: float) -> Claim:
     """`argmin KL(v || w)` over ordered v within [lo, hi], by a general solver; a partial order of tiers."""
     generator, error, cases = trial.generator(121), 0.0, trial.times(25, 5)
     pairs = [(i, j) for i in range(K) for j in range(K) if TIERS[i] > TIERS[j]]
@@ -322,7 +341,7 @@ def euclidean(w: Float[Tensor, "n K"], low: float, high: float) -> Float[Tensor,
     return (shifted + correction).clamp(low, high)
 
 
-def _euclidean(trial: Trial, low: float, high: float) -> Part:
+def _euclidean(trial: Trial, low: float, high: float) -> Claim:
     def ratio(x: Float[Tensor, "r 2 K"]) -> Float[Tensor, " r"]:
         one, two = normalise(x[:, 0]), normalise(x[:, 1])
         moved = osc(euclidean(one.exp(), low, high).log() - euclidean(two.exp(), low, high).log())
@@ -337,8 +356,10 @@ def _euclidean(trial: Trial, low: float, high: float) -> Part:
 T10 = Statement(
     number=10,
     title="ordinal attenuation",
-    words="If weights do not decrease and the teachers' unsafe mass does not increase with safety, the linear pool's "
-    "unsafe mass is at most the uniform pool's. Under O2 the expected safety never falls as severity rises, and O2 "
+    words="If weights do not decrease and the teachers' unsafe mass does not increase with safety, and teachers of one "
+    "tier are equally safe, the linear pool's unsafe mass is at most the uniform pool's; where teachers of a tier "
+    "differ, at most that much more as one of them lies above its tier's mean. Masses are those of tempered teachers. "
+    "Under O2 the expected safety never falls as severity rises, and O2 "
     "survives multiplication by any factor that ignores severity.",
     formula="sum_k w_k u_k <= mean_k u_k;  d/dkappa sum_k w_k sigma_k >= 0",
     source="Chebyshev's sum inequality; the use ours",

@@ -11,7 +11,7 @@ from polydistill.logprobs import Positions, Statistics
 from polydistill.simplex import hilbert, normalise, spread
 from polydistill.theory.scene import with_likelihood
 from polydistill.theory.search import ascend, distributions
-from polydistill.theory.statement import Curve, Figure, Part, Result, Statement, Trial, Worst, at_least, equal, normal
+from polydistill.theory.statement import Claim, Curve, Figure, Result, Statement, Trial, Worst, at_least, normal
 from polydistill.weighting import ClippedPosterior, DiscountedPosterior, Operator, PrefixPosterior, TaskPrior
 
 NAMES = ("a", "b", "c")
@@ -46,9 +46,9 @@ def check_bayes(trial: Trial) -> Result:
         stack = (TaskPrior({"t": dict(zip(NAMES, prior.tolist(), strict=True))}) * ClippedPosterior(math.inf)).bind(
             NAMES, ("t",)
         )
-        spoken = distributions((K, steps, 4), generator)
+        outputs = distributions((K, steps, 4), generator)
         text = torch.randint(4, (steps,), generator=generator)
-        log_p = spoken[:, torch.arange(steps), text].T
+        log_p = outputs[:, torch.arange(steps), text].T
         log_w, _ = stack(in_task(log_p), None)
         pi = normalise(log_w[0])  # the prior as the operator keeps it
         sequence = (pi + log_p.cumsum(0)).logsumexp(-1)  # log of the sequence mixture's prefix probabilities
@@ -79,7 +79,7 @@ def check_bayes(trial: Trial) -> Result:
     )
 
 
-def _forgetting() -> tuple[list[Part], Figure]:
+def _forgetting() -> tuple[list[Claim], Figure]:
     """Ranges on a text where one teacher is always surer, in every variant; the unbounded one grows with the text."""
     text = torch.full((LONG, K), -8.0, dtype=torch.float64)
     text[:, 0] = 0.0
@@ -115,7 +115,7 @@ def switching_bound(teachers: int, length: int, switches: int, share: float) -> 
     return math.log(teachers) + switches * math.log(teachers / share) + (length - 1 - switches) * stay
 
 
-def _switching(trial: Trial) -> Part:
+def _switching(trial: Trial) -> Claim:
     """Regret against a path of teachers: random texts, and the text on which only the path is possible."""
     generator, worst = trial.generator(71), Worst()
     for share in (0.01, SHARE, 0.5):
@@ -150,7 +150,7 @@ def _no_forgetting() -> tuple[float, float, int]:
     return float(regret(log_w, log_p)), switching_bound(K, LONG, 1, SHARE), 1
 
 
-def _moduli(trial: Trial) -> list[Part]:
+def _moduli(trial: Trial) -> list[Claim]:
     """How far the weights move when one token's evidence, or every token's, is off; random and by ascent."""
     parts, length = [], 12
     for name, operator in (
@@ -204,7 +204,7 @@ def _ascend_fixed_share(trial: Trial, promise: calculus.Modulus, worst: Worst) -
     worst.see(moved, promise.sustained * off)
 
 
-def _scan(trial: Trial) -> Part:
+def _scan(trial: Trial) -> Claim:
     """The parallel scan against the recursion, one token after the other, with document starts in between."""
     worst, generator, length = Worst(), trial.generator(74), 40
     operator = PrefixPosterior(SHARE).bind(NAMES)
@@ -229,15 +229,15 @@ def check_shift(trial: Trial) -> Result:
     generator, length, tasks, vocabulary = trial.generator(21), 40, 3, 8
     sequences = trial.times(60, 6)
     operator = ClippedPosterior(math.inf).bind(NAMES)
-    spoken = distributions((K, vocabulary), generator, 1.0)
+    outputs = distributions((K, vocabulary), generator, 1.0)
     per_token, fixed_losses, best_losses = Worst(), torch.zeros(tasks, 8), torch.zeros(tasks)
     fixed = torch.rand((8, K), generator=generator).double().log_softmax(-1)
     excess_mean = torch.zeros(tasks, dtype=torch.float64)
     fixed_losses, best_losses = fixed_losses.double(), best_losses.double()
     for task in range(tasks):
         for _ in range(sequences):
-            text = torch.multinomial(spoken[task].exp(), length, True, generator=generator)
-            log_p = spoken[:, text].T
+            text = torch.multinomial(outputs[task].exp(), length, True, generator=generator)
+            log_p = outputs[:, text].T
             own = -log_p.sum(0) / length
             log_w, _ = operator(with_likelihood(log_p), None)
             excess = regret(log_w, log_p) / length - own.min()
@@ -248,9 +248,6 @@ def check_shift(trial: Trial) -> Result:
     excess_fixed = (fixed_losses - best_losses[:, None]).T  # [fixed, task]
     gaps = -torch.rand((trial.times(500), tasks), generator=generator).double().clamp_min(1e-12).log()
     mixes = gaps / gaps.sum(-1, keepdim=True)  # uniform on the simplex
-    of_mixed = mixes @ fixed_losses - (mixes @ best_losses)[:, None]
-    linear = (of_mixed - mixes @ excess_fixed.T).abs().max()
-    corners = torch.eye(tasks, dtype=torch.float64) @ excess_fixed.T
     over_mixes = Worst()
     over_mixes.see(mixes @ excess_mean, math.log(K) / length)
     return Result(
@@ -258,12 +255,6 @@ def check_shift(trial: Trial) -> Result:
             per_token.part("excess loss of the prefix posterior per token, every sequence, against ln(1 / pi_k) / T"),
             over_mixes.part(
                 "its mean excess over the task's own teacher, every mix of tasks, against ln(1 / pi_k) / T"
-            ),
-            equal("excess loss of fixed weights is linear in the mix: difference", float(linear), len(mixes) * 8),
-            equal(
-                "and reaches the worst task's at a mix of that task alone: difference",
-                float((corners.amax(0) - excess_fixed.amax(1)).abs().max()),
-                8,
             ),
             at_least(
                 "the best of these fixed weights loses more on its worst mix than the posterior may: nats per token",
@@ -312,8 +303,8 @@ T7 = Statement(
 T21 = Statement(
     number=21,
     title="shift",
-    words="Under a changed mix of tasks the excess loss of fixed weights is linear in the mix and reaches the worst "
-    "task's; the prefix posterior's is at most ln(1 / pi_k) / T per token for every mix.",
+    words="Under a changed mix of tasks the excess loss of fixed weights is the mean over the mix, so that its worst "
+    "is the worst task's; the prefix posterior's is at most ln(1 / pi_k) / T per token for every mix.",
     formula="sup over mixes of excess(w) = max_j excess_j(w);  excess(posterior) <= ln(1 / pi_k) / T",
     source="follows from T7",
     run=check_shift,

@@ -8,7 +8,8 @@ from typing import Any
 
 from rich.table import Table
 
-from polydistill.theory.statement import FAILS, Figure, Finding, Part
+from polydistill.theory.proved import not_proved
+from polydistill.theory.statement import FAILS, Claim, Figure, StatementResult
 
 
 def _number(x: float) -> float | None:
@@ -22,7 +23,7 @@ def _words(x: float) -> str:
     return "inf" if math.isinf(x) else f"{x:.4g}"
 
 
-def part_as_dict(part: Part) -> dict[str, Any]:
+def part_as_dict(part: Claim) -> dict[str, Any]:
     """Plain values of one part."""
     return {
         "claim": part.claim,
@@ -36,7 +37,7 @@ def part_as_dict(part: Part) -> dict[str, Any]:
     }
 
 
-def as_dict(finding: Finding) -> dict[str, Any]:
+def as_dict(finding: StatementResult) -> dict[str, Any]:
     """Plain values of one finding."""
     statement = finding.statement
     return {
@@ -56,7 +57,7 @@ def as_dict(finding: Finding) -> dict[str, Any]:
     }
 
 
-def to_json(findings: Sequence[Finding], seed: int, effort: float) -> str:
+def to_json(findings: Sequence[StatementResult], seed: int, effort: float) -> str:
     """All findings with what is needed to repeat them."""
     body = {
         "seed": seed,
@@ -68,7 +69,7 @@ def to_json(findings: Sequence[Finding], seed: int, effort: float) -> str:
     return json.dumps(body, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def table(findings: Sequence[Finding]) -> Table:
+def table(findings: Sequence[StatementResult]) -> Table:
     """One row per statement, and one per part that fails."""
     rows = Table(title="statements", expand=False)
     rows.add_column("", style="bold", no_wrap=True)
@@ -93,7 +94,7 @@ def table(findings: Sequence[Finding]) -> Table:
     return rows
 
 
-def plot(findings: Sequence[Finding], folder: Path) -> list[Path]:
+def plot(findings: Sequence[StatementResult], folder: Path) -> list[Path]:
     """One HTML file per figure, plotly inlined."""
     folder.mkdir(parents=True, exist_ok=True)
     return [_draw(figure, folder / f"{figure.name}.html") for finding in findings for figure in finding.figures]
@@ -118,7 +119,7 @@ Every statement of the framework is a check that runs: `polydistill theory`, or 
 This page is made from the checks' own output (`python -m polydistill.theory`); change the code, not the page.
 
 *measured* is the worst number found over all cases, random and by gradient ascent; *bound* is what the statement
-says about it; *tightness* is their ratio, 1 where the bound is attained. A part with `<=` holds when the measured
+says about it; *tightness* is their ratio, 1 where an upper bound is attained. A part with `<=` holds when the measured
 number is at most the bound, one with `>=` when it is at least that (for failures that are meant to show). Numbers
 without a bound are reported only. Everything is float64.
 
@@ -133,8 +134,7 @@ Where the statements stop:
 * T5 and T10 are about the linear pool (forward KL). For the log pool (reverse KL) they are false; the checks show it.
 * The prefix posterior (T7) is a posterior over which teacher wrote the prefix. On tokens that a student generated it
   says which teacher would most likely have written them, no more.
-* A number found by search is not a proof. Statements that are also proved in Coq have theorems in `proofs/` whose names
-  begin with the statement's number.
+* A number found by search is not a proof. What is also proved in Coq stands under the statement, and what of it is not.
 """
 PUBLISHED = """## Published rules against the axioms
 
@@ -142,7 +142,7 @@ PUBLISHED = """## Published rules against the axioms
 """
 
 
-def document(findings: Sequence[Finding], theorems: Sequence[str] = ()) -> str:
+def document(findings: Sequence[StatementResult], theorems: Sequence[str] = ()) -> str:
     """The page of the documentation.
 
     Args:
@@ -158,12 +158,12 @@ def document(findings: Sequence[Finding], theorems: Sequence[str] = ()) -> str:
     return "\n".join([HEAD, *overview, "", *sections, PUBLISHED])
 
 
-def _anchor(finding: Finding) -> str:
+def _anchor(finding: StatementResult) -> str:
     kept = "".join(c for c in f"{finding.statement.name} {finding.statement.title}".lower() if c.isalnum() or c in " -")
     return kept.replace(" ", "-")
 
 
-def _section(finding: Finding, theorems: Sequence[str]) -> str:
+def _section(finding: StatementResult, theorems: Sequence[str]) -> str:
     statement = finding.statement
     code = ", ".join(f"`{name}`" for name in statement.code)
     check = f"{statement.run.__module__.removeprefix('polydistill.')}.{statement.run.__name__}"
@@ -172,6 +172,8 @@ def _section(finding: Finding, theorems: Sequence[str]) -> str:
     lines += [f"Source: {statement.source}. Code: {code}. Check: `{check}`. Verdict: **{finding.verdict}**.", ""]
     if proved:
         lines += ["Proved in Coq: " + ", ".join(f"`{name}`" for name in proved) + ".", ""]
+    if theorems and (missing := not_proved(statement.name, theorems)):
+        lines += [f"Not proved: {'; '.join(missing)}.", ""]
     if statement.remarks:
         lines += [statement.remarks, ""]
     lines += ["| part | measured | | bound | tightness | tried |", "|---|---|---|---|---|---|"]

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from polydistill.logprobs import STATISTICS, Head, Positions, Spoken, Statistics
-from polydistill.objective import ForwardKL, Outcome, PointLoss, ReverseKL, distil
+from polydistill.logprobs import STATISTICS, Head, HiddenStates, Positions, Statistics
+from polydistill.objective import Divergence, ForwardKL, Outcome, PointLoss, ReverseKL, distil
 from polydistill.weighting import Operator
 
 
@@ -36,7 +36,7 @@ def say(
     """
     teachers, _, vocabulary = log_p.shape
     head = Head(torch.eye(vocabulary, dtype=torch.float64))
-    heard = [Spoken(own, head) for own in log_p]
+    heard = [HiddenStates(own, head) for own in log_p]
     hidden = torch.zeros_like(log_p[0]) if student is None else student
     given = Positions.of(target, torch.ones_like(target, dtype=torch.bool)) if positions is None else positions
 
@@ -77,7 +77,7 @@ def with_entropy(entropy: Float[Tensor, "n K"]) -> Statistics:
 
 
 def divergence_of(
-    rule: ForwardKL | ReverseKL,
+    rule: Divergence,
     logits: Float[Tensor, "n V"],
     log_p: Float[Tensor, "K n V"],
     log_w: Float[Tensor, "n K"],

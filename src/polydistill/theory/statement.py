@@ -22,7 +22,7 @@ ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
-class Part:
+class Claim:
     """One claim with what was measured.
 
     Attributes:
@@ -45,40 +45,38 @@ class Part:
 
     @property
     def tightness(self) -> float:
-        """`measured / bound` (for `>=` the inverse): 1 when the bound is attained; NaN where it says nothing."""
-        top, bottom = (self.bound, self.measured) if self.relation == ">=" else (self.measured, self.bound)
-        if not (math.isfinite(top) and math.isfinite(bottom)) or bottom <= 1e-5:
-            return math.nan
-        return top / bottom
+        """`measured / bound`: 1 when an upper bound is attained; NaN where it says nothing, and for `>=`."""
+        known = self.relation == "<=" and math.isfinite(self.measured) and math.isfinite(self.bound)
+        return self.measured / self.bound if known and self.bound > 1e-5 else math.nan
 
 
 def at_most(
     claim: str, measured: float, bound: float, tried: int = 1, *, slack: float = ROUNDING, note: str = ""
-) -> Part:
+) -> Claim:
     """`measured <= bound`, with `slack (1 + |bound|)` for rounding."""
-    return Part(claim, "<=", measured, bound, tried, measured <= bound + slack * (1.0 + abs(bound)), note)
+    return Claim(claim, "<=", measured, bound, tried, measured <= bound + slack * (1.0 + abs(bound)), note)
 
 
 def at_least(
     claim: str, measured: float, bound: float, tried: int = 1, *, slack: float = ROUNDING, note: str = ""
-) -> Part:
+) -> Claim:
     """`measured >= bound`, with `slack (1 + |bound|)` for rounding."""
-    return Part(claim, ">=", measured, bound, tried, measured >= bound - slack * (1.0 + abs(bound)), note)
+    return Claim(claim, ">=", measured, bound, tried, measured >= bound - slack * (1.0 + abs(bound)), note)
 
 
-def equal(claim: str, error: float, tried: int = 1, *, slack: float = ROUNDING, note: str = "") -> Part:
+def equal(claim: str, error: float, tried: int = 1, *, slack: float = ROUNDING, note: str = "") -> Claim:
     """Two computations agree: their greatest difference is `error <= slack`."""
-    return Part(claim, "<=", error, slack, tried, error <= slack, note)
+    return Claim(claim, "<=", error, slack, tried, error <= slack, note)
 
 
-def shown(claim: str, number_of_failures: int, tried: int = 1, *, note: str = "") -> Part:
+def shown(claim: str, number_of_failures: int, tried: int = 1, *, note: str = "") -> Claim:
     """A claim that is true or false in each case: no failures."""
-    return Part(claim, "<=", float(number_of_failures), 0.0, tried, number_of_failures == 0, note)
+    return Claim(claim, "<=", float(number_of_failures), 0.0, tried, number_of_failures == 0, note)
 
 
-def reported(claim: str, measured: float, tried: int = 1, *, note: str = "") -> Part:
+def reported(claim: str, measured: float, tried: int = 1, *, note: str = "") -> Claim:
     """A number worth knowing that nothing is claimed about."""
-    return Part(claim, "reported", measured, math.nan, tried, True, note)
+    return Claim(claim, "reported", measured, math.nan, tried, True, note)
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,7 @@ class Figure:
 class Result:
     """What a check returns; the first part is the headline."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[Claim, ...]
     figures: tuple[Figure, ...] = ()
     details: str = ""
 
@@ -176,7 +174,7 @@ class Statement:
 
 
 @dataclass(frozen=True)
-class Finding:
+class StatementResult:
     """What running a statement's check found.
 
     Attributes:
@@ -199,12 +197,12 @@ class Finding:
     tightness: float
     verdict: str
     details: str
-    parts: tuple[Part, ...]
+    parts: tuple[Claim, ...]
     figures: tuple[Figure, ...]
     seconds: float
 
     @classmethod
-    def of(cls, statement: Statement, result: Result, seconds: float) -> "Finding":
+    def of(cls, statement: Statement, result: Result, seconds: float) -> "StatementResult":
         """The verdict: every part holds, or the statement fails."""
         head = result.parts[0]
         good = CONFIRMED if statement.counterexample else HOLDS
@@ -243,9 +241,9 @@ class Worst:
         if float(score[best]) > self._score:
             self._score, self.measured, self.bound = float(score[best]), float(measured[best]), float(limit[best])
 
-    def part(self, claim: str, *, note: str = "") -> Part:
+    def part(self, claim: str, *, note: str = "") -> Claim:
         """`measured <= bound` in every case that was seen."""
-        return Part(claim, "<=", self.measured, self.bound, self.tried, not self.violated, note)
+        return Claim(claim, "<=", self.measured, self.bound, self.tried, not self.violated, note)
 
 
 def normal(shape: tuple[int, ...], generator: torch.Generator) -> Float[Tensor, "..."]:

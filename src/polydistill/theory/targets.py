@@ -10,13 +10,13 @@ from torch import Tensor
 
 from polydistill import guarantee as calculus
 from polydistill.objective import ForwardKL
-from polydistill.signals import Entropy
 from polydistill.simplex import mask, normalise, total_variation
 from polydistill.theory.collapse import check_collapse
 from polydistill.theory.scene import divergence_of, linear_pool, log_pool, statistics_of, tv
 from polydistill.theory.search import ascend, distributions, osc, weights
 from polydistill.theory.statement import Result, Statement, Trial, Worst, at_least, normal
 from polydistill.weighting import Softmax
+from polydistill.weighting.signals import Entropy
 
 TEACHERS, VOCABULARY = 4, 6
 SMALL = 0.01

@@ -7,12 +7,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from polydistill import guarantee as calculus
-from polydistill.signals import Entropy
 from polydistill.simplex import clip_spread, compose, hilbert, mix, normalise, power, spread, total_variation
 from polydistill.theory.scene import with_entropy
 from polydistill.theory.search import HUGE, ascend, evidence, one_apart, osc, weights
-from polydistill.theory.statement import Part, Result, Statement, Trial, Worst, at_least, equal, normal
+from polydistill.theory.statement import Claim, Result, Statement, Trial, Worst, at_least, equal, normal
 from polydistill.weighting import Softmax, TaskPrior, Uniform
+from polydistill.weighting.signals import Entropy
 
 SPREADS, TEMPERATURES = (4.0, 1.0), (2.0, 0.5)
 
@@ -92,7 +92,7 @@ def _modulus_ratio(pair: Float[Tensor, "r 2 2 K"]) -> Float[Tensor, " r"]:
     return osc(first - second) / (error @ error.new_tensor([1.0 / tau for tau in TEMPERATURES]) + 1e-9)
 
 
-def _powers(trial: Trial) -> Part:
+def _powers(trial: Trial) -> Claim:
     generator, worst = trial.generator(11), Worst()
     for exponent in (-2.0, -1.0, 0.0, 0.5, 3.0):
         e = torch.stack([evidence(trial.times(500), 5, generator) for _ in range(2)], 1)
@@ -100,7 +100,7 @@ def _powers(trial: Trial) -> Part:
     return worst.part("range of a power, against |a| R")
 
 
-def _real_stack(trial: Trial) -> Part:
+def _real_stack(trial: Trial) -> Claim:
     """A bound stack of the package, its range measured against the certificate that it derives for itself."""
     names = ("a", "b", "c")
     stack = (TaskPrior({"t": {"a": 4, "b": 1, "c": 1}}) * Softmax(2.0)(Entropy(spread=4)) ** 1.5 * Uniform()).bind(
@@ -115,7 +115,7 @@ def _real_stack(trial: Trial) -> Part:
     return worst.part(f"range of the stack `{stack!r}`, against the certificate that it derives")
 
 
-def _floor_inside(trial: Trial) -> Part:
+def _floor_inside(trial: Trial) -> Claim:
     """A floor inside a factor: `(w * v) * u` and `w * (v * u)` differ when `*` ends with a floor."""
     share = 0.1
 

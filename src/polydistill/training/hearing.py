@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from polydistill.logprobs import Head, Informed, Known, Positions, Says, Spoken, Statistics
+from polydistill.logprobs import Head, HiddenStates, Informed, KnownStatistics, Positions, Statistics, TeacherOutput
 from polydistill.objective import Decide, Divergence
 from polydistill.pipeline import Pipeline
 from polydistill.safety.constrained import Constrained
@@ -61,7 +61,7 @@ class Heard:
         batch: the sequences.
         rows: flattened positions that carry loss or evidence.
         positions: what is known about them.
-        spoken: by every teacher; an even distribution where it did not run, and `Lost` where it never did.
+        outputs: by every teacher; an even distribution where it did not run, and `Lost` where it never did.
         decide: the pipeline's, for the teachers that spoke.
         needs: statistics that it reads.
         runs: which teachers ran on which sequences; None when all did.
@@ -71,15 +71,15 @@ class Heard:
     batch: Batch
     rows: Int[Tensor, " N"]
     positions: Positions
-    spoken: Sequence[Says]
+    outputs: Sequence[TeacherOutput]
     decide: Decide
     needs: frozenset[str]
     runs: Bool[Tensor, "B K"] | None
     seconds: float
 
-    def of(self, hidden: Float[Tensor, "B T D"], head: Head) -> Spoken:
+    def of(self, hidden: Float[Tensor, "B T D"], head: Head) -> HiddenStates:
         """The student at the same positions."""
-        return Spoken(hidden.flatten(0, 1)[self.rows], head)
+        return HiddenStates(hidden.flatten(0, 1)[self.rows], head)
 
 
 def hear(method: Method, batch: Batch) -> Heard:
@@ -95,11 +95,11 @@ def hear(method: Method, batch: Batch) -> Heard:
     if method.skip_below is not None:
         runs = awake(pipeline, positions, sequence, len(batch.input_ids), method.skip_below)
     started = perf_counter()
-    spoken = listen_to(method.teachers, batch, rows, runs, may_be_lost=True)
+    outputs = listen_to(method.teachers, batch, rows, runs, may_be_lost=True)
     seconds = perf_counter() - started
-    here = _here(spoken, rows, None if runs is None else runs[sequence])
+    here = _here(outputs, rows, None if runs is None else runs[sequence])
     decide = pipeline.decide if here is None else among(pipeline.decide, here)
-    return Heard(batch, rows, positions, spoken, decide, pipeline.stack.needs, runs, seconds)
+    return Heard(batch, rows, positions, outputs, decide, pipeline.stack.needs, runs, seconds)
 
 
 def listen_to(
@@ -109,7 +109,7 @@ def listen_to(
     runs: Bool[Tensor, "B K"] | None = None,
     *,
     may_be_lost: bool = False,
-) -> list[Says]:
+) -> list[TeacherOutput]:
     """What every teacher says about `rows`, each run once, on the sequences of `runs`.
 
     Raises:
@@ -117,19 +117,19 @@ def listen_to(
             it says is `Lost` instead, and its weight must be 0.
     """
     ids, mask = batch.input_ids, batch.attention_mask
-    spoken: list[Says | None] = []
+    outputs: list[TeacherOutput | None] = []
     for k, teacher in enumerate(teachers):
         try:
             if runs is None:
-                spoken.append(teacher.speak(ids, mask, rows))
+                outputs.append(teacher.speak(ids, mask, rows))
             else:
-                spoken.append(speak_where_awake(teacher, ids, mask, rows, runs[:, k]))
+                outputs.append(speak_where_awake(teacher, ids, mask, rows, runs[:, k]))
         except TeacherLostError as error:
             if not may_be_lost:
                 raise
-            spoken.append(error.without(len(rows)))
-    vocabulary = next((says.vocabulary for says in spoken if says is not None), 0)
-    return [Lost(len(rows), vocabulary) if says is None else says for says in spoken]
+            outputs.append(error.without(len(rows)))
+    vocabulary = next((says.vocabulary for says in outputs if says is not None), 0)
+    return [Lost(len(rows), vocabulary) if says is None else says for says in outputs]
 
 
 def skipping(skip_below: float | None, linear: bool, looks_at_all: bool) -> float | None:
@@ -227,7 +227,7 @@ def speak_where_awake(
     attention_mask: Int[Tensor, "B T"],
     rows: Int[Tensor, " N"],
     here: Bool[Tensor, " B"],
-) -> Says | None:
+) -> TeacherOutput | None:
     """A teacher on its own sequences only; it says nothing elsewhere, where its weight is taken to be 0.
 
     None where it has no sequence at all: it is not run.
@@ -240,12 +240,12 @@ def speak_where_awake(
     place[chosen] = torch.arange(len(chosen), device=rows.device)
     mine = here[rows // length]
     own = place[rows[mine] // length] * length + rows[mine] % length
-    spoken = teacher.speak(input_ids[chosen], attention_mask[chosen], own)
-    if not isinstance(spoken, Spoken):
-        return _elsewhere(spoken, mine)
-    hidden = spoken.hidden.new_zeros(len(rows), spoken.hidden.shape[-1])
-    hidden[mine.to(hidden.device)] = spoken.hidden
-    return Spoken(hidden, spoken.head)
+    outputs = teacher.speak(input_ids[chosen], attention_mask[chosen], own)
+    if not isinstance(outputs, HiddenStates):
+        return _elsewhere(outputs, mine)
+    hidden = outputs.hidden.new_zeros(len(rows), outputs.hidden.shape[-1])
+    hidden[mine.to(hidden.device)] = outputs.hidden
+    return HiddenStates(hidden, outputs.head)
 
 
 @dataclass(frozen=True)
@@ -257,7 +257,7 @@ class Elsewhere:
         place: row of `says` at each position, -1 where it was not asked.
     """
 
-    says: Says
+    says: TeacherOutput
     place: Int[Tensor, " N"]
 
     @property
@@ -281,25 +281,25 @@ class Elsewhere:
         if bool(asked.any()):
             said = torch.empty(int(asked.sum()), out.shape[1], dtype=out.dtype, device=out.device)
             self.says.write(at[asked], said)
-            self.says.shape(said)
+            self.says.finish(said)
             out[asked] = said
 
-    def shape(self, logits: Float[Tensor, "n V"]) -> None:
+    def finish(self, logits: Float[Tensor, "n V"]) -> None:
         """Nothing is missing."""
 
 
-def _elsewhere(says: Says, mine: Bool[Tensor, " N"]) -> Says:
+def _elsewhere(says: TeacherOutput, mine: Bool[Tensor, " N"]) -> TeacherOutput:
     """As `Elsewhere`, with what is known of the positions that were asked about at their places."""
     place = torch.where(mine, mine.long().cumsum(0) - 1, -1)
     if not isinstance(says, Informed):
         return Elsewhere(says, place)
     known = {}
-    for name in (field.name for field in fields(Known)):
+    for name in (field.name for field in fields(KnownStatistics)):
         value = getattr(says.known, name)
         if value is not None:
             known[name] = value.new_zeros(len(place))
             known[name][mine] = value[: int(mine.sum())]
-    return Informed(Elsewhere(says.says, place), Known(**known))
+    return Informed(Elsewhere(says.says, place), KnownStatistics(**known))
 
 
 def among(decide: Decide, here: Bool[Tensor, "N K"]) -> Decide:
@@ -328,14 +328,14 @@ def _neutral(statistics: Statistics, here: Bool[Tensor, "n K"]) -> Statistics:
 
 
 def _here(
-    spoken: Sequence[Says], rows: Int[Tensor, " N"], ran: Bool[Tensor, "N K"] | None
+    outputs: Sequence[TeacherOutput], rows: Int[Tensor, " N"], ran: Bool[Tensor, "N K"] | None
 ) -> Bool[Tensor, "N K"] | None:
     """Which teachers may be weighed at which positions; None when all may.
 
     Raises:
         TeacherUnavailableError: nobody is there at all.
     """
-    there = torch.tensor([not isinstance(says, Lost) for says in spoken], device=rows.device)
+    there = torch.tensor([not isinstance(says, Lost) for says in outputs], device=rows.device)
     if not bool(there.any()):
         raise TeacherUnavailableError("every teacher is out; there is nobody to learn from")
     if ran is None:

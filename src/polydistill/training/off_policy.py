@@ -16,7 +16,7 @@ from trl import SFTConfig, SFTTrainer
 
 from polydistill.data.context import COLUMNS, ContextCollator, refuse_empty, refuse_masked, task_names
 from polydistill.data.severity import Source, annotate, annotate_tokens
-from polydistill.logprobs import Head, Spoken
+from polydistill.logprobs import Head, HiddenStates
 from polydistill.objective import Divergence, ForwardKL, Outcome
 from polydistill.safety import Order
 from polydistill.safety.constrained import Constrained
@@ -67,7 +67,7 @@ class PolyDistillTrainer(Taught, SFTTrainer):
 
     objective: Divergence
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         model: str | PreTrainedModel | PeftModel,
         teachers: Teachers,
@@ -115,7 +115,7 @@ class PolyDistillTrainer(Taught, SFTTrainer):
             self.train_dataset = annotate_tokens(self.train_dataset, severity, self._tokenizer)
             self.eval_dataset = annotate_tokens(self.eval_dataset, severity, self._tokenizer)
         self.data_collator = ContextCollator(self.data_collator, names, found)
-        teach_forward(self._seat(self._tokenizer), self.visible)
+        teach_forward(self._place_models(self._tokenizer), self.visible)
         # Our loss divides by the number of visible tokens of the whole step, whatever the model would have done.
         self.model_accepts_loss_kwargs, self._loss_shifts_labels = True, True
         if self.rows is not None:
@@ -179,11 +179,11 @@ class PolyDistillTrainer(Taught, SFTTrainer):
         found = self.rows.combine(trained, self.state.global_step)
         return found | self.rows.across.split.effective(found, self.objective)
 
-    def _notice(self, gradient: AcrossTeachers, student: Spoken, heard: Heard, outcome: Outcome) -> None:
+    def _notice(self, gradient: AcrossTeachers, student: HiddenStates, heard: Heard, outcome: Outcome) -> None:
         """The Gramian across teachers; its coefficients take effect after the optimizer step."""
         hidden, temperature = student.hidden.detach(), self.objective.temperature
         factor = factor_of(self.pipeline)
-        gradient.observe(factor, self.pipeline, hidden, student.head, heard.spoken, outcome, temperature)
+        gradient.observe(factor, self.pipeline, hidden, student.head, heard.outputs, outcome, temperature)
 
     def held_out(self) -> Iterator[Batch] | None:
         """The evaluation data as the collator makes it; None without any."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from peft import PeftModel
@@ -62,7 +62,9 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
         VocabularyMismatchError: a teacher's vocabulary is not the student's.
     """
 
-    def __init__(
+    own_text: ClassVar[bool] = True
+
+    def __init__(  # noqa: PLR0913
         self,
         model: str | PreTrainedModel | PeftModel,
         teachers: Teachers | dict[str, Any],
@@ -108,7 +110,7 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
         self.skip_below = self._skipping(skip_below, linear)
         _refuse_unsupported(self, args, kwargs)
         super().__init__(model=model, teacher_model=None, args=args, **kwargs)
-        self._seat(self._tokenizer)
+        self._place_models(self._tokenizer)
         self.context = ContextCollator(lambda rows: {}, names, found)
         self.severity_along = None
         if isinstance(severity, FromRules) and severity.along:

@@ -7,8 +7,8 @@ from polydistill.cache import CachedTeacher
 from polydistill.guarantee import Guarantee
 from polydistill.objective import Divergence, ForwardKL
 from polydistill.pipeline import Pipeline
-from polydistill.signals import Entropy
 from polydistill.teachers.served import ServedTeacher
+from polydistill.weighting.signals import Entropy
 
 
 def served_among(teachers: Sequence[object]) -> list[ServedTeacher]:

@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.distributed.fsdp import fully_shard
 
-from polydistill.logprobs import Head, Spoken
+from polydistill.logprobs import Head, HiddenStates
 from polydistill.teachers import LocalTeacher, Teacher, head_of
 from polydistill.training.student import teach_forward
 
@@ -108,7 +108,7 @@ class ShardedTeacher(LocalTeacher):
     @torch.no_grad()
     def speak(
         self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"], rows: Int[Tensor, " N"]
-    ) -> Spoken:
+    ) -> HiddenStates:
         """Last hidden states of the flattened positions `rows`, and the gathered head."""
         said: list[Tensor] = []
 
@@ -119,7 +119,7 @@ class ShardedTeacher(LocalTeacher):
         self.model(input_ids=input_ids, attention_mask=attention_mask, distil=listen)
         reshard: Any = self.model
         reshard.reshard()
-        return Spoken(said[0], head_of(self.model, self.visible))
+        return HiddenStates(said[0], head_of(self.model, self.visible))
 
 
 class OffloadedTeacher(LocalTeacher):
@@ -133,11 +133,11 @@ class OffloadedTeacher(LocalTeacher):
     @torch.inference_mode()
     def speak(
         self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"], rows: Int[Tensor, " N"]
-    ) -> Spoken:
+    ) -> HiddenStates:
         """As a local teacher, from the device; it leaves again afterwards."""
         self.model.to(self.device)
-        spoken = super().speak(input_ids, attention_mask, rows)
-        head = spoken.head
+        outputs = super().speak(input_ids, attention_mask, rows)
+        head = outputs.head
         if self.device.type != "cpu":
             head = Head(
                 head.weight.clone(),
@@ -147,7 +147,7 @@ class OffloadedTeacher(LocalTeacher):
                 head.visible,
             )
         self.model.to("cpu")
-        return Spoken(spoken.hidden, head)
+        return HiddenStates(outputs.hidden, head)
 
 
 def refuse_silent_single(accelerator: Accelerator) -> None:

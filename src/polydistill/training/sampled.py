@@ -13,7 +13,7 @@ gradient's own size; so do samples from another distribution than q, and fixed t
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -21,20 +21,20 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from trl import DistillationConfig
 
-from polydistill.logprobs import Head, Statistics, logits_of
+from polydistill.logprobs import ROWS, Head, Statistics, logits_of
 from polydistill.objective import Outcome
 from polydistill.pipeline import Pipeline
+from polydistill.target import Pool
 from polydistill.teachers import Teacher, named_teachers
 from polydistill.training.batch import Batch
 from polydistill.training.step import NonFiniteValueError, StepOutcome
-
-ROWS = 256
-"""Positions whose distributions are held at once."""
 
 
 @dataclass(frozen=True)
 class SampledLogPool:
     """Reverse KL to the log pool, estimated from sampled tokens."""
+
+    pool: ClassVar[Pool] = Pool.LOG
 
     def advantage(
         self, log_w: Float[Tensor, "n K"], log_p: Float[Tensor, "n K"], log_q: Float[Tensor, " n"]
@@ -47,6 +47,8 @@ class SampledLogPool:
 @dataclass(frozen=True)
 class SampledLinearPool:
     """Reverse KL to the linear pool, estimated from sampled tokens."""
+
+    pool: ClassVar[Pool] = Pool.LINEAR
 
     def advantage(
         self, log_w: Float[Tensor, "n K"], log_p: Float[Tensor, "n K"], log_q: Float[Tensor, " n"]
@@ -86,12 +88,12 @@ class LocalScorer:
         self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"], rows: Int[Tensor, " N"]
     ) -> Float[Tensor, " N"]:
         """As `TokenScorer.score`, a few rows of V at a time."""
-        spoken = self.teacher.speak(input_ids, attention_mask, rows)
+        outputs = self.teacher.speak(input_ids, attention_mask, rows)
         target = input_ids.flatten()[rows + 1]
         return torch.cat(
             [rows.new_zeros(0, dtype=torch.float32)]
             + [
-                logits_of(spoken, at).log_softmax(-1).gather(1, target[at, None]).squeeze(1)
+                logits_of(outputs, at).log_softmax(-1).gather(1, target[at, None]).squeeze(1)
                 for at in torch.arange(len(rows), device=rows.device).split(ROWS)
                 if len(at)
             ]

@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from polydistill.logprobs import Positions, Spoken, Statistics
+from polydistill.logprobs import HiddenStates, Positions, Statistics
 from polydistill.objective import NonFiniteError, Outcome, distil
 from polydistill.training.batch import Batch
-from polydistill.training.gradient.across_groups import Part, Split
+from polydistill.training.gradient.across_groups import LossPart, Split
 from polydistill.training.hearing import Heard, Method
 
 
@@ -50,7 +50,9 @@ class StepOutcome:
     batch: Batch | None = None
 
 
-def step(student: Spoken, heard: Heard, method: Method, where: str = "", split: Split | None = None) -> StepOutcome:
+def step(
+    student: HiddenStates, heard: Heard, method: Method, where: str = "", split: Split | None = None
+) -> StepOutcome:
     """Distil one batch; the loss is a sum over positions, to be divided by the number of positions of the whole step.
 
     Args:
@@ -64,7 +66,7 @@ def step(student: Spoken, heard: Heard, method: Method, where: str = "", split: 
         NonFiniteValueError: a teacher or the student is not finite; names it, the sequence and the token.
     """
     started, positions = perf_counter(), heard.positions
-    whole = [Part(positions, method.divergence)]
+    whole = [LossPart(positions, method.divergence)]
     parts = whole if split is None else split.parts(positions, method.divergence)
     try:
         outcomes = [_of_part(student, heard, method, part) for part in parts]
@@ -86,12 +88,12 @@ def step(student: Spoken, heard: Heard, method: Method, where: str = "", split: 
     )
 
 
-def distilled(student: Spoken, heard: Heard, method: Method) -> Outcome:
+def distilled(student: HiddenStates, heard: Heard, method: Method) -> Outcome:
     """The student's divergence from the teachers that were heard, weighed as they are."""
     return distil(
         student.hidden,
         student.head,
-        heard.spoken,
+        heard.outputs,
         heard.positions,
         heard.decide,
         method.divergence,
@@ -100,10 +102,10 @@ def distilled(student: Spoken, heard: Heard, method: Method) -> Outcome:
     )
 
 
-def _of_part(student: Spoken, heard: Heard, method: Method, part: Part) -> Outcome:
+def _of_part(student: HiddenStates, heard: Heard, method: Method, part: LossPart) -> Outcome:
     heard = replace(heard, positions=part.positions)
     if part.labels_only:
-        heard = replace(heard, spoken=heard.spoken[:1], decide=alone, needs=frozenset())
+        heard = replace(heard, outputs=heard.outputs[:1], decide=alone, needs=frozenset())
     found = distilled(student, heard, replace(method, divergence=part.divergence))
     return replace(found, loss=part.share * found.loss)
 
@@ -113,10 +115,10 @@ def alone(statistics: Statistics, carry: Any) -> tuple[Float[Tensor, "n K"], Any
     return torch.zeros_like(statistics.label_log_prob), carry
 
 
-def _penalty(student: Spoken, heard: Heard, method: Method) -> Float[Tensor, ""]:
+def _penalty(student: HiddenStates, heard: Heard, method: Method) -> Float[Tensor, ""]:
     assert method.constraints is not None
     return method.constraints.penalty(
-        student.hidden, student.head, heard.spoken, heard.positions, heard.batch.input_ids, heard.rows
+        student.hidden, student.head, heard.outputs, heard.positions, heard.batch.input_ids, heard.rows
     )
 
 

@@ -1,7 +1,7 @@
 """What every trainer of ours does about teachers: bound once, checked against the student, placed, and heard."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from peft import PeftModel
@@ -11,6 +11,7 @@ from transformers.utils import logging
 
 from polydistill.objective import Divergence
 from polydistill.pipeline import Pipeline, as_operator
+from polydistill.promises import Promise, Terms, promises, says
 from polydistill.safety import Order
 from polydistill.safety.constrained import Constrained
 from polydistill.teachers import Teacher, check_rows
@@ -22,8 +23,10 @@ from polydistill.training.gradient.across_teachers import AcrossTeachers
 from polydistill.training.hearing import Method, skipping
 from polydistill.training.partial import fit_served, served_facts
 from polydistill.training.placement import Copied, Placement, Sharded, refuse_silent_single
+from polydistill.training.probe import probed
 from polydistill.training.sampled import Sampled
 from polydistill.training.step import StepOutcome
+from polydistill.training.terms import terms_of
 from polydistill.training.watch import Watch
 from polydistill.weighting import Operator
 
@@ -40,6 +43,7 @@ class Taught(Checkpointed):
         masked: sentences about padded tails of embedding matrices.
         last_step: of the last batch.
         watch: the probe batch, looked at by whoever records the run.
+        terms: what promises depend on, with what was seen on a batch; None before one was looked at.
         gradient: modification of the gradient, or None.
         said: sentences about what it means for the safety order.
     """
@@ -54,10 +58,12 @@ class Taught(Checkpointed):
     observers: "list[Observer]"
     loss_bytes: int | None = None
     skip_below: float | None = 0.0
+    own_text: ClassVar[bool] = False
+    terms: Terms | None = None
     gradient: AcrossTeachers | AcrossGroups | None = None
     said: tuple[str, ...] = ()
 
-    def _bind(
+    def _bind(  # noqa: PLR0913
         self,
         teachers: list[Teacher],
         weighting: Operator | Callable[[Tensor], Tensor],
@@ -100,7 +106,7 @@ class Taught(Checkpointed):
         assert isinstance(self.objective, Divergence)
         return Method(self.teachers, self.pipeline, self.objective, self.constraints, self.loss_bytes, self.skip_below)
 
-    def _seat(self, tokenizer: Any) -> PreTrainedModel:
+    def _place_models(self, tokenizer: Any) -> PreTrainedModel:
         """After the student is there: vocabularies agree, state and teachers are where they belong."""
         refuse_silent_single(self.accelerator)
         self.pipeline.stack.to(self.args.device)
@@ -124,12 +130,18 @@ class Taught(Checkpointed):
         """Batches of the held-out data on one process's device; None where there is nothing to measure a loss on."""
         raise TypeError(f"{type(self).__name__} does not say what its held-out data is")
 
+    def promises(self) -> list[Promise]:
+        """What is promised of this run's weights and targets."""
+        return promises(self.pipeline, terms_of(self.objective, self) if self.terms is None else self.terms)
+
+    def probe(self, batch: Batch) -> None:
+        """Look at a batch for what the promises are worth there; they say it from now on."""
+        self.terms = probed(self, terms_of(self.objective, self), batch)
+
     def certificate(self) -> str:
         """What this run's weights promise, in words, with the derivation."""
         guarantee = self.pipeline.guarantee()
-        return "\n".join(
-            [repr(self.pipeline.stack), *self.pipeline.promises(), "derivation:", *guarantee.step.lines(1)]
-        )
+        return "\n".join([repr(self.pipeline.stack), *says(self.promises()), "derivation:", *guarantee.lines(1)])
 
     def _heard(self, done: StepOutcome, batch: Batch, mode: str) -> dict[str, float]:
         """Means over all ranks for the log, and the number of tokens; operators and observers take note in training."""

@@ -27,7 +27,7 @@ from torch import Tensor
 from transformers.utils import logging
 
 from polydistill.diagnostics import Drift, sampled_conflict
-from polydistill.logprobs import Says
+from polydistill.logprobs import TeacherOutput
 from polydistill.objective import ForwardKL, distil
 from polydistill.pipeline import Pipeline
 from polydistill.teachers import head_of, last_hidden_state
@@ -68,7 +68,7 @@ class Watch:
         self.every = every
         self.batch: Batch | None = None
         self.drift: Drift | None = None
-        self.spoken: list[Says] | None = None
+        self.outputs: list[TeacherOutput] | None = None
         self.gap: Float[Tensor, "n K"] | None = None
         self.moved = torch.zeros(2, dtype=torch.float64)
         self.looks, self.last, self.warned = 0, 0, ""
@@ -100,11 +100,11 @@ class Watch:
         length = int((rows % width)[positions.has_loss].max()) + 1
         inside = rows % width < length
         rows, positions = rows[inside], positions.at(inside)
-        spoken = self.spoken
-        if spoken is None:
-            spoken = listen_to(teachers, self.batch, rows)
+        outputs = self.outputs
+        if outputs is None:
+            outputs = listen_to(teachers, self.batch, rows)
             guests = any(isinstance(teacher, ShardedTeacher | OffloadedTeacher) for teacher in teachers)
-            self.spoken = None if guests else spoken  # what these say holds a copy of their head
+            self.outputs = None if guests else outputs  # what these say holds a copy of their head
         was_training = student.training
         student.eval()  # dropout would count as movement, and would use up random numbers
         ids, mask = self.batch.input_ids[:, :length], self.batch.attention_mask[:, :length]
@@ -113,13 +113,13 @@ class Watch:
         flat = hidden[torch.div(rows, width, rounding_mode="floor"), rows % width]
         head = head_of(student, visible)
         needs = pipeline.stack.needs | {"student_gap", "distance_to_pool"}
-        outcome = distil(flat, head, spoken, positions, pipeline.decide, ForwardKL(), needs=needs)
+        outcome = distil(flat, head, outputs, positions, pipeline.decide, ForwardKL(), needs=needs)
         chosen = positions.has_loss
         statistics = outcome.statistics.at(chosen)
         assert statistics.distance_to_pool is not None
         assert statistics.student_gap is not None
         found = {
-            "conflict": float(sampled_conflict(flat, head, spoken, chosen, sample=POSITIONS)),
+            "conflict": float(sampled_conflict(flat, head, outputs, chosen, sample=POSITIONS)),
             "disagreement": float(statistics.distance_to_pool.mean()),
         }
         return found | self._compare(outcome.log_w[chosen], statistics.student_gap, step)
@@ -170,7 +170,7 @@ class Watch:
         self.batch = Batch(**{f.name: state[f.name] for f in fields(Batch) if f.name in state})
         self.drift = Drift(*state["previous"].shape).to(device)
         self.drift.load_state_dict({name: state[name] for name in ("previous", "total")})
-        self.gap, self.moved, self.spoken = state["gap"], state["moved"].cpu(), None
+        self.gap, self.moved, self.outputs = state["gap"], state["moved"].cpu(), None
         self.looks, self.last, warned = state["numbers"].tolist()
         self.warned = (
             "the weights moved about as fast as the student before the run was resumed (T13)" if warned else ""

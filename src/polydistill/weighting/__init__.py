@@ -1,6 +1,6 @@
 """Whom we trust: operators from statistics to log-weights, at three scales, and their composition.
 
->>> from polydistill.signals import Entropy
+>>> from polydistill.weighting.signals import Entropy
 >>> stack = TaskPrior({"maths": {"m": 3, "c": 1}}) * PrefixPosterior(share=0.02) * Softmax(2.0)(Entropy(spread=4))
 >>> round(stack.bind(["c", "m"], ["maths"]).guarantee().range, 3)  # log 3 + log(1 + 2 * 0.98 / 0.02) + 4 / 2
 7.694

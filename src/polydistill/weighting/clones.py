@@ -9,12 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from polydistill import guarantee as calculus
-from polydistill.guarantee import Guarantee, Modulus, Rule, Step
+from polydistill.guarantee import Derivation, Guarantee, Modulus, Step
 from polydistill.logprobs import Statistics
 from polydistill.simplex import normalise
-from polydistill.weighting.operator import Carry, Names, Operator, Signal, Tag, Weighting
+from polydistill.weighting.operator import Carry, Names, Weighed, Weighting
+from polydistill.weighting.signals import Signal
 
-CLONES = Rule(
+CLONES = Derivation(
     "clone-robust softmax",
     "R = spread / temperature + sum_l log n_l; L = (1 + sum_l (1 - 1/n_l)) / temperature; l: groups below the parting",
     derived=True,
@@ -133,16 +134,15 @@ class CloneRobust(Weighting):
         return f"CloneRobust({self.temperature:g}, {self.similarity})"
 
 
-class CloneRobustOf(Operator):
+class CloneRobustOf(Weighed):
     """A clone-robust softmax of one signal; see `CloneRobust`."""
 
     laws = frozenset("EMXD")
 
+    weighting: CloneRobust
+
     def __init__(self, weighting: CloneRobust, signal: Signal) -> None:
-        super().__init__()
-        self.weighting, self.signal, self.signals = weighting, signal, (signal,)
-        self.needs, self.reads_label = signal.needs, signal.reads_label
-        self.tag = Tag.DYNAMIC if signal.reads_student else Tag.DATA_FIXED
+        super().__init__(weighting, signal)
         self.tree = Branch((0,))
 
     def resolve(self, names: Names) -> None:
@@ -161,9 +161,6 @@ class CloneRobustOf(Operator):
         slope = steepest / self.weighting.temperature
         step = Step(CLONES, f"{self.signal.name}, {steepest:g} times as steep as one softmax", reach)
         return replace(calculus.static(teachers, reach), moduli=(Modulus(self.signal.name, slope, slope),), step=step)
-
-    def __repr__(self) -> str:
-        return f"{self.weighting!r}({self.signal!r})"
 
 
 def _worst(tree: Branch, odds: float) -> tuple[float, float]:

@@ -9,11 +9,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from polydistill import guarantee as calculus
-from polydistill.guarantee import Guarantee, Rule, Step
+from polydistill.guarantee import Derivation, Guarantee, Step
 from polydistill.logprobs import Statistics
 from polydistill.weighting.operator import Carry, Operator, Power, Product, Tag, not_an_operator, product_tag
 
-CONVEX_SUM = Rule("convex sum", "R = largest of the ranges; the moduli are listed together", derived=True)
+CONVEX_SUM = Derivation("convex sum", "R = largest of the ranges; the moduli are listed together", derived=True)
 
 
 def tempered_product(*factors: Operator) -> Power:

@@ -22,8 +22,9 @@ from polydistill.weighting.task import _strength
 
 
 def prefix_scan(
-    combine: Callable[[Tensor, Tensor], Tensor], steps: Float[Tensor, "n *step"]
-) -> Float[Tensor, "n *step"]:
+    combine: Callable[[Tensor, Tensor], Tensor],
+    steps: Float[Tensor, "n *step"],  # noqa: F821
+) -> Float[Tensor, "n *step"]:  # noqa: F821
     """Inclusive scan: entry t is `combine(... combine(steps[0], steps[1]) ..., steps[t])` (Hillis and Steele 1986).
 
     Args:

@@ -9,12 +9,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from polydistill import guarantee as calculus
-from polydistill.guarantee import Guarantee, Modulus, Rule, Step
+from polydistill.guarantee import Derivation, Guarantee, Modulus, Step
 from polydistill.logprobs import Statistics
 from polydistill.simplex import normalise
-from polydistill.weighting.operator import Carry, Names, Operator, Signal, Tag, observed_mean
+from polydistill.weighting.operator import Carry, Names, Operator, Tag, observed_mean
+from polydistill.weighting.signals import Signal
 
-GATE = Rule("learned gate", "R = bound; L_s = spectral norm of A_s * sqrt(K / 2), held at most `modulus`", derived=True)
+GATE = Derivation(
+    "learned gate", "R = bound; L_s = spectral norm of A_s * sqrt(K / 2), held at most `modulus`", derived=True
+)
 
 
 class Gate(Operator):

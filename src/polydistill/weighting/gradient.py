@@ -128,7 +128,7 @@ class GradientFactor(Operator):
         return f"GradientFactor({self.name}, share={self.share:g})"
 
 
-COEFFICIENTS = calculus.Rule(
+COEFFICIENTS = calculus.Derivation(
     "coefficients of gradients", "weights that may be 0: no range and no modulus", derived=True
 )
 

@@ -10,7 +10,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,7 @@ from polydistill import guarantee as calculus
 from polydistill.guarantee import Guarantee
 from polydistill.logprobs import Statistics
 from polydistill.simplex import compose, power, uniform
+from polydistill.weighting.signals import Signal
 
 Carry = Any
 """What an operator remembers between chunks of one batch: None, a tensor, or a tuple of carries of its factors."""
@@ -71,25 +72,6 @@ def _index(names: tuple[str, ...], name: str, kind: str, where: str) -> int:
             f"{where} names the {kind} {name!r}, but the {kind}s are {', '.join(map(repr, names)) or 'none'}"
         )
     return names.index(name)
-
-
-@runtime_checkable
-class Signal(Protocol):
-    """What a weighting is applied to: anything from statistics to evidence `[n, K]` that says what it reads."""
-
-    name: ClassVar[str]
-    needs: ClassVar[frozenset[str]]
-    reads_label: ClassVar[bool]
-    reads_student: ClassVar[bool]
-
-    @property
-    def spread(self) -> float:
-        """Bound on the evidence's spread, nats."""
-        ...
-
-    def __call__(self, statistics: Statistics) -> Float[Tensor, "n K"]:
-        """Evidence, larger = more trust."""
-        ...
 
 
 class Operator(nn.Module):
@@ -183,7 +165,7 @@ def not_an_operator(thing: object) -> str:
     """Why something cannot stand in a stack."""
     if isinstance(thing, Weighting):
         return f"{thing!r} is a weighting without a signal; apply it to one, e.g. Softmax(2.0)(Entropy())"
-    if hasattr(thing, "evidence"):
+    if isinstance(thing, Signal):
         return f"{thing!r} is a signal; apply a weighting to it, e.g. Softmax(2.0)({thing!r})"
     return f"{thing!r} is not an operator; a stack is made of such as TaskPrior(table) or Softmax(2.0)(Entropy())"
 
@@ -202,6 +184,19 @@ class Weighting:
 
     def __pow__(self, exponent: float) -> Operator:
         raise TypeError(not_an_operator(self))
+
+
+class Weighed(Operator):
+    """A weighting of the evidence of one signal: what it reads, and how it depends on the student, are the signal's."""
+
+    def __init__(self, weighting: Weighting, signal: Signal) -> None:
+        super().__init__()
+        self.weighting, self.signal, self.signals = weighting, signal, (signal,)
+        self.needs, self.reads_label = signal.needs, signal.reads_label
+        self.tag = Tag.DYNAMIC if signal.reads_student else Tag.DATA_FIXED
+
+    def __repr__(self) -> str:
+        return f"{self.weighting!r}({self.signal!r})"
 
 
 class Product(Operator):

@@ -9,12 +9,14 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from polydistill import guarantee as calculus
-from polydistill.guarantee import Guarantee, Modulus, Rule, Step
+from polydistill.guarantee import Derivation, Guarantee, Modulus, Step
 from polydistill.logprobs import Statistics
 from polydistill.simplex import normalise
 from polydistill.weighting.operator import Carry, Names, Operator, Tag
 
-SIMILARITY = Rule("domain similarity", "cosines lie in [-1, 1]: R = 2 / temperature; L = 1 / temperature", derived=True)
+SIMILARITY = Derivation(
+    "domain similarity", "cosines lie in [-1, 1]: R = 2 / temperature; L = 1 / temperature", derived=True
+)
 
 
 class Similarity(Operator):

@@ -11,7 +11,8 @@ from polydistill import guarantee as calculus
 from polydistill.guarantee import Guarantee
 from polydistill.logprobs import UNKNOWN, Statistics
 from polydistill.simplex import clip_spread, mix, normalise, spread
-from polydistill.weighting.operator import Carry, Names, Operator, Signal, Tag, Weighting, observed_mean
+from polydistill.weighting.operator import Carry, Names, Operator, Tag, Weighting, observed_mean
+from polydistill.weighting.signals import Signal
 
 Table = Mapping[str, Mapping[str, float]]
 """task -> teacher -> number."""

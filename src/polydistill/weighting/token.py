@@ -11,7 +11,8 @@ from polydistill import guarantee as calculus
 from polydistill.guarantee import Guarantee
 from polydistill.logprobs import Statistics
 from polydistill.simplex import normalise
-from polydistill.weighting.operator import Carry, Operator, Signal, Tag, Weighting
+from polydistill.weighting.operator import Carry, Tag, Weighed, Weighting
+from polydistill.weighting.signals import Signal, StudentGap
 
 
 class Softmax(Weighting):
@@ -40,18 +41,18 @@ class Softmax(Weighting):
         return f"Softmax({self.temperature:g})"
 
 
-class SoftmaxOf(Operator):
+class SoftmaxOf(Weighed):
     """A softmax of the clipped evidence of one signal."""
 
     laws = frozenset("EMUX")
 
+    weighting: Softmax
+
     def __init__(self, weighting: Softmax, signal: Signal) -> None:
-        super().__init__()
-        self.weighting, self.signal = weighting, signal
-        self.needs, self.reads_label, self.signals = signal.needs, signal.reads_label, (signal,)
+        super().__init__(weighting, signal)
         # Clipping the evidence breaks the variational property (DESIGN 2.1), so only unclipped student gaps have it.
-        easy = signal.reads_student and not getattr(signal, "hard_first", True) and math.isinf(signal.spread)
-        self.tag = Tag.VARIATIONAL if easy else Tag.DYNAMIC if signal.reads_student else Tag.DATA_FIXED
+        if isinstance(signal, StudentGap) and not signal.hard_first and math.isinf(signal.spread):
+            self.tag = Tag.VARIATIONAL
 
     def weigh(self, statistics: Statistics, carry: Carry) -> tuple[Float[Tensor, "n K"], Carry]:
         """`softmax(clip(e) / temperature)` in logs."""
@@ -61,9 +62,6 @@ class SoftmaxOf(Operator):
         """Range `spread / temperature`, modulus `1 / temperature`."""
         teachers = len(self.bound_names().teachers)
         return calculus.softmax(teachers, self.weighting.temperature, self.signal.spread, self.signal.name)
-
-    def __repr__(self) -> str:
-        return f"{self.weighting!r}({self.signal!r})"
 
 
 class Custom(Weighting):
@@ -112,16 +110,15 @@ class Custom(Weighting):
         return f"Custom({getattr(self.function, '__name__', self.function)})"
 
 
-class CustomOf(Operator):
+class CustomOf(Weighed):
     """A user's own function of the evidence of one signal."""
 
+    weighting: Custom
+
     def __init__(self, weighting: Custom, signal: Signal) -> None:
-        super().__init__()
-        self.weighting, self.signal = weighting, signal
+        super().__init__(weighting, signal)
         if isinstance(weighting.function, torch.nn.Module):
             self.module = weighting.function
-        self.needs, self.reads_label, self.signals = signal.needs, signal.reads_label, (signal,)
-        self.tag = Tag.DYNAMIC if signal.reads_student else Tag.DATA_FIXED
 
     def weigh(self, statistics: Statistics, carry: Carry) -> tuple[Float[Tensor, "n K"], Carry]:
         """The function's weights, in logs."""
@@ -130,6 +127,3 @@ class CustomOf(Operator):
     def guarantee(self) -> Guarantee:
         """Nothing."""
         return calculus.undeclared(len(self.bound_names().teachers), self.signal.name, repr(self.weighting))
-
-    def __repr__(self) -> str:
-        return f"{self.weighting!r}({self.signal!r})"

@@ -59,12 +59,12 @@ class Read(NamedTuple):
         margin: between the two likeliest entries; None unless it is needed.
     """
 
-    label_log_prob: Float[Tensor, "m *K"]
-    top: Float[Tensor, "m *K"]
-    entropy: Float[Tensor, "m *K"]
-    tempered_entropy: Float[Tensor, "m *K"]
-    log_z: Float[Tensor, "m *K"]
-    margin: Float[Tensor, "m *K"] | None = None
+    label_log_prob: Float[Tensor, "m ..."]
+    top: Float[Tensor, "m ..."]
+    entropy: Float[Tensor, "m ..."]
+    tempered_entropy: Float[Tensor, "m ..."]
+    log_z: Float[Tensor, "m ..."]
+    margin: Float[Tensor, "m ..."] | None = None
 
 
 class Pulled(NamedTuple):

@@ -36,7 +36,7 @@ def normaliser(
     return chosen - log_s, silent - log_s
 
 
-def notice(
+def read_rows(
     logits: Float[Tensor, "n V"],
     label: Int[Tensor, " n"],
     temperature: float,

@@ -89,7 +89,7 @@ class Plain:
             finish(part)
             best = part.topk(min(2, part.shape[1]), dim=-1).values if with_margin else None
             given = (label[tile.rows], divergence.temperature, divergence.keeps_log, self.kept[k, tile.rows])
-            found: tuple[Tensor, ...] = self.run(passes.notice, tile, logits[tile.rows], *given)
+            found: tuple[Tensor, ...] = self.run(passes.read_rows, tile, logits[tile.rows], *given)
             return found if best is None else (*found, best[:, 0] - best[:, -1])
 
         return Read(*self.tiles.over(len(label), one))
@@ -103,7 +103,7 @@ class Plain:
         logits = self.room(None, rows)
         for tile in self.tiles.of(rows):
             part = logits[tile.new]
-            head.shape(part)
+            head.finish(part)
             if self.call.compares:
                 first = part[:, 0].clone()
                 part.copy_(part.log_softmax(-1))

@@ -49,5 +49,5 @@ class Lost:
         """Even."""
         out.zero_()
 
-    def shape(self, logits: Float[Tensor, "n V"]) -> None:
+    def finish(self, logits: Float[Tensor, "n V"]) -> None:
         """Nothing is missing."""

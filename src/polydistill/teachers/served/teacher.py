@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from polydistill.logprobs import TAIL_STATISTICS, Informed, Known, Says, Sparse
+from polydistill.logprobs import TAIL_STATISTICS, Informed, KnownStatistics, Sparse, TeacherOutput
 from polydistill.teachers.served.address import Address, Patience
 from polydistill.teachers.served.answer import Entries, OtherTokensError, read_entries, read_json
 from polydistill.teachers.served.client import Client, OutageError, RefusedError
@@ -89,7 +89,7 @@ class ServedTeacher:
     unknown = TAIL_STATISTICS
     """Statistics that depend on what is not named, without a bound that is worth anything."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         name: str,
         url: str,
@@ -150,7 +150,9 @@ class ServedTeacher:
         limit = "" if p.longest is None else f", which takes up to {p.longest:,}"
         return f"{told} (a probe of {p.tokens} tokens{limit}: {p.seconds:.2f} s, {p.bytes:,} bytes)"
 
-    def speak(self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"], rows: Int[Tensor, " N"]) -> Says:
+    def speak(
+        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"], rows: Int[Tensor, " N"]
+    ) -> TeacherOutput:
         """The named entries and the tail of every row, with what is known exactly beside them.
 
         Raises:
@@ -230,7 +232,7 @@ class ServedTeacher:
 
         return read_entries(body, ids, self.model, self.k, self._visible(), refuse)
 
-    def _assembled(self, asked: Sequence[_Ask], heard: Sequence[Entries], rows: Int[Tensor, " N"]) -> Says:
+    def _assembled(self, asked: Sequence[_Ask], heard: Sequence[Entries], rows: Int[Tensor, " N"]) -> TeacherOutput:
         """One truncated distribution over all rows, and the numbers beside it."""
         for one, entries in zip(asked, heard, strict=True):
             self._count(entries, one.wanted)
@@ -250,7 +252,7 @@ class ServedTeacher:
             self._visible(),
         )
         best = column([e.best[w] for e, w in picked])
-        known = Known(
+        known = KnownStatistics(
             label_log_prob=column([e.follows[w] for e, w in picked]),
             maximum=best[:, 0],
             margin=best[:, 0] - best[:, 1] if best.shape[1] > 1 else None,

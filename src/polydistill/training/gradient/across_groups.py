@@ -27,7 +27,7 @@ logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
-class Part:
+class LossPart:
     """One group: which positions carry its loss, and which divergence that is.
 
     Attributes:
@@ -62,12 +62,12 @@ class Labels:
                 f"1, got {divergence.ce}"
             )
 
-    def parts(self, positions: Positions, divergence: Divergence) -> list[Part]:
+    def parts(self, positions: Positions, divergence: Divergence) -> list[LossPart]:
         """The two losses; their sum is the loss of `divergence`."""
         ce = divergence.ce
         return [
-            Part(positions, replace(divergence, ce=0.0), 1.0 - ce),
-            Part(positions, ForwardKL(ce=1.0), ce, labels_only=True),
+            LossPart(positions, replace(divergence, ce=0.0), 1.0 - ce),
+            LossPart(positions, ForwardKL(ce=1.0), ce, labels_only=True),
         ]
 
     def effective(self, found: dict[str, float], divergence: Divergence) -> dict[str, float]:
@@ -101,12 +101,12 @@ class Critical:
     def refuse(self, divergence: Divergence) -> None:
         """Every divergence will do."""
 
-    def parts(self, positions: Positions, divergence: Divergence) -> list[Part]:
+    def parts(self, positions: Positions, divergence: Divergence) -> list[LossPart]:
         """The same loss on two sets of positions."""
         critical = positions.severity >= self.severity
         return [
-            Part(replace(positions, has_loss=positions.has_loss & critical), divergence),
-            Part(replace(positions, has_loss=positions.has_loss & ~critical), divergence),
+            LossPart(replace(positions, has_loss=positions.has_loss & critical), divergence),
+            LossPart(replace(positions, has_loss=positions.has_loss & ~critical), divergence),
         ]
 
     def effective(self, found: dict[str, float], divergence: Divergence) -> dict[str, float]:
@@ -287,4 +287,4 @@ def _average(rows: Sequence[Tensor]) -> None:
             row.div_(torch.distributed.get_world_size())
 
 
-__all__ = ["AcrossGroups", "Critical", "Labels", "Part", "Rows", "Split", "refuse_unfit"]
+__all__ = ["AcrossGroups", "Critical", "Labels", "LossPart", "Rows", "Split", "refuse_unfit"]

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.utils import logging
 
-from polydistill.logprobs import Head, Says, logits_of
+from polydistill.logprobs import Head, TeacherOutput, logits_of
 from polydistill.objective import ForwardKL, Outcome
 from polydistill.pipeline import Pipeline
 from polydistill.weighting import GradientFactor
@@ -180,7 +180,7 @@ class AcrossTeachers:
         pipeline: Pipeline,
         hidden: Float[Tensor, "N D"],
         head: Head,
-        spoken: Sequence[Says],
+        outputs: Sequence[TeacherOutput],
         outcome: Outcome,
         temperature: float,
     ) -> None:
@@ -191,7 +191,7 @@ class AcrossTeachers:
             pipeline: that it stands in.
             hidden: student's last hidden states.
             head: student's head.
-            spoken: the teachers.
+            outputs: the teachers.
             outcome: of the objective; its statistics decide the weights again, without the factor.
             temperature: of the divergence.
         """
@@ -201,13 +201,13 @@ class AcrossTeachers:
             return
         with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False), factor.resting():
             log_w, _ = pipeline.decide(outcome.statistics, None)
-            factor.take(logit_gramian(hidden[rows], head, spoken, rows, log_w[rows], temperature), len(rows))
+            factor.take(logit_gramian(hidden[rows], head, outputs, rows, log_w[rows], temperature), len(rows))
 
 
 def logit_gramian(
     hidden: Float[Tensor, "n D"],
     head: Head,
-    spoken: Sequence[Says],
+    outputs: Sequence[TeacherOutput],
     rows: Int[Tensor, " n"],
     log_w: Float[Tensor, "n K"],
     temperature: float = 1.0,
@@ -220,16 +220,16 @@ def logit_gramian(
     Args:
         hidden: student's last hidden states at `rows`.
         head: student's head.
-        spoken: K teachers over all positions.
+        outputs: K teachers over all positions.
         rows: which positions.
         log_w: weights there.
         temperature: of student and teachers.
         at_once: positions whose distributions are held.
     """
-    total = torch.zeros(len(spoken), len(spoken), dtype=torch.float64, device=hidden.device)
+    total = torch.zeros(len(outputs), len(outputs), dtype=torch.float64, device=hidden.device)
     for part in torch.arange(len(rows), device=rows.device).split(at_once):
         q = (head.logits(hidden[part]) / temperature).softmax(-1)
-        p = [(logits_of(teacher, rows[part]).to(q) / temperature).softmax(-1) for teacher in spoken]
+        p = [(logits_of(teacher, rows[part]).to(q) / temperature).softmax(-1) for teacher in outputs]
         pull = (q[:, None] - torch.stack(p, 1)) * log_w[part].exp()[..., None].to(q)
         total += (pull @ pull.mT).double().sum(0)
     return total

@@ -6,6 +6,7 @@ unclipped evidence has no range). Signals know nothing about weights; a weightin
 `Softmax(2.0)(Entropy(spread=4))`.
 """
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -41,6 +42,17 @@ class Signal:
         """Unclipped evidence."""
         raise TypeError(f"{type(self).__name__} has no evidence of its own; use one of its subclasses")
 
+    def moved_by(self, delta: float, vocabulary: int, teachers: int) -> float:
+        """Most that one teacher's evidence moves, nats, when all log-ratios are off by at most `delta` nats,
+        `osc_v(log p - log p')`; infinite where nothing bounds it.
+
+        Args:
+            delta: nats.
+            vocabulary: V.
+            teachers: K.
+        """
+        return math.inf if delta > 0.0 else 0.0
+
     def __call__(self, statistics: Statistics) -> Float[Tensor, "n K"]:
         """Evidence clipped to `spread`."""
         return clip_spread(self.evidence(statistics), self.spread)
@@ -54,6 +66,10 @@ class Entropy(Signal):
     name: ClassVar[str] = "entropy"
     needs: ClassVar[frozenset[str]] = frozenset({"entropy"})
 
+    def moved_by(self, delta: float, vocabulary: int, teachers: int) -> float:
+        """`delta / 2 sqrt(log(V - 1)^2 / 4 + 1)`: half of delta times the greatest standard deviation of `log p`."""
+        return delta / 2.0 * math.sqrt(math.log(max(vocabulary - 1, 1)) ** 2 / 4.0 + 1.0)
+
     def evidence(self, statistics: Statistics) -> Float[Tensor, "n K"]:
         """`-H(p_k)`."""
         return -_measured(statistics.entropy, self)
@@ -66,6 +82,10 @@ class LabelLikelihood(Signal):
     name: ClassVar[str] = "label likelihood"
     reads_label: ClassVar[bool] = True
 
+    def moved_by(self, delta: float, vocabulary: int, teachers: int) -> float:
+        """`delta`: both distributions sum to 1, so the log-ratio takes both signs."""
+        return delta
+
     def evidence(self, statistics: Statistics) -> Float[Tensor, "n K"]:
         """`log p_k(y)`."""
         return statistics.label_log_prob
@@ -77,6 +97,14 @@ class Consensus(Signal):
 
     name: ClassVar[str] = "consensus"
     needs: ClassVar[frozenset[str]] = frozenset({"distance_to_pool"})
+
+    def moved_by(self, delta: float, vocabulary: int, teachers: int) -> float:
+        """`delta (sqrt(log(K)^2 + 4 / e^2) / 2 + 1)`: the teacher's own movement, and that of the mean.
+
+        The first is at most half of delta times the standard deviation of `log p / m` under p, where `m / p >= 1 / K`
+        has mean at most 1; the second at most delta, the most that any `log p_j(v)` moves.
+        """
+        return delta * (math.sqrt(math.log(teachers) ** 2 + 4.0 / math.e**2) / 2.0 + 1.0)
 
     def evidence(self, statistics: Statistics) -> Float[Tensor, "n K"]:
         """`-KL(p_k || mean_j p_j)`."""
@@ -108,6 +136,10 @@ class Margin(Signal):
 
     name: ClassVar[str] = "margin"
     needs: ClassVar[frozenset[str]] = frozenset({"margin"})
+
+    def moved_by(self, delta: float, vocabulary: int, teachers: int) -> float:
+        """`delta`: both order statistics move within one interval of that length."""
+        return delta
 
     def evidence(self, statistics: Statistics) -> Float[Tensor, "n K"]:
         """`log p_(1) - log p_(2)`."""

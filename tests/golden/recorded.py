@@ -20,7 +20,7 @@ from trl import DistillationConfig, SFTConfig
 
 import polydistill as p
 from polydistill.config.run import RunConfig
-from polydistill.logprobs import Dense, Sparse, Spoken
+from polydistill.logprobs import Dense, HiddenStates, Sparse
 from polydistill.objective import JSD, DivideThenPool, Mixed, PoolThenDivide, distil
 from polydistill.run.build import build_trainer
 from polydistill.run.cache import build_cache
@@ -196,7 +196,7 @@ def pooled(divergence: Any, stack: Any = PLAIN, *, n: int = 500, v: int = 300, c
     top = head(v, 8, seed=4, **shape)
     far = Dense(other.logits(hidden(n, 8, seed=5)).log_softmax(-1))
     few = own.logits(hidden(n, 8, seed=6)).log_softmax(-1).topk(9)
-    heard = [Spoken(hidden(n, 8, seed=7), own), far, Sparse.of(few.indices, few.values, v)]
+    heard = [HiddenStates(hidden(n, 8, seed=7), own), far, Sparse.of(few.indices, few.values, v)]
     heard = heard if divergence.temperature == 1.0 else heard[:2]
     bound = p.Pipeline.of(stack, [f"t{k}" for k in range(len(heard))], floor=0.02)
     student = hidden(n, 8, seed=1).requires_grad_()

@@ -1,0 +1,228 @@
+"""Whether a rule is a function of its evidence at all: asked again, otherwise, and after all the other questions.
+
+What `F` says is no law about a map from evidence to weights, like those of `axioms`, but that there is such a map.
+"""
+
+import copy
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from polydistill.axioms import AXIOMS, Axiom, Rule, Witness
+from polydistill.axioms.further import OURS
+from polydistill.certification.rule import FunctionRule, guarded
+
+SIZES = (2, 3, 5, 8, 9, 16, 33, 64, 128, 256, 300, 1024, 4096)
+"""Batches that the same evidence is asked in; a slow rule gets those up to 300."""
+MANY = 1 << 16
+"""Rows of the two questions that are the same."""
+LATER = 600
+"""Calls after which a replay asks again."""
+ROUGH = 0.01
+"""By how much a weight may differ in float32, beyond what rounding the evidence does."""
+
+
+def _same(rule: Rule, evidence: Tensor, again: Rule, way: str, times: int = 1) -> dict[str, Tensor]:
+    asked = evidence.repeat(times, *(1,) * (evidence.ndim - 1))
+    first, second = rule(asked).exp(), again(asked).exp()
+    gap = (first - second).abs()
+    apart = torch.where(torch.isnan(first) & torch.isnan(second), 0.0, gap).nan_to_num(nan=math.inf)
+    # Rows that are repeated have to agree with each other as well.
+    among = (first - first[:1]).abs() if times > 1 and len(evidence) == 1 else torch.zeros_like(first)
+    return {"gap": torch.maximum(apart, among).amax()[None] if len(asked) else torch.zeros(1)}
+
+
+F = Axiom(
+    name="F",
+    title="a function of its evidence",
+    words="The same evidence gives the same weights: asked twice, in one batch or in several, in float32 as in "
+    "float64, in training as in evaluation mode, at the start and at the end; and evidence is left as it was.",
+    formula="W(e) is determined by e",
+    source=OURS,
+    required=True,
+    measure=_same,
+    sentence="{way}",
+    rows=(),
+)
+
+LAWS: dict[str, Axiom] = {"F": F, **AXIOMS}
+"""Everything that is asked: whether there is a function at all, then the laws about it."""
+
+
+def alone(rule: Rule) -> Rule:
+    """The rows one by one."""
+
+    def ask(evidence: Tensor) -> Tensor:
+        return torch.cat([rule(evidence[i : i + 1]) for i in range(len(evidence))])
+
+    return ask
+
+
+def in_float32(rule: FunctionRule, raw: bool = False) -> Rule:
+    """As training asks; `raw` with weights as they are, however small."""
+    function = copy.deepcopy(rule.given).float().eval() if isinstance(rule.given, nn.Module) else rule.function
+    single = replace(rule, function=function, dtype=torch.float32)
+    return guarded(single.raw if raw else single)
+
+
+def levelled(rule: Rule) -> Rule:
+    """Severities that differ between rows, where the rule reads them."""
+    return lambda evidence: rule(evidence, (1.0 + (7.3 * evidence[:, 0]).sin()) / 2)
+
+
+def in_training(rule: FunctionRule) -> Rule:
+    """A module that is told that it is trained."""
+    return guarded(replace(rule, function=copy.deepcopy(rule.given).double().train()))
+
+
+def unprotected(rule: FunctionRule) -> Rule:
+    """Without the copy: weights where the evidence stays as it was, NaN where it is written into."""
+
+    def ask(evidence: Tensor) -> Tensor:
+        handed = evidence.to(rule.dtype).clone()
+        before = handed.clone()
+        rows = handed if rule.vector else handed[None]
+        for row in rows:
+            level = row.new_full(row.shape[:-1], rule.severity)
+            guarded(rule.ask)(row, level)
+        same = torch.equal(handed.nan_to_num(), before.nan_to_num())
+        return guarded(rule)(before) if same else torch.full_like(evidence, math.nan)
+
+    return ask
+
+
+def later(rule: Rule, calls: int = LATER) -> Rule:
+    """After other questions."""
+
+    def ask(evidence: Tensor) -> Tensor:
+        for call in range(calls):
+            rule(evidence + call / 7)
+        return rule(evidence)
+
+    return ask
+
+
+def asked_again(rule: FunctionRule, rows: Tensor, tolerance: float, cost: int, dependent: bool) -> Iterator[Witness]:
+    """Every way of asking in which the rule contradicts itself.
+
+    Args:
+        rule: probed.
+        rows: evidence, structured, in the domain.
+        tolerance: by which a weight may differ.
+        cost: of one row, relative to a softmax.
+        dependent: the rows of a batch may depend on each other.
+    """
+    safe = guarded(rule)
+    first = rows[:8]
+    way = "it writes into the evidence that it is given"
+    yield from _found(safe, unprotected(rule), first, tolerance, way, "unprotected(function_rule)")
+    yield from _twice(safe, rows, tolerance)
+    if not dependent and not rule.vector:
+        few = 24 if len(rows) >= 4096 else 6
+        asked, source = (levelled(safe), "rule = levelled(rule)") if rule.graded else (safe, "")
+        yield from _in_batches(asked, rows[: 4096 if cost == 1 else 300], tolerance, source, few)
+    yield from _in_single(rule, rows[:256], tolerance)
+    if isinstance(rule.given, nn.Module):
+        way = "in training mode, a weight is not the one of evaluation mode"
+        yield from _found(safe, in_training(rule), rows[:256], tolerance, way, "in_training(function_rule)")
+
+
+def _found(
+    rule: Rule, again: Rule, evidence: Tensor, tolerance: float, way: str, define: str, times: int = 1
+) -> Iterator[Witness]:
+    with torch.no_grad():
+        gaps = F.gap(rule, evidence=evidence, again=again, way=way, times=times)
+        if float(gaps.max()) > tolerance:
+            yield witness_of(evidence, float(gaps.max()), way, define, times)
+
+
+def witness_of(evidence: Tensor, gap: float, way: str, define: str, times: int = 1, source: str = "") -> Witness:
+    """A finding that need not come back by itself, so that it is written down as it was seen."""
+    inputs = {"evidence": evidence.tolist(), "way": way, "times": times}
+    names = sorted({line.split("(")[0].split()[-1] for line in (define, source) if "(" in line} | {"F"})
+    lines = [
+        f"from polydistill.certification.asking import {', '.join(names)}",
+        source,
+        f"evidence = torch.tensor({evidence.tolist()}, dtype=torch.float64)",
+        f"print(F(rule, evidence=evidence, again={define}, way={way!r}, times={times}))",
+    ]
+    return Witness("F", way, inputs, {"gap": gap}, "\n".join(filter(None, lines)))
+
+
+def _twice(rule: Rule, rows: Tensor, tolerance: float) -> Iterator[Witness]:
+    with torch.no_grad():
+        first, second = rule(rows).exp(), rule(rows).exp()
+    apart = _apart(first, second)
+    if float(apart.max()) > tolerance:
+        row = int(apart.argmax())
+        teacher = int((first[row] - second[row]).abs().nan_to_num().argmax())
+        often = int((apart > tolerance).sum())
+        way = (
+            f"asked twice about the same evidence, teacher {teacher}'s weight is {float(first[row, teacher]):.4g} and "
+            f"then {float(second[row, teacher]):.4g} (in {often} of {len(rows)} rows)"
+        )
+        times = 1 if often > len(rows) // 50 else MANY * 4
+        yield witness_of(rows[row : row + 1], float(apart[row]), way, "rule", times)
+
+
+def _in_batches(rule: Rule, rows: Tensor, tolerance: float, source: str, head: int) -> Iterator[Witness]:
+    with torch.no_grad():
+        ends = {size for size in SIZES if size <= len(rows)}
+        one_by_one = {i: rule(rows[i : i + 1])[0] for size in ends for i in {*range(min(head, size)), size - 1}}
+        for size in sorted(ends):
+            together = rule(rows[:size]).exp()
+            places = [*range(min(head, size)), size - 1]
+            apart = _apart(together[places], torch.stack([one_by_one[i] for i in places]).exp())
+            if float(apart.max()) > tolerance:
+                row = places[int(apart.argmax())]
+                teacher = int((together[row] - one_by_one[row].exp()).abs().nan_to_num().argmax())
+                way = (
+                    f"in a batch of {size} rows teacher {teacher}'s weight in row {row} is "
+                    f"{float(together[row, teacher]):.4g}, and alone it is {float(one_by_one[row][teacher].exp()):.4g}"
+                )
+                yield witness_of(rows[:size], float(apart.max()), way, "alone(rule)", source=source)
+                return
+
+
+def _in_single(rule: FunctionRule, rows: Tensor, tolerance: float) -> Iterator[Witness]:
+    if rule.dtype == torch.float32:
+        return
+    rows = rows.clamp(-30, 30).float().double()
+    safe, single = guarded(rule), in_float32(rule)
+    with torch.no_grad():
+        fine, rough = safe(rows).exp(), single(rows).exp()
+        nearby = [safe(rows * (1 + sign * 5e-7)).exp() for sign in (1.0, -1.0)]
+        rounding = torch.stack([_apart(fine, near) for near in nearby]).amax(0)
+    apart = _apart(fine, rough)
+    excess = apart - 8 * rounding
+    if float(excess.max()) > max(tolerance, ROUGH):
+        row = int(excess.argmax())
+        teacher = int((fine[row] - rough[row]).abs().nan_to_num(nan=1.0).argmax())
+        way = (
+            f"in float32, as in training, teacher {teacher}'s weight is {float(rough[row, teacher]):.4g}, in float64 "
+            f"it is {float(fine[row, teacher]):.4g}"
+        )
+        yield witness_of(rows[row : row + 1], float(apart[row]), way, "in_float32(function_rule)")
+
+
+def at_the_end(rule: Rule, rows: Tensor, at_first: Tensor, tolerance: float) -> Iterator[Witness]:
+    """Whether the first answers still hold after the whole search."""
+    with torch.no_grad():
+        now = rule(rows).exp()
+    apart = _apart(at_first.exp(), now)
+    if float(apart.max()) > tolerance:
+        row = int(apart.argmax())
+        teacher = int((at_first[row].exp() - now[row]).abs().nan_to_num().argmax())
+        way = (
+            f"teacher {teacher}'s weight was {float(at_first[row, teacher].exp()):.4g} when it was asked first and is "
+            f"{float(now[row, teacher]):.4g} after the search: it keeps a state"
+        )
+        yield witness_of(rows[row : row + 1], float(apart[row]), way, "later(rule)")
+
+
+def _apart(first: Tensor, second: Tensor) -> Tensor:
+    """Largest difference of each row; what is no number is a question of law N."""
+    return (first - second).abs().nan_to_num(nan=0.0).amax(-1)

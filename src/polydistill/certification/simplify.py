@@ -1,0 +1,82 @@
+"""A witness that is shorter to read: rounder numbers on which the same law still fails."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+Inputs = dict[str, Tensor]
+Fails = Callable[[Inputs], bool]
+ROUNDS = 3
+
+
+def simplified(inputs: Inputs, fails: Fails) -> Inputs:
+    """The roundest numbers that still fail.
+
+    Args:
+        inputs: of one row, each `[1, ...]`; integers are left alone.
+        fails: whether the law still fails for such inputs.
+    """
+    for _ in range(ROUNDS):
+        before = {name: value.clone() for name, value in inputs.items()}
+        for name in inputs:
+            if inputs[name].is_floating_point():
+                inputs = _rounder(name, inputs, fails)
+        if all(torch.equal(before[name], inputs[name]) for name in inputs):
+            break
+    return inputs
+
+
+def _rounder(name: str, inputs: Inputs, fails: Fails) -> Inputs:
+    for candidate in _candidates(inputs[name]):
+        trial = {**inputs, name: candidate}
+        if not torch.equal(candidate, inputs[name]) and fails(trial):
+            inputs = trial
+            break
+    value = inputs[name]
+    if value.numel() > 64:
+        return inputs
+    for place in range(value.numel()):
+        for digits in (None, 0, 1, 2, 3):
+            changed = value.clone().flatten()
+            changed[place] = 0.0 if digits is None else changed[place].round(decimals=digits)
+            changed = changed.reshape(value.shape)
+            if torch.equal(changed, value):
+                break
+            if fails({**inputs, name: changed}):
+                value = changed
+                inputs = {**inputs, name: value}
+                break
+    return inputs
+
+
+def _candidates(value: Tensor) -> Iterator[Tensor]:
+    """From the simplest on: small, round, and measured from the least or the largest teacher."""
+    moved = [value]
+    if value.ndim >= 2:
+        moved = [value - value.amin(-1, keepdim=True), value - value.amax(-1, keepdim=True), value]
+    for scale in (2.0**-12, 2.0**-9, 2.0**-6, 2.0**-4, 2.0**-2, 0.5, 1.0):
+        for start in moved:
+            for digits in (0, 1, 2, 3):
+                yield (start * scale).round(decimals=digits)
+    yield from moved[:-1]
+
+
+def jump_at(middle: Tensor, way: Tensor, fails: Callable[[Tensor, Tensor], bool]) -> tuple[Tensor, Tensor] | None:
+    """Two round inputs to both sides of a jump, or None.
+
+    Args:
+        middle: where it is, `[1, ...]`.
+        way: the direction in which it is passed, largest entry 1.
+        fails: whether the law fails between two inputs.
+    """
+    for digits in (2, 3, 4, 5, 6, 8, 10, 12):
+        width = 10.0**-digits
+        for centre in (middle.round(decimals=digits), middle):
+            first, second = (
+                (centre - way * width).round(decimals=digits + 1),
+                (centre + way * width).round(decimals=digits + 1),
+            )
+            if fails(first, second):
+                return first, second
+    return None

@@ -1,0 +1,150 @@
+"""`polydistill certify`: what can be claimed about a weighting, and a gate for it."""
+
+import json
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+console = Console()
+SILENT, EVERY = 2.0, 5.0
+"""Seconds until the search says what it is looking at, and between two such lines."""
+
+
+def certify(  # noqa: PLR0913
+    what: Annotated[
+        str | None,
+        typer.Argument(help="run.yaml, or module:name or file.py:name with an operator or a function of evidence"),
+    ] = None,
+    published: Annotated[bool, typer.Option(help="the published rules that are shipped for comparison")] = False,
+    teachers: Annotated[int | None, typer.Option(min=1, help="number of teachers, where it is open")] = None,
+    law: Annotated[list[str] | None, typer.Option(help="a further law that is claimed, such as D or X")] = None,
+    without: Annotated[list[str] | None, typer.Option(help="a law that is not claimed, such as M")] = None,
+    scale: Annotated[str, typer.Option(help="token; context, causal or task where rows are one document's")] = "token",
+    domain: Annotated[str | None, typer.Option(help="least and largest evidence, as -inf,0")] = None,
+    safety: Annotated[str | None, typer.Option(help="safety scores of the teachers, as 0,1,0.5")] = None,
+    critical: Annotated[float | None, typer.Option(help="severity from which the safety order is asked for")] = None,
+    range_at_most: Annotated[float | None, typer.Option("--range", help="declared range, nats")] = None,
+    modulus_at_most: Annotated[float | None, typer.Option("--modulus", help="declared modulus")] = None,
+    effort: Annotated[float, typer.Option(min=0.01, help="multiplies the number of trials")] = 1.0,
+    seed: Annotated[int, typer.Option(help="of the search")] = 0,
+    replay: Annotated[Path | None, typer.Option(help="write a Python file that shows again what was refuted")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="also write the result here")] = None,
+) -> None:
+    """What can be claimed about a weighting: derived bounds, and a search that tries to refute them.
+
+    Exit code 0 when nothing that is claimed was refuted, 3 otherwise.
+    """
+    import torch
+
+    from polydistill.certification import certify as certified
+    from polydistill.certification import load, table
+
+    for path in (replay, json_file):
+        _ready(path)
+    torch.set_num_threads(1)
+    if published:
+        _published(seed, effort, json_file)
+        return
+    if what is None:
+        raise ValueError("name what to certify: a run.yaml, module:name, file.py:name, or --published")
+    known: list[str] = []
+    said: dict[str, Any] = {"laws": law or (), "without": without or (), "critical": critical}
+    if what.endswith((".yaml", ".yml")):
+        known, subject = _order_known(what), _pipeline_of(what)
+    else:
+        place, _, name = what.rpartition(":")
+        origin = f"{Path(place).resolve()}:{name}" if place.endswith(".py") else what
+        subject = load(origin)
+        said |= {"origin": origin, "scale": scale, "teachers": teachers}
+        said |= {"range_at_most": range_at_most, "modulus_at_most": modulus_at_most}
+        said |= {} if domain is None else {"domain": _numbers("--domain", domain, 2)}
+        said |= {} if safety is None else {"safety": _numbers("--safety", safety)}
+    certificate = certified(subject, seed=seed, effort=effort, progress=_Slowly(), **said)
+    certificate = replace(certificate, consequences=(*certificate.consequences, *known))
+    console.print(table(certificate))
+    if json_file is not None:
+        json_file.write_text(certificate.to_json() + "\n", encoding="utf-8")
+    if replay is not None and certificate.refuted:
+        replay.write_text(certificate.replay(), encoding="utf-8")
+        console.print(f"\nwhat was refuted, again: python {replay}", highlight=False, markup=False, soft_wrap=True)
+    raise typer.Exit(0 if certificate.exit_ok else 3)
+
+
+class _Slowly:
+    """TeacherOutput what is being looked at, once it takes long."""
+
+    def __init__(self) -> None:
+        self.start = self.last = time.monotonic()
+
+    def __call__(self, what: str) -> None:
+        now = time.monotonic()
+        if now - self.start > SILENT and (self.last == self.start or now - self.last > EVERY):
+            print(f"polydistill: {now - self.start:.0f} s, now {what}", file=sys.stderr, flush=True)
+            self.last = now
+
+
+def _ready(path: Path | None) -> None:
+    """A file that cannot be written is known before the search."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8"):
+            pass
+
+
+def _numbers(option: str, text: str, count: int | None = None) -> tuple[Any, ...]:
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"{option} is a list of numbers with commas, got {text!r}") from None
+    if count is not None and len(numbers) != count:
+        raise ValueError(f"{option} is {count} numbers with a comma, got {text!r}")
+    return numbers
+
+
+def _pipeline_of(path: str) -> Any:
+    """The bound pipeline of a configuration; no model is loaded."""
+    from polydistill.config.file import load_config
+    from polydistill.config.weighting import build_stack
+    from polydistill.pipeline import Pipeline
+    from polydistill.run.build import build_gradient, build_safety
+    from polydistill.training.gradient import AcrossTeachers
+
+    config = load_config(path)
+    gradient, stack = build_gradient(config), build_stack(config.weighting)
+    stack = stack * gradient.factor() if isinstance(gradient, AcrossTeachers) else stack
+    tasks = config.tasks
+    if tasks is None:
+        named = (getattr(factor, "table", None) or getattr(factor, "losses", None) or {} for factor in config.weighting)
+        routed = (getattr(factor, "route", {}) for factor in config.weighting)
+        tasks = sorted({task for rows in (*named, *routed) for task in rows})
+    return Pipeline.of(
+        stack,
+        list(config.teachers),
+        tasks,
+        floor=config.floor,
+        safety=build_safety(config.safety),
+    )
+
+
+def _order_known(path: str) -> list[str]:
+    """Whether the declared safety order was measured, and how it compares."""
+    from polydistill.config.file import load_config
+    from polydistill.run.order import check_order
+
+    order = check_order(load_config(path))
+    return [] if order is None else order.lines()
+
+
+def _published(seed: int, effort: float, json_file: Path | None) -> None:
+    from polydistill.certification.published import certify_published
+
+    found = certify_published(seed=seed, effort=effort)
+    console.print(found.to_markdown(), highlight=False, markup=False, soft_wrap=True)
+    if json_file is not None:
+        rows = {rule.name: json.loads(certificate.to_json()) for rule, certificate in found.rows}
+        json_file.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")

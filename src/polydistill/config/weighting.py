@@ -1,0 +1,216 @@
+"""The section `weighting:`, a list of factors, and the stack that they describe."""
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from polydistill.config.section import ConfigError, Section
+
+if TYPE_CHECKING:
+    from polydistill.weighting import Operator
+    from polydistill.weighting.signals import Signal
+
+SignalName = Literal["entropy", "label_likelihood", "consensus", "student_gap", "student_gap_hard_first", "margin"]
+
+
+class Factor(Section):
+    """One factor of the weighting, raised to a power."""
+
+    power: float = Field(default=1.0, description="exponent of this factor's weights")
+
+
+class SoftmaxFactor(Factor):
+    """Softmax of a signal at temperature `temperature`."""
+
+    kind: Literal["softmax"]
+    signal: SignalName = "entropy"
+    temperature: float = Field(default=2.0, gt=0)
+    spread: float = Field(default=4.0, gt=0, description="evidence is clipped to this spread, nats")
+
+
+class TaskPriorFactor(Factor):
+    """Fixed weights per task, from a table or from held-out losses."""
+
+    kind: Literal["task_prior"]
+    table: dict[str, dict[str, float]] | None = Field(default=None, description="task -> teacher -> weight")
+    losses: dict[str, dict[str, float]] | None = Field(
+        default=None, description="task -> teacher -> held-out loss, nats"
+    )
+    temperature: float = Field(default=0.5, gt=0, description="of the losses")
+
+    @model_validator(mode="after")
+    def _one_of(self) -> "TaskPriorFactor":
+        if (self.table is None) == (self.losses is None):
+            raise ValueError("a task_prior needs either `table` or `losses`")
+        return self
+
+
+class TaskRouterFactor(Factor):
+    """Each task is handed to one teacher."""
+
+    kind: Literal["task_router"]
+    route: dict[str, str]
+    strength: float = Field(default=4.0, ge=0, description="lead of the named teacher, nats")
+
+
+class TeacherRouterFactor(Factor):
+    """The data's `teacher_id` leads."""
+
+    kind: Literal["teacher_router"]
+    strength: float = Field(default=4.0, ge=0, description="lead of the named teacher, nats")
+
+
+class HedgeFactor(Factor):
+    """Multiplicative weights per task, learned from earlier steps."""
+
+    kind: Literal["hedge"]
+    signal: SignalName = "label_likelihood"
+    rate: float = Field(default=0.5, gt=0)
+    share: float = Field(default=0.02, gt=0, le=1)
+    spread: float = Field(default=4.0, gt=0)
+
+
+class GateFactor(Factor):
+    """Learned gate on signals of the position, trained on the likelihood of the pooled target."""
+
+    kind: Literal["gate"]
+    signals: list[SignalName] = Field(default=["entropy"], min_length=1)
+    bound: float = Field(default=4.0, gt=0, description="range of its weights, nats")
+    modulus: float = Field(default=1.0, gt=0)
+    rate: float = Field(default=0.1, gt=0, description="learning rate per optimizer step")
+    spread: float = Field(default=4.0, gt=0)
+
+
+class PrefixPosteriorFactor(Factor):
+    """Fixed-share posterior over teachers given the text so far."""
+
+    kind: Literal["prefix_posterior"]
+    share: float = Field(default=0.02, gt=0, le=1, description="chance per token that another teacher takes over")
+
+
+class DiscountedPosteriorFactor(Factor):
+    """Posterior that forgets geometrically."""
+
+    kind: Literal["discounted_posterior"]
+    discount: float = Field(default=0.8, ge=0, lt=1)
+    spread: float = Field(default=8.0, gt=0)
+
+
+class ClippedPosteriorFactor(Factor):
+    """Posterior whose log-odds never exceed `spread`."""
+
+    kind: Literal["clipped_posterior"]
+    spread: float = Field(default=8.0, gt=0)
+
+
+class CustomFactor(Factor):
+    """Your own Python: `module:name` of a function from evidence `[n, K]` to weights, or of an operator."""
+
+    kind: Literal["custom"]
+    function: str = Field(pattern=r"^[\w.]+:[\w.]+$", description="module:name, importable where the run starts")
+    signal: SignalName = "entropy"
+    spread: float = Field(default=4.0, gt=0)
+
+
+AnyFactor = Annotated[
+    SoftmaxFactor
+    | TaskPriorFactor
+    | TaskRouterFactor
+    | TeacherRouterFactor
+    | HedgeFactor
+    | GateFactor
+    | PrefixPosteriorFactor
+    | DiscountedPosteriorFactor
+    | ClippedPosteriorFactor
+    | CustomFactor,
+    Field(discriminator="kind"),
+]
+
+
+def build_stack(factors: Sequence[AnyFactor]) -> "Operator":
+    """The product of the configured factors, unbound."""
+    stack: Operator | None = None
+    for factor in factors:
+        operator = _operator(factor)
+        operator = operator if factor.power == 1.0 else operator**factor.power
+        stack = operator if stack is None else stack * operator
+    if stack is None:
+        raise ConfigError("weighting: at least one factor is needed; `uniform` averaging is `floor: 1`")
+    return stack
+
+
+def _operator(factor: AnyFactor) -> "Operator":
+    from polydistill import weighting
+
+    match factor:
+        case SoftmaxFactor():
+            return weighting.Softmax(factor.temperature)(_signal(factor.signal, factor.spread))
+        case TaskPriorFactor(losses=dict(losses)):
+            return weighting.TaskPrior.from_losses(losses, factor.temperature)
+        case TaskPriorFactor():
+            return weighting.TaskPrior(factor.table or {})
+        case TaskRouterFactor():
+            return weighting.TaskRouter(factor.route, factor.strength)
+        case TeacherRouterFactor():
+            return weighting.TeacherRouter(factor.strength)
+        case HedgeFactor():
+            return weighting.Hedge(factor.rate, factor.share)(_signal(factor.signal, factor.spread))
+        case GateFactor():
+            read = [_signal(name, factor.spread) for name in factor.signals]
+            return weighting.Gate(read, factor.bound, factor.modulus, factor.rate)
+        case PrefixPosteriorFactor():
+            return weighting.PrefixPosterior(factor.share)
+        case DiscountedPosteriorFactor():
+            return weighting.DiscountedPosterior(factor.discount, factor.spread)
+        case ClippedPosteriorFactor():
+            return weighting.ClippedPosterior(factor.spread)
+    return _custom(factor)
+
+
+def _signal(name: SignalName, spread: float) -> "Signal":
+    from polydistill.weighting import signals
+
+    made: dict[str, Callable[[float], Signal]] = {
+        "entropy": signals.Entropy,
+        "label_likelihood": signals.LabelLikelihood,
+        "consensus": signals.Consensus,
+        "student_gap": signals.StudentGap,
+        "student_gap_hard_first": lambda spread: signals.StudentGap(spread, hard_first=True),
+        "margin": signals.Margin,
+    }
+    return made[name](spread)
+
+
+def _custom(factor: CustomFactor) -> "Operator":
+    from polydistill.weighting import Custom, Operator
+
+    thing = import_object(factor.function)
+    if isinstance(thing, Operator):
+        return thing
+    if not callable(thing):
+        raise ConfigError(f"weighting: {factor.function} is neither a function nor an operator, got {thing!r}")
+    return Custom(thing)(_signal(factor.signal, factor.spread))
+
+
+def import_object(name: str) -> Any:
+    """The object `module:name`, with the current folder importable.
+
+    Raises:
+        ConfigError: there is no such module or name.
+    """
+    module_name, _, attribute = name.partition(":")
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        thing = importlib.import_module(module_name)
+        for part in attribute.split("."):
+            thing = getattr(thing, part)
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{name}: there is no module {error.name!r} here or among the installed ones") from error
+    except AttributeError as error:
+        raise ConfigError(f"{name}: {error}") from error
+    return thing

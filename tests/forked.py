@@ -1,0 +1,242 @@
+"""Real processes without their imports: one parent has torch, transformers, trl and the rooms, and forks the others.
+
+A child has its own arguments, environment, folder, output and exit code, ends as any Python program ends, and can be
+killed. The parent has run no operation of torch, and has no thread of Python's or of torch's, when it forks.
+"""
+
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+import weakref
+from atexit import register
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+POLYDISTILL = ("-m", "polydistill")
+
+
+class Process:
+    """A child as `subprocess.Popen` shows it: `python *command` in a fork.
+
+    Args:
+        command: what would follow `python`: a script or `-m module`, and its arguments.
+        cwd: its folder.
+        env: its environment; that of the test unless given.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str | Path],
+        *,
+        cwd: str | Path = ".",
+        env: dict[str, str] | None = None,
+    ) -> None:
+        self.command, self.returncode = [str(word) for word in command], None
+        self._out, self._err = os.memfd_create("stdout"), os.memfd_create("stderr")
+        for file in (self._out, self._err):
+            weakref.finalize(self, os.close, file)
+        asked = {"command": self.command, "cwd": os.path.abspath(cwd), "env": env or dict(os.environ)}
+        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        files = [theirs.fileno(), self._out, self._err]
+        with theirs:
+            socket.send_fds(_parent(), [json.dumps(asked).encode()], files)
+        said = self._channel.recv(64)
+        assert said, "the parent of all commands has ended"
+        self.pid = int(said)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code; minus the signal of a process that was killed."""
+        if self.returncode is None:
+            self._channel.settimeout(timeout)
+            try:
+                self.returncode = int(self._channel.recv(64))
+            except (TimeoutError, BlockingIOError):
+                raise subprocess.TimeoutExpired(self.command, timeout or 0, self.stdout, self.stderr) from None
+            self._channel.close()
+        return self.returncode
+
+    def poll(self) -> int | None:
+        """The exit code of a process that has ended."""
+        with suppress(subprocess.TimeoutExpired):
+            return self.wait(0)
+        return None
+
+    def send_signal(self, number: int) -> None:
+        """As `kill` does; nothing to a process that has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    @property
+    def stdout(self) -> str:
+        """What it has printed so far."""
+        return _text(self._out)
+
+    @property
+    def stderr(self) -> str:
+        """What it has complained of so far."""
+        return _text(self._err)
+
+
+def run(command: Sequence[str | Path], timeout: float = 250, **how: Any) -> subprocess.CompletedProcess[str]:
+    """`subprocess.run([sys.executable, *command])`, with what it printed; `how` is `Process`'s."""
+    return run_all([command], timeout, [how])[0]
+
+
+def run_all(
+    commands: Sequence[Sequence[str | Path]], timeout: float, how: Sequence[dict[str, Any]]
+) -> list[subprocess.CompletedProcess[str]]:
+    """Several at once; when one fails the others are killed."""
+    processes: list[Process] = []
+    last = time.monotonic() + timeout
+    try:
+        for command, options in zip(commands, how, strict=True):
+            processes.append(Process(command, **options))
+        while any(codes := [process.poll() for process in processes]) or None in codes:
+            if any(codes):
+                break
+            if time.monotonic() > last:
+                raise subprocess.TimeoutExpired(processes[0].command, timeout, processes[0].stdout, processes[0].stderr)
+            time.sleep(0.01)
+        time.sleep(1.0 if any(codes) and None in codes else 0)  # the others may be about to say why
+    finally:
+        for process in processes:
+            process.send_signal(signal.SIGKILL)
+    return [subprocess.CompletedProcess(p.command, p.wait(10), p.stdout, p.stderr) for p in processes]
+
+
+def ranks(number: int, command: Sequence[str | Path], timeout: float = 250, **how: Any) -> str:
+    """The command once per rank, as `torchrun` starts it; what all printed. Fails with that when one fails."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    world = {"WORLD_SIZE": str(number), "LOCAL_WORLD_SIZE": str(number), "MASTER_ADDR": "127.0.0.1"}
+    world |= {"MASTER_PORT": str(port), "GROUP_RANK": "0", "OMP_NUM_THREADS": "1"}
+    env = {**how.pop("env", os.environ), **world}
+    each = [{**how, "env": {**env, "RANK": str(rank), "LOCAL_RANK": str(rank)}} for rank in range(number)]
+    ended = run_all([command] * number, timeout, each)
+    said = "".join(f"rank {rank}, {done.returncode}\n{done.stdout}{done.stderr}" for rank, done in enumerate(ended))
+    assert not any(done.returncode for done in ended), said[-6000:]
+    return said
+
+
+def _text(file: int) -> str:
+    return os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace")
+
+
+@cache
+def _parent() -> socket.socket:
+    """Where to ask for children; the parent ends, with all that are left, when this test process does."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    known = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "COV_"))}
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, str(HERE / "forked.py"), str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            env=known,
+        )
+    register(process.wait, 20)
+    register(ours.close)
+    return ours
+
+
+def _serve(channel: socket.socket) -> dict[str, Any]:
+    """Fork on request and report exit codes; returns in the children, with what each was asked for."""
+    selector, children = selectors.DefaultSelector(), {}
+    selector.register(channel, selectors.EVENT_READ)
+    while True:
+        for key, _ in selector.select():
+            if key.fileobj is channel:
+                message, files, _, _ = socket.recv_fds(channel, 1 << 20, 3)
+                if not message:
+                    for pid, _ in children.values():
+                        os.kill(pid, signal.SIGKILL)
+                    os._exit(0)
+                names = [comm.read_text() for comm in Path("/proc/self/task").glob("*/comm")]
+                assert len(names) - names.count("jemalloc_bg_thd\n") == 1, names  # pyarrow's, which bears a fork
+                pid = os.fork()
+                if not pid:
+                    selector.close()
+                    channel.close()
+                    for _, asker in children.values():
+                        asker.close()
+                    os.close(files[0])
+                    return {**json.loads(message), "files": files[1:]}
+                asker = socket.socket(fileno=files[0])
+                for file in files[1:]:
+                    os.close(file)
+                asker.send(str(pid).encode())
+                watch = os.pidfd_open(pid)
+                children[watch] = pid, asker
+                selector.register(watch, selectors.EVENT_READ)
+            else:
+                selector.unregister(key.fd)
+                os.close(key.fd)
+                pid, asker = children.pop(key.fd)
+                code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+                with asker, suppress(BrokenPipeError):
+                    asker.send(str(code).encode())
+
+
+def _become(asked: dict[str, Any]) -> None:
+    """The program that was asked for, to its end."""
+    import random
+    import runpy
+    import warnings
+
+    import numpy
+
+    for number, file in enumerate(asked["files"], 1):
+        os.dup2(file, number)
+        os.close(file)
+    os.chdir(asked["cwd"])
+    os.environ.clear()
+    os.environ.update(asked["env"])
+    random.seed()
+    numpy.random.seed()
+    if os.environ.get("PYTHONWARNINGS") == "ignore":
+        warnings.simplefilter("ignore")
+    first, *rest = asked["command"]
+    module = rest.pop(0) if first == "-m" else None
+    path = [word for word in os.environ.get("PYTHONPATH", "").split(os.pathsep) if word]
+    sys.path[:0] = [asked["cwd"] if module else os.path.dirname(os.path.abspath(first)), *path]
+    sys.argv = [module or first, *rest]
+    if module:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    else:
+        runpy.run_path(first, run_name="__main__")
+
+
+def _load() -> None:
+    """What commands and ranks import."""
+    import gc
+
+    import torch.distributed.checkpoint.state_dict
+    import torch.distributed.fsdp
+    import transformers.models.llama.modeling_llama
+
+    from polydistill.cli import main
+    from polydistill.report import write_report
+    from polydistill.run.cache import build_cache
+    from polydistill.run.train import train_run
+    from polydistill.serve import Scorer
+    from polydistill.training.on_policy import OnPolicyPolyDistillTrainer
+
+    assert all((torch, transformers, main, write_report, Scorer, build_cache, OnPolicyPolyDistillTrainer, train_run))
+    sys.path.remove(str(HERE))  # which a child has only when its environment says so
+    gc.collect()
+    gc.freeze()
+
+
+if __name__ == "__main__":
+    _load()
+    _become(_serve(socket.socket(fileno=int(sys.argv[1]))))

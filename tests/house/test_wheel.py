@@ -1,0 +1,99 @@
+"""Source archive and wheel, built and tried as a stranger gets them.
+
+The wheel is built from the unpacked archive and installed into an environment of its own, which borrows the
+dependencies of the one that runs the tests (installing torch again takes minutes) but not its editable install: a path
+file adds a folder, and not the path files in it. Everything runs in a folder outside the clone, with an empty home.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import venv
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from models import saved, texts
+
+ROOT = Path(__file__).parents[2]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
+
+
+def done(*command: str | Path, cwd: Path, **environment: str) -> str:
+    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    run = subprocess.run(command, cwd=cwd, env={**kept, **environment}, capture_output=True, text=True)
+    assert run.returncode == 0, f"{command}: {run.returncode}\n{run.stdout}\n{run.stderr}"
+    return run.stdout
+
+
+@dataclass(frozen=True)
+class Installed:
+    """The archive, the wheel, and an environment with the wheel in it."""
+
+    archive: Path
+    wheel: Path
+    scripts: Path
+    home: Path
+
+    def polydistill(self, cwd: Path, *arguments: str) -> str:
+        return done(self.scripts / "polydistill", *arguments, cwd=cwd, HOME=str(self.home), COLUMNS="200")
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    place = tmp_path_factory.mktemp("wheel")
+    backend, bare, home = place / "backend", place / "bare", place / "home"
+    home.mkdir()
+    done(sys.executable, "-m", "pip", "install", "-q", "--target", backend, "hatchling>=1.27", cwd=place)
+    hatchling = (sys.executable, "-m", "hatchling", "build", "-d", place)
+    done(*hatchling, "-t", "sdist", cwd=ROOT, PYTHONPATH=str(backend))
+    (archive,) = place.glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        tar.extractall(place, filter="data")
+    done(*hatchling, "-t", "wheel", cwd=place / archive.name.removesuffix(".tar.gz"), PYTHONPATH=str(backend))
+    (wheel,) = place.glob("*.whl")
+    venv.create(bare)
+    python = bare / "bin" / "python"
+    done(sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-index", wheel, cwd=place)
+    packages = sysconfig.get_path("purelib", vars={"base": str(bare), "platbase": str(bare)})
+    Path(packages, "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return Installed(archive, wheel, bare / "bin", home)
+
+
+def test_the_wheel_has_the_package_alone_and_is_what_is_imported(installed, tmp_path):
+    names = zipfile.ZipFile(installed.wheel).namelist()
+    assert {name.split("/")[0] for name in names} == {"polydistill", "polydistill-0.1.0.dist-info"}
+    source = {str(file.relative_to(ROOT / "src")) for file in (ROOT / "src").rglob("*.py")}
+    assert source | {"polydistill/py.typed", "polydistill/proofs_index.json"} <= set(names)
+    home = done(installed.scripts / "python", "-c", "import polydistill; print(polydistill.__file__)", cwd=tmp_path)
+    assert Path(home).is_relative_to(installed.scripts.parent)
+
+
+def test_the_archive_has_what_the_checks_need(installed):
+    with tarfile.open(installed.archive) as tar:
+        names = {name.partition("/")[2] for name in tar.getnames()}
+    assert {"Makefile", "constraints.txt", "tests/conftest.py", "proofs/check.sh", "LICENSE"} <= names
+    assert not [name for name in names if name.startswith((".venv", "runs", "build", "dist"))]
+
+
+def test_a_starter_is_written_checked_and_trained(installed, tmp_path):
+    for seed, name in enumerate(("student", "code", "maths", "safe")):
+        saved(tmp_path / name, seed)
+    for name in ("train", "held-out"):
+        rows = "".join(json.dumps(row) + "\n" for row in texts(16).select_columns("text"))
+        (tmp_path / f"{name}.jsonl").write_text(rows)
+    installed.polydistill(tmp_path, "init")
+    models = ["student.model=student", "teachers.code=code", "teachers.maths.model=maths", "teachers.safe.model=safe"]
+    options = [*models, "data.max_length=64", "training.cpu=true", "training.max_steps=2"]
+    assert "student" in installed.polydistill(tmp_path, "check", "run.yaml", *options)
+    installed.polydistill(tmp_path, "train", "run.yaml", *options)
+    assert list((tmp_path / "runs" / "first").glob("**/*.safetensors"))
+
+
+def test_the_demo_runs(installed, tmp_path):
+    installed.polydistill(tmp_path, "demo")
+    assert list(tmp_path.glob("**/report.html"))
