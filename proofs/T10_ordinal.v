@@ -107,8 +107,26 @@ Proof.
 Qed.
 
 (* The bound of T10 is attained by uniform weights, whatever the masses. *)
-Theorem T10_attained K u : (0 < K)%nat -> rsum K (fun i => 1 / INR K * u i) = rsum K u / INR K.
-Proof. intros HK. rewrite rsum_scal. unfold Rdiv. ring. Qed.
+(* The order is closed under product, and passes a floor; so are the odds, when both factors read severity. *)
+Theorem T10_O1_product K v w i j : (0 < K)%nat -> pos K v -> pos K w -> (i < K)%nat -> (j < K)%nat ->
+  v j <= v i -> w j <= w i -> product K v w j <= product K v w i.
+Proof.
+  intros HK Hv Hw Hi Hj A B. rewrite !T1_product_formula by assumption. unfold Rdiv. apply Rmult_le_compat_r.
+  - apply Rlt_le, Rinv_0_lt_compat, rsum_pos; [exact HK|]. intros; apply Rmult_lt_0_compat; auto.
+  - apply Rmult_le_compat; try assumption; apply Rlt_le; auto.
+Qed.
+
+Theorem T10_O1_floor K lam (w : nat -> R) i j : 0 <= lam <= 1 -> w j <= w i ->
+  (1 - lam) * w j + lam / INR K <= (1 - lam) * w i + lam / INR K.
+Proof. intros Hl H. assert ((1 - lam) * w j <= (1 - lam) * w i) by (apply Rmult_le_compat_l; lra). lra. Qed.
+
+Theorem T10_O2_products K w w' v v' : (0 < K)%nat -> pos K w -> pos K w' -> pos K v -> pos K v' ->
+  O2 K w w' -> O2 K v v' -> O2 K (product K w v) (product K w' v').
+Proof.
+  intros HK W W' V V' A B i j Hij Hj. assert (Hi : (i < K)%nat) by lia. specialize (A i j Hij Hj). specialize (B i j Hij Hj).
+  rewrite !ln_quot in * by (auto || apply softmax_pos; exact HK || lia).
+  pose proof (T1_log_odds K w v j i HK). pose proof (T1_log_odds K w' v' j i HK). lra.
+Qed.
 
 (* The log pool: three symbols, the first unsafe. Teacher 0 (1/4, 3/4, ~0) and teacher 1 (1/4, ~0, 3/4) both give it
    mass 1/4 (so the masses do not rise with safety), weights are uniform, and yet the pool gives it more. *)

@@ -175,3 +175,80 @@ Proof.
   - apply (T13_pl T 1 (1/2) 1 0 0 a n g (fun _ => 0) (fun _ => 0)); try lra; intros; unfold n, a, g; simpl; try lra.
     apply Rlt_le, P.
 Qed.
+
+(* Where the recurrence's first hypothesis comes from: samples o of probability pi o, gradients G o of mean grad, and the
+   descent lemma sample by sample. *)
+Theorem T13_expected O d pi (G : nat -> nat -> R) (grad after : nat -> R) f L eta :
+  (forall o, (o < O)%nat -> 0 <= pi o) -> rsum O pi = 1 ->
+  (forall i, (i < d)%nat -> rsum O (fun o => pi o * G o i) = grad i) ->
+  (forall o, (o < O)%nat -> after o <= f - eta * rsum d (fun i => grad i * G o i) +
+    L * (eta * eta) / 2 * rsum d (fun i => G o i * G o i)) ->
+  rsum O (fun o => pi o * after o) <= f - eta * rsum d (fun i => grad i * grad i) +
+    L * (eta * eta) / 2 * (rsum d (fun i => grad i * grad i) +
+      rsum O (fun o => pi o * rsum d (fun i => (G o i - grad i) * (G o i - grad i)))).
+Proof.
+  intros Hp Hs Hm Hd.
+  assert (Swap : forall m (a : nat -> nat -> R), rsum O (fun o => pi o * rsum m (a o)) = rsum m (fun i => rsum O (fun o => pi o * a o i))).
+  { induction m as [|m IH]; intros a; simpl.
+    - rewrite (rsum_ext O _ (fun _ => 0)) by (intros; ring). rewrite rsum_const. ring.
+    - rewrite <- IH, <- rsum_plus. apply rsum_ext. intros; ring. }
+  assert (First : rsum O (fun o => pi o * rsum d (fun i => grad i * G o i)) = rsum d (fun i => grad i * grad i)).
+  { rewrite Swap. apply rsum_ext. intros i Hi.
+    rewrite (rsum_ext O _ (fun o => grad i * (pi o * G o i))) by (intros; ring). rewrite rsum_scal, (Hm i Hi). reflexivity. }
+  assert (Second : rsum O (fun o => pi o * rsum d (fun i => G o i * G o i)) = rsum d (fun i => grad i * grad i) +
+    rsum O (fun o => pi o * rsum d (fun i => (G o i - grad i) * (G o i - grad i)))).
+  { rewrite !Swap, <- rsum_plus. apply rsum_ext. intros i Hi.
+    rewrite (rsum_ext O (fun o => pi o * ((G o i - grad i) * (G o i - grad i)))
+      (fun o => pi o * (G o i * G o i) - 2 * grad i * (pi o * G o i) + grad i * grad i * pi o)) by (intros; ring).
+    rewrite rsum_plus, rsum_minus, !rsum_scal, Hs, (Hm i Hi). ring. }
+  eapply Rle_trans.
+  - apply (rsum_le O _ (fun o => pi o * (f - eta * rsum d (fun i => grad i * G o i) +
+      L * (eta * eta) / 2 * rsum d (fun i => G o i * G o i)))).
+    intros o Ho. apply Rmult_le_compat_l; auto.
+  - right. rewrite (rsum_ext O _ (fun o => f * pi o - eta * (pi o * rsum d (fun i => grad i * G o i)) +
+      L * (eta * eta) / 2 * (pi o * rsum d (fun i => G o i * G o i)))) by (intros; ring).
+    rewrite rsum_plus, rsum_minus, !rsum_scal, Hs, First, Second. ring.
+Qed.
+
+(* A clipped step without noise: h t is at most eta, and what is summed is the square of the gradient's length r or, where
+   it is clipped at c, its length times c. *)
+Theorem T13_clipped (T : nat) (L eta c B inf : R) (a n r v : nat -> R) :
+  let h t := eta * Rmin 1 (c / r t) in
+  (0 < T)%nat -> 0 < L -> 0 < eta -> eta * L <= 1 -> 0 < c ->
+  (forall t, (t < T)%nat -> 0 < r t) ->
+  (forall t, (t < T)%nat -> n t <= a t - h t * (r t * r t) + L * (h t * h t) / 2 * (r t * r t)) ->
+  (forall t, (t < T)%nat -> a (S t) - n t <= B / 2 * v t) ->
+  inf <= a T ->
+  rsum T (fun t => Rmin (r t * r t) (c * r t)) / INR T <= 2 * (a O - inf) / (eta * INR T) + B * rsum T v / (eta * INR T).
+Proof.
+  intros h HT HL He HeL Hc Hr Hd Hv Hinf.
+  assert (PT : 0 < INR T) by (apply lt_0_INR; exact HT).
+  assert (Step : forall t, (t < T)%nat -> eta / 2 * Rmin (r t * r t) (c * r t) <= a t - a (S t) + B / 2 * v t).
+  { intros t Ht. specialize (Hd t Ht). specialize (Hv t Ht). specialize (Hr t Ht).
+    assert (Pc : 0 < c / r t) by (apply Rdiv_lt_0_compat; assumption).
+    assert (H0 : 0 <= h t) by (unfold h; apply Rmult_le_pos; [lra|]; unfold Rmin; destruct Rle_dec; lra).
+    assert (H1 : h t <= eta).
+    { unfold h. rewrite <- (Rmult_1_r eta) at 2. apply Rmult_le_compat_l; [lra|apply Rmin_l]. }
+    assert (HL1 : L * h t <= 1) by (eapply Rle_trans; [apply Rmult_le_compat_l; [lra|exact H1]|lra]).
+    assert (Sq : 0 <= h t * (r t * r t)) by (apply Rmult_le_pos; [exact H0|nra]).
+    assert (Half : L * (h t * h t) / 2 * (r t * r t) <= h t * (r t * r t) / 2).
+    { replace (L * (h t * h t) / 2 * (r t * r t)) with (L * h t * (h t * (r t * r t)) / 2) by field.
+      assert (L * h t * (h t * (r t * r t)) <= 1 * (h t * (r t * r t))) by (apply Rmult_le_compat_r; assumption). lra. }
+    assert (Is : h t * (r t * r t) = eta * Rmin (r t * r t) (c * r t)).
+    { unfold h. rewrite Rmult_assoc. f_equal. unfold Rmin. destruct (Rle_dec 1 (c / r t)) as [A|A]; destruct Rle_dec as [A'|A'].
+      - ring.
+      - exfalso. apply A'. apply Rmult_le_compat_r; [lra|]. apply (Rmult_le_compat_r (r t)) in A; [|lra]. unfold Rdiv in A.
+        rewrite Rmult_assoc, Rinv_l in A by lra. lra.
+      - assert (E : r t <= c) by (apply Rmult_le_reg_r with (r t); assumption). exfalso. apply A.
+        apply Rmult_le_reg_r with (r t); [lra|]. unfold Rdiv. rewrite Rmult_assoc, Rinv_l by lra. lra.
+      - field. lra. }
+    lra. }
+  assert (Sum : forall m, (m <= T)%nat -> eta / 2 * rsum m (fun t => Rmin (r t * r t) (c * r t)) <= a O - a m + B / 2 * rsum m v).
+  { induction m as [|m IH]; intros Hm; [simpl; lra|]. simpl rsum. specialize (Step m ltac:(lia)). specialize (IH ltac:(lia)). lra. }
+  specialize (Sum T (Nat.le_refl T)). apply Rmult_le_reg_l with (eta / 2 * INR T); [apply Rmult_lt_0_compat; lra|].
+  set (X := rsum T (fun t => Rmin (r t * r t) (c * r t))) in *.
+  replace (eta / 2 * INR T * (X / INR T)) with (eta / 2 * X) by (field; lra).
+  replace (eta / 2 * INR T * (2 * (a O - inf) / (eta * INR T) + B * rsum T v / (eta * INR T)))
+    with (a O - inf + B / 2 * rsum T v) by (field; lra).
+  lra.
+Qed.

@@ -230,3 +230,32 @@ Proof.
   intros v Hv. rewrite <- (Rabs_Ropp (p v - p' v)), <- (Rabs_pos_eq (/ tau)) at 1 by (apply Rlt_le, Rinv_0_lt_compat, Ht).
   rewrite <- Rabs_mult. f_equal. field. lra.
 Qed.
+
+(* Linear pool: between the teachers' least and largest, and at least what one teacher brings. *)
+Theorem T4_pool_inside K w p v lo hi : (forall k, (k < K)%nat -> 0 <= w k) -> rsum K w = 1 ->
+  (forall k, (k < K)%nat -> lo <= p k v <= hi) -> lo <= pool K w p v <= hi.
+Proof.
+  intros Hw Hs H. unfold pool. split.
+  - replace lo with (rsum K (fun k => w k * lo)) by (rewrite rsum_scal_r, Hs; ring).
+    apply rsum_le. intros k Hk. apply Rmult_le_compat_l; [auto|apply H, Hk].
+  - replace hi with (rsum K (fun k => w k * hi)) by (rewrite rsum_scal_r, Hs; ring).
+    apply rsum_le. intros k Hk. apply Rmult_le_compat_l; [auto|apply H, Hk].
+Qed.
+
+Theorem T4_pool_inherits K w p v k : (k < K)%nat -> (forall j, (j < K)%nat -> 0 <= w j) ->
+  (forall j, (j < K)%nat -> 0 <= p j v) -> w k * p k v <= pool K w p v.
+Proof. intros Hk Hw Hp. unfold pool. apply (rsum_term_le K (fun k => w k * p k v) k Hk). intros; apply Rmult_le_pos; auto. Qed.
+
+(* Log pool: teachers that move take it along by at most the weighted mean of their own log-ratio spreads. *)
+Theorem T4_logpool_teachers K V w p p' : (0 < V)%nat -> (forall k, (k < K)%nat -> 0 <= w k) ->
+  hilbert V (lpool K V w p) (lpool K V w p') <= rsum K (fun k => w k * hilbert V (p k) (p' k)).
+Proof.
+  intros HV Hw. unfold hilbert at 1. rewrite (osc_shift V _ (fun v => rsum K (fun k => w k * (ln (p k v) - ln (p' k v)))) HV).
+  - eapply Rle_trans; [apply (osc_rsum V K (fun k v => w k * (ln (p k v) - ln (p' k v)))), HV|]. apply rsum_le. intros k Hk.
+    rewrite osc_scal by exact HV. rewrite Rabs_pos_eq by auto. right; reflexivity.
+  - intros i j Hi Hj. rewrite !ln_lpool by exact HV. unfold lscore.
+    assert (E : forall a, rsum K (fun k => w k * (ln (p k a) - ln (p' k a))) =
+                rsum K (fun k => w k * ln (p k a)) - rsum K (fun k => w k * ln (p' k a))).
+    { intros a. rewrite <- rsum_minus. apply rsum_ext. intros; ring. }
+    rewrite !E. ring.
+Qed.

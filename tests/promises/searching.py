@@ -169,12 +169,9 @@ def violation(promise: Promise, seen: Seen, terms: Terms, each: Divergences | No
         case "corrupted":
             return _corrupted(promise.says, seen, terms, generator)
         case "order":
-            return _order(promise.says, seen)
-        case "veto":
-            safety = seen.pipeline.safety
-            at = seen.severity >= safety.critical
-            out = torch.tensor([not heard for heard in safety.heard])
-            return float(seen.log_w[at][:, out].exp().max())
+            return max(_order(promise.says, seen), _vetoed(promise.says, seen))
+        case "veto or limits":
+            return _vetoed(promise.says, seen)
         case "off":
             return _off(promise.says, seen.pipeline, terms)
         case "follow":
@@ -246,6 +243,15 @@ def _corrupted(says: str, seen: Seen, terms: Terms, generator: torch.Generator) 
     return max(found) - bound
 
 
+def _vetoed(says: str, seen: Seen) -> float:
+    """What a vetoed teacher weighs from the critical severity on."""
+    if "below the veto's score" not in says:
+        return 0.0
+    safety = seen.pipeline.safety
+    out = torch.tensor([not heard for heard in safety.heard])
+    return float(seen.log_w[seen.severity >= safety.critical][:, out].exp().max())
+
+
 def _order(says: str, seen: Seen) -> float:
     stated = re.search(r"from severity (\d\.\d\d) on", says)
     sigma = torch.tensor(seen.pipeline.safety.sigma)
@@ -256,7 +262,7 @@ def _order(says: str, seen: Seen) -> float:
     return float((w[:, None, :] - w[:, :, None])[:, safer].max()) if safer.any() and len(w) else 0.0
 
 
-def scene(pipeline: Pipeline, terms: Terms, documents: int = 8, seed: int = 7) -> Scene:
+def scene(pipeline: Pipeline, terms: Terms, documents: int = 4, seed: int = 7) -> Scene:
     """Short documents with teachers of every kind."""
     generator = torch.Generator().manual_seed(seed)
     n = documents * TOKENS
@@ -270,7 +276,7 @@ def scene(pipeline: Pipeline, terms: Terms, documents: int = 8, seed: int = 7) -
     return Scene(pipeline, positions, teachers(n, generator), terms)
 
 
-def _off(says: str, pipeline: Pipeline, terms: Terms, steps: int = 12) -> float:
+def _off(says: str, pipeline: Pipeline, terms: Terms, steps: int = 4) -> float:
     """Random log-ratios, and those that ascent finds, within the stated size."""
     size = float(re.search(r"off by at most ([\d.]+) nat", says).group(1))
     bound, there = percent("move a target by at most", says), scene(pipeline, terms)

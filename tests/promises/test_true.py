@@ -75,10 +75,14 @@ def seen_by(which, cases, steps):
 def false_sentences(which, cases, steps):
     """Sentences of one pipeline under every objective that were found to be false; and how many were searched."""
     pipeline, seen, searched, false = PIPELINES[which], seen_by(which, cases, steps), set(), []
-    for objective in [None, *OBJECTIVES]:
-        terms = Terms() if objective is None else terms_of(objective)
-        run = replace(terms, vocabulary=V, optimiser="adamw_torch with gradients clipped at 1")
-        for promise in [*promises(pipeline, terms), *promises(pipeline, run)]:
+    every = {Terms(): None} | {terms_of(objective): objective for objective in OBJECTIVES}
+    for terms, objective in every.items():
+        made = promises(pipeline, terms)
+        if terms.pool in (Pool.LINEAR, Pool.LUMPED, Pool.LOG, Pool.POWER):
+            made += promises(
+                pipeline, replace(terms, vocabulary=V, optimiser="adamw_torch with gradients clipped at 1")
+            )
+        for promise in made:
             pooled_by = (terms.pool, terms.temperature, terms.exponent, terms.largest)
             key = (promise.says, pooled_by) if promise.name in OF_TARGETS else promise.says
             if key in searched:

@@ -17,6 +17,8 @@ from polydistill.certification.rule import FunctionRule, guarded
 
 SIZES = (2, 3, 5, 8, 9, 16, 33, 64, 128, 256, 300, 1024, 4096)
 """Batches that the same evidence is asked in; a slow rule gets those up to 300."""
+BATCH = "in a batch"
+"""How a sentence begins about rows that depend on each other; the other laws can still be asked of each row alone."""
 MANY = 1 << 16
 """Rows of the two questions that are the same."""
 LATER = 600
@@ -68,9 +70,10 @@ def in_float32(rule: FunctionRule, raw: bool = False) -> Rule:
     return guarded(single.raw if raw else single)
 
 
-def levelled(rule: Rule) -> Rule:
-    """Severities that differ between rows, where the rule reads them."""
-    return lambda evidence: rule(evidence, (1.0 + (7.3 * evidence[:, 0]).sin()) / 2)
+def batched(rule: FunctionRule) -> Rule:
+    """All rows at once, whatever the function makes of that; severities differ between rows where it reads them."""
+    whole = guarded(replace(rule, row_by_row=False))
+    return (lambda evidence: whole(evidence, (1.0 + (7.3 * evidence[:, 0]).sin()) / 2)) if rule.graded else whole
 
 
 def in_training(rule: FunctionRule) -> Rule:
@@ -118,11 +121,11 @@ def asked_again(rule: FunctionRule, rows: Tensor, tolerance: float, cost: int, d
     safe = guarded(rule)
     first = rows[:8]
     way = "it writes into the evidence that it is given"
-    yield from _found(safe, unprotected(rule), first, tolerance, way, "unprotected(function_rule)")
+    yield from _found(safe, unprotected(rule), first, 1.0, way, "unprotected(function_rule)")
     yield from _twice(safe, rows, tolerance)
     if not dependent and not rule.vector:
         few = 24 if len(rows) >= 4096 else 6
-        asked, source = (levelled(safe), "rule = levelled(rule)") if rule.graded else (safe, "")
+        asked, source = batched(rule), "rule = batched(function_rule)"
         yield from _in_batches(asked, rows[: 4096 if cost == 1 else 300], tolerance, source, few)
     yield from _in_single(rule, rows[:256], tolerance)
     if isinstance(rule.given, nn.Module):
@@ -180,7 +183,7 @@ def _in_batches(rule: Rule, rows: Tensor, tolerance: float, source: str, head: i
                 row = places[int(apart.argmax())]
                 teacher = int((together[row] - one_by_one[row].exp()).abs().nan_to_num().argmax())
                 way = (
-                    f"in a batch of {size} rows teacher {teacher}'s weight in row {row} is "
+                    f"{BATCH} of {size} rows teacher {teacher}'s weight in row {row} is "
                     f"{float(together[row, teacher]):.4g}, and alone it is {float(one_by_one[row][teacher].exp()):.4g}"
                 )
                 yield witness_of(rows[:size], float(apart.max()), way, "alone(rule)", source=source)

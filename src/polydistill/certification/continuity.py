@@ -1,7 +1,7 @@
 """Law C: the largest modulus, lines scanned for jumps near and far, and severity."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -105,7 +105,7 @@ def _steepest(
 
 def _jumping(bench: Bench, means: Means, channels: Sequence[int], claim: dict[str, Any]) -> tuple[Witness | None, int]:
     """Lines of every direction, close to the middle in small steps and far away in growing ones."""
-    many = 144 if bench.teachers <= 5 else 64 if bench.teachers <= 7 else 24
+    many = 120 if bench.teachers <= 5 else 48 if bench.teachers <= 7 else 16
     number = means.lines(many, bench) if bench.close else 2 if bench.cost == 1 else 0
     scanned = 0
     far = 0 if bench.channels else max(min(number, 2), number // 4)  # a declared modulus fails in the middle as well
@@ -147,12 +147,22 @@ def _shown(
         return inside and float(excess_of(one, other)[0]) > 0.25 * min(alone, 1.0)
 
     middle = (first + second) / 2
-    for start in (middle - middle.amin(-1, keepdim=True), middle - middle.amax(-1, keepdim=True), middle):
-        round_ends = jump_at(start, direction, fails)
-        if round_ends is not None:
-            first, second = round_ends
-            break
+    starts = (middle - middle.amin(-1, keepdim=True), middle - middle.amax(-1, keepdim=True), middle)
+    ways = _plain_ways(bench, first, second, fails)
+    tries = ((start, way) for way in (*ways, direction) for start in starts)
+    first, second = next(filter(None, (jump_at(*start_way, fails) for start_way in tries)), (first, second))
     return stated(axiom, bench, bench.rule, {"first": first, "second": second}, JUMP, claim)
+
+
+def _plain_ways(
+    bench: Bench, first: Tensor, second: Tensor, fails: Callable[[Tensor, Tensor], bool]
+) -> Sequence[Tensor]:
+    """Directions that have a name: two teachers' difference where a common shift leaves the jump, else one teacher."""
+    if bench.channels or bench.teachers > 7:
+        return ()
+    eye = torch.eye(bench.teachers, dtype=torch.float64)[:, None]
+    pairs = torch.triu_indices(bench.teachers, bench.teachers, 1).T.tolist()
+    return [eye[i] - eye[j] for i, j in pairs] if fails(first + 1.0, second + 1.0) else list(eye)
 
 
 def _in_severity(bench: Bench, means: Means, claim: dict[str, Any]) -> tuple[Witness | None, int]:

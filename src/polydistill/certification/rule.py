@@ -209,8 +209,10 @@ def _probed(rule: FunctionRule, probe: Tensor) -> FunctionRule:
         out = rule.raw(probe)
         # Weights are >= 0; log-weights of two teachers or more have a negative entry at every position.
         logs = bool((out < 0).any()) or bool((out == 0).all())
+        alone = torch.cat([rule.raw(probe[i : i + 1]) for i in range(len(probe))])
+        independent = rule.vector or torch.allclose(out, alone, atol=1e-5, equal_nan=True)
         told = rule.ask(*((probe[0], probe.new_tensor(rule.severity)) if rule.vector else (probe, probe[:, 0] * 0)))
-    return replace(rule, logs=logs, grain=_grain(told))
+    return replace(rule, logs=logs, grain=_grain(told), row_by_row=rule.row_by_row or not independent)
 
 
 def _grain(out: Tensor) -> torch.dtype:

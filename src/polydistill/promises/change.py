@@ -4,6 +4,8 @@ import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+from torch import nn
+
 from polydistill.pipeline import Pipeline
 from polydistill.safety import Tilt
 from polydistill.weighting import ClippedPosterior, DiscountedPosterior, PrefixPosterior
@@ -46,7 +48,7 @@ def _with(pipeline: Pipeline, place: int, name: str, before: float, after: float
     return f"{name} {after:g} instead of {before:g}{of}", replace(pipeline, stack=stack)
 
 
-def _named(part: object) -> str:
+def _named(part: nn.Module) -> str:
     return {"PrefixPosterior": "prefix posterior"}.get(type(part).__name__, type(part).__name__)
 
 

@@ -264,7 +264,7 @@ def _order(pipeline: Pipeline, terms: Terms, made: _Made) -> None:
     if terms.probe is not None and terms.probe.safest:
         said.append(terms.probe.safest)
     if said:
-        made.add("order", "; ".join(said), change)
+        made.add("order" if reached is not None and reached <= 1.0 else "veto or limits", "; ".join(said), change)
 
 
 def _learning(pipeline: Pipeline, terms: Terms, made: _Made) -> None:

@@ -21,8 +21,8 @@ from polydistill.theory.constraint import T17
 from polydistill.theory.convergence import T13
 from polydistill.theory.cost import T19
 from polydistill.theory.counterexamples import T14, T15
+from polydistill.theory.eleven import T9
 from polydistill.theory.gradients import T18
-from polydistill.theory.independence import T9
 from polydistill.theory.onpolicy import T16
 from polydistill.theory.ordinal import T10, T11, T12
 from polydistill.theory.posterior import T7, T21

@@ -13,7 +13,7 @@ from polydistill.safety import Ordered, Tilt
 from polydistill.simplex import clip_spread, mix, normalise
 from polydistill.theory.minimality import USES, needed
 from polydistill.theory.search import evidence, osc
-from polydistill.theory.statement import Claim, Result, Statement, Trial, at_least, at_most, equal, normal
+from polydistill.theory.statement import Claim, Result, Trial, at_least, at_most, equal, normal
 from polydistill.weighting import Softmax
 
 NAMES, SIGMA = ("a", "b", "c"), (0.0, 1.0, 2.0)
@@ -63,7 +63,8 @@ class Specimen:
         return rule
 
 
-def _tilted(log_w: Tensor, severity: Tensor, sigma: Tensor) -> Tensor:
+def tilted(log_w: Tensor, severity: Tensor, sigma: Tensor) -> Tensor:
+    """Tilted by severity."""
     names = tuple(map(str, range(len(sigma))))
     return Tilt(dict(zip(names, sigma.tolist(), strict=True)), STRENGTH).bind(names).enforce(log_w, severity)
 
@@ -74,7 +75,7 @@ def _soft(e: Tensor) -> Tensor:
 
 def conforming(e: Tensor, severity: Tensor, sigma: Tensor, parameters: Tensor) -> Tensor:
     """The softmax of clipped evidence, tilted: N, B, C, O1, O2, and E, M, U, X, S."""
-    return _tilted(_soft(e), severity, sigma)
+    return tilted(_soft(e), severity, sigma)
 
 
 def _following_tilt(e: Tensor, severity: Tensor, sigma: Tensor, parameters: Tensor) -> Tensor:
@@ -84,22 +85,23 @@ def _following_tilt(e: Tensor, severity: Tensor, sigma: Tensor, parameters: Tens
 
 def _leader(e: Tensor, severity: Tensor, sigma: Tensor, parameters: Tensor) -> Tensor:
     lead = (e >= e.amax(-1, keepdim=True)).to(e)
-    return _tilted(normalise(_soft(e) + 1.5 * lead), severity, sigma)
+    return tilted(normalise(_soft(e) + 1.5 * lead), severity, sigma)
 
 
-def _projected(e: Tensor, severity: Tensor, sigma: Tensor, parameters: Tensor) -> Tensor:
+def projected(e: Tensor, severity: Tensor, sigma: Tensor, parameters: Tensor) -> Tensor:
+    """The softmax of clipped evidence, projected onto ordered weights."""
     names = tuple(map(str, range(len(sigma))))
     return Ordered(dict(zip(names, sigma.tolist(), strict=True)), CRITICAL).bind(names).enforce(_soft(e), severity)
 
 
 def _own_slopes(e: Tensor, severity: Tensor, sigma: Tensor, parameters: Tensor) -> Tensor:
     slopes = torch.tensor([1.0, 0.5, 0.8, 0.6], dtype=e.dtype)[: e.shape[-1]]
-    return _tilted(normalise(slopes * (clip_spread(e, SPREAD) - e.amax(-1, keepdim=True))), severity, sigma)
+    return tilted(normalise(slopes * (clip_spread(e, SPREAD) - e.amax(-1, keepdim=True))), severity, sigma)
 
 
 def clone_robust(e: Tensor, severity: Tensor, sigma: Tensor, parameters: Tensor) -> Tensor:
     """`w_k ~ softmax(e)_k / sum_j S_kj`, S the teachers' similarity: copies share one weight."""
-    return _tilted(normalise(_soft(e) - parameters.sum(-1).log()), severity, sigma)
+    return tilted(normalise(_soft(e) - parameters.sum(-1).log()), severity, sigma)
 
 
 SPECIMENS = (
@@ -125,19 +127,19 @@ SPECIMENS = (
     ),
     Specimen("the leader gets 1.5 nats more", _leader, frozenset("CD"), range=SPREAD + 17.5, modulus=MANY),
     Specimen("no tilt", lambda e, s, sigma, p: _soft(e), frozenset({"O1", "D"})),
-    Specimen("log-isotonic projection instead of a tilt", _projected, frozenset({"O2", "D"})),
+    Specimen("log-isotonic projection instead of a tilt", projected, frozenset({"O2", "D"})),
     Specimen("slopes that belong to places, not to teachers", _own_slopes, frozenset("ED"), modulus=2.0),
-    Specimen("the least evidence wins", lambda e, s, sigma, p: _tilted(_soft(-e), s, sigma), frozenset("MD")),
+    Specimen("the least evidence wins", lambda e, s, sigma, p: tilted(_soft(-e), s, sigma), frozenset("MD")),
     Specimen(
         "a prior",
-        lambda e, s, sigma, p: _tilted(normalise(_soft(e) + p), s, sigma),
+        lambda e, s, sigma, p: tilted(normalise(_soft(e) + p), s, sigma),
         frozenset("UD"),
         range=SPREAD + 17.0,
         parameters=torch.tensor([0.0, 1.0, 0.5], dtype=torch.float64),
     ),
     Specimen(
         "evidence through tanh",
-        lambda e, s, sigma, p: _tilted(_soft(torch.tanh(e)), s, sigma),
+        lambda e, s, sigma, p: tilted(_soft(torch.tanh(e)), s, sigma),
         frozenset("XD"),
         shift_invariant=False,
     ),
@@ -184,8 +186,8 @@ def gaps(specimen: Specimen, trial: Trial) -> dict[str, float]:
     return {name: float(AXIOMS[name].gap(specimen, **given).max()) for name, given in inputs.items()}
 
 
-def check_independence(trial: Trial) -> Result:
-    """T9."""
+def check_specimens(trial: Trial) -> Result:
+    """Every specimen breaks what it is there to break, and nothing else."""
     parts: list[Claim] = []
     least = math.inf
     rows = ["| rule | " + " | ".join(AXIOMS) + " |", "|---" * (len(AXIOMS) + 1) + "|"]
@@ -237,7 +239,7 @@ def _interactions(trial: Trial) -> list[Claim]:
     severity = torch.full((cases,), CRITICAL, dtype=torch.float64)
     following = [_following_tilt(e, s * severity, sigma, zero) for s in (1.0, 0.5)]
     per_severity = float((osc(following[0] - following[1]) / (CRITICAL / 2)).max())
-    unbounded = _tilted(Softmax(1.0).log_weights(e), severity, sigma)
+    unbounded = tilted(Softmax(1.0).log_weights(e), severity, sigma)
     order = {"evidence": e, "severity": severity, "sigma": SIGMA, "critical": CRITICAL}
     start = conforming(e, 0 * severity, sigma, zero)
     behind = float((start[:, :-1] - start[:, 1:]).max())
@@ -288,22 +290,3 @@ def _interactions(trial: Trial) -> list[Claim]:
         at_least("D and a later floor: rise of a copied teacher's weight behind a floor of 0.2", lost, 1e-2, cases),
         at_least("C against the osc of the evidence needs X: weights moved by a common shift", through, 1e-3, cases),
     ]
-
-
-T9 = Statement(
-    number=9,
-    title="independence and minimality",
-    words="The required axioms are independent: for each of N, B, C, O1 and O2 there is a rule that breaks it and "
-    "keeps the other four; likewise for each of E, M, U, X, S and D. No theorem uses an axiom that it could do "
-    "without: for each axiom that a theorem uses, an input on which the theorem fails when the axiom is dropped.",
-    formula="not B: log w = sigma osc(e);  not C: the leader gets 1.5 nats more;  not O1: no tilt;  not O2: projection",
-    source="open in the paper; ours",
-    run=check_independence,
-    code=("axioms", "theory.independence.SPECIMENS", "theory.minimality"),
-    remarks="Corrected against the first draft of the design: that O1 with O2 for every input needs B is true of a "
-    "tilt of fixed strength, not in general. A tilt whose strength follows the spread of the evidence has N, C, O1 and "
-    "O2 and no range; what it gives up is a modulus in severity. With such a modulus L_kappa, O1 from kappa_crit on "
-    "bounds the lead of a less safe teacher at severity 0 by L_kappa kappa_crit: half of B comes back. E and D exclude "
-    "each other for rules that see evidence only, since at equal evidence a copy raises 1/K to 2/(K+1).",
-)
-STATEMENTS = (T9,)

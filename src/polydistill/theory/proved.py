@@ -11,7 +11,7 @@ PARTS: dict[str, dict[str, tuple[str, ...]]] = {
         "ranges and moduli of products": ("T1_product_range", "T1_product_modulus"),
         "equivariance": ("T1_product_equivariant",),
         "contributions that can be read off": ("T1_log_odds", "T1_non_interference"),
-        "O1 and O2 of products": ("T1_product_O1", "T1_product_O2"),
+        "O1 and O2 of products": ("T10_O1_product", "T10_O2_products"),
     },
     "T2": {"the bound and that it is attained": ("T2_tv_le_tanh", "T2_attained")},
     "T3": {
@@ -60,7 +60,7 @@ PARTS: dict[str, dict[str, tuple[str, ...]]] = {
     "T10": {
         "the unsafe mass under O1, teachers of one tier equally safe": ("T10_unsafe_mass", "T10_pool"),
         "the expected safety under O2": ("T10_O2_safety",),
-        "O2 of products": ("T10_O2_product", "T1_product_O2"),
+        "O2 of products": ("T10_O2_product", "T10_O2_products"),
         "that the log pool can raise it": ("T10_logpool_raises",),
         "tied teachers that differ": (),
     },
@@ -76,8 +76,9 @@ PARTS: dict[str, dict[str, tuple[str, ...]]] = {
     "T13": {
         "the recurrences on numbers": ("T13_nonconvex", "T13_pl", "T13_convex", "T13_drift"),
         "detaching": ("T13_detach", "T13_variational"),
-        "expectations: that noise enters as sigma^2": (),
-        "a clipped step": ("T13_clipped",),
+        "that noise enters as sigma^2, over a finite probability space": ("T13_expected",),
+        "a clipped step without noise": ("T13_clipped",),
+        "a clipped step with noise, momentum and AdamW": (),
     },
     "T14": {"the counterexample": ("T14_stationary", "T14_gap_value")},
     "T15": {"the counterexample": ("T15_not_a_distribution",)},
@@ -85,7 +86,14 @@ PARTS: dict[str, dict[str, tuple[str, ...]]] = {
         "both pools, for teachers without zeros": ("T16_linear_pool", "T16_log_pool"),
         "teachers with zeros": (),
     },
-    "T17": {"anything: dual ascent, feasibility and the dual as a weight are measured": ()},
+    "T17": {
+        "weak duality, bounded multipliers and limits that cannot be met, over finitely many symbols": (
+            "T17_weak_duality",
+            "T17_multipliers",
+            "T17_infeasible",
+        ),
+        "dual ascent and the dual as a weight": (),
+    },
     "T18": {
         "effective weights and MGDA": ("T18_effective_weights", "T18_mgda"),
         "the schemes' own broken orders": (),

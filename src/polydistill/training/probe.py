@@ -32,7 +32,7 @@ SURE = 8.0
 @torch.no_grad()
 def probed(trainer: Any, terms: Terms, batch: Batch) -> Terms:
     """The terms with what was seen on a batch; as they are where the weights read the student, or nothing is pooled."""
-    pooled = terms.pool in (Pool.LINEAR, Pool.LUMPED, Pool.LOG)
+    pooled = terms.pool in (Pool.LINEAR, Pool.LUMPED, Pool.LOG, Pool.POWER)
     reads_student = {"student_gap", "student_gap_reverse"} & trainer.pipeline.stack.needs
     few = probe_of(batch)
     if not pooled or reads_student or few is None:
@@ -74,13 +74,16 @@ class Scene:
         tempered = (log_p / self.terms.temperature).log_softmax(-1)
         if self.terms.pool is Pool.LOG:
             return torch.einsum("nk,knv->nv", log_w.exp(), tempered).softmax(-1)
+        if self.terms.pool is Pool.POWER:
+            a = self.terms.exponent
+            return ((log_w.T[:, :, None] + a * tempered).logsumexp(0) / a).softmax(-1)
         return torch.einsum("nk,knv->nv", log_w.exp(), tempered.exp())
 
-    def moved(self, log_p: Float[Tensor, "K n V"]) -> Float[Tensor, " n"]:
+    def moved(self, log_p: Float[Tensor, "K n V"]) -> Float[Tensor, " m"]:
         """How far the target moves when the teachers say this, at positions with loss."""
         return self._distance(self.pool(self.decide(log_p), log_p))
 
-    def _distance(self, target: Float[Tensor, "n V"]) -> Float[Tensor, " n"]:
+    def _distance(self, target: Float[Tensor, "n V"]) -> Float[Tensor, " m"]:
         return ((target - self.target).abs().sum(-1) / 2)[self.positions.has_loss]
 
     def off(self) -> Shift:
@@ -155,7 +158,7 @@ class Scene:
         )
 
 
-def _shift(found: list[Float[Tensor, " n"]]) -> Shift:
+def _shift(found: list[Float[Tensor, " m"]]) -> Shift:
     return Shift(float(torch.stack(found).max()), float(torch.stack(found).mean()))
 
 

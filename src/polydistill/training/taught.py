@@ -126,6 +126,10 @@ class Taught(Checkpointed):
         self.add_callback(Commit(self))
         return student
 
+    def batch_of(self, inputs: dict[str, Any]) -> Batch:
+        """A collated batch as the method sees it."""
+        raise TypeError(f"{type(self).__name__} does not say what its batches are")
+
     def held_out(self) -> Iterator[Batch] | None:
         """Batches of the held-out data on one process's device; None where there is nothing to measure a loss on."""
         raise TypeError(f"{type(self).__name__} does not say what its held-out data is")

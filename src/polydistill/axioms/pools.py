@@ -1,0 +1,288 @@
+"""Fifteen laws of pools: what may be expected of an aggregator `agg(weights [n, K], log_p [n, K, V]) -> log_p [n, V]`.
+
+Each law is a function from an aggregator and a `Scene` to how far the law is missed, `[n]`: above `TOLERANCE` it is
+broken, and the case is the witness. No pool has all of them: the linear pool keeps what is about masses, the log pool
+what is about ratios.
+
+>>> laws = PoolLaws.of(log_pool)
+>>> laws["factor"] < 1e-9, laws["TV in teachers"] > 0.1
+(True, True)
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Weights = Float[Tensor, "n K"]
+Teachers = Float[Tensor, "n K V"]
+Aggregator = Callable[[Weights, Teachers], Float[Tensor, "n V"]]
+TOLERANCE = 1e-7
+
+
+def linear_pool(weights: Weights, log_p: Teachers) -> Float[Tensor, "n V"]:
+    """`sum_k w_k p_k`."""
+    return (weights.log()[..., None] + log_p).logsumexp(1)
+
+
+def log_pool(weights: Weights, log_p: Teachers) -> Float[Tensor, "n V"]:
+    """`prod_k p_k^w_k`, normalised; a zero of a teacher that has weight is a zero."""
+    return _raised(weights, log_p)
+
+
+def product(weights: Weights, log_p: Teachers) -> Float[Tensor, "n V"]:
+    """A product of experts: the log pool with exponents `K w_k`."""
+    return _raised(weights * weights.shape[1], log_p)
+
+
+def power_pool(exponent: float) -> Aggregator:
+    """`(sum_k w_k p_k^a)^(1/a)`, normalised."""
+
+    def pool(weights: Weights, log_p: Teachers) -> Float[Tensor, "n V"]:
+        return ((weights.log()[..., None] + exponent * log_p).logsumexp(1) / exponent).log_softmax(-1)
+
+    return pool
+
+
+def _raised(exponents: Weights, log_p: Teachers) -> Float[Tensor, "n V"]:
+    terms = torch.where(exponents[..., None] > 0, exponents[..., None] * log_p, 0.0)
+    return terms.sum(1).log_softmax(-1)
+
+
+POOLS: dict[str, Aggregator] = {
+    "linear (`forward_kl`)": linear_pool,
+    "log (`reverse_kl`)": log_pool,
+    "power mean 1/2 (`alpha`)": power_pool(0.5),
+    "product of experts": product,
+}
+"""The pools of our objectives, and one that is none."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Cases: weights and teachers, and the same moved.
+
+    Attributes:
+        w, other_w: weights.
+        log_p, other_p: teachers, all positive; the second ones differ from the first by little or much.
+        more: weights with more of teacher 0, the others in the same proportions.
+        temperature: of tempering.
+    """
+
+    w: Weights
+    other_w: Weights
+    log_p: Teachers
+    other_p: Teachers
+    more: Weights
+    temperature: float = 2.0
+
+    @classmethod
+    def drawn(cls, cases: int, teachers: int, vocabulary: int, generator: torch.Generator) -> "Scene":
+        """Random cases of all sharpnesses."""
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+        size = torch.exp(normal(cases, 1, 1))
+        log_p = (2.0 * size * normal(cases, teachers, vocabulary)).log_softmax(-1)
+        moved = (log_p + torch.exp(normal(cases, 1, 1)) * normal(cases, teachers, vocabulary)).log_softmax(-1)
+        w, other = (normal(cases, teachers).softmax(-1) for _ in range(2))
+        share = 0.05 + 0.9 * torch.rand(cases, 1, generator=generator, dtype=torch.float64)
+        first = torch.nn.functional.one_hot(torch.zeros(cases, dtype=torch.long), teachers).double()
+        return cls(w, other, log_p, moved, (1 - share) * w + share * first)
+
+
+def _tv(one: Tensor, other: Tensor) -> Tensor:
+    return (one.exp() - other.exp()).abs().sum(-1) / 2
+
+
+def _osc(x: Tensor) -> Tensor:
+    return x.amax(-1) - x.amin(-1)
+
+
+def _kl(one: Tensor, other: Tensor) -> Tensor:
+    return (one.exp() * (one - other)).sum(-1)
+
+
+def unanimity(agg: Aggregator, s: Scene) -> Tensor:
+    """Teachers that agree are what the pool says."""
+    same = s.log_p[:, :1].expand_as(s.log_p)
+    return _tv(agg(s.w, same), same[:, 0])
+
+
+def hull(agg: Aggregator, s: Scene) -> Tensor:
+    """The pool is a mixture of the teachers: no direction in which it lies beyond all of them."""
+    p, made = s.log_p.exp(), agg(s.w, s.log_p).exp()
+    mixed = p.mean(1)
+    for step in range(60):  # Frank and Wolfe: the residual at the nearest mixture is the direction
+        away = made - mixed
+        best = (p * away[:, None]).sum(-1).argmax(-1)
+        mixed = mixed + 2.0 / (step + 3.0) * (p[torch.arange(len(p)), best] - mixed)
+    away = made - mixed
+    beyond = (made * away).sum(-1) - (p * away[:, None]).sum(-1).amax(-1)
+    return beyond / away.abs().amax(-1).clamp_min(1e-9)
+
+
+def inside(agg: Aggregator, s: Scene) -> Tensor:
+    """Every symbol gets a mass between the teachers' least and largest."""
+    p, made = s.log_p.exp(), agg(s.w, s.log_p).exp()
+    return torch.maximum(made - p.amax(1), p.amin(1) - made).amax(-1)
+
+
+def positivity(agg: Aggregator, s: Scene) -> Tensor:
+    """One teacher of some weight with mass on a symbol is enough for the pool to have mass there."""
+    log_p = s.log_p.clone()
+    log_p[:, 1:, 0] = -math.inf
+    made = agg(s.w, log_p.log_softmax(-1))[:, 0].exp()
+    return (made <= 0).double()
+
+
+def zero(agg: Aggregator, s: Scene) -> Tensor:
+    """What no teacher ever says, the pool does not."""
+    log_p = s.log_p.clone()
+    log_p[:, :, 0] = -math.inf
+    return agg(s.w, log_p.log_softmax(-1))[:, 0].exp().nan_to_num(1.0)
+
+
+def nearer(agg: Aggregator, s: Scene) -> Tensor:
+    """More weight on a teacher brings the pool nearer to it, in one of the two KL divergences at least."""
+    before, after, own = agg(s.w, s.log_p), agg(s.more, s.log_p), s.log_p[:, 0]
+    return torch.minimum(_kl(own, after) - _kl(own, before), _kl(after, own) - _kl(before, own))
+
+
+def own_symbol(agg: Aggregator, s: Scene) -> Tensor:
+    """Where a teacher gives a symbol more than all others, more weight on it does not lower that symbol."""
+    lost = agg(s.w, s.log_p).exp() - agg(s.more, s.log_p).exp()
+    leads = s.log_p[:, 0] >= s.log_p.amax(1)
+    return lost.masked_fill(~leads, -1.0).amax(-1)
+
+
+def tv_in_teachers(agg: Aggregator, s: Scene) -> Tensor:
+    """The pool moves by at most `sum_k w_k TV(p_k, p'_k)`."""
+    return _tv(agg(s.w, s.log_p), agg(s.w, s.other_p)) - (s.w * _tv(s.log_p, s.other_p)).sum(-1)
+
+
+def tv_in_weights(agg: Aggregator, s: Scene) -> Tensor:
+    """The pool moves by at most `TV(w, w') max_jk TV(p_j, p_k)`."""
+    apart = _tv(s.log_p[:, :, None], s.log_p[:, None]).amax((-1, -2))
+    return _tv(agg(s.w, s.log_p), agg(s.other_w, s.log_p)) - (s.w - s.other_w).abs().sum(-1) / 2 * apart
+
+
+def log_ratio(agg: Aggregator, s: Scene) -> Tensor:
+    """The pool's log-ratio spreads by at most the weighted mean of the teachers' own."""
+    moved = _osc(agg(s.w, s.log_p) - agg(s.w, s.other_p))
+    return moved - (s.w * _osc(s.log_p - s.other_p)).sum(-1)
+
+
+def temper(agg: Aggregator, s: Scene) -> Tensor:
+    """The pool of tempered teachers is the tempered pool."""
+    tempered = agg(s.w, (s.log_p / s.temperature).log_softmax(-1))
+    return _tv(tempered, (agg(s.w, s.log_p) / s.temperature).log_softmax(-1))
+
+
+def rank(agg: Aggregator, s: Scene) -> Tensor:
+    """Two symbols that all teachers rank alike are ranked so by the pool."""
+    log_p = s.log_p.clone()
+    log_p[..., :2] = log_p[..., :2].sort(-1, descending=True).values
+    made = agg(s.w, log_p.log_softmax(-1))
+    return made[:, 1] - made[:, 0]
+
+
+def _merged(log_p: Tensor) -> Tensor:
+    return torch.cat([torch.logaddexp(log_p[..., :1], log_p[..., 1:2]), log_p[..., 2:]], -1)
+
+
+def merge(agg: Aggregator, s: Scene) -> Tensor:
+    """Merging two symbols commutes: tails in one bucket, vocabularies that map onto one another."""
+    return _tv(agg(s.w, _merged(s.log_p)), _merged(agg(s.w, s.log_p)))
+
+
+def factor(agg: Aggregator, s: Scene) -> Tensor:
+    """A factor common to all teachers commutes: masks and biases."""
+    bias = s.other_p[:, :1]
+    return _tv(agg(s.w, (s.log_p + bias).log_softmax(-1)), (agg(s.w, s.log_p) + bias[:, 0]).log_softmax(-1))
+
+
+def order(agg: Aggregator, s: Scene) -> Tensor:
+    """Weights that do not fall where the unsafe mass (of symbol 0) does not rise give no more than uniform ones."""
+    least = s.log_p[..., 0].argsort(-1, descending=True)
+    log_p = s.log_p.gather(1, least[..., None].expand_as(s.log_p))
+    w = s.w.sort(-1).values
+    return agg(w, log_p)[:, 0].exp() - agg(torch.full_like(w, 1.0 / w.shape[1]), log_p)[:, 0].exp()
+
+
+POOL_LAWS: dict[str, Callable[[Aggregator, Scene], Tensor]] = {
+    "unanimity": unanimity,
+    "hull": hull,
+    "inside": inside,
+    "positivity": positivity,
+    "zero": zero,
+    "nearer": nearer,
+    "own symbol": own_symbol,
+    "TV in teachers": tv_in_teachers,
+    "TV in weights": tv_in_weights,
+    "log-ratio": log_ratio,
+    "temper": temper,
+    "rank": rank,
+    "merge": merge,
+    "factor": factor,
+    "order": order,
+}
+"""Law -> how far an aggregator misses it, case by case."""
+
+
+class PoolLaws(dict[str, float]):
+    """Law -> the furthest that it was missed by, with the cases in `witness`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.witness: dict[str, dict[str, list[list[float]]]] = {}
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, agg: Aggregator, *, cases: int = 1500, seed: int = 0) -> "PoolLaws":
+        """Search random cases of two to five teachers and three to thirty symbols.
+
+        Args:
+            agg: `(weights [n, K], log_p [n, K, V]) -> log_p [n, V]`; it is given copies.
+            cases: at each size.
+            seed: of the cases.
+        """
+        found, generator = cls(), torch.Generator().manual_seed(seed)
+        for teachers, vocabulary in ((2, 3), (3, 5), (5, 30)):
+            scene = Scene.drawn(cases, teachers, vocabulary, generator)
+            for name, law in POOL_LAWS.items():
+                missed = law(lambda w, p: agg(w.clone(), p.clone()), scene).nan_to_num(math.inf)
+                worst = int(missed.argmax())
+                first = name not in found
+                broken = float(missed[worst]) > TOLERANCE and name not in found.witness
+                if first or broken:
+                    found[name] = float(missed[worst])
+                    if found[name] > TOLERANCE:
+                        found.witness[name] = {
+                            "weights": [scene.w[worst].tolist()],
+                            "teachers": scene.log_p[worst].exp().tolist(),
+                        }
+        return found
+
+    def table(self) -> list[str]:
+        """One word per law: kept, or by how much it is broken."""
+        return ["yes" if self[name] <= TOLERANCE else f"no ({self[name]:.2g})" for name in POOL_LAWS]
+
+
+def to_markdown(pools: dict[str, Aggregator] | None = None) -> str:
+    """The table of the documentation."""
+    pools = POOLS if pools is None else pools
+    columns = {name: PoolLaws.of(agg).table() for name, agg in pools.items()}
+    rows = [f"| law | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for place, (name, law) in enumerate(POOL_LAWS.items()):
+        says = (law.__doc__ or "").split("\n")[0].rstrip(".")
+        rows.append(f"| {name}: {says} | {' | '.join(cells[place] for cells in columns.values())} |")
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    print(to_markdown())
