@@ -28,7 +28,6 @@ def _heard(terms: Terms, trainer: Any) -> Terms:
         optimiser=_optimiser(trainer.args),
         plain=_name(trainer.args) == "sgd" and not trainer.args.max_grad_norm,
         own_text=trainer.own_text,
-        drawn=trainer.draws is not None,
         skipped=trainer.skip_below or 0.0,
         absent=tuple(teacher.name for teacher in served if teacher.on_outage == "drop"),
         not_whole=tuple(teacher.name for teacher in truncated),
