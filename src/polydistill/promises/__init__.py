@@ -4,7 +4,7 @@
 >>> from polydistill.target import Pool
 >>> stack = Pipeline.of(Softmax(2.0)(Entropy(spread=2)), ["a", "b"], floor=0.1)
 >>> print(promises(stack, Terms(Pool.LINEAR))[0].says)
-no teacher ever weighs less than 29.1% or more than 70.9%
+no teacher ever weighs less than 29.2% or more than 70.8%
 """
 
 from polydistill.promises.change import better

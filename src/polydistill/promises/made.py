@@ -103,7 +103,6 @@ def promises(pipeline: Pipeline, terms: Terms | None = None) -> list[Promise]:
 def _weights(pipeline: Pipeline, terms: Terms, made: _Made) -> None:
     guarantee = pipeline.guarantee()
     who = "no active teacher" if guarantee.vetoes else "no teacher"
-    who = f"on average over the draws, {who}" if terms.drawn else who
     but = f" (while {listed(terms.absent, 'or')} is not out)" if terms.absent else ""
     lowest = guarantee.floor if guarantee.floor > terms.skipped else 0.0
     least = f"less than {at_least(lowest)}" if lowest > 0.0 else ""

@@ -54,7 +54,6 @@ class Terms:
         temperature: of the objective.
         exponent: of a power-mean pool.
         largest: greatest loss that one teacher can cause at a position, nats, where each is compared by itself.
-        drawn: teachers are drawn by weight at every position.
         skipped: total weight of teachers that need not run.
         absent: names of teachers whose servers may be out, and who are then done without.
         not_whole: names of teachers of whom only some entries are heard: cached or served with a tail.
@@ -70,7 +69,6 @@ class Terms:
     temperature: float = 1.0
     exponent: float = 1.0
     largest: float = math.inf
-    drawn: bool = False
     skipped: float = 0.0
     absent: tuple[str, ...] = ()
     not_whole: tuple[str, ...] = ()
