@@ -24,9 +24,10 @@ from scipy import stats
 
 from polydistill.demo.corpus import DOMAINS
 from polydistill.demo.run import Setup, prepare, run_demo
-from polydistill.demo.students import StudentSettings, context_scale, controls, task_scale, token_scale, told, untold
+from polydistill.demo.students import StudentSettings, context_scale, controls, task_scale, token_scale, untold
 from polydistill.demo.teachers import TeacherSettings
 from polydistill.simplex import normalise
+from polydistill.training import Batch
 from polydistill.training.hearing import listen_to
 from polydistill.weighting import ClippedPosterior, DiscountedPosterior, Operator
 
@@ -50,8 +51,9 @@ def label_log_probs(setup: Setup) -> torch.Tensor:
     """`log p_k(y)` of every training position, `[N, K]`."""
     found, teachers = [], setup.remembered()
     for part in setup.training.batches(16):
-        rows, positions = told(part).positions(reads_prefix=True)
-        outputs = listen_to(teachers, told(part), rows)
+        batch = Batch(part.ids, torch.ones_like(part.ids), part.ids)
+        rows, positions = batch.positions(reads_prefix=True)
+        outputs = listen_to(teachers, batch, rows)
         columns = [
             s.head.logits(s.hidden).log_softmax(-1).gather(1, positions.target[:, None]).squeeze(1) for s in outputs
         ]

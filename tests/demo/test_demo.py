@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 from functools import partial
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -13,15 +14,24 @@ from safetensors.torch import load_file
 
 from polydistill.config.file import load_config
 from polydistill.demo import run as demo
-from polydistill.demo.corpus import read_corpus
+from polydistill.demo.corpus import DOMAINS, read_corpus
+from polydistill.demo.on_policy_tasks import byte_tokenizer
+from polydistill.demo.passages import Passages
 from polydistill.demo.run import RUN, Result, run_demo
 from polydistill.demo.screen import LABELS, last_screen
-from polydistill.demo.students import STACK, Scores, StudentSettings
-from polydistill.demo.teachers import ModelSize, TeacherSettings
+from polydistill.demo.students import STACK, Scores, StudentSettings, controls, told
+from polydistill.demo.teachers import ModelSize, Remembered, TeacherSettings, small_llama
+from polydistill.objective import ForwardKL
+from polydistill.pipeline import Pipeline
 from polydistill.records import METRICS, RIBBONS, SUMMARY, StepRecord, read_lines, read_ribbons, read_summary
 from polydistill.run import certificates
 from polydistill.run.build import build_stack
 from polydistill.run.train import STUDENT, train_run
+from polydistill.teachers import head_of, last_hidden_state
+from polydistill.training import Batch
+from polydistill.training.hearing import Method, hear
+from polydistill.training.step import step
+from polydistill.weighting import TeacherRouter
 
 SMALL = ModelSize(hidden=16, layers=1, heads=2, intermediate=32)
 TEACHERS = TeacherSettings(vocabulary=300, length=32, size=SMALL, steps=2, batch=2)
@@ -87,6 +97,27 @@ def test_the_adaptive_student_s_own_evaluation_is_the_demo_s_judgement(ran):
     folder, result = ran
     own = next(line for line in read_lines(folder / METRICS) if line.kind == "evaluation" and "all" in line.losses)
     assert own.losses["all"] == pytest.approx(result.students["adaptive"].mean, abs=1e-5)
+
+
+def test_a_named_teacher_is_a_hard_route():
+    models = [small_llama(SMALL, byte_tokenizer(), 16, seed) for seed in range(4)]
+    ids = torch.randint(258, (3, 16), generator=torch.Generator().manual_seed(0))
+    domain = torch.tensor([[0] * 8 + [2] * 8, [1] * 16, [2] * 8 + [1] * 8])
+    teachers = [
+        Remembered(name, model, ids, torch.ones_like(ids)) for name, model in zip(DOMAINS, models, strict=False)
+    ]
+    own = torch.cat([domain[:, 1:], domain[:, -1:]], 1)
+    routes = {
+        "router": Batch(ids, torch.ones_like(ids), ids, teacher=domain[:, :1].expand(3, 16).contiguous()),
+        "oracle": Batch(ids, torch.ones_like(ids), ids, teacher=own),
+    }
+    hidden, head = last_hidden_state(models[3], input_ids=ids).detach(), head_of(models[3])
+    for name, batch in routes.items():
+        hard = Method(teachers, Pipeline.of(TeacherRouter(strength=inf), DOMAINS), ForwardKL(ce=0.1))
+        named = Method(told(Passages(ids, domain), teachers)[name], controls()[name], ForwardKL(ce=0.1))
+        one, other = (step((h := hear(m, batch)).of(hidden, head), h, m) for m in (hard, named))
+        assert torch.allclose(one.outcome.divergence, other.outcome.divergence, atol=1e-5)
+        assert torch.allclose(one.loss, other.loss)
 
 
 @pytest.mark.parametrize("terminal", [False, True])

@@ -3,18 +3,17 @@
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import inf
 from time import perf_counter
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from polydistill.demo.corpus import DOMAINS
 from polydistill.demo.passages import Passages
-from polydistill.demo.teachers import ModelSize, adamw, token_losses, update
-from polydistill.logprobs import Positions
+from polydistill.demo.teachers import ModelSize, Remembered, adamw, token_losses, update
+from polydistill.logprobs import HiddenStates, logits_of
 from polydistill.objective import Divergence
 from polydistill.pipeline import Pipeline
 from polydistill.records import StepRecord
@@ -23,7 +22,7 @@ from polydistill.training import Batch
 from polydistill.training.hearing import Method, hear
 from polydistill.training.step import StepOutcome, step
 from polydistill.training.taught import Taught
-from polydistill.weighting import Hedge, Operator, PrefixPosterior, Softmax, TaskRouter, TeacherRouter, Uniform
+from polydistill.weighting import Hedge, Operator, PrefixPosterior, Softmax, Uniform
 from polydistill.weighting.signals import Entropy, LabelLikelihood
 
 FLOOR = 0.02
@@ -83,28 +82,77 @@ STACK = untold(adaptive())
 """The adaptive stack as the demo uses it: `polydistill certify polydistill.demo.students:STACK`."""
 
 
-def oracle() -> Pipeline:
-    """Told the domain of every position."""
-    return Pipeline.of(TaskRouter({domain: domain for domain in DOMAINS}, strength=inf), DOMAINS, DOMAINS)
-
-
 def controls() -> dict[str, Pipeline | None]:
-    """Whom the adaptive student is compared with; None learns from labels only."""
+    """Whom the adaptive student is compared with; None learns from labels only.
+
+    The last two are told a teacher: the one of the text's first domain, and the one of every position's own.
+    """
     return {
         "labels_only": None,
         "uniform": untold(Uniform(), floor=0.0),
         "entropy_alone": untold(token_scale()),
-        "router": Pipeline.of(TeacherRouter(strength=inf), DOMAINS),
-        "oracle": oracle(),
+        "router": Pipeline.of(Uniform(), ("first",)),
+        "oracle": Pipeline.of(Uniform(), ("own",)),
     }
 
 
-def told(passages: Passages) -> Batch:
-    """Passages as a batch: the task is the true domain of the token to be predicted, the router's teacher that of the
-    first one. Only students that are told look at either."""
-    predicted = torch.cat([passages.domain[:, 1:], passages.domain[:, -1:]], 1)
-    first = passages.domain[:, :1].expand_as(passages.ids).contiguous()
-    return Batch(passages.ids, torch.ones_like(passages.ids), passages.ids, task=predicted, teacher=first)
+@dataclass(frozen=True)
+class Named:
+    """What the teacher that is named at each position says there: a hard route, for the price of one teacher.
+
+    Attributes:
+        outputs: of every teacher.
+        who: index of the one that is named.
+    """
+
+    outputs: Sequence[HiddenStates]
+    who: Int[Tensor, " N"]
+    exact: bool = True
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of entries V."""
+        return self.outputs[0].vocabulary
+
+    def __len__(self) -> int:
+        return len(self.who)
+
+    def write(self, rows: Int[Tensor, " n"] | slice, out: Float[Tensor, "n V"]) -> None:
+        """Finished logits of the named ones."""
+        who, place = self.who[rows], torch.arange(len(self.who))[rows]
+        for k, output in enumerate(self.outputs):
+            out[who == k] = logits_of(output, place[who == k])
+
+    def finish(self, logits: Float[Tensor, "n V"]) -> None:
+        """Nothing is missing."""
+
+
+@dataclass(frozen=True)
+class NamedTeacher:
+    """Several teachers as one: the named one speaks.
+
+    Attributes:
+        name: of all together.
+        teachers: in the order of the domains.
+        who: index of the one that speaks about each token.
+    """
+
+    name: str
+    teachers: Sequence[Remembered]
+    who: Int[Tensor, "B T"]
+
+    def speak(
+        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"], rows: Int[Tensor, " N"]
+    ) -> Named:
+        """The named one's words at the flattened positions `rows`."""
+        return Named([t.speak(input_ids, attention_mask, rows) for t in self.teachers], self.who.flatten()[rows])
+
+
+def told(passages: Passages, teachers: Sequence[Remembered]) -> dict[str, list[NamedTeacher]]:
+    """Student -> the teacher that it is told: of the text's first domain, or of the token's that is to be predicted."""
+    first = passages.domain[:, :1].expand_as(passages.domain)
+    own = torch.cat([passages.domain[:, 1:], passages.domain[:, -1:]], 1)
+    return {"router": [NamedTeacher("first", teachers, first)], "oracle": [NamedTeacher("own", teachers, own)]}
 
 
 class Control:
@@ -167,7 +215,7 @@ class Controls:
         self,
         pipelines: Mapping[str, Pipeline | None],
         start: LlamaForCausalLM,
-        teachers: Sequence[TeacherSource],
+        teachers: Sequence[Remembered],
         passages: Passages,
         divergence: Divergence,
     ) -> None:
@@ -184,25 +232,25 @@ class Controls:
         assert done.batch is not None
         assert trainer.optimizer is not None
         rows = torch.tensor([self.row[tuple(ids)] for ids in done.batch.input_ids.tolist()])
-        batch, rate = told(self.passages.take(rows)), float(trainer.optimizer.param_groups[0]["lr"])
-        records = [one.learn(batch, self.teachers, self.divergence, rate) for one in self.students.values()]
+        passages, rate = self.passages.take(rows), float(trainer.optimizer.param_groups[0]["lr"])
+        named = told(passages, self.teachers)
+        records = [
+            student.learn(done.batch, named.get(name, self.teachers), self.divergence, rate)
+            for name, student in self.students.items()
+        ]
         number = trainer.state.global_step + 1
         if number % trainer.args.logging_steps == 0:
             self.records += [record.model_copy(update={"step": number}) for record in records]
-            _, positions = batch.positions(reads_prefix=True)
-            self.weights[number] = weights_by_domain(done.outcome.log_w, positions)
+            self.weights[number] = weights_by_domain(done.outcome.log_w, named["oracle"][0].who.flatten()[done.rows])
         self.seconds += perf_counter() - clock
         return {}
 
 
-def weights_by_domain(log_w: Float[Tensor, "N K"], positions: Positions) -> dict[str, dict[str, float]]:
+def weights_by_domain(log_w: Float[Tensor, "N K"], domain: Int[Tensor, " N"]) -> dict[str, dict[str, float]]:
     """True domain of the predicted token -> teacher -> mean weight."""
-    means = {}
-    for index, domain in enumerate(DOMAINS):
-        chosen = positions.has_loss & (positions.task == index)
-        if chosen.any():
-            means[domain] = dict(zip(DOMAINS, log_w[chosen].exp().mean(0).tolist(), strict=True))
-    return means
+    present = [index for index in range(len(DOMAINS)) if bool((domain == index).any())]
+    means = {DOMAINS[index]: log_w[domain == index].exp().mean(0).tolist() for index in present}
+    return {name: dict(zip(DOMAINS, mean, strict=True)) for name, mean in means.items()}
 
 
 @dataclass(frozen=True)
