@@ -46,6 +46,7 @@ class Mutation:
 
 
 CLIP = "min(base.range, math.log(high / low))"
+COMMIT = '"""The base commits."""\n        self.base.commit()'
 O2 = '{"O2"} if isinstance(pipeline.safety, Tilt | Veto) else set()'
 UNTEMPERED = "(kept if keeps_log else kept.log()) * temperature)"
 SELECT = (
@@ -79,7 +80,7 @@ MUTATIONS = [
         "rows = task != UNKNOWN",
         STATE + "test_hedge_learns_from_positions_with_loss_only",
     ),
-    Mutation("commit of a power", "self.base.commit()", "pass", STATE + "test_a_power_lets_its_base_learn"),
+    Mutation("commit of a power", COMMIT, COMMIT.splitlines()[0], STATE + "test_a_power_lets_its_base_learn"),
     Mutation("limit of mass at its severity", MASS, MASS.replace(">=", ">"), SEVERITY),
     Mutation("limit of KL at its severity", KL, KL.replace(">=", ">"), SEVERITY),
     Mutation(
@@ -110,7 +111,7 @@ MUTATIONS = [
         "lower = hilbert(first, between) < hilbert",
         BISECTED,
     ),
-    Mutation("jump or witness", "witness = jump or witness", "witness = witness or jump", JUMPS),
+    Mutation("jump or witness", "witness = jump or steep", "witness = steep or jump", JUMPS),
 ]
 
 

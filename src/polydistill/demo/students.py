@@ -233,7 +233,7 @@ class Controls:
         assert trainer.optimizer is not None
         rows = torch.tensor([self.row[tuple(ids)] for ids in done.batch.input_ids.tolist()])
         passages, rate = self.passages.take(rows), float(trainer.optimizer.param_groups[0]["lr"])
-        named = told(passages, self.teachers)
+        named: Mapping[str, Sequence[TeacherSource]] = told(passages, self.teachers)
         records = [
             student.learn(done.batch, named.get(name, self.teachers), self.divergence, rate)
             for name, student in self.students.items()
