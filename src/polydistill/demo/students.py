@@ -96,7 +96,7 @@ def controls() -> dict[str, Pipeline | None]:
     }
 
 
-@dataclass(frozen=True)
+@dataclass
 class Named:
     """What the teacher that is named at each position says there: a hard route, for the price of one teacher.
 
@@ -127,7 +127,7 @@ class Named:
         """Nothing is missing."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class NamedTeacher:
     """Several teachers as one: the named one speaks.
 
@@ -233,10 +233,10 @@ class Controls:
         assert trainer.optimizer is not None
         rows = torch.tensor([self.row[tuple(ids)] for ids in done.batch.input_ids.tolist()])
         passages, rate = self.passages.take(rows), float(trainer.optimizer.param_groups[0]["lr"])
-        named: Mapping[str, Sequence[TeacherSource]] = told(passages, self.teachers)
+        named = told(passages, self.teachers)
+        heard: dict[str, Sequence[TeacherSource]] = {name: named.get(name, self.teachers) for name in self.students}
         records = [
-            student.learn(done.batch, named.get(name, self.teachers), self.divergence, rate)
-            for name, student in self.students.items()
+            student.learn(done.batch, heard[name], self.divergence, rate) for name, student in self.students.items()
         ]
         number = trainer.state.global_step + 1
         if number % trainer.args.logging_steps == 0:
