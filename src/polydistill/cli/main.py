@@ -113,17 +113,19 @@ def check(
 def train(config: ConfigFile, overrides: Overrides = None, json_file: JsonFile = None) -> None:
     """Train a student; run it again to go on after an interruption."""
     from polydistill.config.file import load_config
+    from polydistill.records import REPORT
     from polydistill.report import write_report
-    from polydistill.run.train import STUDENT, refuse_unmet, train_run, weights_hash
+    from polydistill.run.train import STUDENT, finished, refuse_unmet, train_run, weights_hash
 
     run = load_config(config, overrides or ())
     _quiet()
     command = shlex.join(["polydistill", "train", str(config), *(overrides or ())])
-    summary = train_run(run, command, console)
     folder = Path(run.output)
+    done = finished(folder) is not None
+    summary = train_run(run, command, console)
     if not summary.steps:  # another rank than the main one
         return
-    report = write_report(folder)
+    report = folder / REPORT if done and (folder / REPORT).is_file() else write_report(folder)
     _scores(summary)
     console.print(f"student: {folder / STUDENT}\nreport:  {report}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"next: polydistill eval {folder}", highlight=False, markup=False, soft_wrap=True)

@@ -3,7 +3,7 @@
 import os
 import platform
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
@@ -14,7 +14,8 @@ import xxhash
 from filelock import FileLock, Timeout
 from peft import PeftModel
 from rich.console import Console
-from transformers import GenerationConfig, PrinterCallback
+from transformers import GenerationConfig, PrinterCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ProgressCallback as TqdmCallback
 
 from polydistill import __version__
@@ -30,6 +31,7 @@ from polydistill.records import (
     RecordWriter,
     RunSummary,
     Score,
+    read_summary,
     write_ribbons,
     write_summary,
 )
@@ -46,6 +48,7 @@ from polydistill.run.recorder import Recorder, constraint_records
 from polydistill.safety import attenuation
 from polydistill.safety.constrained import InfeasibleError
 from polydistill.teachers import TeacherUnavailableError
+from polydistill.training.checkpoint import in_order
 from polydistill.training.hearing import listen_to
 from polydistill.training.partial import served_says
 from polydistill.training.placement import ShardedTeacher
@@ -103,9 +106,27 @@ def train_run(
     folder = Path(config.output)
     with locked(folder):
         _same_run(config, folder)
-        summary = _train(config, folder, command, console, observers)
+        summary = finished(folder)
+        if summary is None:
+            summary = _train(config, folder, command, console, observers)
+        elif os.environ.get("RANK", "0") != "0":
+            summary = RunSummary(title=folder.name)
+        elif console is not None:
+            console.print(f"{folder} is finished: nothing is left to do", highlight=False, markup=False, soft_wrap=True)
     leave()
     return summary
+
+
+def finished(folder: Path) -> RunSummary | None:
+    """What came out of a run whose last step is done and whose student, evaluation and summary are written."""
+    if not (folder / SUMMARY).is_file() or not any((folder / STUDENT).glob("*.safetensors")):
+        return None
+    with suppress(OSError, ValueError, TypeError):  # a damaged checkpoint takes nothing from the student
+        for last in in_order(folder)[-1:]:
+            state = TrainerState.load_from_json(str(last / TRAINER_STATE_NAME))
+            if state.global_step < state.max_steps:
+                return None
+    return read_summary(folder / SUMMARY)
 
 
 def _train(
@@ -324,9 +345,9 @@ def _leave_behind(
         with RecordWriter(folder / METRICS) as writer:
             writer.write(evaluation.record)
         write_ribbons(folder / RIBBONS, evaluation.ribbons)
-    write_summary(folder / SUMMARY, summary)
     sources = {name: section.source for name, section in config.teachers.items()}
     write_card(folder / STUDENT, summary, promised, sources, config.student.model)
+    write_summary(folder / SUMMARY, summary)  # last: a run that has one is finished
 
 
 def evaluate_run(folder: Path) -> Evaluation:

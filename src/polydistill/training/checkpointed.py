@@ -104,6 +104,14 @@ class Checkpointed(Trainer):
                 ) from error
         return super().train(resume_from_checkpoint=None if folder is None else str(folder), **kwargs)
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> Any:
+        """Nothing when the checkpoint that was loaded is of the last step: the loop would look only after another."""
+        if self.state.global_step < self.state.max_steps:
+            return super()._run_epoch(*args, **kwargs)
+        self._load_rng_state(kwargs["resume_from_checkpoint"])
+        self.control.should_training_stop = True
+        return None
+
     def _verified(self, wanted: str | Path | bool | None) -> Path | None:
         if not wanted:
             return None

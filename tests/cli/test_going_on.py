@@ -1,0 +1,125 @@
+"""A finished run stays as it is; one that was killed after its last step is completed without another."""
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import forked
+import pytest
+from models import saved, texts
+from ruamel.yaml import YAML
+from safetensors.torch import load_file
+
+from polydistill.records import read_metrics, read_summary
+from polydistill.training.checkpoint import newest_verified
+
+pytestmark = pytest.mark.slow
+
+STEPS = 6
+
+RULE = """
+import os, signal, torch
+from pathlib import Path
+
+DO, AFTER, RUN = os.environ.get("TRAP", "nothing 0 none").split()
+
+SPRUNG = []
+
+def rows():
+    path = Path(RUN, "metrics.jsonl")
+    return sum('"kind":"step"' in line for line in path.read_text().splitlines()) if path.exists() else -1
+
+def rule(evidence):
+    if DO != "nothing" and not SPRUNG and rows() == int(AFTER):
+        SPRUNG.append(DO)
+        os.kill(os.getpid(), getattr(signal, DO))
+    return torch.softmax(evidence, -1)
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with models, data, a function of weights that springs the trap of its environment, and run.yaml."""
+    folder = tmp_path_factory.mktemp("project")
+    saved(folder / "student", 0, dropout=0.2)
+    for seed, name in enumerate(("one", "two"), 1):
+        saved(folder / name, seed)
+    for name, n in (("train", 24), ("held-out", 4)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts(n)["text"]))
+    (folder / "mine.py").write_text(RULE)
+    config = {
+        "output": "whole",
+        "student": "student",
+        "teachers": {"one": "one", "two": "two"},
+        "data": {"train": "train.jsonl", "evaluation": "held-out.jsonl"},
+        "weighting": [{"kind": "custom", "function": "mine:rule"}, {"kind": "hedge", "power": 0.5}],
+        "training": {
+            "max_steps": STEPS,
+            "batch_size": 2,
+            "gradient_accumulation": 2,
+            "save_steps": 4,
+            "log_steps": 1,
+            "learning_rate": 1e-3,
+            "schedule": "constant",
+            "cpu": True,
+            "threads": 1,
+        },
+    }
+    with (folder / "run.yaml").open("w") as stream:
+        YAML(typ="safe").dump(config, stream)
+    return folder
+
+
+def train(project: Path, run: str, trap: str | None = None, *more: str) -> Any:
+    environment = {**os.environ, "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+    if trap is not None:
+        environment["TRAP"] = f"{trap} {run}"
+    return forked.run([*forked.POLYDISTILL, "train", "run.yaml", f"output={run}", *more], cwd=project, env=environment)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def ended_alike(one: Path, other: Path) -> None:
+    """The same student, operators and records."""
+    weights = [(run / "student" / "model.safetensors").read_bytes() for run in (one, other)]
+    assert weights[0] == weights[1]
+    last = [newest_verified(run)[0] for run in (one, other)]
+    assert all(folder is not None and folder.name == f"checkpoint-{STEPS}" for folder in last)
+    states = [load_file(folder / "polydistill_state.safetensors") for folder in last if folder is not None]
+    assert states[0].keys() == states[1].keys()
+    assert all(bool((states[0][name] == states[1][name]).all()) for name in states[0])
+    steps = [read_metrics(run / "metrics.jsonl")[0] for run in (one, other)]
+    rows = [[row.model_dump(exclude={"seconds"}) for row in kept] for kept in steps]
+    assert rows[0] == rows[1]
+    counts = [read_summary(run / "summary.json") for run in (one, other)]
+    assert counts[0].scores == counts[1].scores
+
+
+@pytest.fixture(scope="module")
+def whole(project: Path) -> Path:
+    """A run that nothing disturbs."""
+    done = train(project, "whole")
+    assert done.returncode == 0, done.stderr
+    return project / "whole"
+
+
+def test_a_finished_run_is_finished(project: Path, whole: Path) -> None:
+    before = content(whole)
+    done = train(project, "whole")
+    assert done.returncode == 0, done.stderr
+    assert "whole is finished: nothing is left to do" in done.stdout
+    assert content(whole) == before
+
+
+def test_a_run_killed_after_its_last_step_is_completed_without_another(project: Path, whole: Path) -> None:
+    done = train(project, "late", f"SIGKILL {STEPS}")
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not (project / "late" / "summary.json").exists()
+    done = train(project, "late")
+    assert done.returncode == 0, done.stderr
+    ended_alike(project / "late", whole)
+    assert json.loads((project / "late" / "summary.json").read_text())["steps"] == STEPS
