@@ -173,7 +173,7 @@ def test_the_table_shows_bound_worst_value_and_consequences():
     text = str(certificate)
     assert "B boundedness" in text
     assert "100%" in text
-    assert "no teacher ever weighs less than 6.34% or more than 78.7%" in text
+    assert "no teacher ever weighs less than 6.33% or more than 78.7%" in text
     assert Certificate.from_json(certificate.to_json()) == certificate
 
 

@@ -1,9 +1,9 @@
 """Names from data and configuration are text on the terminal."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
-
-import forked
 
 from polydistill.records import RunSummary, Score, write_summary
 
@@ -15,7 +15,8 @@ def test_names_in_a_table_are_neither_markup_nor_escape_sequences(tmp_path: Path
     scores = [Score(name="student", role="student", losses=losses, mean=1.0)]
     summary = RunSummary(title="run", steps=1, domains=list(NAMES), main_student="student", scores=scores)
     write_summary(tmp_path / "summary.json", summary)
-    done = forked.run([*forked.POLYDISTILL, "compare", str(tmp_path)], env={**os.environ, "COLUMNS": "300"})
+    command = [sys.executable, "-m", "polydistill", "compare", str(tmp_path)]
+    done = subprocess.run(command, env={**os.environ, "COLUMNS": "300"}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     for name in NAMES[:3]:
         assert name in done.stdout

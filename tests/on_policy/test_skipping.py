@@ -113,7 +113,7 @@ def test_tools_answers_are_read_but_not_learned(tmp_path):
     tools[:, 2:4] = 0
     mine = made.batch_of({**batch, "tool_mask": tools})
     rows, positions = mine.positions(reads_prefix=True)
-    width = batch["prompt_ids"].shape[1]
-    places = rows[positions.has_loss] % mine.input_ids.shape[1] + 1 - width
-    assert not set(places.tolist()) & {2, 3}
-    assert set((rows % mine.input_ids.shape[1] + 1 - width).tolist()) >= {2, 3}
+    width = mine.input_ids.shape[1]
+    places = rows % width + 1 - batch["prompt_mask"].sum(1)[rows // width]  # of the completion's tokens
+    assert not set(places[positions.has_loss].tolist()) & {2, 3}
+    assert set(places.tolist()) >= {2, 3}

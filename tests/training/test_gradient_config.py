@@ -4,7 +4,7 @@ import models
 import pytest
 
 from polydistill.certification import Certificate
-from polydistill.cli.main import _pipeline_of
+from polydistill.cli.certify import _pipeline_of
 from polydistill.config.file import ConfigError, dump_config
 from polydistill.config.run import RunConfig
 from polydistill.records import read_metrics
