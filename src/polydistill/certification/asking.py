@@ -91,7 +91,7 @@ def unprotected(rule: FunctionRule) -> Rule:
         for row in rows:
             level = row.new_full(row.shape[:-1], rule.severity)
             guarded(rule.ask)(row, level)
-        same = torch.equal(handed.nan_to_num(), before.nan_to_num())
+        same = bool(((handed == before) | (handed.isnan() & before.isnan())).all())
         return guarded(rule)(before) if same else torch.full_like(evidence, math.nan)
 
     return ask
