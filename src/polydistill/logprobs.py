@@ -20,6 +20,10 @@ UNKNOWN = -1
 """Task or teacher index of a position whose task or teacher is not given."""
 
 
+MASKED = -100.0
+"""Logit of a masked entry, less the largest one: `exp` of it is the least that float32 has."""
+
+
 @dataclass(frozen=True)
 class Head:
     """The map from hidden states to logits of one model: `softcap(scale * (h W^T + b))`.
@@ -30,7 +34,8 @@ class Head:
         scale: multiplies the logits (Cohere, Granite); 1 for most models.
         softcap: `softcap * tanh(logits / softcap)` (Gemma 2), or None.
         visible: how many leading vocabulary entries are real; later ones are padding of the matrix and get no
-            probability at all. None when all are real.
+            probability at all. None when all are real. More than the matrix has rows where the last are masked.
+        masked: entries that get no probability at all.
     """
 
     weight: Float[Tensor, "V D"]
@@ -38,6 +43,13 @@ class Head:
     scale: float = 1.0
     softcap: float | None = None
     visible: int | None = None
+    masked: Int[Tensor, " M"] | None = None
+
+    def to(self, device: torch.device) -> "Head":
+        """The same on another device."""
+        bias = None if self.bias is None else self.bias.to(device)
+        masked = None if self.masked is None else self.masked.to(device)
+        return replace(self, weight=self.weight.to(device), bias=bias, masked=masked)
 
     def logits(self, hidden: Float[Tensor, "n D"]) -> Float[Tensor, "n V"]:
         """Logits over the visible vocabulary, float32 (float64 for float64); the product runs in `hidden`'s dtype."""
@@ -51,11 +63,17 @@ class Head:
             logits = logits * self.scale
         if self.softcap is not None:
             logits = torch.tanh(logits / self.softcap) * self.softcap
+        if self.masked is not None:
+            logits = torch.nn.functional.pad(logits, (0, self.vocabulary - logits.shape[1]))
+            self._mask(logits)
         return logits
 
     def project(self, hidden: Float[Tensor, "n D"], out: Float[Tensor, "n V"]) -> None:
         """Write the bare product `h W^T` over the visible vocabulary to `out`, without bias, scale and soft cap."""
         weight = self.weight if self.visible is None else self.weight[: self.visible]
+        if len(weight) < out.shape[1]:
+            out[:, len(weight) :] = 0.0
+            out = out[:, : len(weight)]
         if hidden.dtype == weight.dtype == out.dtype:
             torch.mm(hidden, weight.T, out=out)
         else:
@@ -64,11 +82,19 @@ class Head:
     def finish(self, logits: Float[Tensor, "n V"]) -> None:
         """`softcap tanh(scale (logits + bias) / softcap)`, in place: what is missing after `project`."""
         if self.bias is not None:
-            logits.add_(self.bias[: self.vocabulary])
+            bias = self.bias[: self.vocabulary]
+            logits[:, : len(bias)] += bias
         if self.scale != 1.0:
             logits.mul_(self.scale)
         if self.softcap is not None:
             logits.div_(self.softcap).tanh_().mul_(self.softcap)
+        if self.masked is not None:
+            self._mask(logits)
+
+    def _mask(self, logits: Float[Tensor, "n V"]) -> None:
+        """Masked entries so far below the likeliest of the others that nothing is left of them; finite all the same."""
+        logits[:, self.masked] = -torch.inf
+        logits[:, self.masked] = logits.amax(-1, keepdim=True) + MASKED
 
     @property
     def vocabulary(self) -> int:

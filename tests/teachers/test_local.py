@@ -120,11 +120,8 @@ def test_a_teacher_with_a_padded_tail_says_so_and_hides_it(tokenizer):
 
 
 def test_a_teacher_of_another_vocabulary_is_refused(tokenizer):
-    other = models.tokenizer.__wrapped__()
-    other.add_tokens(["wizard"])
-    with pytest.raises(
-        VocabularyMismatchError, match=r"teacher 'a' has another vocabulary .* id 300 is 'wizard' for the teacher"
-    ):
+    other = models.tokenizer().train_new_from_iterator(["quick brown foxes jump over lazy dogs"] * 3, 300)
+    with pytest.raises(VocabularyMismatchError, match=r"teacher 'a' has another vocabulary .* id 260 is "):
         LocalTeacher("a", models.llama(), other).agree_with(tokenizer, 300)
     with pytest.raises(VocabularyMismatchError, match="teacher 'a' has 290 output rows but its tokenizer has 300"):
         LocalTeacher("a", models.llama(rows=290)).agree_with(tokenizer, 300)

@@ -1,9 +1,11 @@
+from string import ascii_letters
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from polydistill.teachers import VocabularyMismatchError, agree, check_rows
-from polydistill.teachers.vocabulary import tokens_by_id
+from polydistill.teachers.vocabulary import named, tokens_by_id
 
 
 class Words:
@@ -17,20 +19,22 @@ class Words:
 
 
 @given(st.lists(st.text(min_size=1, max_size=3), min_size=1, max_size=8, unique=True))
-def test_equal_vocabularies_agree_and_their_size_is_returned(tokens):
-    assert agree(Words(*tokens), Words(*tokens), "t") == len(tokens)
+def test_equal_vocabularies_agree(tokens):
+    assert agree(Words(*tokens), Words(*tokens), "t") == ()
     assert tokens_by_id(Words(*tokens)) == tokens
 
 
 @given(
-    st.lists(st.text(min_size=1, max_size=3), min_size=2, max_size=8, unique=True), st.integers(0, 7), st.integers(0, 7)
+    st.lists(st.text(ascii_letters, min_size=1, max_size=3), min_size=2, max_size=8, unique=True),
+    st.integers(0, 7),
+    st.integers(0, 7),
 )
 def test_the_first_token_that_differs_is_named(tokens, i, j):
     i, j = sorted([i % len(tokens), j % len(tokens)])
     other = list(tokens)
     other[i], other[j] = other[j], other[i]
     if i == j:
-        assert agree(Words(*tokens), Words(*other), "t") == len(tokens)
+        assert agree(Words(*tokens), Words(*other), "t") == ()
         return
     with pytest.raises(VocabularyMismatchError) as caught:
         agree(Words(*tokens), Words(*other), "maths")
@@ -49,7 +53,7 @@ def test_a_vocabulary_that_goes_on_is_another_vocabulary():
 
 def test_gaps_in_the_ids_are_part_of_the_vocabulary():
     assert tokens_by_id(Words("a", None, "c")) == ["a", None, "c"]
-    assert agree(Words("a", None, "c"), Words("a", None, "c"), "t") == 3
+    assert agree(Words("a", None, "c"), Words("a", None, "c"), "t") == ()
     with pytest.raises(VocabularyMismatchError, match="id 1 is 'b' for the teacher and absent"):
         agree(Words("a", None, "c"), Words("a", "b", "c"), "t")
 
@@ -61,3 +65,20 @@ def test_a_padded_tail_is_said_and_missing_rows_are_refused():
     )
     with pytest.raises(VocabularyMismatchError, match="teacher 'a' has 299 output rows but its tokenizer has 300"):
         check_rows(299, 300, "teacher 'a'")
+    assert check_rows(299, 300, "teacher 'a'", spare=[299]) == (
+        "teacher 'a' has 299 output rows for 300 tokens; the last 1 are masked"
+    )
+
+
+def test_reserved_entries_may_differ_and_are_named_by_the_students_ids():
+    ours, theirs = Words("a", "b", "<|user|>", "[PAD]"), Words("a", "b", "<|human|>", None, "<unused1>")
+    assert agree(ours, theirs, "t") == (2, 3)
+    assert agree(theirs, ours, "t") == (2, 4)
+    ours.eos_token_id = theirs.eos_token_id = 2
+    assert agree(ours, theirs, "t") == (3,)
+    assert named((2, 3), ours) == "2 '<|user|>', 3 '[PAD]'"
+
+
+def test_a_byte_is_not_a_reserved_entry():
+    with pytest.raises(VocabularyMismatchError, match="id 1 is '<0x42>' for the teacher and '<0x41>' for the student"):
+        agree(Words("a", "<0x41>"), Words("a", "<0x42>"), "t")

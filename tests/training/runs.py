@@ -35,8 +35,7 @@ def trainer(
         weighting=weighting,
         args=arguments(folder, **options),
         train_dataset=models.texts() if data is None else data,
-        processing_class=models.tokenizer(),
-        **(made or {}),
+        **{"processing_class": models.tokenizer(), **(made or {})},
     )
 
 

@@ -8,7 +8,8 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from runs import LEARNING, PLAIN, arguments, losses, trainer, weights
-from transformers import TrainerCallback
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast, TrainerCallback
 
 from polydistill import ForwardKL, LocalTeacher, PolyDistillTrainer, PrefixPosterior, ReverseKL, Tilt, Uniform
 from polydistill.teachers import VocabularyMismatchError
@@ -187,10 +188,56 @@ def test_names_that_do_not_exist_are_refused_before_any_model_is_loaded(tmp_path
 
 
 def test_a_teacher_of_another_vocabulary_is_refused(tmp_path):
+    other = models.tokenizer().train_new_from_iterator(["quick brown foxes jump over lazy dogs"] * 3, 300)
+    with pytest.raises(VocabularyMismatchError, match=r"teacher 'w' has another vocabulary"):
+        trainer(tmp_path, teachers={"w": LocalTeacher("w", models.llama(1), other)}, weighting=PLAIN)
+
+
+def with_another_user(tokens: int = 0):
+    """The same tokenizer whose user speaks after another word, and with more tokens at the end."""
     other = models.tokenizer.__wrapped__()
-    other.add_tokens(["wizard"])
-    with pytest.raises(VocabularyMismatchError, match=r"teacher 'w' .*'wizard'"):
-        trainer(tmp_path, teachers={"w": LocalTeacher("w", models.llama(1, rows=301), other)}, weighting=PLAIN)
+    raw = other.backend_tokenizer.to_str().replace("<|user|>", "<|human|>")
+    other = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(raw), eos_token="<|end|>", pad_token="<|pad|>")
+    other.add_tokens([f"wizard{i}" for i in range(tokens)])
+    return other
+
+
+def test_a_tokenizer_that_differs_in_reserved_entries_goes_on_with_the_others(tmp_path):
+    def teachers(model, tokenizer=None):
+        return {"a": LocalTeacher("a", model, tokenizer), "b": models.llama(2)}
+
+    for model, tokens in ((models.llama(1, rows=301), 1), (models.llama(1), 0), (models.llama(1), 1)):
+        made = trainer(tmp_path, teachers=teachers(model, with_another_user(tokens)))
+        assert "shares all but 1 of the student's 300 entries; masked are 2 '<|user|>'" in made.masked[-1]
+        made.train()
+        plain = trainer(tmp_path, teachers=teachers(models.llama(1)))
+        plain.train()
+        # One entry of 300 that text never holds.
+        assert losses(made) == pytest.approx(losses(plain), rel=0.05)
+        assert losses(made) != losses(plain)
+        for name, value in weights(made.model).items():
+            assert torch.isfinite(value).all(), name
+
+
+def test_a_token_that_a_teacher_lacks_is_refused_where_the_data_have_it(tmp_path):
+    data = Dataset.from_dict({"text": ["the sum", "<|user|>two and three"]})
+    with pytest.raises(
+        VocabularyMismatchError, match=r"the data contain id 2 '<\|user\|>', which teacher 'w' does not"
+    ):
+        trainer(tmp_path, teachers={"w": LocalTeacher("w", models.llama(1), with_another_user())}, data=data)
+
+
+def test_a_student_with_more_tokens_than_rows_goes_on_without_them(tmp_path):
+    longer = models.tokenizer.__wrapped__()
+    longer.add_tokens(["wizard"])
+    both = {name: LocalTeacher(name, models.llama(1), longer) for name in "ab"}
+    arranged = {"teachers": both, "made": {"processing_class": longer}}
+    made = trainer(tmp_path, **arranged)
+    assert made.visible == 300
+    assert made.masked[0] == "the student has 300 output rows for 301 tokens; the last 1 are masked"
+    made.train()
+    with pytest.raises(VocabularyMismatchError, match="the data contain id 300 'wizard', which the student"):
+        trainer(tmp_path, data=Dataset.from_dict({"text": ["a wizard"]}), **arranged)
 
 
 def test_padded_tails_are_masked_and_said_for_students_and_teachers(tmp_path):

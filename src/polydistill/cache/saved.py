@@ -41,11 +41,13 @@ def build_of(data: bytes) -> str:
 
 
 def head_bytes(head: Head, build: str) -> bytes:
-    """A head: `weight` [V, D] of the visible entries and `bias`; scale and soft cap in the metadata."""
+    """A head: `weight` [V, D] of the visible entries, `bias` and `masked`; scale and soft cap in the metadata."""
     tensors = {"weight": head.weight[: head.vocabulary].detach().cpu().contiguous()}
     if head.bias is not None:
         tensors["bias"] = head.bias[: head.vocabulary].detach().cpu().contiguous()
-    settings = {"scale": head.scale, "softcap": head.softcap}
+    settings: dict[str, Any] = {"scale": head.scale, "softcap": head.softcap}
+    if head.masked is not None:
+        tensors["masked"], settings["visible"] = head.masked.cpu(), head.vocabulary
     return safetensors.torch.save(tensors, {NAME: metadata_text({"build": build, "head": settings})})
 
 
@@ -53,7 +55,8 @@ def head_from(data: bytes) -> Head:
     """A head from its file."""
     settings = header_of(data)[0]["head"]
     tensors = safetensors.torch.load(data)
-    return Head(tensors["weight"], tensors.get("bias"), settings["scale"], settings["softcap"])
+    shaping = settings["scale"], settings["softcap"], settings.get("visible")
+    return Head(tensors["weight"], tensors.get("bias"), *shaping, masked=tensors.get("masked"))
 
 
 def codec_of(data: bytes) -> Codec:

@@ -1,7 +1,6 @@
 """A cache as a teacher: it says what the model said, for the very texts that the model was shown."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -156,6 +155,5 @@ class CachedTeacher:
         if self._head is None or self._head.weight.device != device:
             record = self.cache.manifest.heads[self.cache.names[self.place]]
             head = head_from(self.cache.files.read(record.name))
-            bias = None if head.bias is None else head.bias.to(device)
-            self._head = replace(head, weight=head.weight.to(device), bias=bias)
+            self._head = head.to(device)
         return self._head

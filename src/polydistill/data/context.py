@@ -120,6 +120,15 @@ def refuse_empty(dataset: Any, name: str) -> None:
         raise DataError(f"the {name} data set is empty; nothing can be learned from it")
 
 
+def ids_in(dataset: Any) -> set[int]:
+    """Every id of a prepared data set; empty for a stream, which cannot be read beforehand."""
+    found: set[int] = set()
+    if "input_ids" in (getattr(dataset, "column_names", None) or []) and hasattr(dataset, "__len__"):
+        for part in dataset.select_columns("input_ids").with_format("arrow").iter(10_000):
+            found.update(part.column(0).combine_chunks().flatten().unique().to_pylist())
+    return found
+
+
 def refuse_masked(dataset: Any, name: str, columns: Sequence[str] = ("labels",)) -> None:
     """After preparation some example must be left, that is, have a label that is not masked.
 

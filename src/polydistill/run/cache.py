@@ -200,10 +200,11 @@ def worker(config: str, plan: Plan, codec: bytes, threads: int) -> Label:
 
 def teachers_of(config: c.RunConfig) -> list[Teacher]:
     """Teachers of a run, checked against its tokenizer, without its student."""
-    tokenizer = build_student(config.student)[1]
+    model, tokenizer = build_student(config.student)
+    visible = min(len(tokens_by_id(tokenizer)), model.get_output_embeddings().weight.shape[0])
     teachers = list(build_teachers(config).values())
     for teacher in teachers:
-        teacher.agree_with(tokenizer, len(tokens_by_id(tokenizer)))
+        teacher.agree_with(tokenizer, visible)
     return teachers
 
 

@@ -45,7 +45,7 @@ class Scorer:
         if teacher.tokenizer is None:
             raise ValueError("a model without a tokenizer cannot be served")
         self.model, self.tokenizer = teacher.model, teacher.tokenizer
-        self.visible = len(tokens_by_id(self.tokenizer))
+        self.visible = min(len(tokens_by_id(self.tokenizer)), self.model.get_output_embeddings().weight.shape[0])
         teacher.agree_with(self.tokenizer, self.visible)
         self.words: dict[int, str] = {}
 

@@ -5,8 +5,9 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+from jaxtyping import Int
 from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from polydistill.logprobs import Head
@@ -32,12 +33,13 @@ PARTS: WeakKeyDictionary[nn.Module, Parts] = WeakKeyDictionary()
 """What `examine` found, by model; a model that is not here is one that does as its configuration says."""
 
 
-def head_of(model: Any, visible: int | None = None) -> Head:
+def head_of(model: Any, visible: int | None = None, masked: Int[Tensor, " M"] | None = None) -> Head:
     """The output head of a Transformers causal language model, with its scale and soft cap.
 
     Args:
         model: a `PreTrainedModel` with a language-model head (inside PEFT: the base model).
         visible: entries of the vocabulary that are real; the rest is masked.
+        masked: ids of some that are masked as well.
 
     Raises:
         TypeError: the model has no linear output embedding, or an adapter sits on it.
@@ -62,6 +64,7 @@ def head_of(model: Any, visible: int | None = None) -> Head:
         scale=parts.scale,
         softcap=parts.softcap,
         visible=None if visible is None or visible == rows else visible,
+        masked=None if masked is None else masked.to(weight.device),
     )
 
 

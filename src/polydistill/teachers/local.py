@@ -15,7 +15,7 @@ from polydistill.logprobs import HiddenStates
 from polydistill.teachers.examine import ModelRefusedError, examine
 from polydistill.teachers.head import head_of, last_hidden_state
 from polydistill.teachers.source import Teacher, TeacherUnavailableError
-from polydistill.teachers.vocabulary import agree, check_rows
+from polydistill.teachers.vocabulary import agree, check_rows, named, refuse_in, reserved_ids
 
 
 class LocalTeacher:
@@ -34,6 +34,8 @@ class LocalTeacher:
     def __init__(self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
         self.name, self.model, self.tokenizer = name, model.eval().requires_grad_(False), tokenizer
         self.visible: int | None = None
+        self.masked: Int[Tensor, " M"] | None = None
+        self.student_tokenizer: PreTrainedTokenizerBase | None = None
         try:
             examine(self.model)
         except (ModelRefusedError, TypeError) as error:
@@ -77,15 +79,43 @@ class LocalTeacher:
         return cls(name, model, tokenizer)
 
     def agree_with(self, tokenizer: PreTrainedTokenizerBase, visible: int) -> str | None:
-        """Check the vocabulary against the student's; returns what was masked, in words, or None.
+        """Check the vocabulary against the student's; returns what is masked, in words, or None.
 
         Raises:
-            VocabularyMismatchError: the vocabularies differ.
+            VocabularyMismatchError: the vocabularies differ in more than reserved entries.
         """
+        apart: set[int] = set()
         if self.tokenizer is not None:
-            agree(tokenizer, self.tokenizer, self.name)
+            apart = {index for index in agree(tokenizer, self.tokenizer, self.name) if index < visible}
+        rows = self.model.get_output_embeddings().weight.shape[0]
+        spare = apart | (reserved_ids(self.tokenizer) if self.tokenizer is not None else set())
+        said = [check_rows(rows, visible, f"teacher {self.name!r}", spare)]
+        apart |= set(range(rows, visible))
+        if apart:
+            self.masked, self.student_tokenizer = torch.tensor(sorted(apart)), tokenizer
+            said.append(
+                f"teacher {self.name!r} shares all but {len(apart)} of the student's {visible:,} entries; masked are "
+                f"{named(sorted(apart), tokenizer)}"
+            )
         self.visible = visible
-        return check_rows(self.model.get_output_embeddings().weight.shape[0], visible, f"teacher {self.name!r}")
+        return "; ".join(filter(None, said)) or None
+
+    def agreed_as(self, other: "LocalTeacher") -> None:
+        """Take over what was found about the same model."""
+        self.visible, self.masked, self.student_tokenizer = other.visible, other.masked, other.student_tokenizer
+
+    def known_ids(self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
+        """The ids, where a teacher that lacks some of them is asked about none of those; padding may be any id.
+
+        Raises:
+            VocabularyMismatchError: naming the first one that it lacks.
+        """
+        if self.masked is None or self.student_tokenizer is None:
+            return input_ids
+        lacking = torch.isin(input_ids, self.masked.to(input_ids.device))
+        there, who = input_ids[lacking & attention_mask.bool()].tolist(), f"teacher {self.name!r}"
+        refuse_in(there, self.masked.tolist(), who, self.student_tokenizer)
+        return input_ids.masked_fill(lacking, 0)
 
     @torch.inference_mode()
     def speak(
@@ -93,6 +123,7 @@ class LocalTeacher:
     ) -> HiddenStates:
         """Last hidden states of the flattened positions `rows`, and the head."""
         device = self.model.device
+        input_ids = self.known_ids(input_ids, attention_mask)
         order = to_the_left(attention_mask)
         input_ids, attention_mask = input_ids.gather(1, order), attention_mask.gather(1, order)
         length = order.shape[1]
@@ -103,7 +134,7 @@ class LocalTeacher:
             hidden = last_hidden_state(
                 self.model, input_ids=input_ids.to(device), attention_mask=attention_mask.to(device)
             )
-        return HiddenStates(hidden.flatten(0, 1)[rows.to(device)], head_of(self.model, self.visible))
+        return HiddenStates(hidden.flatten(0, 1)[rows.to(device)], head_of(self.model, self.visible, self.masked))
 
     def describe(self) -> str:
         """Size and dtype."""

@@ -14,13 +14,14 @@ from transformers.modeling_outputs import CausalLMOutput
 from transformers.utils import logging
 from trl import SFTConfig, SFTTrainer
 
-from polydistill.data.context import COLUMNS, ContextCollator, refuse_empty, refuse_masked, task_names
+from polydistill.data.context import COLUMNS, ContextCollator, ids_in, refuse_empty, refuse_masked, task_names
 from polydistill.data.severity import Source, annotate, annotate_tokens
 from polydistill.logprobs import Head, HiddenStates
 from polydistill.objective import Divergence, ForwardKL, Outcome
 from polydistill.safety import Order
 from polydistill.safety.constrained import Constrained
 from polydistill.teachers import LocalTeacher, Teachers, named_teachers
+from polydistill.teachers.vocabulary import refuse_in, tokens_by_id
 from polydistill.training.batch import Batch
 from polydistill.training.gradient.across_groups import AcrossGroups, Rows, refuse_unfit
 from polydistill.training.gradient.across_teachers import AcrossTeachers, factor_of, said_of
@@ -116,10 +117,23 @@ class PolyDistillTrainer(Taught, SFTTrainer):
             self.eval_dataset = annotate_tokens(self.eval_dataset, severity, self._tokenizer)
         self.data_collator = ContextCollator(self.data_collator, names, found)
         teach_forward(self._place_models(self._tokenizer), self.visible)
+        self._refuse_unknown_tokens()
         # Our loss divides by the number of visible tokens of the whole step, whatever the model would have done.
         self.model_accepts_loss_kwargs, self._loss_shifts_labels = True, True
         if self.rows is not None:
             refuse_unfit(self)
+
+    def _refuse_unknown_tokens(self) -> None:
+        """At once, not at the step that meets one: tokens that a teacher or the student lacks."""
+        masked = {teacher.name: teacher.masked for teacher in self.teachers if isinstance(teacher, LocalTeacher)}
+        lacks = {f"teacher {name!r}": ids.tolist() for name, ids in masked.items() if ids is not None}
+        tokens = len(tokens_by_id(self._tokenizer))
+        if tokens > self.visible:
+            lacks["the student"] = list(range(self.visible, tokens))
+        for dataset in (self.train_dataset, self.eval_dataset) if lacks else ():
+            found = ids_in(dataset)
+            for who, ids in lacks.items():
+                refuse_in(found, ids, who, self._tokenizer)
 
     def compute_loss(
         self,

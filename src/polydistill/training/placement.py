@@ -1,7 +1,7 @@
 """Where the teachers are: a copy on every rank, one copy sharded over all ranks, or in main memory until their turn."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -95,7 +95,7 @@ class ShardedTeacher(LocalTeacher):
 
     def __init__(self, teacher: LocalTeacher, accelerator: Accelerator) -> None:
         super().__init__(teacher.name, teacher.model, teacher.tokenizer)
-        self.visible = teacher.visible
+        self.agreed_as(teacher)
         model: Any = teacher.model.to(accelerator.device)
         assert self.visible is not None
         teach_forward(model, self.visible)
@@ -116,10 +116,11 @@ class ShardedTeacher(LocalTeacher):
             said.append(hidden.flatten(0, 1)[rows])
             return hidden.new_zeros(())
 
+        input_ids = self.known_ids(input_ids, attention_mask)
         self.model(input_ids=input_ids, attention_mask=attention_mask, distil=listen)
         reshard: Any = self.model
         reshard.reshard()
-        return HiddenStates(said[0], head_of(self.model, self.visible))
+        return HiddenStates(said[0], head_of(self.model, self.visible, self.masked))
 
 
 class OffloadedTeacher(LocalTeacher):
@@ -127,7 +128,8 @@ class OffloadedTeacher(LocalTeacher):
 
     def __init__(self, teacher: LocalTeacher, device: torch.device) -> None:
         super().__init__(teacher.name, teacher.model, teacher.tokenizer)
-        self.visible, self.device = teacher.visible, device
+        self.agreed_as(teacher)
+        self.device = device
         self.model.to("cpu")
 
     @torch.inference_mode()
@@ -139,13 +141,7 @@ class OffloadedTeacher(LocalTeacher):
         outputs = super().speak(input_ids, attention_mask, rows)
         head = outputs.head
         if self.device.type != "cpu":
-            head = Head(
-                head.weight.clone(),
-                None if head.bias is None else head.bias.clone(),
-                head.scale,
-                head.softcap,
-                head.visible,
-            )
+            head = replace(head, weight=head.weight.clone(), bias=None if head.bias is None else head.bias.clone())
         self.model.to("cpu")
         return HiddenStates(outputs.hidden, head)
 

@@ -15,7 +15,7 @@ from polydistill.promises import Promise, Terms, promises, says
 from polydistill.safety import Order
 from polydistill.safety.constrained import Constrained
 from polydistill.teachers import ModelRefusedError, Teacher, check_rows, examine
-from polydistill.teachers.vocabulary import tokens_by_id
+from polydistill.teachers.vocabulary import refuse_in, reserved_ids, tokens_by_id
 from polydistill.training.batch import Batch
 from polydistill.training.checkpointed import Checkpointed, Commit
 from polydistill.training.gradient.across_groups import AcrossGroups
@@ -119,8 +119,14 @@ class Taught(Checkpointed):
                 examine(student)
             except ModelRefusedError as error:
                 raise ModelRefusedError(f"the student: {error}") from error
-        self.visible = len(tokens_by_id(tokenizer))
-        said = [check_rows(student.get_output_embeddings().weight.shape[0], self.visible, "the student")]
+        rows, tokens = student.get_output_embeddings().weight.shape[0], len(tokens_by_id(tokenizer))
+        self.visible = min(rows, tokens)
+        said = [check_rows(rows, tokens, "the student", reserved_ids(tokenizer))]
+        if rows < tokens:
+            rowless = range(rows, tokens)
+            student.get_input_embeddings().register_forward_pre_hook(
+                lambda _, given: refuse_in(given[0].unique().tolist(), rowless, "the student", tokenizer)
+            )
         looks_at_all = self.constraints is not None or self.gradient is not None
         fit_served(self.teachers, self.pipeline, self.objective, looks_at_all=looks_at_all)
         said += [teacher.agree_with(tokenizer, self.visible) for teacher in self.teachers]
