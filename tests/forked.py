@@ -6,6 +6,7 @@ killed. The parent has run no operation of torch, and has no thread of Python's 
 
 import json
 import os
+import random
 import selectors
 import signal
 import socket
@@ -104,19 +105,23 @@ def run_all(
             if any(codes):
                 break
             if time.monotonic() > last:
-                raise subprocess.TimeoutExpired(processes[0].command, timeout, processes[0].stdout, processes[0].stderr)
+                for process in processes:
+                    process.send_signal(signal.SIGUSR1)  # says where each thread stands
+                time.sleep(1.0)
+                said = "".join(f"{p.command}\n{p.stdout}{p.stderr}\n" for p in processes)
+                raise AssertionError(f"after {timeout} s these had not ended:\n{said}")
             time.sleep(0.01)
         time.sleep(1.0 if any(codes) and None in codes else 0)  # the others may be about to say why
     finally:
         for process in processes:
             process.send_signal(signal.SIGKILL)
+            process.wait(10)
     return [subprocess.CompletedProcess(p.command, p.wait(10), p.stdout, p.stderr) for p in processes]
 
 
 def ranks(number: int, command: Sequence[str | Path], timeout: float = 250, **how: Any) -> str:
     """The command once per rank, as `torchrun` starts it; what all printed. Fails with that when one fails."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = _free_port()
     world = {"WORLD_SIZE": str(number), "LOCAL_WORLD_SIZE": str(number), "MASTER_ADDR": "127.0.0.1"}
     world |= {"MASTER_PORT": str(port), "GROUP_RANK": "0", "OMP_NUM_THREADS": "1"}
     env = {**how.pop("env", os.environ), **world}
@@ -125,6 +130,14 @@ def ranks(number: int, command: Sequence[str | Path], timeout: float = 250, **ho
     said = "".join(f"rank {rank}, {done.returncode}\n{done.stdout}{done.stderr}" for rank, done in enumerate(ended))
     assert not any(done.returncode for done in ended), said[-6000:]
     return said
+
+
+def _free_port() -> int:
+    """A port below those that Linux gives to outgoing connections, of which one could take it before rank 0 does."""
+    while True:
+        port = random.SystemRandom().randrange(15000, 32000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def _text(file: int) -> str:
@@ -189,7 +202,7 @@ def _serve(channel: socket.socket) -> dict[str, Any]:
 
 def _become(asked: dict[str, Any]) -> None:
     """The program that was asked for, to its end."""
-    import random
+    import faulthandler
     import runpy
     import warnings
 
@@ -201,6 +214,7 @@ def _become(asked: dict[str, Any]) -> None:
     os.chdir(asked["cwd"])
     os.environ.clear()
     os.environ.update(asked["env"])
+    faulthandler.register(signal.SIGUSR1)
     random.seed()
     numpy.random.seed()
     if os.environ.get("PYTHONWARNINGS") == "ignore":

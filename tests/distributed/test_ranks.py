@@ -161,3 +161,9 @@ training:
 
 def _flat(values: list) -> list[float]:
     return [x for value in values for x in (_flat(value) if isinstance(value, list) else [value])]
+
+
+@pytest.mark.slow
+def test_leaving_a_group_does_not_wait_for_a_thread_that_waits_for_the_interpreter():
+    said = forked.ranks(2, [WORKER.with_name("leaving.py")], env=dict(os.environ, OMP_NUM_THREADS="1"))
+    assert said.count("left") == 2

@@ -179,8 +179,15 @@ def leave() -> None:
     A gloo thread that drops a tensor while the interpreter shuts down aborts the process (pytorch#190489), some time
     after all work is done: `torchrun` then reports a failure. The threads end with the group, and the group ends with
     the last wrapped model that knows it, which reference cycles keep alive. (FSDP2 keeps them for the life of the
-    process; on GPUs they are not gloo's.)
+    process; on GPUs they are not gloo's.) The wrapped model must not be the last to know it: it would wait for the
+    threads without letting go of the interpreter, which one of them may need. A backend that is dropped by name does
+    let go.
     """
+    backends = []
     if distributed.is_available() and distributed.is_initialized():
+        world = distributed.distributed_c10d._get_default_group()
+        backends = [world._get_backend(device) for device in world._device_types]
+        del world
         distributed.destroy_process_group()
     gc.collect()
+    backends.clear()

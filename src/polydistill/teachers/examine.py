@@ -51,7 +51,7 @@ def examine(model: Any) -> None:
         try:
             read, said = at_head(model, input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
             expected: Tensor = said.logits[0].float()
-        except Exception as error:  # noqa: BLE001: whatever a model of anybody's raises
+        except Exception as error:  # whatever a model of anybody's raises
             if "not implemented for" in str(error):  # half precision that this device lacks
                 return
             raise ModelRefusedError(f"{kind} cannot be run on {ids.shape[1]} tokens: {_first_line(error)}") from error
@@ -91,7 +91,7 @@ def _parts(
 def _from_body(model: Any, ids: Int[Tensor, "1 T"]) -> Tensor | None:
     try:
         return last_hidden_state(model, input_ids=ids, attention_mask=torch.ones_like(ids))
-    except Exception:  # noqa: BLE001: a class without a body of its own; what its head reads is looked at as well
+    except Exception:  # a class without a body of its own; what its head reads is looked at as well
         return None
 
 
