@@ -10,6 +10,7 @@ import xxhash
 from pydantic import ValidationError
 
 from polydistill.cache.codec import CodecError
+from polydistill.cache.container import unchanged
 from polydistill.cache.files import Files, record_of, shard_name
 from polydistill.cache.hidden import FORMS
 from polydistill.cache.labeller import Engine, Label, Labeller, ShardTask, Text
@@ -138,8 +139,8 @@ def finish(
     files: Files, plan: Plan, codec: FileRecord, heads: dict[str, FileRecord], records: dict[int, ShardRecord]
 ) -> Manifest:
     """Write the manifest: from here on there is a cache."""
-    manifest = Manifest(plan=plan, codec=codec, heads=heads, shards=[records[i] for i in range(plan.shards)])
-    files.write(MANIFEST, (json.dumps(manifest.model_dump(), indent=1, sort_keys=True) + "\n").encode())
+    manifest = Manifest(plan=plan, codec=codec, heads=heads, shards=[records[i] for i in range(plan.shards)]).sealed()
+    files.write(MANIFEST, _written(manifest))
     if files.length(PLAN) is not None:
         files.remove(PLAN)
     return manifest
@@ -176,7 +177,7 @@ def finished_shards(files: Files, plan: Plan) -> dict[int, ShardRecord]:
             continue
         try:
             shard = Shard(files.map(name), name)
-        except ShardError:
+        except (ShardError, ValueError):  # an empty file cannot be mapped
             continue
         if shard.metadata["build"] == plan.fingerprint and shard.metadata["index"] == index and shard.whole():
             records[index] = _record(name, shard.raw)
@@ -200,13 +201,17 @@ def refuse_other(address: str, have: Plan, want: Plan, command: str) -> None:
 def _begin(files: Files, plan: Plan, command: str) -> None:
     try:
         refuse_other(files.address, Plan.model_validate_json(files.read(PLAN)), plan, command)
+    except (ValidationError, UnicodeDecodeError):  # shards say themselves which plan they are of
+        files.write(PLAN, _written(plan))
     except FileNotFoundError:
         strangers = [name for name in files.names() if not name.startswith(".")]
         if strangers:
             raise CacheError(f"{files.address} is not empty and no cache: it has {strangers[0]}") from None
-        files.write(PLAN, (json.dumps(plan.model_dump(), indent=1, sort_keys=True) + "\n").encode())
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise CacheError(f"{files.address}/{PLAN} cannot be read; remove the folder and build anew") from error
+        files.write(PLAN, _written(plan))
+
+
+def _written(entry: Plan | Manifest) -> bytes:
+    return (json.dumps(entry.model_dump(), indent=1, sort_keys=True) + "\n").encode()
 
 
 def _ours(files: Files, name: str, plan: Plan) -> bool:
@@ -215,7 +220,7 @@ def _ours(files: Files, name: str, plan: Plan) -> bool:
         data = files.read(name)
     except FileNotFoundError:
         return False
-    if build_of(data) != plan.coding:
+    if build_of(data) != plan.coding or files.linked(name) or not unchanged(data):
         return False
     try:
         return name != CODEC or codec_of(data) is not None

@@ -16,7 +16,7 @@ import numpy as np
 import xxhash
 from fsspec.implementations.local import LocalFileSystem
 
-from polydistill.cache.manifest import FileRecord
+from polydistill.cache.manifest import CacheError, FileRecord
 
 
 class Files:
@@ -41,6 +41,10 @@ class Files:
     def path(self, name: str) -> str:
         """A file's path in its file system."""
         return f"{self.root}/{name}"
+
+    def linked(self, name: str) -> bool:
+        """Whether it is a link, which is not followed: a cache's files lie in its own folder."""
+        return self.local and Path(self.path(name)).is_symlink()
 
     def length(self, name: str) -> int | None:
         """Bytes of a file, None when it is not there."""
@@ -104,6 +108,8 @@ class Files:
             self._fetched = Path(tempfile.mkdtemp(prefix="polydistill-cache-"))
             weakref.finalize(self, shutil.rmtree, self._fetched, ignore_errors=True)
         here = self._fetched / name
+        if here.parent != self._fetched:
+            raise CacheError(f"{self.address}: {name!r} is no name of a file")
         if not here.exists():
             self.system.get_file(self.path(name), str(here))
         return np.memmap(here, np.uint8, "r")

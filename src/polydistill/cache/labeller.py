@@ -4,6 +4,10 @@ Whoever runs it, in this process, in several, or on a cluster, gets the same byt
 the order of the data, never of what happens to be there.
 """
 
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
@@ -205,7 +209,7 @@ class Processes:
     def run(self, make: Callable[[], Label], tasks: Iterable[ShardTask]) -> Iterator[tuple[int, bytes]]:
         """As `Engine.run`; at most two shards per worker are under way, whatever their number."""
         waiting: dict[Future[bytes], int] = {}
-        with ProcessPoolExecutor(self.workers, get_context("spawn"), _begin, (make,)) as pool:
+        with ProcessPoolExecutor(self.workers, get_context("spawn"), _begin, (make, os.getpid())) as pool:
             for task in tasks:
                 waiting[pool.submit(_label, task)] = task.index
                 if len(waiting) >= 2 * self.workers:
@@ -222,8 +226,17 @@ def _finished(waiting: dict[Future[bytes], int]) -> Iterator[tuple[int, bytes]]:
 _of_worker: list[Label] = []
 
 
-def _begin(make: Callable[[], Label]) -> None:
+def _begin(make: Callable[[], Label], parent: int) -> None:
+    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the command ends, and this with it
     _of_worker[:] = [make()]
+
+
+def _leave_with(parent: int) -> None:
+    """End when the command has ended, however: a worker holds its teachers, and the queue's other end itself."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def _label(task: ShardTask) -> bytes:

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
+import xxhash
+
 from polydistill.cache.build import finish, prepare, tasks_of
 from polydistill.cache.files import Files, record_of, shard_name
 from polydistill.cache.labeller import Engine, Label, Labeller, Text
@@ -104,7 +106,9 @@ def merge(addresses: Sequence[str], to: str) -> Manifest:
                 kept.append((cache, index, row))
                 parts.append(key + int(cache.shard(index).tasks[row]).to_bytes(4, "little"))
     positions = sum(int(cache.shard(index).lengths[row]) - 1 for cache, index, row in kept)
-    data = DataPlan(sources=sources, examples=len(kept), positions=positions, xxh3=record_of("", b"".join(parts)).xxh3)
+    data = DataPlan(
+        sources=sources, examples=len(kept), positions=positions, xxh3=xxhash.xxh3_128_hexdigest(b"".join(parts))
+    )
     plan = first.plan.model_copy(update={"data": data})
     files = Files(to)
     if files.names():

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import xxhash
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from polydistill.cache.shard import SCHEMA
 
@@ -67,7 +67,7 @@ class Plan(Entry):
     signal_step: float
     backgrounds: int = Field(description="what a tail may be spread over, per teacher, at most")
     draws: Literal[0] = Field(default=0, description="of a form that is gone; caches keep their fingerprints")
-    examples_per_shard: int
+    examples_per_shard: int = Field(ge=1)
     batch: int
     calibration: int = Field(description="positions that the codec was made from")
     codec: str = Field(default="calibrated", description="or the xxh3_128 of the codec that was taken over")
@@ -94,18 +94,18 @@ class Plan(Entry):
 
 
 class FileRecord(Entry):
-    """A file of the cache."""
+    """A file of the cache. What its name may be is decided here: it becomes a path."""
 
-    name: str
-    length: int
-    xxh3: str
+    name: str = Field(pattern=r"^(codec|head-\d{1,9}|shard-\d{5,9})\.safetensors$")
+    length: int = Field(ge=0)
+    xxh3: str = Field(pattern=r"^[0-9a-f]{32}$")
 
 
 class ShardRecord(FileRecord):
     """A shard."""
 
-    examples: int
-    positions: int
+    examples: int = Field(ge=0)
+    positions: int = Field(ge=0)
 
 
 class Manifest(Entry):
@@ -115,6 +115,24 @@ class Manifest(Entry):
     codec: FileRecord
     heads: dict[str, FileRecord] = Field(default={}, description="of teachers whose hidden states are stored")
     shards: list[ShardRecord]
+    checksum: str | None = Field(default=None, description="xxh3_128 of all the rest; older caches have none")
+
+    @model_validator(mode="after")
+    def _of_one_cache(self) -> "Manifest":
+        """Every file is the one that its place says, and nothing of the manifest has changed since it was written."""
+        hidden = {t.name: f"head-{at}.safetensors" for at, t in enumerate(self.plan.teachers) if t.form != "entries"}
+        wanted = [CODEC, hidden, [f"shard-{at:05d}.safetensors" for at in range(self.plan.shards)]]
+        heads = {name: head.name for name, head in self.heads.items()}
+        if wanted != [self.codec.name, heads, [shard.name for shard in self.shards]]:
+            raise ValueError("its files are not those of its plan")
+        if self.checksum is not None and self.checksum != self.sealed().checksum:
+            raise ValueError("it is not what was written: its checksum differs")
+        return self
+
+    def sealed(self) -> "Manifest":
+        """With its checksum."""
+        rest = canonical(self.model_dump(exclude={"checksum"}))
+        return self.model_copy(update={"checksum": xxhash.xxh3_128_hexdigest(rest)})
 
     @property
     def size(self) -> int:

@@ -151,11 +151,19 @@ def packed_rows(example: Mapping[str, Any], layout: Layout) -> tuple[Int[np.ndar
 
 
 def listed_rows(
-    example: Mapping[str, Any], tokens: Int[np.ndarray, " T"], column: str = "logprobs"
+    example: Mapping[str, Any], tokens: Int[np.ndarray, " T"], column: str = "logprobs", where: str = "a row"
 ) -> tuple[Int[np.ndarray, " T"], list[Row]]:
-    """Tokens and the positions of a row with a column of top-k log-probabilities; some positions may be empty."""
-    listed = example[column]
-    described = [_listed(entries) for entries in listed]
+    """Tokens and the positions of a row with a column of top-k log-probabilities; some positions may be empty.
+
+    Raises:
+        ImportRefusedError: the column is not a list of lists of `token` and `logprob`.
+    """
+    try:
+        described = [_listed(entries) for entries in example[column]]
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ImportRefusedError(
+            f"{where}: the column {column} is not a list of lists of `token` (an id) and `logprob`: {error}"
+        ) from error
     if len(described) > len(tokens):
         described = described[: len(tokens)]
     empty: Row = (np.zeros(0, np.int64), np.zeros(0))
@@ -193,6 +201,8 @@ def noted_of(rows: Sequence[Row], label: Int[np.ndarray, " P"], vocabulary: int,
             if len(row_ids) == 0 or row_ids.min() < 0 or row_ids.max() >= vocabulary
             else "an id is there twice"
             if len(np.unique(row_ids)) < len(row_ids)
+            else f"the log-probability {row_values[~(row_values <= 0.1)][0]:g} is none"
+            if not (row_values <= 0.1).all()
             else f"the stored mass is {mass:.4f}"
             if mass > 1.1
             else ""

@@ -7,7 +7,7 @@ import safetensors.numpy
 import safetensors.torch
 
 from polydistill.cache.codec import Codec, CodecError
-from polydistill.cache.container import NAME, file_of, header_of, metadata_text
+from polydistill.cache.container import header_of, sealed
 from polydistill.cache.hidden import HiddenForm
 from polydistill.logprobs import Head
 
@@ -29,7 +29,7 @@ def codec_bytes(codec: Codec, build: str) -> bytes:
         "hidden": {str(place): [form.width, form.bits] for place, form in codec.hidden.items()},
         "teachers": codec.teachers,
     }
-    return file_of(tensors, {"build": build, "codec": settings})
+    return sealed(lambda header: safetensors.numpy.save(tensors, header), {"build": build, "codec": settings})
 
 
 def build_of(data: bytes) -> str:
@@ -48,7 +48,7 @@ def head_bytes(head: Head, build: str) -> bytes:
     settings: dict[str, Any] = {"scale": head.scale, "softcap": head.softcap}
     if head.masked is not None:
         tensors["masked"], settings["visible"] = head.masked.cpu(), head.vocabulary
-    return safetensors.torch.save(tensors, {NAME: metadata_text({"build": build, "head": settings})})
+    return sealed(lambda header: safetensors.torch.save(tensors, header), {"build": build, "head": settings})
 
 
 def head_from(data: bytes) -> Head:

@@ -60,8 +60,15 @@ def read_manifest(files: Files) -> Manifest:
         nothing = f"{files.address} is not a cache: there is no {MANIFEST}; `polydistill cache build` writes one"
         raise CacheError(unfinished if files.names() else nothing) from None
     except (ValidationError, UnicodeDecodeError) as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise CacheError(f"{files.address}/{MANIFEST} cannot be read: {reason}") from error
+        raise CacheError(f"{files.address}/{MANIFEST} cannot be read: {_reason(error)}") from error
+
+
+def _reason(error: ValidationError | UnicodeDecodeError) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return str(error)
+    fault = error.errors(include_url=False)[0]
+    name = ".".join(map(str, fault["loc"]))
+    return f"{name and name + ': '}{fault['msg'].removeprefix('Value error, ')}"
 
 
 def _refuse_old(files: Files, manifest: bytes) -> None:
@@ -69,7 +76,7 @@ def _refuse_old(files: Files, manifest: bytes) -> None:
         plan = json.loads(manifest)["plan"]
         schema, draws = plan["schema_version"], plan.get("draws")
         forms = {teacher["name"]: teacher["form"] for teacher in plan["teachers"]}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return  # what is wrong with it is said by its validation
     if schema == SCHEMA and draws:
         raise CacheError(
@@ -83,9 +90,9 @@ def _refuse_old(files: Files, manifest: bytes) -> None:
                 "hidden8 or hidden4 (cache.expert.forms)"
             )
     if schema != SCHEMA:
-        raise CacheError(
-            f"{files.address} is stored by schema {schema}, this version reads {SCHEMA}; remove it and build it anew"
-        )
+        newer = isinstance(schema, int) and schema > SCHEMA
+        advice = "read it with a newer polydistill" if newer else "remove it and build it anew"
+        raise CacheError(f"{files.address} is stored by schema {schema}, this version reads {SCHEMA}; {advice}")
 
 
 def find_faults(files: Files, manifest: Manifest, *, deep: bool) -> list[Fault]:
@@ -105,6 +112,8 @@ def find_faults(files: Files, manifest: Manifest, *, deep: bool) -> list[Fault]:
 
 def fault_of(files: Files, record: FileRecord, *, deep: bool) -> Fault | None:
     """What is wrong with one file, or None."""
+    if files.linked(record.name):
+        return Fault(record.name, "is a link, which is not followed")
     length = files.length(record.name)
     if length is None:
         return Fault(record.name, "is missing")
@@ -133,14 +142,25 @@ class Cache:
         refuse_faults(self.files, find_faults(self.files, self.manifest, deep=verify == "all"))
         self.verified = set(range(len(self.manifest.shards))) if verify == "all" else set()
         if verify != "all":
-            refuse_faults(self.files, [f for f in [fault_of(self.files, self.manifest.codec, deep=True)] if f])
-        self.codec: Codec = codec_of(self.files.read(CODEC))
+            self.verify(self.manifest.codec)
+        try:
+            self.codec: Codec = codec_of(self.files.read(CODEC))
+        except CodecError as error:
+            raise CacheError(f"{self.files.address}/{CODEC}: {error}") from error
         self.names = self.plan.names
         self._shards: dict[int, Shard] = {}
         self._decoded: OrderedDict[bytes, Example] = OrderedDict()
 
     def __len__(self) -> int:
         return sum(shard.examples for shard in self.manifest.shards)
+
+    def verify(self, record: FileRecord) -> None:
+        """A file is as it was written.
+
+        Raises:
+            CacheError: it is not.
+        """
+        refuse_faults(self.files, [f for f in [fault_of(self.files, record, deep=True)] if f])
 
     def shard(self, index: int) -> Shard:
         """A shard, whole.
@@ -150,7 +170,7 @@ class Cache:
         """
         record = self.manifest.shards[index]
         if index not in self.verified:
-            refuse_faults(self.files, [f for f in [fault_of(self.files, record, deep=True)] if f])
+            self.verify(record)
             self.verified.add(index)
         return self._open(index, record)
 

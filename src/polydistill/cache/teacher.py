@@ -154,6 +154,7 @@ class CachedTeacher:
         """The head of a teacher whose hidden states are stored."""
         if self._head is None or self._head.weight.device != device:
             record = self.cache.manifest.heads[self.cache.names[self.place]]
+            self.cache.verify(record)
             head = head_from(self.cache.files.read(record.name))
             self._head = head.to(device)
         return self._head

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from polydistill.cli.say import Terminal, console
+
 app = typer.Typer(help="What teachers said, stored: build once, train many students.", no_args_is_help=True)
-console = Console()
 
 ConfigFile = Annotated[Path, typer.Argument(help="run.yaml whose teachers are models")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key.path=value, over the file")]
@@ -20,7 +20,7 @@ JsonFile = Annotated[Path | None, typer.Option("--json", help="also write the re
 
 
 def _say(text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    console.print(text)
 
 
 def _write(path: Path | None, content: Any) -> None:
@@ -266,7 +266,7 @@ def _bar() -> Progress:
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.completed} of {task.total} shards, {task.fields[said]}", markup=False),
-        console=Console(stderr=True),
+        console=Terminal(stderr=True),
     )
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-console = Console()
+from polydistill.cli.say import console
+
 SILENT, EVERY = 2.0, 5.0
 """Seconds until the search says what it is looking at, and between two such lines."""
 
@@ -71,7 +71,7 @@ def certify(  # noqa: PLR0913
         json_file.write_text(certificate.to_json() + "\n", encoding="utf-8")
     if replay is not None and certificate.refuted:
         replay.write_text(certificate.replay(), encoding="utf-8")
-        console.print(f"\nwhat was refuted, again: python {replay}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"\nwhat was refuted, again: python {replay}")
     raise typer.Exit(0 if certificate.exit_ok else 3)
 
 
@@ -144,7 +144,7 @@ def _published(seed: int, effort: float, json_file: Path | None) -> None:
     from polydistill.certification.published import certify_published
 
     found = certify_published(seed=seed, effort=effort)
-    console.print(found.to_markdown(), highlight=False, markup=False, soft_wrap=True)
+    console.print(found.to_markdown())
     if json_file is not None:
         rows = {rule.name: json.loads(certificate.to_json()) for rule, certificate in found.rows}
         json_file.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")

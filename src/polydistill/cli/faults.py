@@ -6,6 +6,8 @@ import sys
 import traceback
 from typing import NoReturn
 
+from polydistill.visible import visible
+
 CONFIG, DATA, TEACHER, NUMERICS, LOCKED, STORAGE = 2, 3, 4, 5, 6, 7
 
 CODES = {
@@ -56,5 +58,5 @@ def leave(error: BaseException) -> NoReturn:
         print("polydistill: this is a fault of polydistill's own; the traceback above says where", file=sys.stderr)
         raise SystemExit(1)
     for sentence in str(error).splitlines() or [type(error).__name__]:
-        print(f"polydistill: {sentence}", file=sys.stderr)
+        print(f"polydistill: {visible(sentence)}", file=sys.stderr)
     raise SystemExit(code)

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from polydistill.cli.cache import app as cache_app
 from polydistill.cli.certify import certify
 from polydistill.cli.faults import leave
+from polydistill.cli.say import console
 from polydistill.cli.serve import serve
+from polydistill.visible import visible
 
 app = typer.Typer(
     name="polydistill",
@@ -24,7 +25,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console()
 
 ConfigFile = Annotated[Path, typer.Argument(help="YAML file; `polydistill init` writes a starter")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key.path=value, over the file")]
@@ -43,7 +43,7 @@ def main() -> None:
         raise SystemExit(130) from None
     except Exception as error:
         if hasattr(error, "format_message"):  # click: a wrong option or command
-            print(f"polydistill: {error.format_message()}", file=sys.stderr)
+            print(f"polydistill: {visible(error.format_message())}", file=sys.stderr)
             raise SystemExit(2) from None
         leave(error)
     if isinstance(code, int) and code:
@@ -95,17 +95,17 @@ def check(
     _quiet()
     found = check_run(load_config(config, overrides or ()), accelerate)
     for fact in found.facts:
-        console.print(fact, highlight=False, markup=False, soft_wrap=True)
+        console.print(fact)
     console.print("\nThis stack promises, for every evidence:", style="bold")
     for promise in found.promises:
-        console.print(f"  {promise}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"  {promise}")
     console.print("derived by:", style="dim")
     for line in found.derivation:
-        console.print(f"  {line}", style="dim", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"  {line}", style="dim")
     console.print()
     for line in found.estimate.lines():
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    console.print(f"\nnext: polydistill train {config}", highlight=False, markup=False, soft_wrap=True)
+        console.print(line)
+    console.print(f"\nnext: polydistill train {config}")
     _write(json_file, asdict(found))
 
 
@@ -127,8 +127,8 @@ def train(config: ConfigFile, overrides: Overrides = None, json_file: JsonFile =
         return
     report = folder / REPORT if done and (folder / REPORT).is_file() else write_report(folder)
     _scores(summary)
-    console.print(f"student: {folder / STUDENT}\nreport:  {report}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"next: polydistill eval {folder}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"student: {folder / STUDENT}\nreport:  {report}")
+    console.print(f"next: polydistill eval {folder}")
     _write(json_file, {**summary.model_dump(mode="json"), "weights_xxh3": weights_hash(folder / STUDENT)})
     refuse_unmet(run, summary)
 
@@ -149,7 +149,7 @@ def evaluate(run: Annotated[Path, typer.Argument(help="folder of a finished run"
     table.add_row("KL(pool || student)", *(f"{x:.3f}" for x in record.kl_to_pool.values()), style="dim")
     console.print(table)
     for name, value in record.constraints.items():
-        console.print(f"constraint {name}: {value:.4g}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"constraint {name}: {value:.4g}")
     _write(json_file, record.model_dump(mode="json"))
 
 
@@ -206,7 +206,7 @@ def report(
     from polydistill.report import write_report
 
     page = write_report(run)
-    console.print(str(page), highlight=False, markup=False, soft_wrap=True)
+    console.print(str(page))
     _write(json_file, {"report": str(page)})
 
 
@@ -266,9 +266,9 @@ def measure(
     run = load_config(config, overrides or ())
     found = measure_run(run, lines)
     for line in found.lines():
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line)
     kept = keep_measured(run, asdict(found))
-    console.print(f"kept in {kept}, for check, certify and train", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"kept in {kept}, for check, certify and train")
     _write(json_file, json.loads(kept.read_text(encoding="utf-8")))
 
 
@@ -280,7 +280,7 @@ def _quiet() -> None:
 
 def _plain(name: str) -> Text:
     """A name of the user's as it is: no markup, no emoji, control characters made visible."""
-    return Text("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name))
+    return Text(visible(name))
 
 
 def _table(*headers: str, title: str | None = None) -> Table:

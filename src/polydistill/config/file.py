@@ -9,9 +9,13 @@ from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, NodeEvent, ScalarEvent
 
 from polydistill.config.run import TEACHERS, RunConfig, kind_of_teacher
 from polydistill.config.section import ConfigError, Section
+
+DEEPEST, MOST = 40, 100_000
+"""Levels of nesting and values of a configuration, at most."""
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -48,15 +52,44 @@ def _read(path: Path) -> CommentedMap:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
     try:
-        tree = YAML(typ="rt").load(text)
+        tree = bounded(YAML(typ="rt"), text)
     except YAMLError as error:
         mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
         where = f", line {mark.line + 1}" if mark is not None else ""
         problem = error.problem if isinstance(error, MarkedYAMLError) else str(error)
         raise ConfigError(f"{path}{where}: not valid YAML: {problem}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}, {error}") from None
     if not isinstance(tree, CommentedMap):
         raise ConfigError(f"{path}: expected keys such as `student:` and `teachers:` at the top level")
     return tree
+
+
+def bounded(yaml: YAML, text: str) -> Any:
+    """Plain YAML of a size that people write: no tags, and neither nesting nor aliases that grow beyond memory.
+
+    Raises:
+        ConfigError: it is more than that; the sentence begins with the line.
+        YAMLError: it is no YAML.
+    """
+    total, opened, sizes = 0, list[tuple[str | None, int]](), dict[str | None, int]()
+    for event in YAML(typ="safe", pure=True).parse(text):
+        line = f"line {event.start_mark.line + 1}"
+        if isinstance(event, CollectionEndEvent):
+            anchor, before = opened.pop()
+            sizes[anchor] = total - before
+        elif isinstance(event, NodeEvent):
+            tag = getattr(event, "tag", None)
+            if tag is not None:
+                raise ConfigError(f"{line}: the tag {tag} is not read; write plain values")
+            total += sizes.get(event.anchor, MOST) if isinstance(event, AliasEvent) else 1
+            if isinstance(event, CollectionStartEvent):
+                opened.append((event.anchor, total))
+            elif isinstance(event, ScalarEvent):
+                sizes[event.anchor] = 1
+            if len(opened) > DEEPEST or total > MOST:
+                raise ConfigError(f"{line}: more than {DEEPEST} levels or {MOST:,} values, with aliases written out")
+    return yaml.load(text)
 
 
 def _apply(tree: CommentedMap, overrides: Sequence[str]) -> set[tuple[str, ...]]:
@@ -75,9 +108,11 @@ def _apply(tree: CommentedMap, overrides: Sequence[str]) -> set[tuple[str, ...]]
                     node[part] = CommentedMap() if node.get(part) is None else CommentedMap({"model": node[part]})
                 node = node[part]
         try:
-            value = YAML(typ="safe").load(text)
+            value = bounded(YAML(typ="safe", pure=True), text)
         except YAMLError as error:
             raise ConfigError(f"the value of the override {override!r} is not valid YAML") from error
+        except ConfigError as error:
+            raise ConfigError(f"the value of the override {key!r}: {error}") from None
         if isinstance(node, CommentedSeq):
             _item(node, parts[-1], override)
             node[int(parts[-1])] = value

@@ -1,6 +1,7 @@
 """The configuration of a run: inert, strict, saved whole with every run."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
@@ -21,6 +22,16 @@ class ModelConfig(Section):
     revision: str | None = Field(default=None, description="branch, tag or commit on the hub")
     trust_remote_code: bool = Field(default=False, description="run Python code that the model's repository brings")
     device_map: str | None = Field(default=None, description="as in Transformers; teachers only")
+
+    @model_validator(mode="after")
+    def _pinned(self) -> "ModelConfig":
+        """Code that is run is code that somebody could have read."""
+        if self.trust_remote_code and self.revision is None and not Path(self.model).is_dir():
+            raise ValueError(
+                "trust_remote_code runs what the repository holds that day: give the `revision` that you have read, "
+                "best a commit"
+            )
+        return self
 
     @property
     def source(self) -> str:
@@ -119,7 +130,7 @@ class GradientConfig(Section):
 class TrainingConfig(Section):
     """The loop; `extra` goes to `trl.SFTConfig` (on_policy: `trl.DistillationConfig`) as it is."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
     gone: ClassVar[dict[str, str]] = {
         "drop_teachers": "is gone: teachers whose weight is known before they speak are left out by `skip_below`"
     }
@@ -135,7 +146,7 @@ class TrainingConfig(Section):
     skip_below: float | None = Field(
         default=0.0, ge=0, lt=1, description="teachers whose weight is known to be at most this in total need not run"
     )
-    max_steps: int = Field(default=-1, description="optimizer steps; -1: `epochs` decides")
+    max_steps: int = Field(default=-1, ge=-1, description="optimizer steps; -1: `epochs` decides")
     epochs: float = Field(default=1.0, gt=0)
     batch_size: int = Field(default=8, ge=1, description="sequences per device and forward")
     gradient_accumulation: int = Field(default=1, ge=1)
@@ -144,7 +155,7 @@ class TrainingConfig(Section):
     warmup_steps: int = Field(default=0, ge=0)
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     bf16: bool = False
     gradient_checkpointing: bool = False
     log_steps: int = Field(default=10, ge=1)

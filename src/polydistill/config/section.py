@@ -1,8 +1,11 @@
 """What every section of a configuration is."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
+
+LARGEST = 2**32
+"""Whole numbers are less than this: seeds, sizes and counts of torch and numpy end there or later."""
 
 
 class ConfigError(ValueError):
@@ -16,8 +19,15 @@ class Section(BaseModel):
         gone: a key that it once had -> what a reader of an old file is told, as the end of a sentence.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     gone: ClassVar[dict[str, str]] = {}
+
+    @field_validator("*")
+    @classmethod
+    def _in_range(cls, value: Any) -> Any:
+        if isinstance(value, int) and abs(value) >= LARGEST:
+            raise ValueError(f"must be less than {LARGEST:,}")
+        return value
 
 
 def moved(place: str, expert: type[Section]) -> dict[str, str]:

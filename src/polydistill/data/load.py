@@ -11,6 +11,15 @@ from polydistill.data.context import COLUMNS, DataError, refuse_empty
 
 FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 
+PACKED = {
+    "gzip": b"\x1f\x8b",
+    "zip": b"PK\x03\x04",
+    "xz": b"\xfd7zXZ\x00",
+    "bzip2": b"BZh",
+    "zstd": b"\x28\xb5\x2f\xfd",
+}
+"""First bytes of packed files."""
+
 
 def load_data(source: str, split: str, text_field: str) -> Dataset:
     """A data set in one of TRL's formats.
@@ -29,6 +38,7 @@ def load_data(source: str, split: str, text_field: str) -> Dataset:
             raise DataError(f"{source}: there is no such file; paths are relative to where the command is run")
         if path.stat().st_size == 0:
             raise DataError(f"{source} is empty; nothing can be learned from it")
+        _refuse_packed(path)
         if path.suffix == ".jsonl":
             _check_lines(path)
         try:
@@ -47,6 +57,15 @@ def load_data(source: str, split: str, text_field: str) -> Dataset:
     refuse_empty(data, source)
     _check_format(data, source, text_field)
     return data
+
+
+def _refuse_packed(path: Path) -> None:
+    """Libraries go by the first bytes, and would unpack onto the disk whatever comes out."""
+    with path.open("rb") as stream:
+        first = stream.read(6)
+    for name, magic in PACKED.items():
+        if first.startswith(magic):
+            raise DataError(f"{path} is packed ({name}) and named {path.suffix}; unpack it first")
 
 
 def _check_lines(path: Path) -> None:

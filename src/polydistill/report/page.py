@@ -23,6 +23,7 @@ from polydistill.report.frontier import frontier
 from polydistill.report.ribbon import RibbonView, view
 from polydistill.report.tables import LIMIT_COLUMNS, certified, columns, headlines, limits, rows, time_shares
 from polydistill.report.words import UNDERLINES, duration, teacher_colour
+from polydistill.visible import visible, visible_tree
 
 RIBBONS_SHOWN = 12
 """Texts shown; a page with hundreds of texts opens in nobody's browser."""
@@ -55,7 +56,9 @@ def render(run: Run) -> str:
     weight_plots.sort(key=lambda figure: figure.name != f"weights-{run.students.index(main) if main else 0}")
     diagnostic_plots = figures.diagnostics(run, main) if main is not None else []
     every = [*plots.values(), *weight_plots, *ribbon_plots, *diagnostic_plots]
-    environment = Environment(loader=BaseLoader(), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment = Environment(
+        loader=BaseLoader(), autoescape=True, undefined=StrictUndefined, trim_blocks=True, finalize=_shown
+    )
     return environment.from_string(_asset("page.html.j2")).render(
         run=run,
         summary=run.summary,
@@ -78,11 +81,16 @@ def render(run: Run) -> str:
         underlines=UNDERLINES,
         time=time_shares(run),
         duration=duration,
-        data={figure.name: figure.as_plotly() for figure in every},
+        data=visible_tree({figure.name: figure.as_plotly() for figure in every}),
         style=Markup(_asset("page.css")),
         scripts=[Markup(script) for script in scripts],
         policy=" ".join(f"'{_hash(script)}'" for script in scripts),
     )
+
+
+def _shown(value: Any) -> Any:
+    """What is put into the page; its own scripts and styles are marked up already."""
+    return visible(value, "\n\t") if type(value) is str else value
 
 
 def _says(run: Run) -> list[str]:

@@ -1,9 +1,11 @@
 """From a configuration to what it describes: the stack, the objective, the trainer."""
 
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig
 
@@ -19,6 +21,7 @@ from polydistill.run.build_on_policy import SAMPLED, distillation_config
 from polydistill.run.build_safety import build_constraints, build_severity
 from polydistill.safety import Order, Ordered, Tilt, Veto, scores_of
 from polydistill.teachers import LocalTeacher, Teacher
+from polydistill.teachers.local import reason_of
 from polydistill.teachers.served import Patience, ServedTeacher
 from polydistill.training.gradient.across_groups import AcrossGroups, Critical, Labels
 from polydistill.training.gradient.across_teachers import AcrossTeachers
@@ -131,10 +134,17 @@ def build_student(section: c.StudentConfig) -> tuple[Any, Any]:
     kwargs: dict[str, Any] = {"revision": section.revision, "trust_remote_code": section.trust_remote_code}
     try:
         tokenizer = AutoTokenizer.from_pretrained(section.model, **kwargs)
-        model = AutoModelForCausalLM.from_pretrained(section.model, dtype=DTYPES[section.dtype] or "auto", **kwargs)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"student.model: {section.model!r} could not be loaded: {reason}") from error
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            section.model, dtype=DTYPES[section.dtype] or "auto", output_loading_info=True, **kwargs
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
+        raise ConfigError(f"student.model: {section.model!r} could not be loaded: {reason_of(error)}") from error
+    model, info = loaded
+    if missing := sorted(info["missing_keys"]):  # Transformers fills them with random numbers
+        raise ConfigError(
+            f"student.model: {section.model!r} lacks {len(missing)} of the weights that its config asks for, the first "
+            f"being {missing[0]}"
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model, tokenizer
@@ -225,7 +235,7 @@ def build_trainer(config: c.RunConfig, observers: list[Observer] | None = None) 
         "peft_config": adapters,
     }
     if generation is None:
-        return PolyDistillTrainer(
+        trainer: Taught = PolyDistillTrainer(
             model,
             build_teachers(config),
             stack,
@@ -234,13 +244,26 @@ def build_trainer(config: c.RunConfig, observers: list[Observer] | None = None) 
             gradient=gradient,
             **common,
         )
-    sampled = SAMPLED.get(config.objective.kind)
-    return OnPolicyPolyDistillTrainer(
-        model,
-        build_teachers(config),
-        stack,
-        args=generation,
-        objective=build_objective(config.objective) if sampled is None else sampled(),
-        fixed_share=config.training.fixed_share,
-        **common,
-    )
+    else:
+        sampled = SAMPLED.get(config.objective.kind)
+        trainer = OnPolicyPolyDistillTrainer(
+            model,
+            build_teachers(config),
+            stack,
+            args=generation,
+            objective=build_objective(config.objective) if sampled is None else sampled(),
+            fixed_share=config.training.fixed_share,
+            **common,
+        )
+    trainer.masked += code_says(config)
+    return trainer
+
+
+def code_says(config: c.RunConfig) -> list[str]:
+    """Whose code is run beside ours."""
+    models = {"student": config.student, **{f"teacher {name!r}": section for name, section in config.teachers.items()}}
+    return [
+        f"{who} runs Python code of {section.model} at revision {section.revision or 'as it lies there'}"
+        for who, section in models.items()
+        if isinstance(section, c.ModelConfig) and section.trust_remote_code
+    ]

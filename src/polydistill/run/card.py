@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from polydistill.records import RunSummary
+from polydistill.visible import code, markdown, visible
 
 
 def write_card(
@@ -11,11 +12,11 @@ def write_card(
 ) -> None:
     """Write `README.md` beside the student's weights."""
     domains = summary.domains
-    table = ["| model | " + " | ".join(domains) + " | mean |", "|---|" + "---|" * (len(domains) + 1)]
+    table = ["| model | " + " | ".join(map(markdown, domains)) + " | mean |", "|---|" + "---|" * (len(domains) + 1)]
     for score in summary.scores:
         cells = [f"{score.losses[d]:.3f}" if d in score.losses else "" for d in domains]
         mean = "" if score.mean is None else f"{score.mean:.3f}"
-        table.append(f"| {score.label or score.name} | {' | '.join(cells)} | {mean} |")
+        table.append(f"| {markdown(score.label or score.name)} | {' | '.join(cells)} | {mean} |")
     lines = [
         "---",
         "library_name: transformers",
@@ -23,23 +24,24 @@ def write_card(
         "tags: [knowledge-distillation, polydistill]",
         "---",
         "",
-        f"# {summary.title}",
+        f"# {markdown(summary.title)}",
         "",
-        f"A student ({base}) of {len(teacher_sources)} teachers, distilled with polydistill {summary.package_version}.",
+        f"A student ({code(base)}) of {len(teacher_sources)} teachers, distilled with polydistill "
+        f"{summary.package_version}.",
         "",
         "## Teachers",
         "",
-        *[f"- `{name}`: {source}" for name, source in teacher_sources.items()],
+        *[f"- {code(name)}: {code(source)}" for name, source in teacher_sources.items()],
         "",
         "## Weighting",
         "",
-        f"`{summary.weighting}`",
+        code(summary.weighting),
         "",
-        f"Objective: `{summary.objective}`, {summary.steps} steps.",
+        f"Objective: {code(summary.objective)}, {summary.steps} steps.",
         "",
         "## What the weights promise",
         "",
-        *[f"- {promise}" for promise in promises],
+        *[f"- {markdown(promise)}" for promise in promises],
         "",
         "These are limits on the weights during training, not promises about what the student says.",
         "",
@@ -51,9 +53,7 @@ def write_card(
         "",
         "## Command",
         "",
-        "```",
-        summary.command,
-        "```",
+        f"    {visible(summary.command)}",
         "",
     ]
     (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
@@ -62,7 +62,7 @@ def write_card(
 def _said(summary: RunSummary, promises: Sequence[str]) -> list[str]:
     """What the run says of itself beside its promises: severity of the data, the safety order, the constraints."""
     said = [sentence for sentence in summary.says if sentence not in promises]
-    return ["## What the run says of itself", "", *[f"- {sentence}" for sentence in said], ""] if said else []
+    return ["## What the run says of itself", "", *[f"- {markdown(sentence)}" for sentence in said], ""] if said else []
 
 
 def _constraints(summary: RunSummary) -> list[str]:
@@ -74,7 +74,9 @@ def _constraints(summary: RunSummary) -> list[str]:
         value = "not seen" if c.value is None else f"{c.value:.4g}"
         held_out = "not measured" if c.held_out is None else f"{c.held_out:.4g}"
         met = "yes" if c.met else "cannot be met" if c.infeasible else "no"
-        rows.append(f"| {name} | {c.limit:.4g} | {value} | {held_out} | {c.multiplier:.3g} | {c.weight:.1%} | {met} |")
+        rows.append(
+            f"| {markdown(name)} | {c.limit:.4g} | {value} | {held_out} | {c.multiplier:.3g} | {c.weight:.1%} | {met} |"
+        )
     return [
         "## Constraints on the student",
         "",

@@ -52,7 +52,7 @@ def import_data(
     if missing := [name for name in needed if name not in rows.column_names]:
         raise DataError(f"{data} has no column {missing[0]!r}; it has {', '.join(rows.column_names)}")
     if layout is None:
-        made = [listed_rows(row, _tokens(row, words, data), column) for row in rows]
+        made = [listed_rows(row, _tokens(row, words, data), column, f"{data}, row {at}") for at, row in enumerate(rows)]
     else:
         settings = _layout(layout)
         made = [packed_rows(row, settings) for row in rows]

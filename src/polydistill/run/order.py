@@ -175,14 +175,18 @@ def keep_measured(config: RunConfig, found: Mapping[str, Any]) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=_none)
     except FileNotFoundError:
         raise DataError(f"safety.measured: there is no file {path}; `polydistill safety measure` writes it") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"safety.measured: {path} cannot be read: {error}") from error
     if not isinstance(found, dict) or not {"unsafe", "positions", "fails", "data", "of"} <= set(found):
         raise DataError(f"safety.measured: {path} was not written by `polydistill safety measure`")
     return found
+
+
+def _none(name: str) -> float:
+    raise ValueError(f"it contains {name}")
 
 
 def _hash(path: str) -> str:

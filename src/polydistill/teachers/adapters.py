@@ -6,16 +6,18 @@ by adapter and no adapter is multiplied with another one's rows. What K such tea
 
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, cast
 
 import torch
 from jaxtyping import Int
 from peft import PeftModel
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from polydistill.logprobs import HiddenStates
-from polydistill.teachers.local import LocalTeacher, TeacherUnavailableError
+from polydistill.teachers.local import LocalTeacher, TeacherUnavailableError, reason_of
 
 
 class AdapterTeacher(LocalTeacher):
@@ -73,9 +75,8 @@ def adapters_on(
                 shared = PeftModel.from_pretrained(base, str(source), adapter_name=name, **kwargs)
             else:
                 shared.load_adapter(str(source), adapter_name=name, **kwargs)
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise TeacherUnavailableError(f"teacher {name!r}: adapter {str(source)!r}: {reason}") from error
+        except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
+            raise TeacherUnavailableError(f"teacher {name!r}: adapter {str(source)!r}: {reason_of(error)}") from error
         if type(base.get_output_embeddings()) is not torch.nn.Linear:
             raise TeacherUnavailableError(
                 f"teacher {name!r}: its adapter changes the language-model head, which the objective reads for all "

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -16,6 +17,13 @@ from polydistill.teachers.examine import ModelRefusedError, examine
 from polydistill.teachers.head import head_of, last_hidden_state
 from polydistill.teachers.source import Teacher, TeacherUnavailableError
 from polydistill.teachers.vocabulary import agree, check_rows, named, refuse_in, reserved_ids
+
+
+def reason_of(error: Exception) -> str:
+    """Why a model could not be loaded, in one sentence."""
+    if isinstance(error, UnpicklingError):
+        return "its weights are a pickle that would run code, or no weights at all; save it as safetensors"
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 class LocalTeacher:
@@ -64,9 +72,9 @@ class LocalTeacher:
                 source, dtype=dtype or "auto", output_loading_info=True, **kwargs, **model_kwargs
             )
             model, info = loaded
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
             hint = "a local folder" if Path(source).exists() else "neither a local folder nor a model that the hub gave"
-            reason = str(error).strip().splitlines()[0]
+            reason = reason_of(error)
             raise TeacherUnavailableError(
                 f"teacher {name!r}: {source!r} ({hint}) could not be loaded: {reason}"
             ) from error

@@ -29,6 +29,7 @@ from polydistill.theory.posterior import T7, T21
 from polydistill.theory.statement import CONFIRMED, FAILS, HOLDS, Claim, Result, Statement, StatementResult, Trial
 from polydistill.theory.targets import T4, T5, T6
 from polydistill.theory.weights import T1, T2, T3
+from polydistill.visible import visible
 
 STATEMENTS: tuple[Statement, ...] = (
     T1, T2, T3, T4, T5, T6, T7, T8, T9, T10, T11, T12, T13, T14, T15, T16, T17, T18, T19, T20, T21,
@@ -91,7 +92,7 @@ def main(numbers: Sequence[str] = (), json_path: Path | str | None = None, plot_
     try:
         chosen = [statement(name).name for name in numbers]
     except ValueError as error:
-        console.print(f"[red]{error}[/red]")
+        console.print(visible(str(error)), style="red", markup=False)
         return 2
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # tensors here are small: a second thread costs more than it gives
