@@ -29,9 +29,10 @@ TILT = CALCULUS + "test_a_tilt_adds_to_the_severity_modulus_of_what_stands_befor
 ORDERED = CALCULUS + "test_ordering_by_tier_forgets_a_ceiling_that_it_can_break"
 CLIPPED = CALCULUS + "test_kl_clipping_has_the_smaller_of_both_ranges_and_ceilings"
 DAMAGED = CODEC + "test_bits_that_nobody_reads_and_a_background_that_is_not_there_are_refused"
+LENGTHS = CODEC + "test_a_stream_with_one_number_in_place_of_many_is_refused"
 CLAIMED = "tests/certification/test_stacks_certified.py::test_a_tilt_and_a_veto_claim_the_order_across_contexts"
 BISECTED = "tests/certification/test_search.py::test_bisection_closes_in_on_the_jump"
-JUMPS = "tests/certification/test_search.py::test_the_witness_of_a_rule_with_a_jump_jumps"
+JUMPS = "tests/certification/test_search.py::test_a_jump_is_shown_rather_than_a_steep_place"
 TEMPERED = "tests/objective/test_distil.py::test_comparisons_are_of_untempered_distributions"
 
 
@@ -95,6 +96,7 @@ MUTATIONS = [
         "0.0 * _penalty(student, heard, method).to(losses[pressed])",
         CONSTRAINED + "test_the_penalty_is_added_to_the_loss_as_it_is",
     ),
+    Mutation("numbers left over", "if len(numbers[name]) != length:", "if False:", LENGTHS),
     Mutation("bits left over", "if not 0 <= 8 * len(self.bits) - self.at < 8:", "if False:", DAMAGED),
     Mutation(
         "background not there",
@@ -105,12 +107,7 @@ MUTATIONS = [
     Mutation("O2 of tilt and veto", O2, "set()", CLAIMED),
     Mutation("O2 of a tilt", O2, O2.replace("Tilt | Veto", "Veto"), CLAIMED),
     Mutation("O2 of a veto", O2, O2.replace("Tilt | Veto", "Tilt"), CLAIMED),
-    Mutation(
-        "bisection",
-        "lower = hilbert(first, between) >= hilbert",
-        "lower = hilbert(first, between) < hilbert",
-        BISECTED,
-    ),
+    Mutation("bisection", "lower = below >= above", "lower = below < above", BISECTED),
     Mutation("jump or witness", "witness = jump or steep", "witness = steep or jump", JUMPS),
 ]
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polydistill.cache.background import Tails
-from polydistill.cache.codec import STREAMS, Codec, CodecError
+from polydistill.cache.codec import NUMBERS, STREAMS, Codec, CodecError
 from polydistill.cache.hidden import HiddenForm, from_bytes, to_bytes
 from polydistill.cache.label import SIGNALS, Noted, Selection, note
 from polydistill.cache.saved import codec_bytes, codec_of
@@ -161,3 +161,17 @@ def test_bits_that_nobody_reads_and_a_background_that_is_not_there_are_refused()
     elsewhere = replace(noted, background=np.full_like(noted.background, 3))
     with pytest.raises(CodecError, match="background 3 is not one of 1"):
         codec.decode(codec.encode(elsewhere, tokens), 7)
+
+
+@pytest.mark.parametrize("name", NUMBERS[2:])
+def test_a_stream_with_one_number_in_place_of_many_is_refused(name, monkeypatch) -> None:
+    random = np.random.default_rng(0)
+    said = [Dense(torch.tensor(random.normal(size=(40, 50)) * 5).float()) for _ in range(3)]
+    tokens = random.integers(0, 50, 41)
+    codec, noted = coded(said, tokens, 50)
+    numbers = codec._numbers(noted, tokens[1:])
+    monkeypatch.setattr(Codec, "_numbers", lambda *_: {**numbers, name: numbers[name][:1]})
+    streams = codec.encode(noted, tokens)
+    if len(numbers[name]) > 1:
+        with pytest.raises(CodecError):
+            codec.decode(streams, 41)

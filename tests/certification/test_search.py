@@ -14,12 +14,13 @@ def test_bisection_closes_in_on_the_jump():
     assert right[0, 0] - left[0, 0] < 1e-10
 
 
-def test_the_witness_of_a_rule_with_a_jump_jumps():
+def test_a_jump_is_shown_rather_than_a_steep_place():
     def rule(evidence):
-        return torch.softmax(evidence.clamp(-2, 2) + 0.5 * (evidence > 0.3), -1)
+        return torch.softmax((2e3 * evidence).clamp(-1, 1) + 0.5 * (evidence > 3.3), -1)
 
-    witness = certify(rule, teachers=2, effort=0.05).finding("C").witness
+    witness = certify(rule, teachers=2, effort=0.02).finding("C").witness
     first, second = (torch.tensor(witness.inputs[end], dtype=torch.float64) for end in ("first", "second"))
     apart = (torch.log(rule(first)) - torch.log(rule(second))).diff().abs().max()
     assert (first - second).abs().max() < 1e-3
     assert apart > 0.4
+    assert ((first > 3.3) != (second > 3.3)).any()

@@ -113,6 +113,8 @@ class Plain:
     def compare(self, read: Read) -> dict[str, Float[Tensor, "m K"]]:
         """`KL(p_k || mean)` and `KL(p_k || q)`, as far as they are needed."""
         rows, needs = len(read.entropy), self.call.needs
+        if not needs & {"distance_to_pool", "student_gap"}:
+            return {}
         to_mean: list[Tensor] = []
         to_student: list[Tensor] = []
         for tile in (each.new for each in self.tiles.of(rows)):
