@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from polydistill.logprobs import STATISTICS, Head, HiddenStates, Positions
 from polydistill.objective import ForwardKL, NonFiniteError, ReverseKL, distil
+from polydistill.objective.kernels import release
 from polydistill.pipeline import Pipeline
 from polydistill.safety import Tilt
 from polydistill.simplex import normalise
@@ -292,6 +293,7 @@ def test_one_teacher_more_costs_a_product_and_nine_passes():
     for teachers in (2, 3):
         bound = pipeline(teachers)
         heard, where = outputs(40, 977, [8] * teachers), positions(40, 977)
+        release()
         with Passes(977) as passes:
             run(hidden(40, 8, seed=1), head(977, 8, seed=1), heard, where, bound)
         counted.append(passes.count)
