@@ -6,6 +6,9 @@ from typing import Annotated
 
 import typer
 
+CONNECTIONS = 256
+"""Clients at once; more are told to come back."""
+
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -21,6 +24,9 @@ def serve(  # noqa: PLR0913
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16")] = "auto",
     revision: Annotated[str | None, typer.Option(help="branch, tag or commit on the hub")] = None,
     device: Annotated[str | None, typer.Option(help="e.g. cuda:0; the GPU if there is one")] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="a name under which clients ask without a key, beside localhost")
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="torch threads")] = None,
 ) -> None:
     """Serve a model's prompt log-probabilities, OpenAI-compatible: a teacher on another machine."""
@@ -30,6 +36,7 @@ def serve(  # noqa: PLR0913
         import uvicorn
 
         from polydistill.serve import Scorer, application
+        from polydistill.serve.connection import Connection
     except ModuleNotFoundError as error:
         raise ValueError(f"serve needs {error.name}; pip install 'polydistill[serve]'") from error
     from polydistill.teachers import LocalTeacher
@@ -37,6 +44,7 @@ def serve(  # noqa: PLR0913
     if dtype not in DTYPES:
         raise ValueError(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     key = None if api_key_env is None else os.environ.get(api_key_env)
+    key = None if key is None else key.strip()
     if api_key_env is not None and not key:
         raise ValueError(f"--api-key-env: the environment variable {api_key_env} is not set, or empty")
     if threads is not None:
@@ -44,12 +52,23 @@ def serve(  # noqa: PLR0913
     teacher = LocalTeacher.load(name or model, model, dtype=dtype, revision=revision)
     teacher.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     scorer = Scorer(teacher)
-    app = application(scorer, name or model, top_logprobs_limit=top_logprobs_limit, api_key=key)
+    hosts = {host, socket.gethostname(), socket.getfqdn(), *(allow_host or ())}
+    app = application(scorer, name or model, top_logprobs_limit=top_logprobs_limit, api_key=key, hosts=hosts)
     listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     bound = listener.getsockname()[1]
     shown = f"[{host}]" if ":" in host else host
     print(f"serving {name or model} ({teacher.describe()}) at http://{shown}:{bound}/v1", flush=True)
     if key is None and host not in ("127.0.0.1", "localhost", "::1"):
         print("anybody who reaches this address may use it; --api-key-env NAME asks for a key", flush=True)
-    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, timeout_keep_alive=30)
+    config = uvicorn.Config(
+        app,
+        http=Connection,
+        ws="none",
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=30,
+        limit_concurrency=CONNECTIONS,
+    )
     uvicorn.Server(config).run(sockets=[listener])

@@ -1,6 +1,7 @@
 """Reading a configuration: YAML 1.2, overrides, and errors that name the line and suggest the key."""
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -31,9 +32,11 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     tree = _read(Path(path))
     given = _apply(tree, overrides)
     try:
-        return RunConfig.model_validate(tree)
+        config = RunConfig.model_validate(tree)
     except ValidationError as error:
         raise ConfigError("\n".join(_sentence(fault, tree, path, given) for fault in error.errors())) from error
+    _refuse_secrets(tree, (), path, tree, given)
+    return config
 
 
 def dump_config(config: RunConfig, path: str | Path) -> None:
@@ -63,6 +66,40 @@ def _read(path: Path) -> CommentedMap:
     if not isinstance(tree, CommentedMap):
         raise ConfigError(f"{path}: expected keys such as `student:` and `teachers:` at the top level")
     return tree
+
+
+SECRET = re.compile(
+    r"\b(hf_\w{16,}|sk-[\w-]{16,}|gh[pousr]_\w{20,}|github_pat_\w{20,}|AKIA[0-9A-Z]{16}|xox[a-z]-[\w-]{10,}"
+    r"|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*)|-----BEGIN [A-Z ]*PRIVATE KEY|://[^/\s@]*:[^/\s@]+@"
+)
+"""Forms of keys and tokens, and an address with a password."""
+
+SECRET_KEY = re.compile(r"(hub|api|auth|access|secret|bearer|private|session)_?(token|key)|passw(or)?d|secret|^token$")
+"""Names of settings that are themselves secrets; `api_key_env` names a variable."""
+
+
+def _refuse_secrets(node: Any, at: tuple[Any, ...], path: str | Path, tree: Any, given: set[tuple[str, ...]]) -> None:
+    """What is in a configuration is written to the run's folder, its report and its student's card.
+
+    Raises:
+        ConfigError: somewhere in it is a secret; the sentence has its place and not its value.
+    """
+    if isinstance(node, dict | list):
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            _refuse_secrets(value, (*at, key), path, tree, given)
+        return
+    named = bool(at) and SECRET_KEY.search(str(at[-1]).lower()) and not str(at[-1]).endswith("_env")
+    if isinstance(node, str) and (SECRET.search(node) or (named and node)):
+        raise ConfigError(
+            f"{_where(at, path, tree, given)}: {'.'.join(map(str, at))} holds a secret, and a configuration is written "
+            "to the run's folder; put it into an environment variable (HF_TOKEN, WANDB_API_KEY, or one that "
+            "`api_key_env` names)"
+        )
+
+
+def _where(at: Sequence[Any], path: str | Path, tree: Any, given: set[tuple[str, ...]]) -> str:
+    here = tuple(str(part) for part in at)
+    return "command line" if any(here[: len(key)] == key for key in given) else f"{path}{_line(tree, at)}"
 
 
 def bounded(yaml: YAML, text: str) -> Any:
@@ -132,11 +169,7 @@ def _sentence(fault: Any, tree: CommentedMap, path: str | Path, given: set[tuple
     tags = {tag for member in _tagged() for tag in _kind(member)} | set(TEACHERS)
     location = [part for part in fault["loc"] if part not in tags]
     name = ".".join(str(part) for part in location)
-    where = (
-        "command line"
-        if any(tuple(str(p) for p in location)[: len(key)] == key for key in given)
-        else f"{path}{_line(tree, location)}"
-    )
+    where = _where(location, path, tree, given)
     if fault["type"] == "extra_forbidden":
         section = _section_at(location[:-1], tree)
         if location[-1] in section.gone:
@@ -148,7 +181,8 @@ def _sentence(fault: Any, tree: CommentedMap, path: str | Path, given: set[tuple
     if fault["type"] == "missing":
         return f"{where}: {name!r} is missing"
     message = fault["msg"].removeprefix("Value error, ")
-    secret = bool(location) and location[-1] in ("api_key_env", "url")  # where a key may have been pasted
+    secret = bool(location) and location[-1] in ("api_key_env", "url", "proxy")  # where a key may have been pasted
+    secret = secret or bool(SECRET.search(str(fault["input"])))
     shown = "" if secret or isinstance(fault["input"], dict | list | BaseModel) else f", got {fault['input']!r}"
     return f"{where}: {name}: {message[0].lower() + message[1:]}{shown}"
 

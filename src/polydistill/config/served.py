@@ -31,6 +31,9 @@ class ServedTeacherConfig(Section):
         default=20, ge=1, description="entries per position; the server limits them (vLLM: --max-logprobs)"
     )
     api_key_env: str | None = Field(default=None, description="NAME of the environment variable with the key")
+    proxy: str | None = Field(
+        default=None, description="http://host:port to ask through; those of the environment are not used"
+    )
     on_outage: Literal["fail", "wait", "drop"] = Field(
         default="fail", description="end the run, wait for the server, or go on without it (forward KL only)"
     )
@@ -50,5 +53,5 @@ class ServedTeacherConfig(Section):
     def _hides_nothing(self) -> "ServedTeacherConfig":
         from polydistill.teachers.served import Address
 
-        Address(self.url, self.api_key_env)
+        Address(self.url, self.api_key_env, self.proxy)
         return self

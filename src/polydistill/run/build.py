@@ -117,6 +117,7 @@ def _served(name: str, section: ServedTeacherConfig) -> ServedTeacher:
         section.model,
         top_logprobs=section.top_logprobs,
         api_key_env=section.api_key_env,
+        proxy=section.proxy,
         on_outage=section.on_outage,
         tempered=section.tempered,
         patience=Patience(**section.expert.model_dump()),

@@ -1,9 +1,14 @@
 """What is answered: a choice per prompt, in the words of OpenAI's completions and vLLM's prompt log-probabilities."""
 
+import json
+from collections.abc import Iterator
 from typing import Any
 
 from polydistill.serve.request import ScoreRequest
 from polydistill.serve.scoring import Scored, Scorer
+
+TOGETHER = 1024
+"""Entries that are turned into numbers of Python at once."""
 
 
 def choice(index: int, ids: list[int], scored: Scored, request: ScoreRequest, scorer: Scorer) -> dict[str, Any]:
@@ -25,24 +30,44 @@ def choice(index: int, ids: list[int], scored: Scored, request: ScoreRequest, sc
         "logprobs": None if request.logprobs is None else _echoed(ids, new, scored, request, scorer),
         "prompt_logprobs": None
         if request.prompt_logprobs is None
-        else _prompt_logprobs(ids, scored, request.prompt_logprobs, scorer),
+        else [None, *_prompt_logprobs(ids[1:], scored, slice(None), request.prompt_logprobs, scorer)],
         **({"prompt_token_ids": ids, "token_ids": new} if request.return_token_ids else {}),
     }
 
 
-def _prompt_logprobs(ids: list[int], scored: Scored, k: int, scorer: Scorer) -> list[dict[str, Any] | None]:
-    """As vLLM: null, then per token the k likeliest and the token itself, keyed by id."""
-    entries: list[dict[str, Any] | None] = [None]
-    columns = (scored.ids[:, :k].tolist(), scored.log_p[:, :k].tolist(), scored.own.tolist(), scored.rank.tolist())
-    for token, (tops, values, own, rank) in zip(ids[1:], zip(*columns, strict=True), strict=True):
+def parts(index: int, ids: list[int], scored: Scored, request: ScoreRequest, scorer: Scorer) -> Iterator[str]:
+    """The JSON of `choice` in pieces, without ever holding that of more than some positions.
+
+    Args:
+        index, ids, scored, request, scorer: as for `choice`.
+    """
+    k = request.prompt_logprobs
+    rest = choice(index, ids, scored, request.model_copy(update={"prompt_logprobs": None}), scorer)
+    del rest["prompt_logprobs"]
+    yield json.dumps(rest, allow_nan=False)[:-1] + ', "prompt_logprobs": '
+    if k is None:
+        yield "null}"
+        return
+    yield "[null"
+    step = max(1, TOGETHER // (k + 1))
+    for start in range(0, len(ids) - 1, step):
+        rows = slice(start, start + step)
+        block = _prompt_logprobs(ids[1:][rows], scored, rows, k, scorer)
+        yield "".join(", " + json.dumps(entry, allow_nan=False) for entry in block)
+    yield "]}"
+
+
+def _prompt_logprobs(
+    ids: list[int], scored: Scored, rows: slice, k: int, scorer: Scorer
+) -> Iterator[dict[str, dict[str, Any]]]:
+    """As vLLM: per token the k likeliest and the token itself, keyed by id."""
+    columns = (scored.ids[rows, :k], scored.log_p[rows, :k], scored.own[rows], scored.rank[rows])
+    for token, (tops, values, own, rank) in zip(ids, zip(*(c.tolist() for c in columns), strict=True), strict=True):
         said = {token: (own, rank)} | {i: (v, r) for r, (i, v) in enumerate(zip(tops, values, strict=True), 1)}
-        entries.append(
-            {
-                str(i): {"logprob": value, "rank": place, "decoded_token": scorer.word(i)}
-                for i, (value, place) in said.items()
-            }
-        )
-    return entries
+        yield {
+            str(i): {"logprob": value, "rank": place, "decoded_token": scorer.word(i)}
+            for i, (value, place) in said.items()
+        }
 
 
 def _echoed(ids: list[int], new: list[int], scored: Scored, request: ScoreRequest, scorer: Scorer) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from polydistill.training.batch import Batch
 from polydistill.training.gradient.across_groups import AcrossGroups, Rows, refuse_unfit
 from polydistill.training.gradient.across_teachers import AcrossTeachers, factor_of, said_of
 from polydistill.training.hearing import Heard, hear
+from polydistill.training.partial import refuse_too_long
 from polydistill.training.placement import Placement
 from polydistill.training.step import StepOutcome, step
 from polydistill.training.student import of_the_tokens, teach_forward
@@ -115,6 +116,7 @@ class PolyDistillTrainer(Taught, SFTTrainer):
         if severity is not None:
             self.train_dataset = annotate_tokens(self.train_dataset, severity, self._tokenizer)
             self.eval_dataset = annotate_tokens(self.eval_dataset, severity, self._tokenizer)
+        refuse_too_long(self.teachers, self.train_dataset, self.eval_dataset)
         self.data_collator = ContextCollator(self.data_collator, names, found)
         teach_forward(self._place_models(self._tokenizer), self.visible)
         self._refuse_unknown_tokens()

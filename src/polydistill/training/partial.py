@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from polydistill.cache import CachedTeacher
+from polydistill.data.context import DataError
 from polydistill.guarantee import Guarantee
 from polydistill.objective import Divergence, ForwardKL
 from polydistill.pipeline import Pipeline
@@ -39,6 +41,31 @@ def refuse_unknown(teachers: Sequence[object], pipeline: Pipeline) -> None:
             raise ValueError(
                 f"teacher {teacher.name!r} is truncated: {', '.join(unknown)}, which the weights read, depends on what "
                 f"it does not name; {known}"
+            )
+
+
+def refuse_too_long(teachers: Sequence[object], *datasets: Any) -> None:
+    """Before the first step: no text may be longer than what a server takes.
+
+    Args:
+        teachers: of the run, after they have been asked.
+        datasets: prepared, with `input_ids`; streams and None are left out.
+
+    Raises:
+        DataError: naming the teacher and both lengths.
+    """
+    served = [(teacher.probed.longest, teacher.name) for teacher in served_among(teachers)]
+    limit, name = min((one for one in served if one[0] is not None), default=(None, ""))
+    if limit is None:
+        return
+    for data in datasets:
+        if "input_ids" not in (getattr(data, "column_names", None) or ()) or not hasattr(data, "__len__"):
+            continue
+        longest = max((len(row["input_ids"]) for row in data.select_columns("input_ids")), default=0)
+        if longest > limit:
+            raise DataError(
+                f"teacher {name!r}: its server takes texts of up to {limit:,} tokens, and the longest of the data has "
+                f"{longest:,}; use data.max_length: {limit}, or start the server with room for more"
             )
 
 

@@ -22,6 +22,10 @@ SLACK = 1e-3
 """By which probabilities may sum to more than 1, and log-probabilities be out of order: servers round."""
 
 
+PADDED = 1.25
+"""Rows that a server's model may have for each entry of the vocabulary: matrices are padded."""
+
+
 class OtherTokensError(RefusedError):
     """The server read other tokens than it was sent."""
 
@@ -93,7 +97,7 @@ def read_entries(
     if told[0] is not None:
         raise refuse("its first entry must be null: nothing comes before the first token")
     most = min(k, vocabulary)
-    rows = [_row(t, told[t], ids[t], most, refuse) for t in range(1, len(ids))]
+    rows = [_row(t, told[t], ids[t], most, vocabulary, refuse) for t in range(1, len(ids))]
     return _packed(rows, ids, most, vocabulary)
 
 
@@ -105,7 +109,7 @@ class _Row:
     outside: bool
 
 
-def _row(t: int, entry: Any, follows: int, k: int, refuse: Callable[[str], RefusedError]) -> _Row:
+def _row(t: int, entry: Any, follows: int, k: int, vocabulary: int, refuse: Callable[[str], RefusedError]) -> _Row:
     """One position: the k likeliest by rank, and the token that follows beside them when it is none of them."""
     if not isinstance(entry, dict):
         raise refuse(f"token {t} has {'null' if entry is None else type(entry).__name__} instead of log-probabilities")
@@ -132,8 +136,15 @@ def _row(t: int, entry: Any, follows: int, k: int, refuse: Callable[[str], Refus
     values = [v for _, v, _ in tops]
     if any(b > a + SLACK for a, b in itertools.pairwise(values)) or (outside and own > values[-1] + SLACK):
         raise refuse(f"token {t}: the log-probabilities do not fall with their ranks")
-    if math.fsum(map(math.exp, [*values, *([own] if outside else [])])) > 1.0 + SLACK:
+    mass = math.fsum(map(math.exp, [*values, *([own] if outside else [])]))
+    if mass > 1.0 + SLACK:
         raise refuse(f"token {t}: the probabilities sum to more than 1")
+    left = max(vocabulary * PADDED - len(named), 0.0) * math.exp(values[-1])
+    if 1.0 - mass > left + SLACK:
+        raise refuse(
+            f"token {t}: its {len(named)} entries have a mass of {mass:.3g}, and the others, none likelier than the "
+            f"last of them, cannot have the rest: at most {left:.3g}"
+        )
     chosen = [i for *_, i in tops]
     return _Row(
         [*chosen, follows] if outside else chosen, [*values, own] if outside else values, min(float(own), 0.0), outside

@@ -20,8 +20,8 @@ from polydistill.teachers.source import TeacherUnavailableError
 
 logging.getLogger("stamina").setLevel(logging.ERROR)  # a line per try; ours comes once per outage and says why
 
-SHOWN = 200
-"""Characters of an unwelcome answer that are shown."""
+SHOWN, REASON = 200, 300
+"""Characters of an unwelcome answer that are shown, and of why it is unwelcome, which may repeat it."""
 
 AGAIN = frozenset({408, 429})
 """Statuses that ask to come back; so do those from 500."""
@@ -118,7 +118,14 @@ class Client:
         limits = httpx2.Limits(max_connections=self.concurrency, max_keepalive_connections=self.concurrency)
         places = asyncio.Semaphore(self.concurrency)
         async with (
-            httpx2.AsyncClient(headers=headers, timeout=timeout, limits=limits, verify=self.tls) as http,
+            httpx2.AsyncClient(
+                headers=headers,
+                timeout=timeout,
+                limits=limits,
+                verify=self.tls,
+                trust_env=False,  # no proxy, and no password, that happens to be in the environment
+                proxy=self.address.proxy,
+            ) as http,
             asyncio.TaskGroup() as group,
         ):
             tasks = [group.create_task(self._until_answered(http, places, *one)) for one in asked]
@@ -166,7 +173,7 @@ class Client:
             raise OutageError(f"{url} gave no whole answer within {total:g} s") from None
         except (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError) as error:
             raise OutageError(f"{url} does not answer ({self._why(error)})") from None
-        except httpx2.HTTPError as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise RefusedError(f"{url} cannot be asked ({self._why(error)})") from None
         if answer.status_code != 200:
             raise self._unwelcome(url, answer, body)
@@ -197,11 +204,12 @@ class Client:
         return RefusedError(f"{url} answered {status}: {said}")
 
     def _why(self, error: Exception) -> str:
-        return self.address.scrubbed(f"{type(error).__name__}{f': {error}' if str(error) else ''}")
+        through = "" if self.address.proxy is None else f", through the proxy {self.address.proxy}"
+        return self.address.shown(f"{type(error).__name__}{f': {error}' if str(error) else ''}", REASON) + through
 
     def shown(self, body: bytes) -> str:
         """The first characters of an answer, on one line and without the key."""
-        text = self.address.scrubbed(body.decode("utf-8", "replace"))
+        text = self.address.scrubbed(body[: 8 * SHOWN + 4096].decode("utf-8", "replace"))
         line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
         return repr(line[:SHOWN]) if line else "an empty answer"
 

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -15,7 +15,7 @@ from polydistill.data.pieces import inner_pieces
 from polydistill.logprobs import TAIL_STATISTICS, Informed, KnownStatistics, Sparse, TeacherOutput
 from polydistill.teachers.served.address import Address, Patience
 from polydistill.teachers.served.answer import Entries, OtherTokensError, read_entries, read_json
-from polydistill.teachers.served.client import Client, OutageError, RefusedError
+from polydistill.teachers.served.client import REASON, Client, OutageError, RefusedError
 from polydistill.teachers.served.lost import TeacherLostError
 from polydistill.teachers.source import TeacherUnavailableError
 from polydistill.teachers.truncated import Completed, entropy_width, tempered_error
@@ -25,6 +25,12 @@ logger = logging.getLogger(__name__)
 
 PROBE = 256
 """Tokens of the text that is sent before the first step."""
+
+EVERY = 64
+"""Batches after which that text is sent again; also after every outage, since what comes back may be another model."""
+
+OTHER = 0.1
+"""Nats per token, on average, by which one model does not differ from itself, whatever the batch and the dtype."""
 
 Outage = Literal["wait", "drop", "fail"]
 
@@ -77,6 +83,7 @@ class ServedTeacher:
         model: as the server calls it.
         top_logprobs: k, entries per position; the server may limit it (vLLM: `--max-logprobs`, 20 by default).
         api_key_env: environment variable with the key.
+        proxy: through which the server is asked.
         on_outage: `fail` ends the run; `wait` tries again for `patience.wait_s`, and what is learned then is what would
             have been without the outage; `drop` raises `TeacherLostError`, and the step goes on without it.
         tempered: `refuse` temperatures other than 1, or take the flattest completion for the truth (`bound`), with
@@ -98,6 +105,7 @@ class ServedTeacher:
         *,
         top_logprobs: int = 20,
         api_key_env: str | None = None,
+        proxy: str | None = None,
         on_outage: Outage = "fail",
         tempered: Literal["refuse", "bound"] = "refuse",
         temperature: float = 1.0,
@@ -109,7 +117,7 @@ class ServedTeacher:
             raise ValueError(f"top_logprobs must be at least 1, got {top_logprobs}")
         self.name, self.model, self.k = name, model, top_logprobs
         self.on_outage, self.tempered, self.temperature = on_outage, tempered, temperature
-        self.address = Address(url, api_key_env)
+        self.address = Address(url, api_key_env, proxy)
         self.client = Client(
             self.address,
             Patience() if patience is None else patience,
@@ -120,6 +128,7 @@ class ServedTeacher:
         )
         self.visible: int | None = None
         self.tally, self.probed = Tally(), _Probe()
+        self.batches, self.outages = 0, 0
 
     def agree_with(self, tokenizer: PreTrainedTokenizerBase, visible: int) -> str | None:
         """Ask the server for its models and for a text, which it has to read as the student's tokenizer does.
@@ -131,7 +140,9 @@ class ServedTeacher:
         self.visible = visible
         found = self._found()
         longest = found.get("max_model_len")
-        longest = longest if isinstance(longest, int) else None
+        longest = longest if isinstance(longest, int) and not isinstance(longest, bool) and longest > 2 else None
+        if longest is not None and found.get("owned_by") != "polydistill":
+            longest -= 1  # vLLM counts the one token that it must be let write
         text, ids = probe_text(tokenizer, visible, PROBE if longest is None else min(PROBE, longest // 2))
         clock = time.perf_counter()
         try:
@@ -144,7 +155,7 @@ class ServedTeacher:
             ) from error
         except (OutageError, RefusedError) as error:
             raise self._named(error) from error
-        self.probed = _Probe(len(ids), time.perf_counter() - clock, len(body), longest)
+        self.probed = _Probe(len(ids), time.perf_counter() - clock, len(body), longest, text, ids, entries.follows)
         self._count(entries, torch.arange(len(ids) - 1))
         told, p = self.bounds(), self.probed
         self.tally = Tally()
@@ -169,7 +180,36 @@ class ServedTeacher:
             raise TeacherLostError(str(self._named(error)), self._visible(), self._lost) from error
         except TeacherUnavailableError as error:
             raise self._named(error) from error
-        return self._assembled(asked, [self._read(b, one.ids) for b, one in zip(bodies, asked, strict=True)], rows)
+        heard = [self._read(b, one.ids) for b, one in zip(bodies, asked, strict=True)]
+        self._same_model()
+        return self._assembled(asked, heard, rows)
+
+    def _same_model(self) -> None:
+        """Ask the first text again now and then: what is served under a name can change.
+
+        Raises:
+            RefusedError: the answer is another model's.
+        """
+        self.batches += 1
+        p, back = self.probed, self.client.counts.retries > self.outages
+        self.outages = self.client.counts.retries
+        if p.follows is None or (self.batches % EVERY and not back):
+            return
+        try:
+            (body,) = self._sent([{"prompt": p.text, "add_special_tokens": False}])
+            follows = self._read(body, p.ids).follows
+        except OutageError:
+            self.outages = -1  # asked with the next batch
+            return
+        gap = float((follows - p.follows).abs().mean())
+        if gap > OTHER:
+            raise self._named(
+                RefusedError(
+                    f"{self.address.url} answers the same text otherwise than before the first step, by {gap:.3g} "
+                    f"nats per token: another model is served under {self.model!r} now; what was learned since the "
+                    f"last such question, at most {EVERY} batches ago, may be its own: go on from an older checkpoint"
+                )
+            )
 
     def describe(self) -> str:
         """Where it is and what it is asked; the same at every time, so that a cache can tell it by this."""
@@ -285,8 +325,8 @@ class ServedTeacher:
 
     def _refusal(self, path: str, reason: str, body: bytes) -> RefusedError:
         return RefusedError(
-            f"teacher {self.name!r}: the answer of {self.address.at(path)} cannot be used: {reason}; it begins "
-            f"{self.client.shown(body)}"
+            f"teacher {self.name!r}: the answer of {self.address.at(path)} cannot be used: "
+            f"{self.address.shown(reason, REASON)}; it begins {self.client.shown(body)}"
         )
 
     def _named(self, error: TeacherUnavailableError) -> TeacherUnavailableError:
@@ -309,7 +349,10 @@ class _Probe:
     tokens: int = 0
     seconds: float = 0.0
     bytes: int = 0
-    longest: int | None = field(default=None)
+    longest: int | None = None
+    text: str = ""
+    ids: Sequence[int] = ()
+    follows: Float[Tensor, " n"] | None = None
 
 
 def probe_text(tokenizer: PreTrainedTokenizerBase, visible: int, tokens: int) -> tuple[str, list[int]]:
