@@ -21,6 +21,7 @@ _HOMES = {
         "ConvexSum",
         "Custom",
         "DiscountedPosterior",
+        "Fixed",
         "Gate",
         "Hedge",
         "Operator",

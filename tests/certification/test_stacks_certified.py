@@ -15,6 +15,7 @@ from polydistill.weighting import (
     ClippedPosterior,
     Custom,
     DiscountedPosterior,
+    Fixed,
     Hedge,
     Operator,
     PrefixPosterior,
@@ -30,6 +31,7 @@ NAMES = ("code", "maths", "safe")
 STACK = TaskPrior({"sums": {"maths": 3, "code": 1}}) * PrefixPosterior(0.02) * Softmax(2.0)(Entropy(spread=4))
 ONES = [
     Uniform(),
+    Fixed({"maths": 3, "code": 1, "safe": 1}),
     TaskPrior({"sums": {"maths": 3, "code": 1}}),
     TaskRouter({"sums": "maths"}),
     TeacherRouter(),

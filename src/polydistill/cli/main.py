@@ -16,6 +16,7 @@ from polydistill.cli.certify import certify
 from polydistill.cli.faults import leave
 from polydistill.cli.say import console
 from polydistill.cli.serve import serve
+from polydistill.cli.worth import baselines, recommend
 from polydistill.visible import visible
 
 app = typer.Typer(
@@ -239,6 +240,8 @@ def demo(
 
 
 app.command()(serve)
+app.command()(recommend)
+app.command()(baselines)
 
 
 app.add_typer(cache_app, name="cache")

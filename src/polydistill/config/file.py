@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any, get_args
 
@@ -45,6 +46,25 @@ def dump_config(config: RunConfig, path: str | Path) -> None:
     yaml.default_flow_style, yaml.sort_base_mapping_type_on_output = False, False  # type: ignore[assignment]
     with Path(path).open("w", encoding="utf-8") as stream:
         yaml.dump(config.model_dump(mode="json", by_alias=True), stream)
+
+
+def rewrite(path: str | Path, key: str, value: Any) -> None:
+    """Replace one key at the top of a configuration; comments elsewhere stay."""
+    tree = _read(Path(path))
+    tree[key] = value
+    made = Path(path).with_suffix(".new")
+    with made.open("w", encoding="utf-8") as stream:
+        YAML(typ="rt").dump(tree, stream)
+    made.replace(path)
+
+
+def as_yaml(tree: Any) -> str:
+    """As it would stand in a configuration."""
+    stream = StringIO()
+    yaml = YAML(typ="safe")
+    yaml.default_flow_style, yaml.sort_base_mapping_type_on_output = False, False  # type: ignore[assignment]
+    yaml.dump(tree, stream)
+    return stream.getvalue()
 
 
 def _read(path: Path) -> CommentedMap:

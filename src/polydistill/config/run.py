@@ -184,7 +184,7 @@ class RunConfig(Section):
     )
     data: DataConfig
     tasks: list[str] | None = Field(default=None, description="names of the tasks; found in the data when left out")
-    weighting: list[AnyFactor] = Field(min_length=1, description="factors, multiplied")
+    weighting: list[AnyFactor] = Field(description="factors, multiplied; none is plain averaging")
     floor: float = Field(default=0.02, ge=0, le=1, description="share of uniform weights mixed in after composition")
     safety: Annotated[AnySafety, Field(discriminator="kind")] | None = None
     objective: ObjectiveConfig = ObjectiveConfig()

@@ -23,6 +23,19 @@ class Factor(Section):
     power: float = Field(default=1.0, description="exponent of this factor's weights")
 
 
+class UniformFactor(Factor):
+    """Plain averaging."""
+
+    kind: Literal["uniform"]
+
+
+class FixedFactor(Factor):
+    """The same weights everywhere: one teacher alone, or a mixture that was tuned."""
+
+    kind: Literal["fixed"]
+    weights: dict[str, float] = Field(description="teacher -> weight; a teacher that is left out gets 0")
+
+
 class SoftmaxFactor(Factor):
     """Softmax of a signal at temperature `temperature`."""
 
@@ -117,7 +130,9 @@ class CustomFactor(Factor):
 
 
 AnyFactor = Annotated[
-    SoftmaxFactor
+    UniformFactor
+    | FixedFactor
+    | SoftmaxFactor
     | TaskPriorFactor
     | TaskRouterFactor
     | TeacherRouterFactor
@@ -132,21 +147,25 @@ AnyFactor = Annotated[
 
 
 def build_stack(factors: Sequence[AnyFactor]) -> "Operator":
-    """The product of the configured factors, unbound."""
+    """The product of the configured factors, unbound; of none, plain averaging."""
+    from polydistill.weighting import Uniform
+
     stack: Operator | None = None
     for factor in factors:
         operator = _operator(factor)
         operator = operator if factor.power == 1.0 else operator**factor.power
         stack = operator if stack is None else stack * operator
-    if stack is None:
-        raise ConfigError("weighting: at least one factor is needed; `uniform` averaging is `floor: 1`")
-    return stack
+    return Uniform() if stack is None else stack
 
 
 def _operator(factor: AnyFactor) -> "Operator":
     from polydistill import weighting
 
     match factor:
+        case UniformFactor():
+            return weighting.Uniform()
+        case FixedFactor():
+            return weighting.Fixed(factor.weights)
         case SoftmaxFactor():
             return weighting.Softmax(factor.temperature)(_signal(factor.signal, factor.spread))
         case TaskPriorFactor(losses=dict(losses)):

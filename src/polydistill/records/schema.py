@@ -104,6 +104,7 @@ class EvaluationRecord(Record):
         kl_to_teacher: teacher -> task or domain -> `KL(p_k || q)`.
         kl_to_pool: task or domain -> `KL(pool || q)`, the pool under the weights that training uses.
         constraints: constraint -> student's value; those that the text has positions for.
+        texts: of every text, in order, the student's summed cross-entropy and the positions; for paired differences.
     """
 
     kind: Literal["evaluation"] = "evaluation"
@@ -115,6 +116,7 @@ class EvaluationRecord(Record):
     kl_to_teacher: dict[str, ByTask] = {}
     kl_to_pool: ByTask = {}
     constraints: dict[str, float] = {}
+    texts: list[tuple[float, int]] = []
 
 
 class ResumeRecord(Record):

@@ -81,6 +81,7 @@ def evaluate(  # noqa: PLR0913
     student.eval()
     sums: dict[str, _Sums] = defaultdict(_Sums)
     shown: list[Ribbon] = []
+    texts: list[tuple[float, int]] = []
     limited = _Limits(constraints)
     for batch in batches:
         rows, positions = batch.positions(reads_prefix=True)
@@ -92,6 +93,7 @@ def evaluate(  # noqa: PLR0913
         pool = _kl_to_pool(flat, head, outputs, positions, outcome.log_w)
         limited.add(flat, head, outputs, positions, batch, rows)
         _add(sums, pipeline.tasks, pipeline.teachers, positions, outcome.statistics, outcome.cross_entropy, pool)
+        texts += _by_text(outcome.cross_entropy, positions, rows // batch.input_ids.shape[1], len(batch.input_ids))
         if len(shown) < ribbons:
             shown += _ribbons(
                 batch, rows, outcome.log_w, outcome.cross_entropy, pipeline.teachers, tokenizer, len(shown)
@@ -107,6 +109,7 @@ def evaluate(  # noqa: PLR0913
         kl_to_teacher=_by_teacher(kept, pipeline.teachers, "kl_to_teacher"),
         kl_to_pool={task: total.kl_to_pool / total.tokens for task, total in kept.items()},
         constraints=measured,
+        texts=texts,
     )
     return Evaluation(record, shown[:ribbons])
 
@@ -178,6 +181,15 @@ def _add(
         for k, name in enumerate(teachers):
             total.teacher_loss[name] -= float(statistics.label_log_prob[chosen, k].double().sum())
             total.kl_to_teacher[name] += float(gap[chosen, k].double().sum())
+
+
+def _by_text(
+    loss: Float[Tensor, " N"], positions: Positions, text: Int[Tensor, " N"], texts: int
+) -> list[tuple[float, int]]:
+    """Summed loss of every text of a batch, and how many positions have one."""
+    sums = torch.zeros(texts, dtype=torch.float64).index_add_(0, text.cpu(), loss.double().cpu())
+    counts = torch.zeros(texts, dtype=torch.int64).index_add_(0, text.cpu(), positions.has_loss.long().cpu())
+    return list(zip(sums.tolist(), counts.tolist(), strict=True))
 
 
 def _by_teacher(sums: dict[str, _Sums], teachers: Sequence[str], what: str) -> dict[str, dict[str, float]]:

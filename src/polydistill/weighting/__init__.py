@@ -14,6 +14,7 @@ from polydistill.weighting.gate import Gate
 from polydistill.weighting.gradient import GradientFactor
 from polydistill.weighting.operator import (
     Carry,
+    Fixed,
     Names,
     Operator,
     Power,
@@ -36,6 +37,7 @@ __all__ = [
     "ConvexSum",
     "Custom",
     "DiscountedPosterior",
+    "Fixed",
     "Gate",
     "GradientFactor",
     "Hedge",

@@ -7,7 +7,8 @@ and returns the stack that runs.
 """
 
 import copy
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, TypeVar
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from polydistill import guarantee as calculus
 from polydistill.guarantee import Guarantee
 from polydistill.logprobs import Statistics
-from polydistill.simplex import compose, power, uniform
+from polydistill.simplex import compose, normalise, power, spread, uniform
 from polydistill.weighting.signals import Signal
 
 Carry = Any
@@ -299,6 +300,47 @@ class Uniform(Operator):
     def guarantee(self) -> Guarantee:
         """Range 0."""
         return calculus.static(len(self.bound_names().teachers), 0.0, "uniform")
+
+
+class Fixed(Operator):
+    """The same weights everywhere, whatever the text: one teacher alone, or a mixture that was tuned.
+
+    Args:
+        weights: teacher -> weight >= 0; teachers that are left out get 0. They are normalised.
+    """
+
+    scale = "task"
+    tag = Tag.STATIC
+    laws = frozenset("EMX")
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        super().__init__()
+        if not all(0 <= weight < math.inf for weight in weights.values()) or not any(weights.values()):
+            raise ValueError(f"Fixed: weights must be >= 0, finite and not all 0, got {dict(weights)}")
+        self.weights = dict(weights)
+        self.log_w: Tensor
+        self.register_buffer("log_w", torch.zeros(0), persistent=False)
+
+    def resolve(self, names: Names) -> None:
+        """The log-weights `[K]`, in the order of the names."""
+        for teacher in self.weights:
+            names.teacher(teacher, "Fixed")
+        weights = torch.tensor([self.weights.get(name, 0.0) for name in names.teachers], dtype=torch.float64)
+        self.log_w = normalise(weights.log())
+
+    def weigh(self, statistics: Statistics, carry: Carry) -> tuple[Float[Tensor, "n K"], Carry]:
+        """The weights, at every position."""
+        like = statistics.label_log_prob
+        return self.log_w.to(like).expand_as(like), carry
+
+    def guarantee(self) -> Guarantee:
+        """Range: from the largest weight to the least; infinite where one is 0."""
+        teachers = len(self.bound_names().teachers)
+        vetoes = bool(torch.isinf(self.log_w).any())
+        return calculus.static(teachers, math.inf if vetoes else float(spread(self.log_w)), "fixed weights")
+
+    def __repr__(self) -> str:
+        return f"Fixed({self.weights})"
 
 
 def product_tag(tags: Sequence[Tag]) -> Tag:

@@ -1,0 +1,93 @@
+"""Was it worth it: `recommend` before a run, and `baselines` beside it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+console = Console()
+
+
+def _say(text: str = "") -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def recommend(
+    config: Annotated[Path, typer.Argument(help="run.yaml with teachers and data")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value, over the file")] = None,
+    texts: Annotated[int, typer.Option(min=8, help="held-out texts looked at, taken at random")] = 200,
+    write: Annotated[bool, typer.Option("--write", help="put the recommended `weighting:` into the file")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="also write the result here")] = None,
+) -> None:
+    """Which stack for these teachers and this text, what it gains, and when averaging or labels are enough."""
+    from dataclasses import asdict
+
+    from polydistill.cli.main import _plain, _quiet, _table, _write
+    from polydistill.config.file import as_yaml, load_config, rewrite
+    from polydistill.run.recommend import recommend_run
+
+    _quiet()
+    found = recommend_run(load_config(config, overrides or ()), texts)
+    _say(f"{found.texts} texts, {found.positions:,} tokens")
+    tasks = list(next(iter(found.teachers.values())))
+    table = _table("teacher, nats per token", *tasks, "surprise")
+    for name, losses in found.teachers.items():
+        cells = [f"{losses[task]:.3f}" if task in losses else "" for task in tasks]
+        table.add_row(_plain(name), *cells, f"{found.surprise[name]:+.2f}")
+    console.print(table)
+    table = _table("stack as a predictor", "nats per token", "better than averaging by")
+    for one in found.tried:
+        style = "bold" if one.name == found.chosen else None
+        table.add_row(_plain(one.name), f"{one.loss:.3f}", str(one.gain), style=style)
+    console.print(table)
+    for sentence in found.says:
+        _say(sentence)
+    _say()
+    _say(as_yaml({"weighting": found.best.weighting}).rstrip())
+    if write:
+        rewrite(config, "weighting", found.best.weighting)
+        _say(f"written to {config}")
+    _say("\nsurprise: loss less entropy; 0 is calibrated, above it a teacher is too sure of itself")
+    _write(json_file, asdict(found))
+
+
+def baselines(
+    config: Annotated[Path, typer.Argument(help="run.yaml with held-out data")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value, over the file")] = None,
+    against: Annotated[
+        str, typer.Option(help="labels, uniform, best, router, static, or names of teachers")
+    ] = "labels,uniform,best,router",
+    steps: Annotated[int | None, typer.Option(min=1, help="optimizer steps of each, instead of the run's")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="runs of each, from training.seed on")] = 1,
+    live: Annotated[bool, typer.Option("--live", help="ask the teachers in every run instead of storing once")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="also write the result here")] = None,
+) -> None:
+    """Was it worth it: students without the weighting, on the same batches, compared text by text."""
+    import shlex
+    from dataclasses import asdict
+
+    from polydistill.cli.main import _plain, _quiet, _table, _write
+    from polydistill.config.file import load_config
+    from polydistill.report import write_report
+    from polydistill.run.baselines import baselines_run
+
+    _quiet()
+    known = [*(overrides or ()), *([] if steps is None else [f"training.max_steps={steps}"])]
+    command = shlex.join(["polydistill", "baselines", str(config), *known])
+    names = [name.strip() for name in against.split(",") if name.strip()]
+    found = baselines_run(load_config(config, known), names, seeds=seeds, live=live, command=command, told=_say)
+    tasks = list(found.contestants[0].losses)
+    table = _table("student, nats per token", *tasks, "mean", "better than averaging by", "seconds")
+    for one in found.contestants:
+        gain = "" if one.gain is None else str(one.gain)
+        cells = [*(f"{one.losses[task]:.3f}" for task in tasks), f"{one.mean:.3f}", gain, f"{one.seconds:.0f}"]
+        table.add_row(_plain(one.name), *cells)
+    console.print(table)
+    for sentence in found.says:
+        _say(sentence)
+    _say(f"report: {write_report(found.folder)}")
+    content = asdict(found)
+    for one in content["contestants"]:
+        one.pop("evaluations")
+    _write(json_file, content)

@@ -1,0 +1,295 @@
+"""Which stack, and is it worth it: candidates compared as predictors on the run's own held-out text."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import TypeAdapter
+from torch import Tensor
+
+from polydistill.config.file import ConfigError
+from polydistill.config.run import RunConfig
+from polydistill.config.weighting import AnyFactor, build_stack
+from polydistill.data.load import DataError
+from polydistill.logprobs import Statistics
+from polydistill.objective import ForwardKL, distil
+from polydistill.pipeline import Pipeline
+from polydistill.run.build import build_safety, build_trainer
+from polydistill.run.cache import refuse_unheard
+from polydistill.run.evaluate import ALL
+from polydistill.teachers import head_of, last_hidden_state
+from polydistill.training.hearing import listen_to
+from polydistill.training.taught import Taught
+from polydistill.weighting import Uniform
+from polydistill.worth import (
+    SAME,
+    Answers,
+    Interval,
+    by_position,
+    by_text,
+    clones,
+    difference,
+    simplest,
+    tuned,
+    tuned_elsewhere,
+)
+
+Sections = list[dict[str, Any]]
+"""A section `weighting:`."""
+
+POSTERIOR: dict[str, Any] = {"kind": "prefix_posterior", "share": 0.02}
+ENTROPY: dict[str, Any] = {"kind": "softmax", "signal": "entropy", "temperature": 2.0, "spread": 4.0}
+LEAST_TEXTS = 8
+"""Fewer than this say nothing about any other text."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A stack as a predictor of held-out text.
+
+    Attributes:
+        name: of the stack, in words.
+        weighting: the section that describes it.
+        loss: nats per token.
+        gain: over averaging.
+        weights: teacher -> mean weight.
+    """
+
+    name: str
+    weighting: Sections
+    loss: float
+    gain: Interval
+    weights: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """What was found, and what to write.
+
+    Attributes:
+        texts: looked at.
+        positions: of them that have a loss.
+        teachers: teacher -> task -> loss, nats per token; the task `all` beside the others.
+        surprise: teacher -> its loss less its own entropy: 0 is calibrated, above it is too sure of itself.
+        headroom: name -> gain over averaging of what knows more than a stack can.
+        tried: in order of simplicity.
+        chosen: the name of one of them.
+        says: the same in sentences.
+    """
+
+    texts: int
+    positions: int
+    teachers: dict[str, dict[str, float]]
+    surprise: dict[str, float]
+    headroom: dict[str, Interval]
+    tried: list[Tried]
+    chosen: str
+    says: list[str]
+
+    @property
+    def best(self) -> Tried:
+        """The stack that is recommended."""
+        return next(one for one in self.tried if one.name == self.chosen)
+
+
+def recommend_run(config: RunConfig, texts: int = 200) -> Recommendation:
+    """Ask the teachers about held-out text once, and compare stacks on what they say.
+
+    Args:
+        config: of the run; its own stack is one of those compared.
+        texts: at most so many, taken at random.
+
+    Raises:
+        ConfigError: the data is too little, or nothing in it has a loss.
+    """
+    with TemporaryDirectory() as elsewhere:
+        trainer = build_trainer(config.model_copy(update={"output": elsewhere}))
+        refuse_unheard(trainer)
+        which, said = "held-out", []
+        if trainer.eval_dataset is None:
+            trainer.eval_dataset, which = trainer.train_dataset, "training"
+            said.append("there is no data.evaluation: these are training texts, which teachers may have seen")
+        data: Any = trainer.eval_dataset
+        if len(data) < LEAST_TEXTS:
+            raise ConfigError(
+                f"{len(data)} {which} texts are too few to tell stacks apart; {LEAST_TEXTS} are the least"
+            )
+        trainer.eval_dataset = data.shuffle(seed=0).select(range(min(texts, len(data))))
+        return _Comparison(config, trainer).recommendation(said)
+
+
+class _Comparison:
+    """Everything that the teachers said, and every candidate's loss on it."""
+
+    def __init__(self, config: RunConfig, trainer: Taught) -> None:
+        self.config, self.trainer = config, trainer
+        self.names, self.tasks = list(trainer.pipeline.teachers), list(trainer.pipeline.tasks)
+        self.safety = build_safety(config.safety)
+        heard = list(self._heard())
+        if not heard:
+            raise DataError("the texts have no position with a loss; nothing can be compared")
+        self.batches = [statistics for statistics, _, _ in heard]
+        self.chosen = [statistics.positions.has_loss for statistics in self.batches]
+        self.student = torch.cat([loss[keep] for (_, loss, _), keep in zip(heard, self.chosen, strict=True)]).cpu()
+        entropy = [s.entropy[keep] for s, keep in zip(self.batches, self.chosen, strict=True) if s.entropy is not None]
+        self.entropy = torch.cat(entropy).cpu()
+        self.answers = Answers(
+            log_p=self._kept(lambda statistics: statistics.label_log_prob),
+            text=torch.cat([text[keep] for (_, _, text), keep in zip(heard, self.chosen, strict=True)]).cpu(),
+            task=self._kept(lambda statistics: statistics.positions.task),
+        )
+
+    def _kept(self, of: Callable[[Statistics], Tensor]) -> Tensor:
+        return torch.cat([of(s)[keep] for s, keep in zip(self.batches, self.chosen, strict=True)]).cpu()
+
+    @torch.no_grad()
+    def _heard(self) -> Iterator[tuple[Statistics, Float[Tensor, " N"], Int[Tensor, " N"]]]:
+        """Statistics, the student's loss and the text, position by position, of every batch."""
+        trainer, seen = self.trainer, 0
+        student: Any = trainer.model
+        student.eval()
+        batches = trainer.held_out()
+        if batches is None:
+            raise ConfigError("data.evaluation has no `completion`, so that there is no loss to compare on")
+        needs = trainer.pipeline.stack.needs | {"entropy"}
+        averaging = Pipeline.of(Uniform(), self.names, self.tasks).decide
+        for batch in batches:
+            rows, positions = batch.positions(reads_prefix=True)
+            if bool(positions.has_loss.any()):
+                hidden = last_hidden_state(student, input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+                flat, head = hidden.flatten(0, 1)[rows], head_of(student, trainer.visible)
+                outputs = listen_to(trainer.teachers, batch, rows)
+                found = distil(flat, head, outputs, positions, averaging, ForwardKL(), needs=needs)
+                yield found.statistics, found.cross_entropy, seen + rows // batch.input_ids.shape[1]
+            seen += len(batch.input_ids)
+
+    def _weights(self, weighting: Sections) -> Float[Tensor, "N K"]:
+        """Log-weights of a stack at the positions with a loss."""
+        factors = TypeAdapter(list[AnyFactor]).validate_python(weighting)
+        pipeline = Pipeline.of(
+            build_stack(factors), self.names, self.tasks, floor=self.config.floor, safety=self.safety
+        )
+        return self._under(pipeline)
+
+    @torch.no_grad()
+    def _under(self, pipeline: Pipeline) -> Float[Tensor, "N K"]:
+        pipeline.stack.to(self.batches[0].label_log_prob.device)
+        decided = [pipeline.decide(s, None)[0][keep] for s, keep in zip(self.batches, self.chosen, strict=True)]
+        return torch.cat(decided).cpu()
+
+    def candidates(self) -> dict[str, tuple[Sections, Float[Tensor, "N K"]]]:
+        """Name -> section and log-weights, in order of simplicity; what is tuned is measured on other texts."""
+        answers = self.answers
+        made: dict[str, Sections] = {"averaging": [{"kind": "uniform"}]}
+        made |= {f"{name} alone": [{"kind": "fixed", "weights": {name: 1.0}}] for name in self.names}
+        found = {name: (section, self._weights(section)) for name, section in made.items()}
+        everything = torch.zeros_like(answers.task)
+        fixed = {"kind": "fixed", "weights": self._rounded(tuned(answers.log_p))}
+        found["fixed weights"] = [fixed], self._floored(tuned_elsewhere(answers, everything))
+        by_task: Sections = []
+        if len(self.tasks) > 1:
+            table = {
+                task: self._rounded(tuned(answers.log_p[answers.task == index]))
+                for index, task in enumerate(self.tasks)
+                if bool((answers.task == index).any())
+            }
+            by_task = [{"kind": "task_prior", "table": table}]
+            found["weights by task"] = by_task, self._floored(tuned_elsewhere(answers, answers.task))
+        more = {f"posterior, share {share:g}": [POSTERIOR | {"share": share}] for share in (0.02, 0.1, 0.005)}
+        more |= {"entropy": [ENTROPY], "posterior * entropy": [POSTERIOR, ENTROPY]}
+        if by_task:
+            more |= {"posterior * task": [POSTERIOR, *by_task]}
+            more |= {"posterior * task * entropy": [POSTERIOR, *by_task, ENTROPY]}
+        found |= {name: (section, self._weights(section)) for name, section in more.items()}
+        own = [factor.model_dump(mode="json", exclude_defaults=True) for factor in self.config.weighting]
+        learned = any(factor.kind in ("hedge", "gate") for factor in self.config.weighting)
+        if not learned and not self.trainer.pipeline.stack.reads_label:
+            found["as configured"] = own, self._under(self.trainer.pipeline)
+        return found
+
+    def _rounded(self, log_w: Float[Tensor, " K"]) -> dict[str, float]:
+        """To three digits, and none at 0, which would be a veto."""
+        weights = zip(self.names, log_w.exp().tolist(), strict=True)
+        return {name: max(round(weight, 3), 0.001) for name, weight in weights}
+
+    def _floored(self, log_w: Float[Tensor, "N K"]) -> Float[Tensor, "N K"]:
+        floor = self.config.floor
+        return ((1.0 - floor) * log_w.exp() + floor / log_w.shape[1]).log()
+
+    def recommendation(self, said: list[str]) -> Recommendation:
+        answers, found = self.answers, self.candidates()
+        losses = {name: answers.pooled(log_w) for name, (_, log_w) in found.items()}
+        average = losses["averaging"]
+        tried = [
+            Tried(
+                name,
+                section,
+                float(losses[name].double().mean()),
+                difference(losses[name], average, answers.text),
+                dict(zip(self.names, log_w.exp().mean(0).tolist(), strict=True)),
+            )
+            for name, (section, log_w) in found.items()
+        ]
+        chosen = list(losses)[simplest(list(losses.values()), answers.text)]
+        headroom = {
+            "fixed weights": difference(losses["fixed weights"], average, answers.text),
+            "best teacher of each text": difference(by_text(answers), average, answers.text),
+            "best teacher of each token": difference(by_position(answers), average, answers.text),
+        }
+        mean = (-answers.log_p.double().mean(0) - self.entropy.double().mean(0)).tolist()
+        result = Recommendation(
+            texts=len(answers.text.unique()),
+            positions=len(answers.text),
+            teachers=self._by_task(),
+            surprise=dict(zip(self.names, mean, strict=True)),
+            headroom=headroom,
+            tried=tried,
+            chosen=chosen,
+            says=[],
+        )
+        gain_of_teaching = difference(losses[chosen], self.student, answers.text)
+        result.says.extend([*said, *self._sentences(result, gain_of_teaching)])
+        return result
+
+    def _by_task(self) -> dict[str, dict[str, float]]:
+        groups = {ALL: torch.ones_like(self.answers.task, dtype=torch.bool)}
+        groups |= {task: self.answers.task == index for index, task in enumerate(self.tasks)}
+        return {
+            name: {
+                task: -float(self.answers.log_p[here, k].double().mean())
+                for task, here in groups.items()
+                if bool(here.any())
+            }
+            for k, name in enumerate(self.names)
+        }
+
+    def _sentences(self, found: Recommendation, teaching: Interval) -> list[str]:
+        best, oracle = found.best, found.headroom["best teacher of each token"]
+        said = [f"{a!r} and {b!r} say the same of nearly every token; one of them is enough" for a, b in self._clones()]
+        if best.name == "averaging":
+            said.append(
+                f"averaging is enough: no stack is more than {SAME} nats per token better on these texts"
+                f" (best teacher of each token, after the fact: {oracle})"
+            )
+        else:
+            said.append(f"use {best.name}: {best.loss:.3f} nats per token, {best.gain} better than averaging")
+            said.append(
+                f"the best teacher of each text, known after the fact, would be better than averaging by "
+                f"{found.headroom['best teacher of each text']}, that of each token by {oracle}, fixed weights by "
+                f"{found.headroom['fixed weights']}"
+            )
+        least = min(best.weights, key=lambda name: best.weights[name])
+        if best.name != "averaging" and best.weights[least] < 0.05 and not best.name.endswith(" alone"):
+            said.append(f"{least!r} gets {best.weights[least]:.1%} of the weight; it may be left out")
+        if not teaching.is_gain:
+            said.append(
+                f"as it stands the student is at {float(self.student.double().mean()):.3f} nats on these texts, no "
+                "worse than the teachers together: labels alone (`objective.ce=1`) may be enough"
+            )
+        return said
+
+    def _clones(self) -> list[tuple[str, str]]:
+        return clones(self.answers, self.names)

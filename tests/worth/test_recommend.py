@@ -1,0 +1,108 @@
+"""`recommend` and `baselines` on three made-up sets: clear specialists, identical teachers, one that knows nothing."""
+
+import json
+
+import pytest
+import specialists
+import yaml
+from typer.testing import CliRunner
+
+from polydistill.cli.main import app
+from polydistill.config.file import load_config
+
+SETS = {
+    "specialists": lambda: {"a": specialists.taught("sums"), "b": specialists.taught("code", seed=1)},
+    "identical": lambda: dict.fromkeys("ab", specialists.taught("sums", "code")),
+    "corrupted": lambda: {
+        "a": specialists.taught("sums"),
+        "b": specialists.taught("code", seed=1),
+        "bad": specialists.taught(seed=5),
+    },
+}
+
+
+def written(folder, name, **sections):
+    """A run's file."""
+    path = folder / "run.yaml"
+    path.write_text("# mine\n" + yaml.safe_dump(specialists.configured(folder, SETS[name](), **sections)))
+    return path
+
+
+def run(*words) -> str:
+    done = CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "80"})
+    assert done.exit_code == 0, done.output + repr(done.exception)
+    return done.output
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("specialists", "task_prior"), ("identical", "uniform"), ("corrupted", "task_prior")]
+)
+def test_the_stack_that_is_recommended(tmp_path, name, kind):
+    path = written(tmp_path, name)
+    said = run("recommend", path, "--json", tmp_path / "found.json", "--write")
+    found = json.loads((tmp_path / "found.json").read_text())
+    config = load_config(path)
+    assert [factor.kind for factor in config.weighting] == [kind]
+    assert path.read_text().startswith("# mine\n"), "comments stay"
+    best = next(one for one in found["tried"] if one["name"] == found["chosen"])
+    if name == "identical":
+        assert "averaging is enough" in said
+        assert "'a' and 'b' say the same" in said
+    else:
+        assert best["gain"]["mean"] > 0.3
+        assert found["headroom"]["best teacher of each token"]["mean"] >= best["gain"]["mean"] - 0.02
+    if name == "corrupted":
+        assert best["weights"]["bad"] < 0.05
+        assert "'bad' gets" in said
+    assert max(len(line) for line in said.splitlines() if line[:1] in "│┃") <= 80
+
+
+def test_without_tasks_the_context_decides(tmp_path):
+    path = written(tmp_path, "specialists", tasks=[])
+    found = tmp_path / "found.json"
+    run("recommend", path, "--json", found)
+    assert json.loads(found.read_text())["chosen"].startswith("posterior")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_recommended_student_is_as_good_as_the_best_and_the_verdict_says_by_how_much(tmp_path):
+    path = written(tmp_path, "corrupted")
+    run("recommend", path, "--write")
+    found = tmp_path / "found.json"
+    said = run("baselines", path, "--against", "uniform,best,static,router", "--steps", "40", "--json", found)
+    by_name = {one["name"]: one for one in json.loads(found.read_text())["contestants"]}
+    own, others = by_name.pop("as configured"), [by_name[name] for name in ("uniform", "best", "static")]
+    assert own["mean"] <= min(one["mean"] for one in others) + max(0.02, own["gain"]["half"])
+    assert f"worth it by {own['gain']['mean']:.3f} ± {own['gain']['half']:.3f} nats per token over averaging" in said
+    assert (tmp_path / "run-baselines" / "report.html").is_file()
+    again = run("baselines", path, "--against", "uniform,best,static,router", "--steps", "40", "--json", found)
+    assert {one["name"]: one["mean"] for one in json.loads(found.read_text())["contestants"]}["static"] == (
+        by_name["static"]["mean"]
+    )
+    assert again.splitlines()[-1] == said.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            ["recommend", "--texts", "8", "data.evaluation=few.jsonl"],
+            "2 held-out texts are too few to tell stacks apart",
+        ),
+        (
+            ["baselines", "--against", "nobody"],
+            "--against: there is no 'nobody'; there are labels, uniform, best, router",
+        ),
+        (
+            ["baselines", "data.evaluation=null"],
+            "data.evaluation: baselines are compared on held-out data; name a file",
+        ),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(tmp_path, monkeypatch, words, says):
+    path = written(tmp_path, "identical")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "few.jsonl").write_text('{"text": "two plus", "task": "sums"}\n' * 2)
+    done = CliRunner().invoke(app, [words[0], str(path), *words[1:]])
+    assert says in str(done.exception)
