@@ -15,30 +15,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from polydistill.records.paired import SAME, Interval, resampled
+
 TUNING_STEPS = 100
 """Of expectation maximisation; it gains less than 1e-4 nats after a few dozen."""
-
-DRAWS = 1000
-"""Of the bootstrap."""
-
-SAME = 0.02
-"""Nats per token below which a difference is not worth another factor, or another teacher."""
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean and the half-width of its 95% interval, nats per token."""
-
-    mean: float
-    half: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:.3f} ± {self.half:.3f}"
-
-    @property
-    def is_gain(self) -> bool:
-        """Clearly above 0, and worth the trouble."""
-        return self.mean > max(self.half, SAME)
 
 
 @dataclass(frozen=True)
@@ -71,24 +51,7 @@ def difference(loss: Float[Tensor, " N"], other: Float[Tensor, " N"], text: Int[
     texts = int(text.max()) + 1
     sums = torch.zeros(texts, dtype=torch.float64).index_add_(0, text, gain)
     counts = torch.zeros(texts, dtype=torch.float64).index_add_(0, text, torch.ones_like(gain))
-    return resampled(sums[None], counts)
-
-
-def resampled(gains: Float[Tensor, "S T"], counts: Float[Tensor, " T"]) -> Interval:
-    """Mean gain per token and its interval, by bootstrap over seeds and texts.
-
-    Args:
-        gains: summed over the tokens of each text, for every seed.
-        counts: tokens of each text.
-    """
-    seeds, texts = gains.shape
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.randint(texts, (DRAWS, texts), generator=generator)
-    which = torch.randint(seeds, (DRAWS, seeds), generator=generator)
-    by_seed = gains[:, drawn].sum(-1).gather(0, which.T).mean(0)
-    means = by_seed / counts[drawn].sum(1).clamp_min(1)
-    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Interval(float(gains.sum() / counts.sum() / seeds), (high - low) / 2)
+    return resampled(sums[None].numpy(), counts.numpy())
 
 
 def tuned(log_p: Float[Tensor, "N K"]) -> Float[Tensor, " K"]:

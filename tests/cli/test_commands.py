@@ -128,7 +128,9 @@ def test_a_new_user_gets_from_check_over_train_to_eval_and_compare(project: Path
     here(project, "train", "run.yaml", "output=runs/second", "floor=1")
     table = here(project, "compare", "runs/first", "runs/second", "--json", "compare.json").stdout
     assert "runs/second" in table
-    assert {row["run"] for row in json.loads((project / "compare.json").read_text())} == {"runs/first", "runs/second"}
+    found = json.loads((project / "compare.json").read_text())
+    assert {row["run"] for row in found["runs"]} == {"runs/first", "runs/second"}
+    assert found["differs"] == {"floor": [run["run"].endswith("second") or 0.02 for run in found["runs"]]}
 
 
 def test_the_starter_is_valid_and_is_not_overwritten(project: Path) -> None:

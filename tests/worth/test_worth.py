@@ -2,18 +2,18 @@
 
 import math
 
+import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from polydistill.records.paired import SAME, resampled
 from polydistill.worth import (
-    SAME,
     Answers,
     by_position,
     by_text,
     clones,
     difference,
-    resampled,
     simplest,
     tuned,
     tuned_elsewhere,
@@ -61,7 +61,7 @@ def test_an_interval_is_of_texts_and_not_of_tokens():
     expected = 1.96 * float(noise.std()) / math.sqrt(40)
     assert abs(gain.half / expected - 1) < 0.15
     assert abs(gain.mean - 0.5 - float(noise.mean())) < 1e-6
-    many = resampled(torch.stack([noise.double() * 50] * 3), torch.full((40,), 50.0).double())
+    many = resampled(np.tile(noise.numpy() * 50, (3, 1)), np.full(40, 50))
     assert abs(many.half / expected - 1) < 0.15
 
 

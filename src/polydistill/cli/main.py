@@ -16,7 +16,7 @@ from polydistill.cli.certify import certify
 from polydistill.cli.faults import leave
 from polydistill.cli.say import console
 from polydistill.cli.serve import serve
-from polydistill.cli.worth import baselines, recommend
+from polydistill.cli.worth import baselines, compare, recommend
 from polydistill.visible import visible
 
 app = typer.Typer(
@@ -154,36 +154,6 @@ def evaluate(run: Annotated[Path, typer.Argument(help="folder of a finished run"
     _write(json_file, record.model_dump(mode="json"))
 
 
-@app.command()
-def compare(
-    runs: Annotated[list[Path], typer.Argument(help="folders of finished runs")], json_file: JsonFile = None
-) -> None:
-    """A table of finished runs."""
-    from polydistill.config.file import ConfigError
-    from polydistill.records import SUMMARY, read_summary
-
-    rows: list[dict[str, Any]] = []
-    for run in runs:
-        try:
-            summary = read_summary(run / SUMMARY)
-        except FileNotFoundError:
-            raise ConfigError(f"{run} is not a finished run: it has no {SUMMARY}") from None
-        mine = next((score for score in summary.scores if score.name == summary.main_student), None)
-        losses = {} if mine is None else mine.losses
-        mean = None if mine is None else mine.mean
-        rows.append(
-            {"run": str(run), "steps": summary.steps, "mean": mean, "losses": losses, "stack": summary.weighting}
-        )
-    domains = list(dict.fromkeys(domain for row in rows for domain in row["losses"]))
-    table = _table("run", "steps", *domains, "mean", "weighting")
-    for row in sorted(rows, key=lambda row: float("inf") if row["mean"] is None else row["mean"]):
-        cells = [f"{row['losses'][d]:.3f}" if d in row["losses"] else "" for d in domains]
-        shown = "" if row["mean"] is None else f"{row['mean']:.3f}"
-        table.add_row(_plain(row["run"]), str(row["steps"]), *cells, shown, _plain(row["stack"]))
-    console.print(table)
-    _write(json_file, rows)
-
-
 app.command()(certify)
 
 
@@ -242,6 +212,7 @@ def demo(
 app.command()(serve)
 app.command()(recommend)
 app.command()(baselines)
+app.command()(compare)
 
 
 app.add_typer(cache_app, name="cache")
@@ -289,7 +260,7 @@ def _plain(name: str) -> Text:
 def _table(*headers: str, title: str | None = None) -> Table:
     table = Table(title=None if title is None else _plain(title))
     for header in headers:
-        table.add_column(_plain(header))
+        table.add_column(_plain(header), overflow="fold")
     return table
 
 

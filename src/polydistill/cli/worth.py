@@ -91,3 +91,39 @@ def baselines(
     for one in content["contestants"]:
         one.pop("evaluations")
     _write(json_file, content)
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="folders of finished runs")],
+    json_file: Annotated[Path | None, typer.Option("--json", help="also write the result here")] = None,
+) -> None:
+    """Finished runs, the best first: held-out losses, how sure the difference is, and what differs."""
+    from dataclasses import asdict
+
+    from polydistill.cli.main import _plain, _table, _write
+    from polydistill.config.section import ConfigError
+    from polydistill.records import SUMMARY
+    from polydistill.report.compared import compare_runs
+
+    for run in runs:
+        if not (run / SUMMARY).is_file():
+            raise ConfigError(f"{run} is not a finished run: it has no {SUMMARY}")
+    found = compare_runs(runs)
+    domains = list(dict.fromkeys(domain for run in found.runs for domain in run.losses))
+    table = _table("", "run", "steps", *domains, "mean", "behind the best by")
+    for number, one in enumerate(found.runs, 1):
+        cells = [f"{one.losses[d]:.3f}" if d in one.losses else "" for d in domains]
+        mean = "" if one.mean is None else f"{one.mean:.3f}"
+        behind = "" if one.behind is None else str(one.behind)
+        table.add_row(
+            str(number), _plain(one.run), str(one.steps), *cells, mean, behind, style="bold" if number == 1 else None
+        )
+    console.print(table)
+    if found.differs:
+        table = _table("what differs", *(str(number) for number in range(1, len(found.runs) + 1)))
+        for key, values in found.differs.items():
+            table.add_row(_plain(key), *(_plain("" if value is None else str(value)) for value in values))
+        console.print(table)
+    for warning in found.warnings:
+        _say(f"WARNING: {warning}")
+    _write(json_file, asdict(found))

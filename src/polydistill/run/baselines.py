@@ -5,18 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from polydistill.config.file import ConfigError
 from polydistill.config.run import CachedTeacherConfig, ModelConfig, RunConfig
 from polydistill.records import METRICS, SUMMARY, EvaluationRecord, RecordWriter, RunSummary, Score, write_summary
 from polydistill.records.files import read_metrics
+from polydistill.records.paired import Interval, better
 from polydistill.run.cache import build_cache
 from polydistill.run.evaluate import ALL, weighted_mean
 from polydistill.run.recommend import Recommendation, Sections, recommend_run
 from polydistill.run.train import finished, train_run
-from polydistill.worth import Interval, resampled
 
 OWN, LABELS, UNIFORM, BEST, ROUTER, STATIC = "as configured", "labels", "uniform", "best", "router", "static"
 CONTROLS = (LABELS, UNIFORM, BEST, ROUTER, STATIC)
@@ -177,12 +176,6 @@ def _live(config: RunConfig) -> float | None:
     return weighted_mean(record.losses, record.tokens)
 
 
-def _sums(records: Sequence[EvaluationRecord]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Summed losses `[S, T]` by seed and text, and tokens `[T]`."""
-    sums = torch.tensor([[total for total, _ in record.texts] for record in records], dtype=torch.float64)
-    return sums, torch.tensor([count for _, count in records[0].texts], dtype=torch.float64)
-
-
 def _compared(
     config: RunConfig, records: dict[str, list[EvaluationRecord]], seconds: dict[str, float], folder: Path
 ) -> Baselines:
@@ -206,13 +199,6 @@ def _compared(
         way = by_name[UNIFORM].mean - by_name[ROUTER].mean
         gap = (by_name[UNIFORM].mean - by_name[OWN].mean) / way if way > 0 else None
     return Baselines(contestants, gap, _verdicts(records, gap), folder)
-
-
-def better(ours: Sequence[EvaluationRecord], theirs: Sequence[EvaluationRecord]) -> Interval:
-    """By how much one student is better than another, nats per token; paired by seed and text."""
-    mine, counts = _sums(ours)
-    other, _ = _sums(theirs)
-    return resampled(other - mine, counts)
 
 
 def _verdicts(records: dict[str, list[EvaluationRecord]], gap: float | None) -> list[str]:

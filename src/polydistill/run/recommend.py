@@ -17,6 +17,7 @@ from polydistill.data.load import DataError
 from polydistill.logprobs import Statistics
 from polydistill.objective import ForwardKL, distil
 from polydistill.pipeline import Pipeline
+from polydistill.records.paired import SAME, Interval
 from polydistill.run.build import build_safety, build_trainer
 from polydistill.run.cache import refuse_unheard
 from polydistill.run.evaluate import ALL
@@ -25,9 +26,7 @@ from polydistill.training.hearing import listen_to
 from polydistill.training.taught import Taught
 from polydistill.weighting import Uniform
 from polydistill.worth import (
-    SAME,
     Answers,
-    Interval,
     by_position,
     by_text,
     clones,
