@@ -125,6 +125,16 @@ def test_a_new_user_gets_from_check_over_train_to_eval_and_compare(project: Path
     mine = next(score for score in trained["scores"] if score["role"] == "student")
     assert evaluated["losses"] == pytest.approx(mine["losses"], abs=1e-6), "the saved student is the trained one"
 
+    said = here(project, "try", "runs/first", "the sum of", "--tokens", "4", "--teachers").stdout
+    assert "the five likeliest there" in said
+    assert sum(line.startswith("│") for line in said.splitlines()) >= 3, "the student and its teachers"
+    assert here(project, "try", "runs/first", "--tokens", "4", "the sum of").stdout == said.split("\n\nafter")[0] + "\n"
+    assert "--token is of --teachers" in here(project, "try", "runs/first", "x", "--token", "1", code=2).stderr
+    assert (
+        "there is no token 9"
+        in here(project, "try", "runs/first", "x", "--tokens", "3", "--teachers", "--token", "9", code=2).stderr
+    )
+
     here(project, "train", "run.yaml", "output=runs/second", "floor=1")
     table = here(project, "compare", "runs/first", "runs/second", "--json", "compare.json").stdout
     assert "runs/second" in table

@@ -16,6 +16,7 @@ from polydistill.cli.certify import certify
 from polydistill.cli.faults import leave
 from polydistill.cli.say import console
 from polydistill.cli.serve import serve
+from polydistill.cli.talk import talk
 from polydistill.cli.worth import baselines, compare, recommend
 from polydistill.visible import visible
 
@@ -213,6 +214,7 @@ app.command()(serve)
 app.command()(recommend)
 app.command()(baselines)
 app.command()(compare)
+app.command("try")(talk)
 
 
 app.add_typer(cache_app, name="cache")

@@ -1,0 +1,54 @@
+"""`polydistill try`: a prompt in, the student's answer out."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from polydistill.visible import visible
+
+console = Console()
+
+
+def talk(
+    run: Annotated[Path, typer.Argument(help="folder of a finished run")],
+    prompt: Annotated[str | None, typer.Argument(help="what to say; lines of the standard input when left out")] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="as a user's turn, in the student's chat template")] = False,
+    tokens: Annotated[int, typer.Option(min=1, help="written at most")] = 64,
+    temperature: Annotated[float, typer.Option(min=0, help="0: always the likeliest token")] = 0.0,
+    teachers: Annotated[
+        bool, typer.Option("--teachers", help="also who would have written what at a token, and the weights there")
+    ] = False,
+    at: Annotated[
+        int | None, typer.Option("--token", min=0, help="which token of the answer; where the teachers differ most")
+    ] = None,
+) -> None:
+    """Talk to a finished student; with --teachers look at its teachers' candidates beside its own."""
+    from polydistill.cli.main import _plain, _quiet, _table
+    from polydistill.config.section import ConfigError
+    from polydistill.run.talk import Talk
+
+    if at is not None and not teachers:
+        raise ConfigError("--token is of --teachers; give both")
+    _quiet()
+    student = Talk(run)
+    for line in sys.stdin if prompt is None else [prompt]:
+        ids = student.ids(line.rstrip("\n"), chat)
+        answer = student.answer(ids, tokens, temperature)
+        console.print(visible(student.text(answer), "\n\t"), highlight=False, markup=False, soft_wrap=True)
+        if not teachers:
+            continue
+        found = student.choice(ids, answer, at)
+        console.print(
+            f"\nafter …{visible(found.before[-60:])!r} stands {visible(found.token)!r}; the five likeliest there:",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+        table = _table("who", "weight", "1", "2", "3", "4", "5")
+        for name, candidates in found.candidates.items():
+            weight = f"{found.weights[name]:.1%}" if name in found.weights else ""
+            table.add_row(_plain(name), weight, *(_plain(f"{token!r} {p:.0%}") for token, p in candidates))
+        console.print(table)

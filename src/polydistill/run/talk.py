@@ -1,0 +1,136 @@
+"""Talk to a finished student, and look at what it and its teachers would have said."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from polydistill.config.file import ConfigError, load_config
+from polydistill.data.pieces import pieces
+from polydistill.logprobs import HiddenStates, logits_of
+from polydistill.objective import ForwardKL
+from polydistill.records import CONFIG
+from polydistill.run.build import build_trainer
+from polydistill.run.train import STUDENT
+from polydistill.teachers import head_of, last_hidden_state
+from polydistill.training.batch import Batch
+from polydistill.training.hearing import Method, hear
+from polydistill.training.step import distilled
+
+BEST = 5
+"""Candidates that are shown."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Who would have written what at one place.
+
+    Attributes:
+        token: what stands there.
+        before: the text up to it.
+        weights: teacher -> weight with which the run trusted it there.
+        candidates: who -> the likeliest tokens with their probabilities; `student` first.
+    """
+
+    token: str
+    before: str
+    weights: dict[str, float]
+    candidates: dict[str, list[tuple[str, float]]]
+
+
+class Talk:
+    """The student of a finished run.
+
+    Args:
+        run: its folder.
+
+    Raises:
+        ConfigError: it is not a finished run.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self.run, folder = run, run / STUDENT
+        if not (folder / "config.json").is_file() or not (run / CONFIG).is_file():
+            raise ConfigError(f"{run} is not a finished run: it needs {CONFIG} and the folder {STUDENT}")
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        self.model: Any = AutoModelForCausalLM.from_pretrained(folder).eval()
+
+    def ids(self, prompt: str, chat: bool) -> Tensor:
+        """Token ids `[1, T]` of a prompt, or of a user's turn.
+
+        Raises:
+            ConfigError: there is nothing to start from, or no chat template.
+        """
+        if chat and getattr(self.tokenizer, "chat_template", None) is None:
+            raise ConfigError(f"{self.run / STUDENT} has no chat template; leave --chat out")
+        if chat:
+            turn = [{"role": "user", "content": prompt}]
+            found = self.tokenizer.apply_chat_template(
+                turn, add_generation_prompt=True, return_tensors="pt", return_dict=True
+            )
+        else:
+            found = self.tokenizer(prompt, return_tensors="pt")
+        ids: Tensor = found["input_ids"]
+        if not ids.shape[1]:
+            raise ConfigError("the prompt has no token; write at least one character")
+        return ids
+
+    @torch.no_grad()
+    def answer(self, ids: Tensor, tokens: int, temperature: float, seed: int = 0) -> Tensor:
+        """What the student writes, `[1, N]`: the likeliest token each time at temperature 0, else a sample."""
+        sampling: dict[str, Any] = {"do_sample": temperature > 0}
+        if temperature > 0:
+            sampling |= {"temperature": temperature, "top_k": 0, "top_p": 1.0}
+        torch.manual_seed(seed)
+        written: Tensor = self.model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=tokens,
+            pad_token_id=self.tokenizer.pad_token_id,
+            **sampling,
+        )
+        return written[:, ids.shape[1] :]
+
+    def text(self, ids: Tensor) -> str:
+        """Ids as text, without special tokens."""
+        said: str = self.tokenizer.decode(ids.flatten().tolist(), skip_special_tokens=True)
+        return said
+
+    @torch.no_grad()
+    def choice(self, ids: Tensor, answer: Tensor, at: int | None) -> Choice:
+        """Student and teachers at one token of the answer; where the teachers disagree most when `at` is None.
+
+        Raises:
+            ConfigError: the answer has no such token.
+        """
+        config = load_config(self.run / CONFIG)
+        student = config.student.model_copy(update={"model": str(self.run / STUDENT), "lora": None, "revision": None})
+        trainer = build_trainer(config.model_copy(update={"student": student}))
+        whole = torch.cat([ids, answer], 1)
+        labels = whole.masked_fill(torch.arange(whole.shape[1]) < ids.shape[1], -100)
+        batch = Batch(whole, torch.ones_like(whole), labels)
+        method = Method(trainer.teachers, trainer.pipeline, ForwardKL())
+        heard = hear(method, batch)
+        hidden = last_hidden_state(self.model, input_ids=whole, attention_mask=batch.attention_mask)
+        own: HiddenStates = heard.of(hidden, head_of(self.model, trainer.visible))
+        found = distilled(own, heard, method)
+        here = heard.positions.has_loss.nonzero().squeeze(1)
+        if not len(here) or (at is not None and not 0 <= at < len(here)):
+            raise ConfigError(f"the answer has {len(here)} tokens, counted from 0; there is no token {at}")
+        outputs = {"student": own, **dict(zip(trainer.pipeline.teachers, heard.outputs, strict=True))}
+        probable = {name: logits_of(says, here).softmax(-1) for name, says in outputs.items()}
+        if at is None:
+            teachers = torch.stack([probable[name] for name in trainer.pipeline.teachers])
+            at = int((teachers - teachers.mean(0)).abs().sum(-1).mean(0).argmax())
+        candidates = {name: self._likeliest(p[at]) for name, p in probable.items()}
+        weights = dict(zip(trainer.pipeline.teachers, found.log_w[here[at]].exp().tolist(), strict=True))
+        cut = pieces(self.tokenizer, whole[0].tolist())
+        place = ids.shape[1] + at
+        return Choice(cut[place], "".join(cut[:place]), weights, candidates)
+
+    def _likeliest(self, p: Tensor) -> list[tuple[str, float]]:
+        top = p.topk(min(BEST, len(p)))
+        return [(self.tokenizer.decode([i]), v) for i, v in zip(top.indices.tolist(), top.values.tolist(), strict=True)]
