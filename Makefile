@@ -44,7 +44,7 @@ proofs:
 	sh proofs/check.sh
 
 docs: $(VENV)/.docs
-	$(BIN)/sphinx-build -q -b html docs docs/_build/html
+	$(BIN)/sphinx-build -q -W -b html docs docs/_build/html
 	@echo docs/_build/html/index.html
 
 # Pages that are made from a run of the code.

@@ -13,4 +13,3 @@ html_title = "polydistill"
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 exclude_patterns = ["_build"]
-suppress_warnings = ["myst.xref_missing"]
