@@ -13,7 +13,8 @@ class Pool(StrEnum):
     """What the teachers of one position become before a student is compared with them.
 
     LINEAR: `sum_k w_k p_k`. LUMPED: the same, with all but its likeliest entries in one bucket. LOG: `prod_k p_k^w_k`.
-    POWER: `(sum_k w_k p_k^a)^(1/a)`. TWO: a linear and a log pool side by side, without a common target. DIVIDED: no
+    POWER: `(sum_k w_k p_k^a)^(1/a)`. OWN: what an aggregator of the user's makes.
+    TWO: a linear and a log pool side by side, without a common target. DIVIDED: no
     pool, every teacher is compared by itself. UNKNOWN: nothing is said.
     """
 
@@ -21,6 +22,7 @@ class Pool(StrEnum):
     LUMPED = "linear pool with its tail in one bucket"
     LOG = "log pool"
     POWER = "power-mean pool"
+    OWN = "pool of an aggregator of one's own"
     TWO = "linear pool and log pool"
     DIVIDED = "no pool"
     UNKNOWN = "unknown"

@@ -2,9 +2,8 @@
 
 import json
 import os
-import subprocess
-import sys
 
+import forked
 import pytest
 
 RULES = """
@@ -25,6 +24,14 @@ def of_likelihoods(evidence):
 
 def looks_up(evidence):
     return {}["temperature"] * evidence
+
+
+def linear(w, log_p):
+    return (w.log()[..., None] + log_p).logsumexp(1)
+
+
+def product(w, log_p):
+    return (w.shape[1] * w[..., None] * log_p).sum(1).log_softmax(-1)
 """
 
 
@@ -35,14 +42,8 @@ def folder(tmp_path):
 
 
 def certify(folder, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "polydistill", "certify", *arguments],
-        cwd=folder,
-        env={**os.environ, "COLUMNS": "80"},
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
+    command = (*forked.POLYDISTILL, "certify", *arguments)
+    return forked.run(command, 100, cwd=folder, env={**os.environ, "COLUMNS": "80"})
 
 
 @pytest.mark.slow
@@ -78,11 +79,29 @@ def test_what_the_rule_cannot_say_is_said_on_the_command_line(folder):
         ("rules.py:looks_up", "looks_up is not a function from evidence [n, K] to weights [n, K] for any K"),
         ("rules.py:nothing", "there is no 'nothing' in"),
         ("absent.py:rule", "there is no file"),
+        ("rules.py:sound --pool", "sound is no aggregator: for weights [8, 3] and log_p [8, 3, 5] it says TypeError"),
+        ("rules.py:linear --pool --range 3", "--pool takes --law, --without"),
     ],
 )
 def test_a_mistake_is_one_sentence(folder, name, sentence):
-    done = certify(folder, name)
+    done = certify(folder, *name.split())
     assert done.returncode == 2
     assert sentence in done.stderr
     assert "fault of polydistill's own" not in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_pool_is_a_gate_as_well(folder):
+    quick = ("--pool", "--effort", "0.05")
+    assert certify(folder, "rules.py:linear", *quick, "--law", "hull").returncode == 0
+    files = ("--replay", "again.py", "--json", "found.json")
+    broken = certify(folder, "rules.py:product", *quick, *files)
+    assert broken.returncode == 3, broken.stderr
+    assert max(map(len, broken.stdout.splitlines())) <= 80
+    found = json.loads((folder / "found.json").read_text())
+    says = {finding["law"]: finding["says"] for finding in found["findings"]}
+    assert not found["exit_ok"]
+    again = forked.run(["again.py"], 100, cwd=folder)
+    assert again.returncode == 3, again.stderr
+    assert again.stdout.strip() == says["unanimity"]

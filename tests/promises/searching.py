@@ -130,6 +130,8 @@ def teachers(rows: int, generator: torch.Generator) -> Tensor:
 def pooled(pool: Pool, log_w: Tensor, log_p: Tensor, terms: Terms) -> Tensor:
     """Log of the target, slow and obvious; of two targets the linear one."""
     tempered = (log_p / terms.temperature).log_softmax(-1)
+    if pool is Pool.OWN:
+        return terms.aggregator(log_w.exp(), tempered.transpose(0, 1))
     if pool is Pool.LOG:
         return torch.einsum("nk,knv->nv", log_w.exp(), tempered).log_softmax(-1)
     a = terms.exponent if pool is Pool.POWER else 1.0

@@ -9,7 +9,10 @@ import pytest
 import torch
 from promises.searching import NAMES, SLACK, V, at_threshold, look, pooled, teachers, violation
 
+from polydistill.axioms.pools import linear_pool, log_pool
+from polydistill.certification.published_pools import median, routed
 from polydistill.config.objective import ObjectiveConfig, Paired, Sampled, Summed
+from polydistill.objective import OwnPool
 from polydistill.pipeline import Pipeline
 from polydistill.promises import Promise, Terms, promises
 from polydistill.run.build_on_policy import SAMPLED
@@ -61,6 +64,8 @@ def objectives():
             [{"pooling": p} for p in ("pool_then_divide", "divide_then_pool")] if kind in get_args(Paired) else others
         )
         made += [ObjectiveConfig(kind=kind, temperature=temperature, ce=0.0, **other).build() for other in others]
+    for aggregator in (linear_pool, log_pool, median, routed):
+        made += [OwnPool(temperature=temperature, aggregator=aggregator) for temperature in TEMPERATURES]
     return [*made, *(SAMPLED[kind]() for kind in get_args(Sampled))]
 
 
@@ -78,12 +83,12 @@ def false_sentences(which, cases, steps):
     every = {Terms(): None} | {terms_of(objective): objective for objective in OBJECTIVES}
     for terms, objective in every.items():
         made = promises(pipeline, terms)
-        if terms.pool in (Pool.LINEAR, Pool.LUMPED, Pool.LOG, Pool.POWER):
+        if terms.pool in (Pool.LINEAR, Pool.LUMPED, Pool.LOG, Pool.POWER, Pool.OWN):
             made += promises(
                 pipeline, replace(terms, vocabulary=V, optimiser="adamw_torch with gradients clipped at 1")
             )
         for promise in made:
-            pooled_by = (terms.pool, terms.temperature, terms.exponent, terms.largest)
+            pooled_by = (terms.pool, terms.temperature, terms.exponent, terms.largest, terms.aggregator)
             key = (promise.says, pooled_by) if promise.name in OF_TARGETS else promise.says
             if key in searched:
                 continue

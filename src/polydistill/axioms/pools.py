@@ -4,14 +4,15 @@ Each law is a function from an aggregator and a `Scene` to how far the law is mi
 broken, and the case is the witness. No pool has all of them: the linear pool keeps what is about masses, the log pool
 what is about ratios.
 
->>> laws = PoolLaws.of(log_pool)
->>> laws["factor"] < 1e-9, laws["TV in teachers"] > 0.1
+>>> scene = Scene.drawn(100, 3, 5, torch.Generator().manual_seed(0))
+>>> bool(factor(log_pool, scene).max() < 1e-9), bool(tv_in_teachers(log_pool, scene).max() > 0.1)
 (True, True)
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -68,7 +69,7 @@ class Scene:
     Attributes:
         w, other_w: weights.
         log_p, other_p: teachers, all positive; the second ones differ from the first by little or much.
-        more: weights with more of teacher 0, the others in the same proportions.
+        share: by how much `more` moves the weights towards teacher 0, the others in the same proportions.
         temperature: of tempering.
     """
 
@@ -76,7 +77,7 @@ class Scene:
     other_w: Weights
     log_p: Teachers
     other_p: Teachers
-    more: Weights
+    share: Float[Tensor, "n 1"]
     temperature: float = 2.0
 
     @classmethod
@@ -89,10 +90,36 @@ class Scene:
         size = torch.exp(normal(cases, 1, 1))
         log_p = (2.0 * size * normal(cases, teachers, vocabulary)).log_softmax(-1)
         moved = (log_p + torch.exp(normal(cases, 1, 1)) * normal(cases, teachers, vocabulary)).log_softmax(-1)
-        w, other = (normal(cases, teachers).softmax(-1) for _ in range(2))
+        w, other = ((torch.exp(normal(cases, 1)) * normal(cases, teachers)).softmax(-1) for _ in range(2))
         share = 0.05 + 0.9 * torch.rand(cases, 1, generator=generator, dtype=torch.float64)
-        first = torch.nn.functional.one_hot(torch.zeros(cases, dtype=torch.long), teachers).double()
-        return cls(w, other, log_p, moved, (1 - share) * w + share * first)
+        return cls(w, other, log_p, moved, share)
+
+    @property
+    def more(self) -> Weights:
+        """Weights with more of teacher 0."""
+        first = torch.zeros_like(self.w)
+        first[:, 0] = 1.0
+        return (1 - self.share) * self.w + self.share * first
+
+    def of(self, change: Callable[[Tensor], Tensor], *names: str) -> "Scene":
+        """The same with some tensors changed, all of them when none is named."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "temperature"}
+        made: dict[str, Any] = {name: change(x) for name, x in tensors.items() if name in (names or tensors)}
+        return replace(self, **made)
+
+    def lists(self) -> dict[str, Any]:
+        """As plain numbers, teachers as probabilities."""
+        return {
+            f.name: x.exp().tolist() if f.name.endswith("_p") else x.tolist()
+            for f in fields(self)
+            if isinstance(x := getattr(self, f.name), Tensor)
+        }
+
+    @classmethod
+    def from_lists(cls, numbers: dict[str, Any]) -> "Scene":
+        """What `lists` wrote."""
+        made: dict[str, Any] = {name: torch.tensor(x, dtype=torch.float64) for name, x in numbers.items()}
+        return cls(**{name: x.log() if name.endswith("_p") else x for name, x in made.items()})
 
 
 def _tv(one: Tensor, other: Tensor) -> Tensor:
@@ -187,7 +214,7 @@ def rank(agg: Aggregator, s: Scene) -> Tensor:
     """Two symbols that all teachers rank alike are ranked so by the pool."""
     log_p = s.log_p.clone()
     log_p[..., :2] = log_p[..., :2].sort(-1, descending=True).values
-    made = agg(s.w, log_p.log_softmax(-1))
+    made = agg(s.w, log_p.log_softmax(-1)).exp()
     return made[:, 1] - made[:, 0]
 
 
@@ -232,57 +259,3 @@ POOL_LAWS: dict[str, Callable[[Aggregator, Scene], Tensor]] = {
     "order": order,
 }
 """Law -> how far an aggregator misses it, case by case."""
-
-
-class PoolLaws(dict[str, float]):
-    """Law -> the furthest that it was missed by, with the cases in `witness`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.witness: dict[str, dict[str, list[list[float]]]] = {}
-
-    @classmethod
-    @torch.no_grad()
-    def of(cls, agg: Aggregator, *, cases: int = 1500, seed: int = 0) -> "PoolLaws":
-        """Search random cases of two to five teachers and three to thirty symbols.
-
-        Args:
-            agg: `(weights [n, K], log_p [n, K, V]) -> log_p [n, V]`; it is given copies.
-            cases: at each size.
-            seed: of the cases.
-        """
-        found, generator = cls(), torch.Generator().manual_seed(seed)
-        for teachers, vocabulary in ((2, 3), (3, 5), (5, 30)):
-            scene = Scene.drawn(cases, teachers, vocabulary, generator)
-            for name, law in POOL_LAWS.items():
-                missed = law(lambda w, p: agg(w.clone(), p.clone()), scene).nan_to_num(math.inf)
-                worst = int(missed.argmax())
-                first = name not in found
-                broken = float(missed[worst]) > TOLERANCE and name not in found.witness
-                if first or broken:
-                    found[name] = float(missed[worst])
-                    if found[name] > TOLERANCE:
-                        found.witness[name] = {
-                            "weights": [scene.w[worst].tolist()],
-                            "teachers": scene.log_p[worst].exp().tolist(),
-                        }
-        return found
-
-    def table(self) -> list[str]:
-        """One word per law: kept, or by how much it is broken."""
-        return ["yes" if self[name] <= TOLERANCE else f"no ({self[name]:.2g})" for name in POOL_LAWS]
-
-
-def to_markdown(pools: dict[str, Aggregator] | None = None) -> str:
-    """The table of the documentation."""
-    pools = POOLS if pools is None else pools
-    columns = {name: PoolLaws.of(agg).table() for name, agg in pools.items()}
-    rows = [f"| law | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    for place, (name, law) in enumerate(POOL_LAWS.items()):
-        says = (law.__doc__ or "").split("\n")[0].rstrip(".")
-        rows.append(f"| {name}: {says} | {' | '.join(cells[place] for cells in columns.values())} |")
-    return "\n".join(rows)
-
-
-if __name__ == "__main__":
-    print(to_markdown())

@@ -13,6 +13,7 @@ False
 from polydistill.certification.certificate import Basis, Certificate, Finding, RefutedError
 from polydistill.certification.driven import Driven
 from polydistill.certification.named import load
+from polydistill.certification.pools import PoolCertificate, certify_pool
 from polydistill.certification.proofs import Proofs
 from polydistill.certification.published import PublishedTable, certify_published
 from polydistill.certification.rule import guarded, rule_of
@@ -24,10 +25,12 @@ __all__ = [
     "Certificate",
     "Driven",
     "Finding",
+    "PoolCertificate",
     "Proofs",
     "PublishedTable",
     "RefutedError",
     "certify",
+    "certify_pool",
     "certify_published",
     "guarded",
     "load",

@@ -3,9 +3,10 @@
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -20,9 +21,12 @@ def certify(  # noqa: PLR0913
         str | None,
         typer.Argument(help="run.yaml, or module:name or file.py:name with an operator or a function of evidence"),
     ] = None,
-    published: Annotated[bool, typer.Option(help="the published rules that are shipped for comparison")] = False,
+    pool: Annotated[bool, typer.Option("--pool", help="it is an aggregator: weights, log_p -> log_p")] = False,
+    published: Annotated[bool, typer.Option(help="the published rules, with --pool pools, shown beside ours")] = False,
     teachers: Annotated[int | None, typer.Option(min=1, help="number of teachers, where it is open")] = None,
-    law: Annotated[list[str] | None, typer.Option(help="a further law that is claimed, such as D or X")] = None,
+    law: Annotated[
+        list[str] | None, typer.Option(help="a further law that is claimed, as D, or hull of a pool")
+    ] = None,
     without: Annotated[list[str] | None, typer.Option(help="a law that is not claimed, such as M")] = None,
     scale: Annotated[str, typer.Option(help="token; context, causal or task where rows are one document's")] = "token",
     domain: Annotated[str | None, typer.Option(help="least and largest evidence, as -inf,0")] = None,
@@ -35,7 +39,7 @@ def certify(  # noqa: PLR0913
     replay: Annotated[Path | None, typer.Option(help="write a Python file that shows again what was refuted")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="also write the result here")] = None,
 ) -> None:
-    """What can be claimed about a weighting: derived bounds, and a search that tries to refute them.
+    """What can be claimed about a weighting or a pool: derived bounds, and a search that tries to refute them.
 
     Exit code 0 when nothing that is claimed was refuted, 3 otherwise.
     """
@@ -48,17 +52,23 @@ def certify(  # noqa: PLR0913
         _ready(path)
     torch.set_num_threads(1)
     if published:
-        _published(seed, effort, json_file)
+        (_published_pools if pool else _published)(seed, effort, json_file)
         return
     if what is None:
         raise ValueError("name what to certify: a run.yaml, module:name, file.py:name, or --published")
+    if pool:
+        of_rules = (teachers, domain, safety, critical, range_at_most, modulus_at_most)
+        if scale != "token" or any(option is not None for option in of_rules):
+            raise ValueError(
+                "--pool takes --law, --without, --effort, --seed, --json and --replay; the rest is of rules"
+            )
+        _pool(what, law or (), without or (), seed, effort, json_file, replay)
     known: list[str] = []
     said: dict[str, Any] = {"laws": law or (), "without": without or (), "critical": critical}
     if what.endswith((".yaml", ".yml")):
         known, subject = _order_known(what), _pipeline_of(what)
     else:
-        place, _, name = what.rpartition(":")
-        origin = f"{Path(place).resolve()}:{name}" if place.endswith(".py") else what
+        origin = _origin(what)
         subject = load(origin)
         said |= {"origin": origin, "scale": scale, "teachers": teachers}
         said |= {"range_at_most": range_at_most, "modulus_at_most": modulus_at_most}
@@ -67,12 +77,43 @@ def certify(  # noqa: PLR0913
     certificate = certified(subject, seed=seed, effort=effort, progress=_Slowly(), **said)
     certificate = replace(certificate, consequences=(*certificate.consequences, *known))
     console.print(table(certificate))
+    _leave(certificate, json_file, replay)
+
+
+def _leave(certificate: Any, json_file: Path | None, replay: Path | None) -> NoReturn:
+    """Write what was asked for, and exit with what was found."""
     if json_file is not None:
         json_file.write_text(certificate.to_json() + "\n", encoding="utf-8")
     if replay is not None and certificate.refuted:
         replay.write_text(certificate.replay(), encoding="utf-8")
         console.print(f"\nwhat was refuted, again: python {replay}")
     raise typer.Exit(0 if certificate.exit_ok else 3)
+
+
+def _origin(what: str) -> str:
+    """Where an object stands, wherever a replay is run."""
+    place, _, name = what.rpartition(":")
+    return f"{Path(place).resolve()}:{name}" if place.endswith(".py") else what
+
+
+def _pool(
+    what: str,
+    laws: Sequence[str],
+    without: Sequence[str],
+    seed: int,
+    effort: float,
+    json_file: Path | None,
+    replay: Path | None,
+) -> NoReturn:
+    from polydistill.certification import load
+    from polydistill.certification.pools import certify_pool, table
+
+    origin = _origin(what)
+    certificate = certify_pool(
+        load(origin), laws=laws, without=without, seed=seed, effort=effort, origin=origin, progress=_Slowly()
+    )
+    console.print(table(certificate))
+    _leave(certificate, json_file, replay)
 
 
 class _Slowly:
@@ -147,4 +188,14 @@ def _published(seed: int, effort: float, json_file: Path | None) -> None:
     console.print(found.to_markdown())
     if json_file is not None:
         rows = {rule.name: json.loads(certificate.to_json()) for rule, certificate in found.rows}
+        json_file.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+
+
+def _published_pools(seed: int, effort: float, json_file: Path | None) -> None:
+    from polydistill.certification.published_pools import certify_published_pools, to_markdown
+
+    found = certify_published_pools(seed=seed, effort=effort)
+    console.print(to_markdown(found), highlight=False, markup=False, soft_wrap=True)
+    if json_file is not None:
+        rows = {name: json.loads(certificate.to_json()) for name, certificate in found.items()}
         json_file.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")

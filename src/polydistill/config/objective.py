@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 Sampled = Literal["sampled_log_pool", "sampled_linear_pool"]
 Summed = Literal["forward_kl", "reverse_kl", "alpha", "mixed"]
+Own = Literal["own_pool"]
 Paired = Literal["jsd", "skew_forward", "skew_reverse"]
 
 READERS = {
@@ -19,6 +20,7 @@ READERS = {
     "alpha": ("alpha",),
     "share": ("mixed",),
     "pooling": get_args(Paired),
+    "aggregator": get_args(Own),
 }
 """Which kinds read which parameter."""
 
@@ -34,7 +36,7 @@ GONE = {
 class ObjectiveConfig(Section):
     """What is learned from the teachers."""
 
-    kind: Literal[Summed, Paired, Sampled] = Field(
+    kind: Literal[Summed, Paired, Own, Sampled] = Field(
         default="forward_kl",
         description="the sampled ones are for on-policy runs; on_policy takes reverse_kl by default",
     )
@@ -46,6 +48,9 @@ class ObjectiveConfig(Section):
     skew: float = Field(default=0.1, gt=0, lt=1, description="skew_*: share of the other distribution mixed in")
     alpha: float = Field(default=0.5, description="alpha: its parameter, neither 0 nor 1")
     share: float = Field(default=0.5, ge=0, le=1, description="mixed: share of forward KL")
+    aggregator: str | None = Field(
+        default=None, description="own_pool: module:name or file.py:name of (weights, log_p) -> log_p"
+    )
     temperature: float = Field(default=1.0, gt=0)
     ce: float = Field(default=0.1, ge=0, le=1, description="share of cross-entropy on the labels")
     temperature_squared: bool = False
@@ -64,6 +69,8 @@ class ObjectiveConfig(Section):
                 raise ValueError(f"{name} is of {' and '.join(kinds)}; {self.kind} does not read it: leave it out")
         if self.kind == "alpha" and self.alpha in (0.0, 1.0):
             raise ValueError(f"alpha must not be {self.alpha:g}: use kind reverse_kl for 0 and forward_kl for 1")
+        if self.kind == "own_pool" and self.aggregator is None:
+            raise ValueError("own_pool needs aggregator: module:name or file.py:name of (weights, log_p) -> log_p")
         return self
 
     @property
@@ -85,6 +92,10 @@ class ObjectiveConfig(Section):
                 return objective.Alpha(alpha=self.alpha, **common)
             case "mixed":
                 return objective.Mixed(share=self.share, **common)
+            case "own_pool":
+                from polydistill.certification import load
+
+                return objective.OwnPool(aggregator=load(str(self.aggregator)), **common)
         pairs = {
             "jsd": objective.JSD(self.beta),
             "skew_forward": objective.SkewForward(self.skew),

@@ -12,6 +12,7 @@ from polydistill.objective.family import (
     SkewReverse,
 )
 from polydistill.objective.loop import Decide, NonFiniteError
+from polydistill.objective.own import OwnPool
 
 __all__ = [
     "JSD",
@@ -23,6 +24,7 @@ __all__ = [
     "Mixed",
     "NonFiniteError",
     "Outcome",
+    "OwnPool",
     "PointLoss",
     "PoolThenDivide",
     "ReverseKL",

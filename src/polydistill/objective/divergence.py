@@ -58,6 +58,8 @@ class Divergence:
     """Teachers are kept as log-probabilities rather than probabilities until the weights are known."""
     pool: ClassVar[Pool] = Pool.UNKNOWN
     """What the teachers become; what is promised about the target depends on it."""
+    compiles: ClassVar[bool] = True
+    """It may run in compiled tiles."""
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:

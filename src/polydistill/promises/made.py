@@ -30,6 +30,12 @@ OFF = 0.1
 GAP = 1.0
 """Nats per token by which a teacher is taken to be ahead, where no probe says it."""
 
+OF_ONE = ("TV in teachers", "TV in weights")
+"""Laws of pools by which one teacher moves a target by its weight at most."""
+
+OF_ERRORS = {"TV in teachers", "log-ratio"}
+"""Laws of which one suffices for errors of all teachers to move a target by no more than the largest of them."""
+
 CASES = {
     Tag.STATIC: "one fixed loss, whose gradient falls to the level of its noise",
     Tag.DATA_FIXED: "one fixed loss, whose gradient falls to the level of its noise",
@@ -123,7 +129,9 @@ def _off(pipeline: Pipeline, terms: Terms, made: _Made) -> None:
     seen = terms.probe.off if terms.probe is not None else None
     if bound <= WORTH and (seen is None or bound <= TIGHT * seen.worst):
         change = better(pipeline, lambda other: _off_bound(other, terms), at_most)
-        made.add("off", f"{subject} move a target by at most {at_most(bound)}{_seen(seen, terms)}{heard}", change)
+        weights = [] if pipeline.distance_off(terms.off, terms.vocabulary) == 0.0 else ["TV in weights"]
+        laws = _by_laws(terms, *weights, *sorted(OF_ERRORS & terms.laws)[:1])
+        made.add("off", f"{subject} move a target by at most {at_most(bound)}{_seen(seen, terms)}{laws}{heard}", change)
         return
     made.open.append("teachers that are quantised, cached or served")
     if seen is not None or heard:
@@ -139,9 +147,19 @@ def _off_bound(pipeline: Pipeline, terms: Terms) -> float:
             return linear_pool_shift(tv_of(distance), 1.0, delta)
         case Pool.LOG if distance == 0.0:
             return log_pool_shift(0.0, delta=delta)
+        case Pool.OWN if (distance == 0.0 or "TV in weights" in terms.laws) and terms.laws & OF_ERRORS:
+            return linear_pool_shift(tv_of(distance), 1.0, delta)
         case Pool.POWER:
             return power_pool_shift(distance, terms.exponent, delta)
     return math.inf
+
+
+def _by_laws(terms: Terms, *names: str) -> str:
+    """What a bound on an own aggregator's target stands on; nothing for pools of ours."""
+    if terms.pool is not Pool.OWN:
+        return ""
+    which = f"law{'s' if len(names) > 1 else ''} {listed(names)}"
+    return f" (if its aggregator has the {which}, which {terms.cases:,} cases did not refute)"
 
 
 def _seen(shift: Shift | None, terms: Terms) -> str:
@@ -174,6 +192,10 @@ def _moved(shift: float, distance: float, terms: Terms) -> str:
             if powered <= WORTH:
                 return f"a target by at most {at_most(powered)} (total variation)"
             return f"{weights}; how far a target moves with them has no bound"
+        case Pool.OWN if shift == 0.0 or "TV in weights" in terms.laws:
+            return f"a target by at most {at_most(pooled)} (total variation){_by_laws(terms, 'TV in weights')}"
+        case Pool.OWN:
+            return f"{weights} (total variation); how far the aggregator's target moves with them has no bound"
         case Pool.LOG if shift == 0.0:
             return f"a target by at most {at_most(log_pool_shift(shift))} (total variation)"
         case Pool.LOG:
@@ -200,14 +222,15 @@ def _divided(shift: float, terms: Terms) -> str:
 def _corrupted(pipeline: Pipeline, terms: Terms, made: _Made) -> None:
     """A teacher that breaks, its evidence with it, and one that is lost: bounded by the ceiling, else only measured."""
     moved, probe = pipeline.guarantee().target_shift_if_corrupted(), terms.probe
-    bounded = moved <= WORTH and terms.pool in (Pool.LINEAR, Pool.LUMPED, Pool.UNKNOWN)
+    bounded = terms.pool in (Pool.LINEAR, Pool.LUMPED, Pool.UNKNOWN) or terms.laws >= set(OF_ONE)
+    bounded = bounded and moved <= WORTH
     bounded = bounded and (probe is None or moved <= TIGHT * probe.lost.worst)
     if bounded:
         linear = "with the linear pool, " if terms.pool is Pool.UNKNOWN else ""
         said = (
             f"{linear}losing a teacher, or one whose words change and its evidence does not, moves a target by at most "
         )
-        said += at_most(moved)
+        said += at_most(moved) + _by_laws(terms, *OF_ONE)
         change = better(pipeline, lambda other: other.guarantee().target_shift_if_corrupted(), at_most)
     if probe is not None:
         measured = (

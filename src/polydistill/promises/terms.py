@@ -1,7 +1,9 @@
 """What promises depend on beside the weights: the objective, how teachers are heard, and what was seen on a probe."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from polydistill.target import Pool
 
@@ -54,6 +56,9 @@ class Terms:
         temperature: of the objective.
         exponent: of a power-mean pool.
         largest: greatest loss that one teacher can cause at a position, nats, where each is compared by itself.
+        aggregator: that makes the pool, where it is the user's own.
+        laws: laws of pools that it was not refuted to have.
+        cases: in which the least tried of them was not.
         skipped: total weight of teachers that need not run.
         absent: names of teachers whose servers may be out, and who are then done without.
         not_whole: names of teachers of whom only some entries are heard: cached or served with a tail.
@@ -69,6 +74,9 @@ class Terms:
     temperature: float = 1.0
     exponent: float = 1.0
     largest: float = math.inf
+    aggregator: Callable[[Any, Any], Any] | None = None
+    laws: frozenset[str] = frozenset()
+    cases: int = 0
     skipped: float = 0.0
     absent: tuple[str, ...] = ()
     not_whole: tuple[str, ...] = ()

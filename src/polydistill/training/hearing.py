@@ -147,8 +147,8 @@ def skipping(skip_below: float | None, linear: bool, looks_at_all: bool) -> floa
         raise ValueError(f"skip_below is a share of the weight and must lie in [0, 1), got {skip_below}")
     if skip_below and not linear:
         raise ValueError(
-            f"skip_below={skip_below}: a teacher of small weight can move the log pool far (T5), so only exact zeros "
-            "may be skipped there; use 0, or ForwardKL"
+            f"skip_below={skip_below}: a teacher of small weight can move a pool that is not linear far (T5), so only "
+            "exact zeros may be skipped there; use 0, or ForwardKL"
         )
     if skip_below and looks_at_all:
         raise ValueError(

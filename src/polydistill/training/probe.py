@@ -32,7 +32,7 @@ SURE = 8.0
 @torch.no_grad()
 def probed(trainer: Any, terms: Terms, batch: Batch) -> Terms:
     """The terms with what was seen on a batch; as they are where the weights read the student, or nothing is pooled."""
-    pooled = terms.pool in (Pool.LINEAR, Pool.LUMPED, Pool.LOG, Pool.POWER)
+    pooled = terms.pool in (Pool.LINEAR, Pool.LUMPED, Pool.LOG, Pool.POWER, Pool.OWN)
     reads_student = {"student_gap", "student_gap_reverse"} & trainer.pipeline.stack.needs
     few = probe_of(batch)
     if not pooled or reads_student or few is None:
@@ -74,6 +74,8 @@ class Scene:
         tempered = (log_p / self.terms.temperature).log_softmax(-1)
         if self.terms.pool is Pool.LOG:
             return torch.einsum("nk,knv->nv", log_w.exp(), tempered).softmax(-1)
+        if self.terms.aggregator is not None:
+            return self.terms.aggregator(log_w.exp(), tempered.transpose(0, 1).contiguous()).exp()
         if self.terms.pool is Pool.POWER:
             a = self.terms.exponent
             return ((log_w.T[:, :, None] + a * tempered).logsumexp(0) / a).softmax(-1)

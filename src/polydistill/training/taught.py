@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from polydistill.objective import Divergence
+from polydistill.objective import Divergence, OwnPool
 from polydistill.pipeline import Pipeline, as_operator
 from polydistill.promises import Promise, Terms, promises, says
 from polydistill.safety import Order
@@ -79,7 +79,10 @@ class Taught(Checkpointed):
 
         Raises:
             GradientRefusedError: the gradient modification would break what the run promises.
+            ValueError: an aggregator of the user's own is no pool.
         """
+        if isinstance(self.objective, OwnPool):
+            terms_of(self.objective)
         self.teachers = teachers
         self.pipeline = Pipeline.of(weighting, names, tasks, floor=floor, safety=safety)
         self.gradient, self.watch = gradient, Watch()
@@ -97,6 +100,7 @@ class Taught(Checkpointed):
     def _skipping(self, skip_below: float | None, linear: bool) -> float | None:
         """Total weight that may be left out, after `_bind`; None runs every teacher."""
         looks_at_all = self.constraints is not None or isinstance(self.gradient, AcrossTeachers)
+        looks_at_all |= isinstance(self.objective, OwnPool)  # nobody knows what it does with a teacher that weighs 0
         done = skipping(skip_below, linear, looks_at_all)
         return None if isinstance(self.placement, Sharded) else done  # every rank lets those speak equally often
 

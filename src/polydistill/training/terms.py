@@ -4,7 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 from polydistill.cache import CachedTeacher
-from polydistill.objective import Divergence
+from polydistill.certification.pools import certified_pool
+from polydistill.objective import Divergence, OwnPool
 from polydistill.promises import Terms
 from polydistill.teachers.served import ServedTeacher
 from polydistill.training.sampled import Sampled
@@ -16,6 +17,9 @@ def terms_of(objective: Divergence | Sampled, trainer: Any = None) -> Terms:
     if isinstance(objective, Divergence):
         largest = objective.mass * objective.largest
         terms = Terms(objective.pool, objective.temperature, objective.exponent, largest)
+    if isinstance(objective, OwnPool) and objective.aggregator is not None:
+        found = certified_pool(objective.aggregator)
+        terms = replace(terms, aggregator=objective.aggregator, laws=found.kept, cases=found.cases)
     return terms if trainer is None else _heard(terms, trainer)
 
 

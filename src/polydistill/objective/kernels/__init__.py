@@ -16,7 +16,7 @@ Kernel = Plain
 
 def kernel_for(call: Call) -> Kernel:
     """The fastest one that supports a call."""
-    if tiled.pays(call):
+    if call.divergence.compiles and tiled.pays(call):
         return tiled.Tiled(call)
     return Plain(call)
 
