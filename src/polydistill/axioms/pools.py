@@ -107,6 +107,14 @@ class Scene:
         made: dict[str, Any] = {name: change(x) for name, x in tensors.items() if name in (names or tensors)}
         return replace(self, **made)
 
+    def blended(self, other: "Scene", rows: Tensor) -> "Scene":
+        """The other's cases at some rows."""
+        names = [f.name for f in fields(self) if f.name != "temperature"]
+        made: dict[str, Any] = {name: getattr(self, name).clone() for name in names}
+        for name in names:
+            made[name][rows] = getattr(other, name)[rows]
+        return replace(self, **made)
+
     def lists(self) -> dict[str, Any]:
         """As plain numbers, teachers as probabilities."""
         return {

@@ -19,8 +19,8 @@ def largest(weights: Tensor, log_p: Tensor) -> Tensor:
 
 
 def median(weights: Tensor, log_p: Tensor) -> Tensor:
-    """The element-wise median of the teachers' log-probabilities, normalised: ensembles that fear an outlier."""
-    return log_p.quantile(0.5, dim=1).log_softmax(-1)
+    """The element-wise median of the teachers, normalised: ensembles that fear an outlier."""
+    return log_p.exp().quantile(0.5, dim=1).log().log_softmax(-1)
 
 
 def routed(weights: Tensor, log_p: Tensor) -> Tensor:
