@@ -24,6 +24,8 @@ SIZES = tuple(range(1, 65))
 """Numbers of teachers that a function is tried with."""
 CLOSE = (2, 3, 4, 5, 6, 7)
 """Numbers of teachers at which it is searched adversarially as well, with the largest that it takes."""
+FEW = 3
+"""Numbers of teachers at which every law is asked at both ends of severity."""
 SLOW = ((2e-6, 50), (1e-4, 1000))
 """Seconds a row from which a rule is slow, and what a row of it then counts for."""
 MASS = 1e-6, 1e-3
@@ -71,6 +73,7 @@ class Bench:
         epsilon: of the arithmetic.
         asked: the function behind it; None for pipelines.
         order_only: only the laws of severity are asked.
+        again: another bench differs in its severity only, so that they are asked there.
     """
 
     teachers: int
@@ -105,6 +108,7 @@ class Bench:
     epsilon: float = torch.finfo(torch.float64).eps
     asked: FunctionRule | None = field(default=None, repr=False)
     order_only: bool = False
+    again: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -204,14 +208,17 @@ def function_benches(
 
 def _contexts(rule: FunctionRule, teachers: int, close: bool) -> list[tuple[FunctionRule, bool]]:
     """Severities, and safety scores in another order and with ties where the function reads them."""
-    levels = (1.0, 0.0) if rule.graded and close else (1.0,) if rule.graded else (0.0,)
+    levels = (1.0, 0.0) if rule.graded and teachers <= FEW else (1.0,) if rule.graded else (0.0,)
     every = [(replace(rule, severity=severity), False) for severity in levels]
     if rule.sigma is None and teachers > 1 and SAFETY_NAMES.intersection(rule.takes):
         last = max(teachers - 1, 1)
         falling = tuple(1.0 - k / last for k in range(teachers))
         tiers = max((teachers + 1) // 2 - 1, 1)
         tied = tuple(((k * 5 + 3) % ((teachers + 1) // 2)) / tiers for k in range(teachers))
-        every += [(replace(rule, severity=levels[0], sigma=sigma), True) for sigma in (falling, tied)]
+        # Of large numbers every fourth is tried in another order, falling and tied in turn.
+        few = close or teachers <= max(CLOSE) + 9 or teachers % 4 == 0
+        others = (falling, tied) if close else (falling, tied)[teachers // 4 % 2 :][: int(few)]
+        every += [(replace(rule, severity=levels[0], sigma=sigma), True) for sigma in others]
     return every
 
 
@@ -246,6 +253,7 @@ def _function_bench(
         epsilon=here.epsilon,
         asked=here,
         order_only=order_only,
+        again=here.graded and here.severity < 1.0,
         **claims,
     )
 

@@ -13,23 +13,35 @@ from polydistill.certification.attack import Attack, Means, confirmed, evidence_
 from polydistill.certification.bench import Bench
 from polydistill.certification.search import worth
 
+MANY = 16
+"""Teachers from which a row is dear."""
+
 
 def ordered(bench: Bench, means: Means) -> Attack | None:
     """Law O1 from the critical severity on."""
     if bench.sigma is None or bench.critical > 1.0 or bench.teachers < 2:
         return None
-    n = means.rows(4096 if bench.close else 256, bench)
+    n = means.rows(_drawn(bench), bench)
     x = evidence_of(bench, means, n)
     level = bench.critical + (1.0 - bench.critical) * torch.rand(n, dtype=x.dtype, generator=means.generator)
     level[::3], level[1::3] = bench.critical, 1.0
     return _climbed("O1", bench, means, x, {"severity": level}, sigma=bench.sigma, critical=bench.critical)
 
 
+def _dear(bench: Bench) -> bool:
+    return bench.order_only or bench.teachers > MANY
+
+
+def _drawn(bench: Bench) -> int:
+    """Rows of a law that is asked in several orders of safety: the larger the number of teachers, the dearer a row."""
+    return 256 if not bench.close else 1024 if _dear(bench) else 4096
+
+
 def rising(bench: Bench, means: Means) -> Attack | None:
     """Law O2 between two severities."""
     if bench.sigma is None or not bench.graded or bench.teachers < 2:
         return None
-    n = means.rows(4096 if bench.close else 256, bench)
+    n = means.rows(_drawn(bench), bench)
     x = evidence_of(bench, means, n)
     ends = torch.rand(n, 2, dtype=x.dtype, generator=means.generator).sort(-1).values
     low, high = ends[:, 0].clone(), ends[:, 1].clone()
@@ -46,8 +58,8 @@ def _climbed(name: str, bench: Bench, means: Means, x: Tensor, fixed: dict[str, 
         return worth(lambda e: missed(axiom, bench.rule, evidence=e, **kept, **constants), evidence)
 
     value = gap(x, fixed)
-    top = value.topk(min(means.candidates(128, bench), len(x))).indices
-    rounds = means.rounds(40 if bench.close else 8, bench)
+    top = value.topk(min(means.candidates(128 if bench.close else 32, bench), len(x))).indices
+    rounds = means.rounds(8 if not bench.close else 16 if _dear(bench) else 40, bench)
     best, best_value = x[top], value[top]
     kept: dict[str, Any] = {key: row[top] for key, row in fixed.items()}
     for _ in range(rounds):

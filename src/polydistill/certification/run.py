@@ -307,7 +307,7 @@ def _attacks(benches: Sequence[Bench], means: Means, tell: Callable[[str], None]
             if asked is not None and asked.witness is not None and not asked.witness.says.startswith(BATCH):
                 return {**{name: [] for name in LAWS}, "F": found["F"], "N": found["N"]}
         for name, law in EVERYWHERE.items():
-            if not bench.order_only or name != "N":
+            if not (bench.order_only if name == "N" else bench.again):
                 add(name, law, bench)
         if bench.order_only or not (bench.close or place % every == 0):
             continue
