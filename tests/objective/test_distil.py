@@ -288,7 +288,7 @@ class Passes(TorchDispatchMode):
         return made
 
 
-def test_one_teacher_more_costs_a_product_and_nine_passes():
+def test_one_teacher_more_costs_a_product_a_gather_and_nine_passes():
     counted = []
     for teachers in (2, 3):
         bound = pipeline(teachers)
@@ -297,7 +297,7 @@ def test_one_teacher_more_costs_a_product_and_nine_passes():
         with Passes(977) as passes:
             run(hidden(40, 8, seed=1), head(977, 8, seed=1), heard, where, bound)
         counted.append(passes.count)
-    assert counted[1] - counted[0] <= 10
+    assert counted[1] - counted[0] <= 11
 
 
 @pytest.mark.parametrize("divergence", [ForwardKL, ReverseKL])
