@@ -57,12 +57,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _searches_in_runs_are_unchecked() -> None:
-    """The search behind a run's certificate; what `certify` takes and returns is checked by its own tests."""
+def _searches_in_runs_are_short_and_unchecked() -> None:
+    """The search behind a run's certificate, more than half of a small run; `certify` has tests of its own."""
     if "trl" in sys.modules:  # otherwise no test of this process can run one
+        import forked
+
         from polydistill.run import certificates
 
         certificates.certify = _without_checks()(certificates.certify)
+        certificates.EFFORT = forked.EFFORT
 
 
 @contextmanager

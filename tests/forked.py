@@ -23,6 +23,8 @@ from typing import Any
 
 HERE = Path(__file__).parent
 POLYDISTILL = ("-m", "polydistill")
+EFFORT = 0.02
+"""Of the search behind a run's certificate, here and in the children; a `real` process searches as a user's does."""
 
 
 class Process:
@@ -240,12 +242,14 @@ def _load() -> None:
 
     from polydistill.cli import main
     from polydistill.report import write_report
+    from polydistill.run import certificates
     from polydistill.run.cache import build_cache
     from polydistill.run.train import train_run
     from polydistill.serve import Scorer
     from polydistill.training.on_policy import OnPolicyPolyDistillTrainer
 
     assert all((torch, transformers, main, write_report, Scorer, build_cache, OnPolicyPolyDistillTrainer, train_run))
+    certificates.EFFORT = EFFORT
     sys.path.remove(str(HERE))  # which a child has only when its environment says so
     gc.collect()
     gc.freeze()

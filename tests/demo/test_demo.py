@@ -24,7 +24,6 @@ from polydistill.demo.teachers import ModelSize, Remembered, TeacherSettings, sm
 from polydistill.objective import ForwardKL
 from polydistill.pipeline import Pipeline
 from polydistill.records import METRICS, RIBBONS, SUMMARY, StepRecord, read_lines, read_ribbons, read_summary
-from polydistill.run import certificates
 from polydistill.run.build import build_stack
 from polydistill.run.train import STUDENT, train_run
 from polydistill.teachers import head_of, last_hidden_state
@@ -44,7 +43,6 @@ def ran(tmp_path_factory) -> tuple[Path, Result]:
     place = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("POLYDISTILL_CACHE", str(place / "cache"))
-        patch.setattr(certificates, "EFFORT", 0.02)
         patch.setattr(demo, "read_corpus", partial(read_corpus, characters=150_000))  # a second instead of six
         patch.chdir(place)
         sizes = {"teacher_settings": TEACHERS, "student_settings": STUDENTS}
@@ -59,7 +57,6 @@ def test_train_takes_the_configuration_unchanged_and_gives_the_same_student(ran,
     for name in (RUN, "models", "data"):  # what the demo left before it trained, and nothing of the run
         (shutil.copytree if (folder / name).is_dir() else shutil.copy)(folder / name, _made(tmp_path) / name)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(certificates, "EFFORT", 0.02)
     summary = train_run(load_config("runs/demo/run.yaml"), "polydistill train runs/demo/run.yaml")
     assert summary.steps == STUDENTS.steps
     mine, theirs = (load_file(place / STUDENT / "model.safetensors") for place in (folder, Path("runs/demo")))

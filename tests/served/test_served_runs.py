@@ -63,17 +63,25 @@ def trained(place, output, url=None, **more):
     return train_run(config(place, output, url, **more), "test")
 
 
+@pytest.fixture(scope="module")
+def undisturbed(place, here):
+    """A run with a served teacher that always answers."""
+    with servers.Faulty(servers.well, here).running() as url, pytest.MonkeyPatch.context() as patch:
+        patch.setenv(servers.VARIABLE, servers.KEY)
+        trained(place, place / "undisturbed", url)
+    return place / "undisturbed"
+
+
 @pytest.mark.slow
-def test_a_served_teacher_teaches_what_the_same_one_teaches_here(place, here, tmp_path):
+def test_a_served_teacher_teaches_what_the_same_one_teaches_here(place, undisturbed, tmp_path):
     """It may name all 300 entries, so nothing is truncated: the students differ by rounding only."""
     trained(place, tmp_path / "local")
-    with servers.Faulty(servers.well, here).running() as url:
-        summary = trained(place, tmp_path / "served", url)
-    local, served = student(tmp_path / "local"), student(tmp_path / "served")
+    summary = read_summary(undisturbed / "summary.json")
+    local, served = student(tmp_path / "local"), student(undisturbed)
     for name, value in local.items():
         torch.testing.assert_close(served[name], value, atol=2e-3, rtol=0)
     assert any("'big' is truncated" in said for said in summary.says)
-    records = [json.loads(line) for line in (tmp_path / "served" / "metrics.jsonl").read_text().splitlines()]
+    records = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
     assert any("served/big/unnamed_mass" in str(record) for record in records)
 
 
@@ -123,15 +131,12 @@ def test_a_served_teacher_can_be_cached(place, here, tmp_path):
 
 
 @pytest.mark.slow
-def test_waiting_leaves_the_same_student_byte_for_byte(place, here, tmp_path):
-    with servers.Faulty(servers.well, here).running() as url:
-        trained(place, tmp_path / "undisturbed", url)
-
+def test_waiting_leaves_the_same_student_byte_for_byte(place, here, undisturbed, tmp_path):
     faulty = servers.Faulty(servers.out_when(lambda number: 6 <= number < 10), here)
     with faulty.running() as url:
         trained(place, tmp_path / "disturbed", url, served={"on_outage": "wait"})
     assert faulty.asked > 16
-    first, second = (student(tmp_path / name) for name in ("undisturbed", "disturbed"))
+    first, second = student(undisturbed), student(tmp_path / "disturbed")
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 

@@ -34,9 +34,10 @@ def test_a_cheap_statement_stands_at_low_effort(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("unchecked")
-def test_the_whole_run_stands_and_is_tight_where_a_bound_is_attained() -> None:
+@pytest.mark.parametrize("effort", [0.25, pytest.param(1.0, marks=pytest.mark.long)])
+def test_the_whole_run_stands_and_is_tight_where_a_bound_is_attained(effort: float) -> None:
     start = time.process_time()  # of the processor: the neighbours of a test do not count
-    findings = theory.run()
+    findings = theory.run(effort=effort)
     assert time.process_time() - start < 150
     wrong = {f.statement.name: [p for p in f.parts if not p.holds] for f in findings if f.verdict == FAILS}
     assert not wrong
