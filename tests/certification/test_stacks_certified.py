@@ -69,11 +69,12 @@ def test_the_range_of_a_three_factor_stack_with_floor_and_tilt_is_attained_withi
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("unchecked")
-def test_a_stack_is_not_refuted_at_ten_times_the_default_effort():
+@pytest.mark.parametrize("effort", [1.0, pytest.param(10.0, marks=pytest.mark.long)])
+def test_a_stack_is_not_refuted_up_to_ten_times_the_default_effort(effort):
     pipeline = Pipeline.of(Softmax(2.0)(Entropy(spread=4)) * Softmax(1.0)(Margin(spread=3)), NAMES, floor=0.02)
-    certificate = certify(pipeline, effort=10.0)
+    certificate = certify(pipeline, effort=effort)
     assert certificate.exit_ok, str(certificate)
-    assert certificate.trials > 5_000_000
+    assert certificate.trials > 500_000 * effort
     assert certificate.finding("B").tightness == pytest.approx(1.0)
 
 

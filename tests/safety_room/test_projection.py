@@ -31,7 +31,7 @@ def solve(w: np.ndarray, sigma: np.ndarray, low: float, high: float) -> np.ndarr
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("cases", [200, pytest.param(4000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [200, pytest.param(4000, marks=pytest.mark.long)])
 def test_order_and_bounds_together_are_the_kl_projection(cases):
     rng = np.random.default_rng(cases)
     worst, divergence = 0.0, 0.0
