@@ -50,7 +50,7 @@ def polydistill(folder: Path, *arguments: str, real: bool = False) -> subprocess
     command = [*forked.POLYDISTILL, *arguments]
     if real:
         done = subprocess.run(
-            [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=100
+            [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=250
         )
     else:
         done = forked.run(command, cwd=folder, env=environment)
@@ -94,6 +94,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_new_user_gets_from_check_over_train_to_eval_and_compare(project: Path) -> None:
     said = polydistill(project, "check", "run.yaml", "--json", "check.json").stdout
     assert "no teacher ever weighs less than" in said
