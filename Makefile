@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-fast test-long check system proofs docs pages bench mutants install clean
+.PHONY: demo test test-fast test-long check system faults audit lock proofs docs pages bench mutants install clean
 
 demo: $(VENV)/.demo
 	$(BIN)/polydistill demo
@@ -33,6 +33,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit -q -ll -c pyproject.toml -r src
 
 # A browser and a compiler, where they are missing and can be installed.
 system:
@@ -42,6 +43,19 @@ system:
 proofs:
 	sh tests/system.sh coq
 	sh proofs/check.sh
+
+# Faults of every class, by name, with what was injected, survived and lost.
+faults: $(VENV)/.dev
+	timeout 1800 $(BIN)/python -m pytest -q -s -m long tests/faults
+
+# Known holes in the tested versions; needs the network, and pip-audit, which is no part of the tests.
+audit: constraints.txt
+	pip-audit --no-deps --disable-pip --requirement constraints.txt
+
+# The tested versions with the hashes of their files, without torch, whose CPU build has others.
+lock: pyproject.toml constraints.txt
+	pip-compile --quiet --generate-hashes --strip-extras --no-header --no-annotate --constraint constraints.txt \
+		--unsafe-package torch --no-emit-index-url --no-emit-find-links --output-file requirements.lock pyproject.toml
 
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build -q -W -b html docs docs/_build/html

@@ -179,3 +179,24 @@ def test_files_are_imported_from_the_command_line(kind: str, tmp_path: Path) -> 
     opened = Cache(str(tmp_path / "cache"))
     assert len(opened) == 3
     assert CachedTeacher("student", opened, "teacher").agree_with(tokenizer(), VOCABULARY) is None
+
+
+@pytest.mark.parametrize(
+    ("entry", "sentence"),
+    [
+        ({"token": 5, "logprob": 3.0}, "the log-probability 3 is none"),
+        ({"token": 5, "logprob": math.nan}, "the log-probability nan is none"),
+        ({"token": "9" * 30, "logprob": -1.0}, "row 0: the column logprobs is not a list of lists"),
+        ({"token": "a word", "logprob": -1.0}, "row 0: the column logprobs is not a list of lists"),
+        ({"token": 5, "logprob": None}, "row 0: the column logprobs is not a list of lists"),
+        ({"id": 5}, "row 0: the column logprobs is not a list of lists"),
+    ],
+)
+def test_what_is_no_log_probability_is_refused_with_its_row(entry: dict, sentence: str, tmp_path: Path) -> None:
+    def imported() -> None:
+        rows = [listed_rows({"logprobs": [[entry]] * 4}, np.arange(4), where="data, row 0")]
+        import_cache(str(tmp_path / "cache"), Source("data", "t", VOCABULARY, rows), "teacher")
+
+    with pytest.raises(ImportRefusedError) as caught:
+        imported()
+    assert sentence in str(caught.value)

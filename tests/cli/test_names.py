@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import polydistill
 from polydistill.records import RunSummary, Score, write_summary
 
 NAMES = ("[/b]", "[link=http://x]y[/link]", ":smile:", "\x1b[31mred")
@@ -22,3 +23,8 @@ def test_names_in_a_table_are_neither_markup_nor_escape_sequences(tmp_path: Path
         assert name in done.stdout
     assert "\\x1b[31mred" in done.stdout
     assert "\x1b" not in done.stdout
+
+
+def test_every_command_prints_through_the_terminal_that_takes_strings_for_text() -> None:
+    sources = (Path(polydistill.__file__).parent / "cli").glob("*.py")
+    assert [path.name for path in sources if "rich.console" in path.read_text()] == ["say.py"]

@@ -1,6 +1,7 @@
 """Building a cache: resumable, with the same files in whatever order and by whomever they are made."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
@@ -17,6 +18,7 @@ from polydistill.cache.labeller import Engine, Label, Labeller, ShardTask, Text
 from polydistill.cache.manifest import (
     CODEC,
     MANIFEST,
+    NAME,
     PLAN,
     CacheError,
     FileRecord,
@@ -204,7 +206,7 @@ def _begin(files: Files, plan: Plan, command: str) -> None:
     except (ValidationError, UnicodeDecodeError):  # shards say themselves which plan they are of
         files.write(PLAN, _written(plan))
     except FileNotFoundError:
-        strangers = [name for name in files.names() if not name.startswith(".")]
+        strangers = [name for name in files.names() if not name.startswith(".") and not re.match(NAME, name)]
         if strangers:
             raise CacheError(f"{files.address} is not empty and no cache: it has {strangers[0]}") from None
         files.write(PLAN, _written(plan))

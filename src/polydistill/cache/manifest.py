@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from polydistill.cache.shard import SCHEMA
 
 MANIFEST, PLAN, CODEC = "manifest.json", "plan.json", "codec.safetensors"
+NAME = r"^(codec|head-\d{1,9}|shard-\d{5,9})\.safetensors$"
 
 
 class CacheError(RuntimeError):
@@ -96,7 +97,7 @@ class Plan(Entry):
 class FileRecord(Entry):
     """A file of the cache. What its name may be is decided here: it becomes a path."""
 
-    name: str = Field(pattern=r"^(codec|head-\d{1,9}|shard-\d{5,9})\.safetensors$")
+    name: str = Field(pattern=NAME)
     length: int = Field(ge=0)
     xxh3: str = Field(pattern=r"^[0-9a-f]{32}$")
 

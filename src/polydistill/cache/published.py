@@ -193,7 +193,7 @@ def noted_of(rows: Sequence[Row], label: Int[np.ndarray, " P"], vocabulary: int,
     for t, (row_ids, row_values) in enumerate(rows[: len(label)]):
         if not len(row_ids):
             row_ids, row_values = label[t : t + 1], np.array([-math.log(vocabulary)])
-        keep = np.isfinite(row_values)
+        keep = ~np.isneginf(row_values)
         row_ids, log_p = row_ids[keep], np.minimum(row_values[keep], 0.0)
         mass = float(np.exp(log_p).sum())
         fault = (

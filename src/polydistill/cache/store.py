@@ -51,6 +51,8 @@ def read_manifest(files: Files) -> Manifest:
     Raises:
         CacheError: there is none, or it cannot be read.
     """
+    if files.linked(MANIFEST):
+        raise CacheError(f"{files.address}/{MANIFEST} is a link, which is not followed")
     try:
         data = files.read(MANIFEST)
         _refuse_old(files, data)

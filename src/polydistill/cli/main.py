@@ -183,6 +183,26 @@ def report(
 
 
 @app.command()
+def doctor(
+    run: Annotated[str, typer.Argument(help="folder of a run, or folder or fsspec address of a cache")],
+    json_file: JsonFile = None,
+) -> None:
+    """Verify everything there, and say in order what is wrong and how to mend it; exit code 3 when something is."""
+    from dataclasses import asdict
+
+    from polydistill.run.doctor import examine
+
+    found = examine(run)
+    for number, one in enumerate([one for one in found if one.mend], 1):
+        console.print(f"{number}. {one.what}\n   {one.mend}")
+    for one in found:
+        if not one.mend:
+            console.print(one.what)
+    _write(json_file, [asdict(one) for one in found])
+    raise typer.Exit(3 if any(one.mend for one in found) else 0)
+
+
+@app.command()
 def demo(
     folder: Annotated[Path | None, typer.Option(help="folder of the run")] = None,
     seed: Annotated[int, typer.Option(help="of the students and their data order")] = 0,

@@ -15,7 +15,7 @@ class Terminal(Console):
         plain = {"markup": False, "emoji": False, "highlight": False}
         if all(isinstance(one, str) for one in objects):
             plain["soft_wrap"] = True
-        super().print(*(visible(o, "\n") if isinstance(o, str) else o for o in objects), **{**plain, **options})
+        super().print(*(visible(o, "\n\t") if isinstance(o, str) else o for o in objects), **{**plain, **options})
 
 
 console = Terminal()

@@ -5,11 +5,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from polydistill.cli.say import console
 from polydistill.visible import visible
-
-console = Console()
 
 
 def talk(
@@ -37,15 +35,12 @@ def talk(
     for line in sys.stdin if prompt is None else [prompt]:
         ids = student.ids(line.rstrip("\n"), chat)
         answer = student.answer(ids, tokens, temperature)
-        console.print(visible(student.text(answer), "\n\t"), highlight=False, markup=False, soft_wrap=True)
+        console.print(student.text(answer))
         if not teachers:
             continue
         found = student.choice(ids, answer, at)
         console.print(
-            f"\nafter …{visible(found.before[-60:])!r} stands {visible(found.token)!r}; the five likeliest there:",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
+            f"\nafter …{visible(found.before[-60:])!r} stands {visible(found.token)!r}; the five likeliest there:"
         )
         table = _table("who", "weight", "1", "2", "3", "4", "5")
         for name, candidates in found.candidates.items():

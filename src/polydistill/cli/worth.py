@@ -4,13 +4,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-console = Console()
+from polydistill.cli.say import console
 
 
 def _say(text: str = "") -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    console.print(text)
 
 
 def recommend(

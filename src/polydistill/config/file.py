@@ -11,13 +11,10 @@ from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, NodeEvent, ScalarEvent
 
 from polydistill.config.run import TEACHERS, RunConfig, kind_of_teacher
 from polydistill.config.section import ConfigError, Section
-
-DEEPEST, MOST = 40, 100_000
-"""Levels of nesting and values of a configuration, at most."""
+from polydistill.records.bounded import UnboundedError, bounded
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -81,7 +78,7 @@ def _read(path: Path) -> CommentedMap:
         where = f", line {mark.line + 1}" if mark is not None else ""
         problem = error.problem if isinstance(error, MarkedYAMLError) else str(error)
         raise ConfigError(f"{path}{where}: not valid YAML: {problem}") from error
-    except ConfigError as error:
+    except UnboundedError as error:
         raise ConfigError(f"{path}, {error}") from None
     if not isinstance(tree, CommentedMap):
         raise ConfigError(f"{path}: expected keys such as `student:` and `teachers:` at the top level")
@@ -122,33 +119,6 @@ def _where(at: Sequence[Any], path: str | Path, tree: Any, given: set[tuple[str,
     return "command line" if any(here[: len(key)] == key for key in given) else f"{path}{_line(tree, at)}"
 
 
-def bounded(yaml: YAML, text: str) -> Any:
-    """Plain YAML of a size that people write: no tags, and neither nesting nor aliases that grow beyond memory.
-
-    Raises:
-        ConfigError: it is more than that; the sentence begins with the line.
-        YAMLError: it is no YAML.
-    """
-    total, opened, sizes = 0, list[tuple[str | None, int]](), dict[str | None, int]()
-    for event in YAML(typ="safe", pure=True).parse(text):
-        line = f"line {event.start_mark.line + 1}"
-        if isinstance(event, CollectionEndEvent):
-            anchor, before = opened.pop()
-            sizes[anchor] = total - before
-        elif isinstance(event, NodeEvent):
-            tag = getattr(event, "tag", None)
-            if tag is not None:
-                raise ConfigError(f"{line}: the tag {tag} is not read; write plain values")
-            total += sizes.get(event.anchor, MOST) if isinstance(event, AliasEvent) else 1
-            if isinstance(event, CollectionStartEvent):
-                opened.append((event.anchor, total))
-            elif isinstance(event, ScalarEvent):
-                sizes[event.anchor] = 1
-            if len(opened) > DEEPEST or total > MOST:
-                raise ConfigError(f"{line}: more than {DEEPEST} levels or {MOST:,} values, with aliases written out")
-    return yaml.load(text)
-
-
 def _apply(tree: CommentedMap, overrides: Sequence[str]) -> set[tuple[str, ...]]:
     given: set[tuple[str, ...]] = set()
     for override in overrides:
@@ -168,7 +138,7 @@ def _apply(tree: CommentedMap, overrides: Sequence[str]) -> set[tuple[str, ...]]
             value = bounded(YAML(typ="safe", pure=True), text)
         except YAMLError as error:
             raise ConfigError(f"the value of the override {override!r} is not valid YAML") from error
-        except ConfigError as error:
+        except UnboundedError as error:
             raise ConfigError(f"the value of the override {key!r}: {error}") from None
         if isinstance(node, CommentedSeq):
             _item(node, parts[-1], override)

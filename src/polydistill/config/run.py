@@ -127,6 +127,33 @@ class GradientConfig(Section):
     expert: ExpertGradientConfig = ExpertGradientConfig()
 
 
+OWN = {
+    "output_dir": "output",
+    "num_train_epochs": "training.epochs",
+    "per_device_train_batch_size": "training.batch_size",
+    "per_device_eval_batch_size": "training.batch_size",
+    "gradient_accumulation_steps": "training.gradient_accumulation",
+    "lr_scheduler_type": "training.schedule",
+    "data_seed": "training.seed",
+    "logging_steps": "training.log_steps",
+    "save_total_limit": "training.keep_checkpoints",
+    "use_cpu": "training.cpu",
+    "eval_steps": "training.evaluation_steps",
+    "max_length": "data.max_length",
+    "dataset_text_field": "data.text_field",
+    "completion_only_loss": "data.loss",
+    "assistant_only_loss": "data.loss",
+    **{
+        name: f"training.{name}"
+        for name in (
+            "max_steps", "learning_rate", "warmup_steps", "weight_decay", "max_grad_norm", "seed", "bf16",
+            "gradient_checkpointing", "save_steps", "report_to",
+        )
+    },
+}  # fmt: skip
+"""Arguments of trl that have a place of their own."""
+
+
 class TrainingConfig(Section):
     """The loop; `extra` goes to `trl.SFTConfig` (on_policy: `trl.DistillationConfig`) as it is."""
 
@@ -172,6 +199,17 @@ class TrainingConfig(Section):
     loss_mib: int | None = Field(default=None, ge=1, description="memory of the objective's chunks, MiB")
     report_to: list[str] = Field(default=[])
     extra: dict[str, Any] = Field(default={})
+
+    @field_validator("extra")
+    @classmethod
+    def _adds(cls, extra: dict[str, Any]) -> dict[str, Any]:
+        """It adds to what the sections say, and takes nothing back: checkpoints stay in the run, and whole."""
+        for name, place in OWN.items():
+            if name in extra:
+                raise ValueError(f"{name} is {place} here; say it there, where the rest of the run reads it")
+        if extra.get("save_only_model"):
+            raise ValueError("save_only_model leaves checkpoints that nothing can go on from; leave it out")
+        return extra
 
 
 class RunConfig(Section):

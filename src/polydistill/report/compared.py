@@ -8,8 +8,10 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from polydistill.records import CONFIG, METRICS, SUMMARY, EvaluationRecord, RecordError, read_summary
+from polydistill.records.bounded import bounded
 from polydistill.records.files import read_metrics
 from polydistill.records.paired import Interval, better
+from polydistill.records.seal import refuse_broken
 
 OUTPUT = "output"
 """The one key that always differs."""
@@ -56,6 +58,8 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
         FileNotFoundError: one has no summary; it has not ended.
         RecordError: a record cannot be read.
     """
+    for folder in folders:
+        refuse_broken(folder, [SUMMARY, METRICS, CONFIG])
     found = [(folder, read_summary(folder / SUMMARY), _evaluation(folder)) for folder in folders]
     rows: list[tuple[Compared, EvaluationRecord | None, dict[str, Any]]] = []
     for folder, summary, record in found:
@@ -96,7 +100,7 @@ def _same_texts(one: EvaluationRecord | None, other: EvaluationRecord | None) ->
 def _keys(folder: Path) -> dict[str, Any]:
     """Every key of a run's configuration with its path."""
     try:
-        tree = YAML(typ="safe").load(folder / CONFIG)
+        tree = bounded(YAML(typ="safe", pure=True), (folder / CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except Exception as error:

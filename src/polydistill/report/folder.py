@@ -21,6 +21,7 @@ from polydistill.records import (
     read_ribbons,
     read_summary,
 )
+from polydistill.records.seal import RECORDS, refuse_broken
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ def read_run(folder: Path | str) -> Run:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no run folder {folder}")
+    refuse_broken(folder, RECORDS)
     metrics, ribbons, summary = folder / METRICS, folder / RIBBONS, folder / SUMMARY
     certificate = folder / CERTIFICATE
     steps, evaluations = read_metrics(metrics) if metrics.exists() else ([], [])

@@ -1,12 +1,9 @@
 """From a configuration to what it describes: the stack, the objective, the trainer."""
 
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig
 
 from polydistill.cache import Cache, CachedTeacher
@@ -21,7 +18,7 @@ from polydistill.run.build_on_policy import SAMPLED, distillation_config
 from polydistill.run.build_safety import build_constraints, build_severity
 from polydistill.safety import Order, Ordered, Tilt, Veto, scores_of
 from polydistill.teachers import LocalTeacher, Teacher
-from polydistill.teachers.local import reason_of
+from polydistill.teachers.local import NotLoadedError, load_model
 from polydistill.teachers.served import Patience, ServedTeacher
 from polydistill.training.gradient.across_groups import AcrossGroups, Critical, Labels
 from polydistill.training.gradient.across_teachers import AcrossTeachers
@@ -132,20 +129,15 @@ def build_student(section: c.StudentConfig) -> tuple[Any, Any]:
     Raises:
         ConfigError: it cannot be loaded.
     """
-    kwargs: dict[str, Any] = {"revision": section.revision, "trust_remote_code": section.trust_remote_code}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(section.model, **kwargs)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            section.model, dtype=DTYPES[section.dtype] or "auto", output_loading_info=True, **kwargs
+        model, tokenizer = load_model(
+            section.model,
+            DTYPES[section.dtype],
+            revision=section.revision,
+            trust_remote_code=section.trust_remote_code,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
-        raise ConfigError(f"student.model: {section.model!r} could not be loaded: {reason_of(error)}") from error
-    model, info = loaded
-    if missing := sorted(info["missing_keys"]):  # Transformers fills them with random numbers
-        raise ConfigError(
-            f"student.model: {section.model!r} lacks {len(missing)} of the weights that its config asks for, the first "
-            f"being {missing[0]}"
-        )
+    except NotLoadedError as error:
+        raise ConfigError(f"student.model: {error}") from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model, tokenizer

@@ -168,7 +168,8 @@ def keep_measured(config: RunConfig, found: Mapping[str, Any]) -> Path:
     if int(os.environ.get("RANK", "0")) == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{MEASURED}.{os.getpid()}")
-        temporary.write_text(json.dumps({**found, "of": measured_of(config)}, indent=2) + "\n", encoding="utf-8")
+        content = {**found, "of": measured_of(config)}
+        temporary.write_text(json.dumps({**content, "xxh3": _seal(content)}, indent=2) + "\n", encoding="utf-8")
         os.replace(temporary, path)
     return path
 
@@ -182,7 +183,14 @@ def _read(path: Path) -> dict[str, Any]:
         raise DataError(f"safety.measured: {path} cannot be read: {error}") from error
     if not isinstance(found, dict) or not {"unsafe", "positions", "fails", "data", "of"} <= set(found):
         raise DataError(f"safety.measured: {path} was not written by `polydistill safety measure`")
+    told = found.pop("xxh3", None)
+    if told is not None and told != _seal(found):
+        raise DataError(f"safety.measured: {path} is not what was written; `polydistill safety measure` writes it anew")
     return found
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
 
 
 def _none(name: str) -> float:

@@ -35,6 +35,7 @@ from polydistill.records import (
     write_ribbons,
     write_summary,
 )
+from polydistill.records.seal import SEAL, refuse_broken, seal
 from polydistill.run.build import build_trainer
 from polydistill.run.cache import refuse_unheard
 from polydistill.run.card import write_card
@@ -144,6 +145,7 @@ def _train(
         trainer.add_callback(ProgressCallback(console))
     main = trainer.is_world_process_zero()
     if main:
+        (folder / SEAL).unlink(missing_ok=True)  # what it speaks of is about to change
         dump_config(config, folder / CONFIG)
         write_certificate(folder, trainer.pipeline, says(trainer.promises()), NOT_TRAINED)
         if order is not None and console is not None:
@@ -347,7 +349,8 @@ def _leave_behind(
         write_ribbons(folder / RIBBONS, evaluation.ribbons)
     sources = {name: section.source for name, section in config.teachers.items()}
     write_card(folder / STUDENT, summary, promised, sources, config.student.model)
-    write_summary(folder / SUMMARY, summary)  # last: a run that has one is finished
+    write_summary(folder / SUMMARY, summary)  # a run that has one is finished
+    seal(folder, STUDENT)
 
 
 def evaluate_run(folder: Path) -> Evaluation:
@@ -358,6 +361,7 @@ def evaluate_run(folder: Path) -> Evaluation:
     """
     if not (folder / CONFIG).is_file() or not (folder / STUDENT).is_dir():
         raise ConfigError(f"{folder} is not a finished run: it needs {CONFIG} and the folder {STUDENT}")
+    refuse_broken(folder, [STUDENT, CONFIG])
     config = load_config(folder / CONFIG)
     if config.data.evaluation is None:
         raise ConfigError(f"{folder}: the run has no held-out data; give one with data.evaluation=FILE")

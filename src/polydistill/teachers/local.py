@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 from jaxtyping import Int
+from peft import PeftConfig, PeftModel
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import find_adapter_config_file
 
 from polydistill.data.context import to_the_left
 from polydistill.logprobs import HiddenStates
@@ -17,6 +19,59 @@ from polydistill.teachers.examine import ModelRefusedError, examine
 from polydistill.teachers.head import head_of, last_hidden_state
 from polydistill.teachers.source import Teacher, TeacherUnavailableError
 from polydistill.teachers.vocabulary import agree, check_rows, named, refuse_in, reserved_ids
+
+
+class NotLoadedError(ValueError):
+    """A model cannot be loaded; the sentence begins with where it was looked for."""
+
+
+def load_model(
+    source: str,
+    dtype: torch.dtype | str | None = None,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    **model_kwargs: Any,
+) -> tuple[Any, PreTrainedTokenizerBase]:
+    """Model and tokenizer, whole; the folder of an adapter gives its base with the adapter merged, by PEFT.
+
+    Transformers would put the adapter into the model itself, and could not save that one with every PEFT.
+
+    Args:
+        source: hub id or local folder.
+        dtype: None takes that of the weights.
+        revision, trust_remote_code, model_kwargs: as Transformers has them.
+
+    Raises:
+        NotLoadedError: it cannot be, or lacks weights, which Transformers would fill with random numbers.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
+        there = find_adapter_config_file(source, revision=revision) is not None
+        adapter = PeftConfig.from_pretrained(source, revision=revision) if there else None
+        if adapter is not None and adapter.is_prompt_learning:
+            raise ValueError(f"its {adapter.peft_type} adapter is no change of weights and cannot be merged")
+        base = source if adapter is None else str(adapter.base_model_name_or_path)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            base,
+            dtype=dtype or "auto",
+            output_loading_info=True,
+            revision=revision if adapter is None else adapter.revision,
+            trust_remote_code=trust_remote_code,
+            **model_kwargs,
+        )
+        model, info = loaded
+        if adapter is not None:
+            model = PeftModel.from_pretrained(model, source, revision=revision).merge_and_unload()
+            model.requires_grad_(True)
+    except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
+        hint = "" if Path(source).exists() else "; it is neither a local folder nor a model that the hub gave"
+        raise NotLoadedError(f"{source!r} could not be loaded: {reason_of(error)}{hint}") from error
+    if missing := sorted(info["missing_keys"]):
+        raise NotLoadedError(
+            f"{source!r} lacks {len(missing)} of the weights that its config asks for, the first being {missing[0]}"
+        )
+    return model, tokenizer
 
 
 def reason_of(error: Exception) -> str:
@@ -65,26 +120,11 @@ class LocalTeacher:
         Raises:
             TeacherUnavailableError: it cannot be loaded; the sentence says why.
         """
-        kwargs: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+        more = {"revision": revision, "trust_remote_code": trust_remote_code, **model_kwargs}
         try:
-            tokenizer = AutoTokenizer.from_pretrained(source, **kwargs)
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                source, dtype=dtype or "auto", output_loading_info=True, **kwargs, **model_kwargs
-            )
-            model, info = loaded
-        except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
-            hint = "a local folder" if Path(source).exists() else "neither a local folder nor a model that the hub gave"
-            reason = reason_of(error)
-            raise TeacherUnavailableError(
-                f"teacher {name!r}: {source!r} ({hint}) could not be loaded: {reason}"
-            ) from error
-        # Transformers fills what a checkpoint lacks with random numbers; such a teacher would teach noise.
-        if missing := sorted(info["missing_keys"]):
-            raise TeacherUnavailableError(
-                f"teacher {name!r}: {source!r} lacks {len(missing)} of the weights that its config asks for, the first "
-                f"being {missing[0]}"
-            )
-        return cls(name, model, tokenizer)
+            return cls(name, *load_model(source, dtype, **more))
+        except NotLoadedError as error:
+            raise TeacherUnavailableError(f"teacher {name!r}: {error}") from error
 
     def agree_with(self, tokenizer: PreTrainedTokenizerBase, visible: int) -> str | None:
         """Check the vocabulary against the student's; returns what is masked, in words, or None.

@@ -58,7 +58,7 @@ def verify(folder: Path) -> Fault | None:
         schema = manifest["schema"]
     except FileNotFoundError:
         return Fault(folder, "it has no manifest, so it was not finished", unfinished=True)
-    except (ValueError, KeyError, TypeError, AttributeError):  # ValueError: neither JSON nor even text
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # ValueError: not even text
         return Fault(folder, "its manifest cannot be read")
     if schema != SCHEMA:
         return Fault(folder, f"its manifest has schema {schema!r} instead of {SCHEMA}")
@@ -75,7 +75,7 @@ def verify(folder: Path) -> Fault | None:
 
 def in_order(run: Path) -> list[Path]:
     """Checkpoint folders of a run, oldest first."""
-    found = [path for path in run.glob(PREFIX + "*") if path.is_dir() and path.name[len(PREFIX) :].isdigit()]
+    found = [path for path in run.glob(PREFIX + "*") if path.is_dir() and path.name[len(PREFIX) :].isdecimal()]
     return sorted(found, key=lambda path: int(path.name[len(PREFIX) :]))
 
 

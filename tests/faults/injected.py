@@ -1,0 +1,330 @@
+"""Faults, each with a name: what is done to a copy, and what must come of it. A fault that nobody notices is lost."""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import forked
+import servers
+import torch
+
+from polydistill.cache import Cache, CacheError
+from polydistill.config.file import ConfigError, load_config
+from polydistill.data.context import DataError
+from polydistill.data.load import load_data
+from polydistill.records import RecordError
+from polydistill.records.seal import refuse_broken
+from polydistill.report.folder import read_run
+from polydistill.run.cache import build_cache
+from polydistill.run.doctor import examine
+from polydistill.run.train import weights_hash
+from polydistill.teachers.served import Patience, ServedTeacher
+from polydistill.teachers.source import TeacherUnavailableError
+from polydistill.training.checkpoint import newest_verified
+
+RECORDS = ("metrics.jsonl", "ribbons.jsonl", "summary.json", "certificate.json", "config.yaml")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Attributes: class, name; `inject` takes the whole folder and an empty one, and raises where something is lost."""
+
+    kind: str
+    name: str
+    inject: Callable[[Path, Path], None]
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size * 2 // 3)
+
+
+def empty(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def zeros(path: Path) -> None:
+    """The length of a file whose blocks never came to the disk."""
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def linked(path: Path) -> None:
+    path.rename(path.with_suffix(".elsewhere"))
+    path.symlink_to(path.with_suffix(".elsewhere"))
+
+
+DAMAGES = (flip, cut, empty, zeros, Path.unlink)
+
+
+def refused(kinds: type[Exception] | tuple[type[Exception], ...], what: Callable[[], object], *words: str) -> str:
+    """One sentence of one of these kinds."""
+    try:
+        what()
+    except kinds as error:
+        said = str(error)
+    else:
+        raise AssertionError("nothing was noticed")
+    assert said.strip()
+    assert len(said.splitlines()) <= 3, said
+    assert all(word in said for word in words), said
+    return said
+
+
+def diagnosed(folder: Path, *words: str) -> None:
+    wrong = [one for one in examine(str(folder)) if one.mend]
+    assert any(all(word in one.what for word in words) for one in wrong), wrong
+
+
+def of_a_run(whole: Path) -> Iterator[Fault]:
+    """Files of a finished run: the doctor names each, and whoever reads it refuses it."""
+    inside = [path.name for path in (whole / "run" / "student").iterdir() if path.name != "README.md"]
+    for name in (*RECORDS, *(f"student/{one}" for one in inside)):
+        for damage in DAMAGES:
+
+            def inject(whole: Path, place: Path, name: str = name, damage: Callable[[Path], None] = damage) -> None:
+                run = Path(shutil.copytree(whole / "run", place / "run"))
+                damage(run / name)
+                diagnosed(run, name)
+                if name in RECORDS:
+                    refused(RecordError, lambda: read_run(run), name)
+                else:
+                    refused(RecordError, lambda: refuse_broken(run, ["student"]), name)
+
+            yield Fault("run", f"{damage.__name__} {name}", inject)
+
+
+def of_a_checkpoint(whole: Path) -> Iterator[Fault]:
+    """Files of the newest checkpoint: the one before is taken."""
+    for path in sorted((whole / "run" / "checkpoint-4").iterdir()):
+        for damage in DAMAGES:
+
+            def inject(
+                whole: Path, place: Path, name: str = path.name, damage: Callable[[Path], None] = damage
+            ) -> None:
+                run = Path(shutil.copytree(whole / "run", place / "run"))
+                damage(run / "checkpoint-4" / name)
+                folder, faults = newest_verified(run)
+                assert folder is not None
+                assert folder.name == "checkpoint-2"
+                assert [fault.folder.name for fault in faults] == ["checkpoint-4"]
+                diagnosed(run, "checkpoint-4")
+
+            yield Fault("checkpoint", f"{damage.__name__} {path.name}", inject)
+
+
+def of_a_cache(whole: Path) -> Iterator[Fault]:
+    """Files of a finished cache; all but the manifest are named, and are made anew by a build without one."""
+    for path in sorted((whole / "cache").iterdir()):
+        for damage in (*DAMAGES, linked):
+
+            def inject(
+                whole: Path, place: Path, name: str = path.name, damage: Callable[[Path], None] = damage
+            ) -> None:
+                cache = Path(shutil.copytree(whole / "cache", place / "cache"))
+                damage(cache / name)
+                refused(CacheError, lambda: Cache(str(cache)), "" if name == "manifest.json" else name)
+                if name != "manifest.json" or damage is not Path.unlink:
+                    diagnosed(cache, name)
+
+            yield Fault("cache", f"{damage.__name__} {path.name}", inject)
+    for name in ("codec.safetensors", "head-1.safetensors", "shard-00001.safetensors", "plan.json"):
+        yield Fault("unfinished cache", f"flip {name}", lambda whole, place, name=name: gone_on(whole, place, name))
+
+
+def gone_on(whole: Path, place: Path, name: str) -> None:
+    """A build that goes on with a damaged file ends with the files of one that did not meet it."""
+    cache = Path(shutil.copytree(whole / "cache", place / "cache"))
+    (cache / "manifest.json").unlink()
+    (cache / "plan.json").write_text("{}")
+    flip(cache / name)
+    build_cache(load_config(whole / "run.yaml"), str(cache), command="build")
+    for path in (whole / "cache").iterdir():
+        assert (cache / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+NAMES = ("../victim", "/etc/passwd", "a/../../victim", "..", "", "codec.safetensors\n", "shard-1.safetensors", "CODEC")
+
+
+def of_names(whole: Path) -> Iterator[Fault]:
+    """Names in a manifest that lead elsewhere."""
+    for name in NAMES:
+        for where in ("codec", "shards"):
+
+            def inject(whole: Path, place: Path, name: str = name, where: str = where) -> None:
+                cache = Path(shutil.copytree(whole / "cache", place / "cache"))
+                (place / "victim").write_text("mine")
+                tree = json.loads((cache / "manifest.json").read_text())
+                (tree["codec"] if where == "codec" else tree["shards"][0])["name"] = name
+                tree["checksum"] = None
+                (cache / "manifest.json").write_text(json.dumps(tree))
+                refused(CacheError, lambda: Cache(str(cache)), "cannot be read")
+                diagnosed(cache, "manifest.json")
+                assert (place / "victim").read_text() == "mine"
+
+            yield Fault("name", f"{where} {name!r}", inject)
+
+
+LINES = {
+    "infinite rate": "training: {learning_rate: .inf}",
+    "rate past all numbers": "training: {learning_rate: 1e999}",
+    "NaN floor": "floor: .nan",
+    "seed past 32 bits": "training: {seed: 99999999999}",
+    "negative seed": "training: {seed: -5}",
+    "huge batch": "training: {batch_size: 1000000000000000000000}",
+    "infinite temperature": "objective: {temperature: .inf}",
+    "infinite score": "safety: {kind: veto, scores: {a: .inf, b: 1}}",
+    "tag of Python": "tasks: !!python/object/apply:os.system [id]",
+    "own tag": "tasks: !mine [a]",
+    "binary": "tasks: [!!binary aGk=]",
+    "nesting": "tasks: " + "[" * 5000,
+    "alias in itself": "tasks: &a [*a]",
+    "alias bomb": "training:\n extra:\n  b0: &b0 [1]\n"
+    + "".join(f"  b{i}: &b{i} [{', '.join([f'*b{i - 1}'] * 10)}]\n" for i in range(1, 9)),
+    "code without a revision": "gradient: null\nstudent: {model: them/m, trust_remote_code: true}",
+    "token": "training: {extra: {hub_token: hf_0123456789abcdefghij}}",
+    "password": "training: {extra: {run_name: 'https://me:word@host'}}",
+    "unknown key": "trainig: {}",
+    "two documents": "---\na: 1",
+    "half a string": 'tasks: ["a',
+}
+
+
+def of_configurations(whole: Path) -> Iterator[Fault]:
+    """Lines of a configuration."""
+    for name, line in LINES.items():
+
+        def inject(whole: Path, place: Path, line: str = line) -> None:
+            text = (whole / "run.yaml").read_text()
+            if "student: {" in line:
+                text = re.sub("student: .*\n", "", text)
+            if "training:" in line:
+                text = re.sub("training: .*\n", "", text)
+            (place / "run.yaml").write_text(text + line + "\n")
+            refused(ConfigError, lambda: load_config(place / "run.yaml"), "run.yaml")
+
+        yield Fault("configuration", name, inject)
+
+
+DATA = {
+    "half a line": ("d.jsonl", b'{"text": "a b"}\n{"text": '),
+    "a list": ("d.jsonl", b'{"text": "a b"}\n[1]\n'),
+    "nothing": ("d.jsonl", b""),
+    "only blank lines": ("d.jsonl", b"\n\n"),
+    "no column": ("d.jsonl", b'{"txt": "a"}\n'),
+    "gzip as json": ("d.json", b"\x1f\x8b\x08\x00" + bytes(40)),
+    "gzip as jsonl": ("d.jsonl", b"\x1f\x8b\x08\x00" + bytes(40)),
+    "zip as csv": ("d.csv", b"PK\x03\x04" + bytes(40)),
+    "half a table": ("d.parquet", b"PAR1" + bytes(20)),
+    "nobody": ("missing.jsonl", None),
+}
+
+
+def of_data(whole: Path) -> Iterator[Fault]:
+    """Files of data."""
+    for name, (file, content) in DATA.items():
+
+        def inject(whole: Path, place: Path, file: str = file, content: bytes | None = content) -> None:
+            if content is not None:
+                (place / file).write_bytes(content)
+            refused(DataError, lambda: load_data(str(place / file), "train", "text"), file)
+
+        yield Fault("data", name, inject)
+
+
+IDS = torch.tensor([[30, 41, 52, 63, 74, 85]])
+
+
+def entry(answer: dict) -> dict:
+    return next(iter(answer["choices"][0]["prompt_logprobs"][1].values()))
+
+
+ANSWERS: dict[str, servers.Reply] = {
+    "500": servers.always("500 no"),
+    "404": servers.always("404 no"),
+    "half": servers.half,
+    "hangs up": servers.hangs_up,
+    "stalls": servers.stalls,
+    "drips": servers.drips,
+    "drips heads": servers.drips_headers,
+    "repeats the key": servers.repeats_the_key,
+    "no JSON": servers.always("200 OK", b"<html>"),
+    "nested": servers.always("200 OK", b"[" * 100_000),
+    "8 MiB of blanks": servers.always("200 OK", b" " * 2**23),
+    "another model": servers.spoiled(lambda a: a.update(model="x" * 10**6)),
+    "no choice": servers.spoiled(lambda a: a["choices"].clear()),
+    "NaN": servers.spoiled(lambda a: entry(a).update(logprob=float("nan"))),
+    "above one": servers.spoiled(lambda a: entry(a).update(logprob=1.0)),
+    "no rank": servers.spoiled(lambda a: entry(a).pop("rank")),
+    "too short": servers.spoiled(lambda a: a["choices"][0]["prompt_logprobs"].pop()),
+    "other tokens": servers.spoiled(lambda a: a["choices"][0]["prompt_token_ids"].reverse()),
+    "mass that cannot be": servers.spoiled(
+        lambda a: [e.update(logprob=e["logprob"] - 9) for e in a["choices"][0]["prompt_logprobs"][1].values()] and None
+    ),
+}
+SHORT = Patience(connect_s=2, read_s=0.3, write_s=2, pool_s=2, total_s=0.6, attempts=1, outage_s=2)
+
+
+def of_servers(whole: Path) -> Iterator[Fault]:
+    """Answers of a server."""
+    scorer = servers.scorer()
+    for name, reply in ANSWERS.items():
+
+        def inject(whole: Path, place: Path, reply: servers.Reply = reply) -> None:
+            os.environ[servers.VARIABLE] = servers.KEY
+            with servers.Faulty(reply, scorer).running() as url:
+                teacher = ServedTeacher(
+                    "big", url, servers.MODEL, top_logprobs=5, patience=SHORT, api_key_env=servers.VARIABLE,
+                    body_limit=2**20,
+                )  # fmt: skip
+                teacher.visible = 300
+                said = refused(
+                    TeacherUnavailableError,
+                    lambda: teacher.speak(IDS, torch.ones_like(IDS), torch.tensor([0, 2, 4])),
+                    "'big'",
+                )
+            assert servers.KEY not in said
+            assert len(said) < 1500
+
+        yield Fault("server", name, inject)
+
+
+def command(place: Path, *words: str, **how: str) -> forked.Process:
+    env = {**os.environ, "PYTHONWARNINGS": "ignore", **how}
+    return forked.Process([*forked.POLYDISTILL, *words], cwd=place, env=env)
+
+
+def of_kills(whole: Path) -> Iterator[Fault]:
+    """SIGKILL at a moment of the whole command; the same command then ends with the same student."""
+    chance = random.Random(0)
+    for number in range(10):
+
+        def inject(whole: Path, place: Path, moment: float = chance.random()) -> None:
+            words = ("train", str(whole / "run.yaml"), f"output={place / 'run'}")
+            process, ready = command(place, *words), place / "run" / "config.yaml"
+            while not ready.is_file() and process.poll() is None:
+                time.sleep(0.01)
+            time.sleep(moment * 4)
+            process.send_signal(signal.SIGKILL)
+            process.wait(60)
+            again = command(place, *words)
+            assert again.wait(240) == 0, again.stderr
+            assert weights_hash(place / "run" / "student") == weights_hash(whole / "run" / "student")
+            assert not [one for one in examine(str(place / "run")) if one.mend and "was left by" not in one.what]
+
+        yield Fault("kill", f"moment {number}", inject)
+
+
+CLASSES = (of_a_run, of_a_checkpoint, of_a_cache, of_names, of_configurations, of_data, of_servers)
+LONG = (*CLASSES, of_kills)
