@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-fast test-long check system faults audit lock proofs docs pages bench mutants install clean
+.PHONY: demo test test-fast test-long test-kernels check system faults audit lock proofs docs pages bench mutants install clean
 
 demo: $(VENV)/.demo
 	$(BIN)/polydistill demo
@@ -27,6 +27,20 @@ test-fast: $(VENV)/.dev
 # At most 30 minutes; pytest says 5 when there are no such tests.
 test-long: $(VENV)/.dev system
 	timeout 1800 $(PYTEST) -m long || test $$? -eq 5
+
+# The fused kernel under Triton's interpreter. Triton beside a CPU's torch would change what trl and transformers do, so
+# it has an environment of its own, which sees the packages of the other one.
+KERNELS := .venv-kernels
+test-kernels: $(KERNELS)/.triton
+	TRITON_INTERPRET=1 $(KERNELS)/bin/python -m pytest -q -n 2 tests/kernels
+
+$(KERNELS)/.triton: $(VENV)/.dev
+	$(BIN)/python -m venv $(KERNELS)
+	purelib='import sysconfig; print(sysconfig.get_path("purelib"))'; \
+	echo "import site; site.addsitedir('$$($(BIN)/python -c "$$purelib")')" \
+		> "$$($(KERNELS)/bin/python -c "$$purelib")/other.pth"
+	$(KERNELS)/bin/python -m pip install --quiet --no-deps triton==3.9.0
+	touch $@
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -94,4 +108,4 @@ $(VENV)/.docs: $(VENV)/.torch pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(KERNELS) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -21,7 +21,7 @@ import torch
 from measure import hardware, in_a_process, peak_extra_bytes, ratio, side_by_side, table, typical
 from rivals import RIVALS, Case, floor, has_liger, naive, one_projection, ours, trl_times_k, workload
 
-from polydistill.objective.distil import DEFAULT_BYTES
+from polydistill.objective.distil import chunk_bytes
 from polydistill.objective.kernels.tiled import SWITCH
 
 TEACHERS, TEACHERS_FULL = (1, 2, 4, 8, 16), (1, 4)
@@ -193,7 +193,7 @@ def memory_table(n: int, v: int, d: int, dtype: torch.dtype, device: str, full: 
     if fits(Case(n, v, d, 4, dtype, device)):
         found["naive K=4"] = of("naive", 4)
     if not full:
-        wide = DEFAULT_BYTES[device] * 2  # room for 128 rows of 16 teachers
+        wide = chunk_bytes(torch.device(device)) * 2  # room for 128 rows of 16 teachers
         found |= {"trl x K=4": of("trl x K", 4), "ours K=2": of("ours", 2, wide), "ours K=16": of("ours", 16, wide)}
     print(f"\nPeak memory beyond the inputs, N={n}, V={v}, D={d}\n")
     print(table(["", "MiB"], [[k, "did not fit" if b is None else f"{b / 2**20:.0f}"] for k, b in found.items()]))

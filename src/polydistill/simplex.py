@@ -14,6 +14,9 @@ positive weights are a vector space (the Aitchison geometry of the simplex): the
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -27,12 +30,35 @@ class NoActiveTeacherError(ValueError):
     """Every teacher of some position is masked, dropped or vetoed, so there is nothing to normalise."""
 
 
+_asking: ContextVar[bool] = ContextVar("asking", default=True)
+
+
+@contextmanager
+def nothing_is_asked() -> Iterator[None]:
+    """Inside, no operation waits for the device to answer: what would be refused becomes NaN.
+
+    Whoever opens it looks for NaN at the end, and calls again outside for the error.
+    """
+    before = _asking.set(False)
+    try:
+        yield
+    finally:
+        _asking.reset(before)
+
+
+def is_asking() -> bool:
+    """Whether numbers may be looked at; on a GPU that waits for everything before them."""
+    return _asking.get()
+
+
 def normalise(log_w: Float[Tensor, "*positions K"]) -> LogWeights:
     """`log_w - logsumexp(log_w)`: the weights of unnormalised log-weights, `-inf` kept as it is.
 
     Raises:
-        NoActiveTeacherError: some position has no finite entry.
+        NoActiveTeacherError: some position has no finite entry; it gets NaN where nothing is asked.
     """
+    if not is_asking():
+        return log_w.log_softmax(-1)
     log_z = log_w.logsumexp(-1, keepdim=True)
     if not torch.isfinite(log_z).all():
         where = (~torch.isfinite(log_z.squeeze(-1))).nonzero()

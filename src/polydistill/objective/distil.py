@@ -16,6 +16,7 @@ from torch import Tensor
 
 from polydistill.logprobs import STATISTICS, Head, Positions, Statistics, TeacherOutput
 from polydistill.objective.divergence import Divergence
+from polydistill.objective.kernels import row_bytes
 from polydistill.objective.kernels.tiles import ALIGNED
 from polydistill.objective.loop import Decide, Gradients, Task, exact, merged, run
 
@@ -23,8 +24,11 @@ LEAST_ROWS, GOOD_ROWS = 128, 352
 """Matrix products on fewer rows than the first are two to five times slower; up to the second, each chunk's reading
 of the heads still shows. The default budget gives way to the second, a budget that was asked for to the first."""
 
-DEFAULT_BYTES = {"cpu": 3 * 2**26, "cuda": 2**30}
-"""Byte budget of a chunk by device."""
+CPU_BYTES = 3 * 2**26
+"""Byte budget of a chunk on a CPU."""
+
+DEVICE_SHARE, USUAL_DEVICE = 24, 24 * 2**30
+"""Of all memory of any other device, a chunk's logits get one part in so many; where it does not say, it has that."""
 
 
 @dataclass(frozen=True)
@@ -132,14 +136,19 @@ def _validate(task: Task) -> None:
         raise ValueError(f"{len(task.positions)} positions are described, the student has {hidden.shape[0]}")
 
 
+def chunk_bytes(device: torch.device) -> int:
+    """Byte budget of a chunk unless one is given: on a GPU it follows from the memory that there is in all."""
+    if device.type == "cpu":
+        return CPU_BYTES
+    properties = getattr(torch.get_device_module(device), "get_device_properties", None)
+    return (USUAL_DEVICE if properties is None else int(properties(device).total_memory)) // DEVICE_SHARE
+
+
 def _rows(task: Task, loss_bytes: int | None) -> int:
     """Rows of a chunk under a byte budget."""
-    device, total = task.hidden.device.type, len(task.positions)
-    # Of each teacher, of the one that speaks, of a student that signals read, and on a GPU of the gradient.
-    blocks = len(task.outputs) + 1 + ("student_gap" in task.needs) + (device != "cpu")
-    budget = DEFAULT_BYTES.get(device, DEFAULT_BYTES["cuda"]) if loss_bytes is None else loss_bytes
-    fit = budget // (exact(task.hidden).itemsize * task.head.vocabulary * blocks) // ALIGNED * ALIGNED
-    return _balanced(total, max(GOOD_ROWS if loss_bytes is None else LEAST_ROWS, fit))
+    budget = chunk_bytes(task.hidden.device) if loss_bytes is None else loss_bytes
+    fit = budget // row_bytes(task.call(0, with_gradient=True)) // ALIGNED * ALIGNED
+    return _balanced(len(task.positions), max(GOOD_ROWS if loss_bytes is None else LEAST_ROWS, fit))
 
 
 def _balanced(total: int, most: int) -> int:

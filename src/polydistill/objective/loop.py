@@ -3,17 +3,20 @@
 Nothing here waits for the device until every chunk is done: where a value is not finite is collected, and asked once.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from polydistill.logprobs import Head, Informed, Positions, Statistics, TeacherOutput
+from polydistill.logprobs import Head, HiddenStates, Informed, Positions, Statistics, TeacherOutput
 from polydistill.objective.divergence import Divergence
 from polydistill.objective.kernels import Call, Kernel, Pulled, Read, kernel_for
+from polydistill.simplex import nothing_is_asked
 
 Decide = Callable[[Statistics, Any], tuple[Float[Tensor, "n K"], Any]]
 """From the statistics of a chunk and the carry of the chunk before to log-weights and the next carry.
@@ -63,7 +66,26 @@ class Task:
             divergence=self.divergence,
             needs=self.needs,
             with_gradient=with_gradient,
+            storage=self.storage,
+            heads=(*map(_head_of, self.outputs), self.head),
         )
+
+    @property
+    def storage(self) -> torch.dtype:
+        """The models' own dtype where all have it, and it has float32's range; otherwise that of the sums."""
+        kinds = {says.hidden.dtype if isinstance(says, HiddenStates) else None for says in map(_said, self.outputs)}
+        own = self.hidden.dtype
+        return own if kinds == {own} and own == torch.bfloat16 else exact(self.hidden)
+
+
+def _said(teacher: TeacherOutput) -> TeacherOutput:
+    """What the objective pools."""
+    return teacher.says if isinstance(teacher, Informed) else teacher
+
+
+def _head_of(teacher: TeacherOutput) -> Head | None:
+    said = _said(teacher)
+    return said.head if isinstance(said, HiddenStates) else None
 
 
 def exact(hidden: Tensor) -> torch.dtype:
@@ -92,24 +114,32 @@ class Chunk:
     @property
     def label(self) -> Int[Tensor, " m"]:
         """Next tokens where there is loss."""
-        return self.positions.target[self.local]
+        return self.of_loss(self.positions.target)
+
+    def of_loss(self, values: Shaped[Tensor, "n ..."]) -> Shaped[Tensor, "m ..."]:
+        """Those of the positions with loss."""
+        return values if isinstance(self.taken, slice) else values[self.local]
 
 
-def chunks(positions: Positions, rows: int) -> Iterator[Chunk]:
-    """All positions in order, `rows` at a time."""
-    has_loss, silent = positions.has_loss.cpu(), (positions.has_target & ~positions.has_loss).cpu()
-    device = positions.target.device
-    for start in range(0, len(positions), rows):
-        taken = slice(start, min(start + rows, len(positions)))
-        local = has_loss[taken].nonzero().squeeze(1).to(device)
+def chunks(positions: Positions, rows: int) -> list[Chunk]:
+    """All positions in order, `rows` at a time; where there is loss is asked of the device once, here."""
+    device, total = positions.target.device, len(positions)
+    masks = torch.stack([positions.has_loss, positions.has_target & ~positions.has_loss]).cpu()
+    starts = range(0, total, rows)
+    loss, silent = (_places(mask, rows, device) for mask in masks)
+    found = []
+    for start, local, quiet in zip(starts, loss, silent, strict=True):
+        taken = slice(start, min(start + rows, total))
         whole = len(local) == taken.stop - taken.start
-        yield Chunk(
-            rows=taken,
-            positions=positions.at(taken),
-            local=local,
-            taken=taken if whole else local + start,
-            silent=silent[taken].nonzero().squeeze(1).to(device),
-        )
+        at = taken if whole else local + start
+        found.append(Chunk(rows=taken, positions=positions.at(taken), local=local, taken=at, silent=quiet))
+    return found
+
+
+def _places(mask: Bool[Tensor, " N"], rows: int, device: torch.device) -> Sequence[Int[Tensor, " m"]]:
+    """Where a mask on the host is true, chunk by chunk and counted from the chunk's first; on the device."""
+    found = [part.nonzero().squeeze(1) for part in mask.split(rows)] if len(mask) else []
+    return torch.cat(found).to(device).split([len(part) for part in found]) if found else ()
 
 
 @dataclass(frozen=True)
@@ -143,13 +173,32 @@ class Gradients:
             else:
                 self.hidden[at] = compact @ weight
         if self.weight is not None:
-            part = self.weight[:visible]
-            if part.dtype == compact.dtype:
-                part.addmm_(compact.T, student)
-            else:
-                part += compact.T @ student
+            accumulate(self.weight[:visible], compact.T, student)
         if self.bias is not None:
-            self.bias[:visible] += gradient.sum(0)
+            self.bias[:visible] += gradient.sum(0, dtype=self.bias.dtype)
+
+
+def accumulate(total: Float[Tensor, "V D"], left: Float[Tensor, "V m"], right: Float[Tensor, "m D"]) -> None:
+    """`total += left @ right`, without a temporary where the device can add into another dtype."""
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    elif _adds_wider(total.device, left.dtype):
+        torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
+    else:
+        total += left @ right
+
+
+@cache
+def _adds_wider(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether products of `dtype` can be added to float32 on a device, found out by trying."""
+    if device.type == "cpu":
+        return False
+    total, one = torch.zeros(16, 16, device=device), torch.ones(16, 16, device=device, dtype=dtype)
+    try:
+        torch.addmm(total, one, one, out_dtype=torch.float32, out=total)
+    except (TypeError, RuntimeError):
+        return False
+    return bool((total == 16.0).all())
 
 
 @dataclass(frozen=True)
@@ -197,20 +246,28 @@ def run(task: Task, rows: int, gradients: Gradients) -> Notes:
     """
     wanted = any(x is not None for x in (gradients.hidden, gradients.weight, gradients.bias))
     kernel = kernel_for(task.call(rows, wanted))
-    notes, carry = Notes(torch.zeros((), dtype=torch.float64, device=task.hidden.device)), None
-    for chunk in chunks(task.positions, rows):
-        student = task.hidden[chunk.taken]
-        noticed = _listen(task, kernel, chunk, student)
-        log_w, carry = _decided(task, noticed, chunk, carry)
-        if not kernel.call.compares:
-            _project(task, kernel, student)
-        pulled = kernel.pull(task.head, noticed.read, log_w[chunk.local], chunk.label)
-        if pulled.gradient is not None:
-            gradients.add(pulled.gradient, student, task.head, chunk.taken)
-        notes.add(task, chunk, noticed, log_w, pulled)
+    notes = Notes(torch.zeros((), dtype=torch.float64, device=task.hidden.device))
+    parts = chunks(task.positions, rows)
+    with nullcontext() if kernel.waits else nothing_is_asked():
+        _all_chunks(task, kernel, parts, gradients, notes)
     kernel.give_back()
     _refuse_non_finite(task, notes)
     return notes
+
+
+def _all_chunks(task: Task, kernel: Kernel, parts: Sequence[Chunk], gradients: Gradients, notes: Notes) -> None:
+    """The loop. Nothing in it may wait for the device."""
+    carry = None
+    for chunk in parts:
+        student = task.hidden[chunk.taken]
+        noticed = _listen(task, kernel, chunk, student)
+        log_w, carry = _decided(task, noticed, chunk, carry)
+        if not kernel.student_first:
+            _project(task, kernel, student)
+        pulled = kernel.pull(task.head, noticed.read, chunk.of_loss(log_w), chunk.label)
+        if pulled.gradient is not None:
+            gradients.add(pulled.gradient, student, task.head, chunk.taken)
+        notes.add(task, chunk, noticed, log_w, pulled)
 
 
 def _project(task: Task, kernel: Kernel, student: Float[Tensor, "m D"]) -> None:
@@ -225,12 +282,10 @@ def _listen(task: Task, kernel: Kernel, chunk: Chunk, student: Float[Tensor, "m 
     like = torch.zeros(size, len(task.outputs), dtype=kernel.call.dtype, device=task.hidden.device)
     sound = torch.ones_like(like, dtype=torch.bool)
     if len(chunk.silent):
-        for k in range(len(task.outputs)):
-            like[chunk.silent, k], sound[chunk.silent, k] = _glance(task, kernel, chunk, k)
-    if kernel.call.compares:
+        like[chunk.silent], sound[chunk.silent] = _glance(task, kernel, chunk)
+    if kernel.student_first:
         _project(task, kernel, student)
-    reads = [_read(task.outputs[k], kernel, chunk, k) for k in range(len(task.outputs))]
-    read = _stacked(reads)
+    read = kernel.read(task.outputs, chunk.taken, chunk.label)
     columns = {"label_log_prob": read.label_log_prob, "entropy": read.entropy, "maximum": read.top}
     if read.margin is not None:
         columns["margin"] = read.margin
@@ -242,33 +297,19 @@ def _listen(task: Task, kernel: Kernel, chunk: Chunk, student: Float[Tensor, "m 
     return ChunkStatistics(read, Statistics(chunk.positions, like, rows=chunk.rows, **whole), sound)
 
 
-def _read(teacher: TeacherOutput, kernel: Kernel, chunk: Chunk, k: int) -> Read:
-    teacher.write(chunk.taken, kernel.room(k, len(chunk.local)))
-    return kernel.read(k, chunk.label, teacher.finish)
-
-
-def _stacked(reads: Sequence[Read]) -> Read:
-    """Of all teachers, in the last dimension."""
-    margins = [read.margin for read in reads if read.margin is not None]
-    return Read(
-        label_log_prob=torch.stack([read.label_log_prob for read in reads], -1),
-        top=torch.stack([read.top for read in reads], -1),
-        entropy=torch.stack([read.entropy for read in reads], -1),
-        tempered_entropy=torch.stack([read.tempered_entropy for read in reads], -1),
-        log_z=torch.stack([read.log_z for read in reads], -1),
-        margin=torch.stack(margins, -1) if margins else None,
-    )
-
-
-def _glance(task: Task, kernel: Kernel, chunk: Chunk, k: int) -> tuple[Tensor, Tensor]:
+def _glance(task: Task, kernel: Kernel, chunk: Chunk) -> tuple[Float[Tensor, "s K"], Bool[Tensor, "s K"]]:
     """Likelihood of the next token at positions without loss, evidence all the same; and whether it is finite."""
-    teacher, rows = task.outputs[k], chunk.silent + chunk.rows.start
-    told = _known(teacher, "label_log_prob", rows)
-    if told is not None:
-        return told.to(kernel.call.dtype), torch.isfinite(told)
-    teacher.write(rows, kernel.room(k, len(rows)))
-    label_log_prob, top = kernel.glance(k, chunk.positions.target[chunk.silent], teacher.finish)
-    return label_log_prob, torch.isfinite(top)
+    rows, label = chunk.silent + chunk.rows.start, chunk.positions.target[chunk.silent]
+    told = [_known(teacher, "label_log_prob", rows) for teacher in task.outputs]
+    asked = [(k, teacher) for k, teacher in enumerate(task.outputs) if told[k] is None]
+    like = top = torch.empty(len(rows), 0, dtype=kernel.call.dtype, device=rows.device)
+    if asked:
+        like, top = kernel.glance(asked, rows, label)
+    for k, known in enumerate(told):
+        if known is not None:
+            column = known.to(like)[:, None]
+            like, top = (torch.cat([all_[:, :k], column, all_[:, k:]], -1) for all_ in (like, top))
+    return like, torch.isfinite(top)
 
 
 def _told(
@@ -307,14 +348,24 @@ def _refuse_non_finite(task: Task, notes: Notes) -> None:
     if not notes.sound:
         return
     sound, point = torch.cat(notes.sound), torch.isfinite(torch.cat(notes.divergence) + torch.cat(notes.cross_entropy))
-    if bool(sound.all() & point.all()):
+    weighed = ~torch.isnan(torch.cat(notes.log_w)).any()
+    if bool(sound.all() & point.all() & weighed):
         return
     if not bool(sound.all()):
         raise _first(sound, 0)
+    if not bool(weighed):
+        _decide_again(task, notes)
     for rows in (~point).nonzero().squeeze(1).split(AT_ONCE):  # a divergence may overflow by itself
         finite = torch.isfinite(task.head.logits(task.hidden[rows])).all(-1)
         if not bool(finite.all()):
             raise NonFiniteError(None, int(rows[~finite][0]))
+
+
+def _decide_again(task: Task, notes: Notes) -> None:
+    """Where weights are no numbers: now that questions may be asked, the operator says what is wrong."""
+    carry = None
+    for statistics in notes.statistics:
+        _, carry = task.decide(statistics, carry)
 
 
 def _first(sound: Bool[Tensor, "n K"], start: int) -> NonFiniteError:

@@ -13,6 +13,7 @@ STATE = "polydistill_state.safetensors"
 PREFIX = "checkpoint-"
 DUAL = "constraints/"
 PROBE = "probe/"
+DEVICE_BYTES = "objective/device_bytes"
 SCHEMA = 1
 
 

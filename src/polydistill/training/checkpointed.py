@@ -25,11 +25,14 @@ class Checkpointed(Trainer):
         pipeline: whom we trust; its state goes into the checkpoint.
         constraints: limits on the student; the state of their dual goes there too.
         watch: the probe batch goes there, and what was seen on it.
+        device_bytes: byte budget of the objective's chunks that follows from this device; a run that goes on elsewhere
+            keeps it, so that sums are formed in the same order. None on a CPU, whose budget is a constant.
     """
 
     pipeline: Pipeline
     constraints: Constrained | None = None
     watch: Watch | None = None
+    device_bytes: int | None = None
 
     def _clip_grad_norm(self, model: Any) -> Any:
         norm = super()._clip_grad_norm(model)
@@ -63,6 +66,8 @@ class Checkpointed(Trainer):
 
     def _method_state(self) -> dict[str, torch.Tensor]:
         state = {name: value.contiguous().cpu() for name, value in self.pipeline.stack.state_dict().items()}
+        if self.device_bytes is not None:
+            state[checkpoint.DEVICE_BYTES] = torch.tensor(self.device_bytes)
         if self.constraints is not None:
             dual = self.constraints.dual.state_dict()
             state |= {checkpoint.DUAL + name: value.contiguous().cpu() for name, value in dual.items()}
@@ -73,6 +78,8 @@ class Checkpointed(Trainer):
 
     def _load_method_state(self, state: dict[str, torch.Tensor]) -> None:
         state.pop("empty", None)
+        if checkpoint.DEVICE_BYTES in state:
+            self.device_bytes = int(state.pop(checkpoint.DEVICE_BYTES))
         seen = {name: state.pop(name) for name in list(state) if name.startswith(checkpoint.PROBE)}
         if self.watch is not None:
             self.watch.load({k.removeprefix(checkpoint.PROBE): v for k, v in seen.items()}, self.args.device)

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from polydistill.objective import Divergence, OwnPool
+from polydistill.objective.distil import chunk_bytes
 from polydistill.pipeline import Pipeline, as_operator
 from polydistill.promises import Promise, Terms, promises, says
 from polydistill.safety import Order
@@ -108,12 +109,14 @@ class Taught(Checkpointed):
     def method(self) -> Method:
         """What is learned by, on batches that the model is trained on."""
         assert isinstance(self.objective, Divergence)
-        return Method(self.teachers, self.pipeline, self.objective, self.constraints, self.loss_bytes, self.skip_below)
+        size = self.device_bytes if self.loss_bytes is None else self.loss_bytes
+        return Method(self.teachers, self.pipeline, self.objective, self.constraints, size, self.skip_below)
 
     def _place_models(self, tokenizer: Any) -> PreTrainedModel:
         """After the student is there: vocabularies agree, state and teachers are where they belong."""
         refuse_silent_single(self.accelerator)
         self.pipeline.stack.to(self.args.device)
+        self.device_bytes = None if self.args.device.type == "cpu" else chunk_bytes(self.args.device)
         if self.constraints is not None:
             self.constraints.dual.to(self.args.device)
         student = cast(PreTrainedModel, self.model)

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from polydistill.logprobs import Head
 from polydistill.objective.divergence import Divergence
 
 
@@ -24,6 +25,8 @@ class Call:
         divergence: what is compared, at which temperature.
         needs: statistics that are read.
         with_gradient: the student's gradient is wanted.
+        storage: dtype in which products may stay without losing anything.
+        heads: of the K teachers and of the student; None where logits are written as they are.
     """
 
     device: torch.device
@@ -35,6 +38,8 @@ class Call:
     divergence: Divergence
     needs: frozenset[str]
     with_gradient: bool
+    storage: torch.dtype = torch.float32
+    heads: tuple[Head | None, ...] = ()
 
     @property
     def numbers(self) -> int:

@@ -6,14 +6,14 @@ again stays in cache. The gradient is written where the teachers that it was mad
 are still to be read.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from polydistill.logprobs import Head
+from polydistill.logprobs import Head, TeacherOutput
 from polydistill.objective.divergence import raised
 from polydistill.objective.kernels import passes
 from polydistill.objective.kernels.call import Call, Pulled, Read
@@ -22,9 +22,6 @@ from polydistill.objective.kernels.tiles import Tile, Tiles
 
 PLAIN_BYTES = 2**19
 """Bytes of one model's tile: plain passes go over it several times."""
-
-Finish = Callable[[Tensor], None]
-"""What is missing to a product before it is logits, in place: bias, scale and soft cap."""
 
 
 def fitting(call: Call, size: int) -> int:
@@ -39,6 +36,9 @@ class Plain:
         call: what is asked for.
     """
 
+    waits = True
+    """Whether something may be asked of the device between chunks."""
+
     def __init__(self, call: Call) -> None:
         self.call, self.tiles = call, self.cut(call)
         ahead, shape = min(self.tiles.reach, call.rows), (call.rows, call.vocabulary)
@@ -47,6 +47,11 @@ class Plain:
         self.own = borrow(shape, call.dtype, call.device)
         self.theirs = borrow(shape, call.dtype, call.device) if call.compares else self.own
         self.log_z: Tensor | None = None
+
+    @property
+    def student_first(self) -> bool:
+        """The student is projected before the teachers are weighed; otherwise into the storage that they had."""
+        return self.call.compares
 
     def give_back(self) -> None:
         """The storage, for the next call."""
@@ -66,27 +71,39 @@ class Plain:
         return (self.own if k is None else self.theirs)[:rows]
 
     def glance(
-        self, k: int, label: Int[Tensor, " m"], finish: Finish
-    ) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"]]:
-        """Of a teacher at positions without loss: log-probability of the label, and of the likeliest entry."""
+        self, teachers: Sequence[tuple[int, TeacherOutput]], at: Int[Tensor, " m"], label: Int[Tensor, " m"]
+    ) -> tuple[Float[Tensor, "m k"], Float[Tensor, "m k"]]:
+        """Of some teachers at positions without loss: log-probability of the label, and of the likeliest entry."""
+        found = [self._glance(k, teacher, at, label) for k, teacher in teachers]
+        label_log_prob, top = (torch.stack(column, -1) for column in zip(*found, strict=True))
+        return label_log_prob, top
+
+    def _glance(self, k: int, teacher: TeacherOutput, at: Tensor, label: Tensor) -> tuple[Tensor, ...]:
         logits = self.room(k, len(label))
+        teacher.write(at, logits)
 
         def one(tile: Tile) -> tuple[Tensor, ...]:
-            finish(logits[tile.new])
+            teacher.finish(logits[tile.new])
             found: tuple[Tensor, ...] = self.run(passes.normaliser, tile, logits[tile.rows], label[tile.rows])
             return found
 
-        label_log_prob, top = self.tiles.over(len(label), one)
-        return label_log_prob, top
+        return self.tiles.over(len(label), one)
 
-    def read(self, k: int, label: Int[Tensor, " m"], finish: Finish) -> Read:
-        """What is read off a teacher's logits, which the kernel keeps as it needs them."""
+    def read(self, teachers: Sequence[TeacherOutput], at: Tensor | slice, label: Int[Tensor, " m"]) -> Read:
+        """Project every teacher and read it off; the kernel keeps of it what it needs."""
+        reads = [self._read(k, teacher, at, label) for k, teacher in enumerate(teachers)]
+        margins = [read.margin for read in reads if read.margin is not None]
+        whole = Read(*(torch.stack(column, -1) for column in zip(*(read[:-1] for read in reads), strict=True)))
+        return whole._replace(margin=torch.stack(margins, -1) if margins else None)
+
+    def _read(self, k: int, teacher: TeacherOutput, at: Tensor | slice, label: Tensor) -> Read:
         logits, divergence = self.room(k, len(label)), self.call.divergence
+        teacher.write(at, logits)
         with_margin = "margin" in self.call.needs
 
         def one(tile: Tile) -> tuple[Tensor, ...]:
             part = logits[tile.new]
-            finish(part)
+            teacher.finish(part)
             best = part.topk(min(2, part.shape[1]), dim=-1).values if with_margin else None
             given = (label[tile.rows], divergence.temperature, divergence.keeps_log, self.kept[k, tile.rows])
             found: tuple[Tensor, ...] = self.run(passes.read_rows, tile, logits[tile.rows], *given)
