@@ -17,10 +17,11 @@ Kernel = Plain | Fused
 
 def kernel_for(call: Call) -> Kernel:
     """The fastest one that supports a call."""
-    if fused.supports(call):
-        return Fused(call)
-    if call.divergence.compiles and tiled.pays(call):
-        return tiled.Tiled(call)
+    if call.divergence.compiles:
+        if fused.supports(call):
+            return Fused(call)
+        if tiled.pays(call):
+            return tiled.Tiled(call)
     return Plain(call)
 
 
