@@ -228,12 +228,14 @@ class KnownStatistics:
         entropy: `H(p)`.
         maximum: `log max_v p(v)`.
         margin: difference of the two largest log-probabilities.
+        fidelity: 1 less a bound on the total variation to the teacher's own law; filled when the position is written.
     """
 
     label_log_prob: Float[Tensor, " N"] | None = None
     entropy: Float[Tensor, " N"] | None = None
     maximum: Float[Tensor, " N"] | None = None
     margin: Float[Tensor, " N"] | None = None
+    fidelity: Float[Tensor, " N"] | None = None
 
 
 @dataclass(frozen=True)
@@ -350,6 +352,7 @@ class Statistics:
         margin: difference of the two largest log-probabilities.
         distance_to_pool: `KL(p_k || mean_j p_j)`.
         student_gap: `KL(p_k || q)` to the student's distribution q.
+        fidelity: 1 less a bound on what a translated teacher is off by, in total variation; 1 for any other.
         rows: which positions of a call these are; all of them unless it says otherwise.
     """
 
@@ -360,6 +363,7 @@ class Statistics:
     margin: Float[Tensor, "n K"] | None = None
     distance_to_pool: Float[Tensor, "n K"] | None = None
     student_gap: Float[Tensor, "n K"] | None = None
+    fidelity: Float[Tensor, "n K"] | None = None
     rows: slice | Tensor = field(default_factory=lambda: slice(None))
 
     @property

@@ -39,6 +39,14 @@ class ModelConfig(Section):
         return self.model
 
 
+class LocalTeacherConfig(ModelConfig):
+    """A teacher that is a model in this process."""
+
+    tokenizer: Literal["student", "own"] = Field(
+        default="student", description="the student's, or its own, whose tokens are translated through their bytes"
+    )
+
+
 class CachedTeacherConfig(Section):
     """A teacher that was heard before: what it said is read from a cache, and no model is loaded."""
 
@@ -55,7 +63,7 @@ class CachedTeacherConfig(Section):
 
 
 TEACHERS: dict[str, type[Section]] = {
-    "a model": ModelConfig,
+    "a model": LocalTeacherConfig,
     "a cache": CachedTeacherConfig,
     "a server": ServedTeacherConfig,
 }
@@ -70,7 +78,7 @@ def kind_of_teacher(section: Any) -> str:
 
 
 AnyTeacher = Annotated[
-    Annotated[ModelConfig, Tag("a model")]
+    Annotated[LocalTeacherConfig, Tag("a model")]
     | Annotated[CachedTeacherConfig, Tag("a cache")]
     | Annotated[ServedTeacherConfig, Tag("a server")],
     Discriminator(kind_of_teacher),

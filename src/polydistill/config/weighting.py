@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from polydistill.weighting import Operator
     from polydistill.weighting.signals import Signal
 
-SignalName = Literal["entropy", "label_likelihood", "consensus", "student_gap", "student_gap_hard_first", "margin"]
+SignalName = Literal[
+    "entropy", "label_likelihood", "consensus", "student_gap", "student_gap_hard_first", "margin", "fidelity"
+]
 
 
 class Factor(Section):
@@ -200,6 +202,7 @@ def _signal(name: SignalName, spread: float) -> "Signal":
         "student_gap": signals.StudentGap,
         "student_gap_hard_first": lambda spread: signals.StudentGap(spread, hard_first=True),
         "margin": signals.Margin,
+        "fidelity": signals.Fidelity,
     }
     return made[name](spread)
 

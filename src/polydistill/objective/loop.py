@@ -289,6 +289,8 @@ def _listen(task: Task, kernel: Kernel, chunk: Chunk, student: Float[Tensor, "m 
     columns = {"label_log_prob": read.label_log_prob, "entropy": read.entropy, "maximum": read.top}
     if read.margin is not None:
         columns["margin"] = read.margin
+    if "fidelity" in task.needs:
+        columns["fidelity"] = torch.ones_like(read.top)
     columns |= kernel.compare(read)
     finite = torch.isfinite(read.top)
     columns, finite = _told(task, columns, finite, chunk.taken)

@@ -17,7 +17,7 @@ from polydistill.objective import Divergence
 from polydistill.run.build_on_policy import SAMPLED, distillation_config
 from polydistill.run.build_safety import build_constraints, build_severity
 from polydistill.safety import Order, Ordered, Tilt, Veto, scores_of
-from polydistill.teachers import LocalTeacher, Teacher
+from polydistill.teachers import ForeignTeacher, LocalTeacher, Teacher
 from polydistill.teachers.local import NotLoadedError, load_model
 from polydistill.teachers.served import Patience, ServedTeacher
 from polydistill.training.gradient.across_groups import AcrossGroups, Critical, Labels
@@ -97,7 +97,10 @@ def _teacher(name: str, section: c.AnyTeacher, config: c.RunConfig, opened: dict
         return CachedTeacher(name, opened[section.cache], section.teacher)
     if isinstance(section, ServedTeacherConfig):
         return _served(name, section)
-    return LocalTeacher.load(
+    foreign = section.tokenizer == "own"
+    if foreign and config.training.mode == "on_policy":
+        raise ConfigError(f"teachers.{name}.tokenizer: own is there for off-policy runs only")
+    return (ForeignTeacher if foreign else LocalTeacher).load(
         name,
         section.model,
         dtype=DTYPES[section.dtype],

@@ -229,6 +229,8 @@ def refuse_uncachable(config: c.RunConfig) -> None:
     for name, section in config.teachers.items():
         if isinstance(section, c.CachedTeacherConfig):
             raise ConfigError(f"teachers.{name}: it is a cache already; name the model that is to be heard")
+        if isinstance(section, c.LocalTeacherConfig) and section.tokenizer == "own":
+            raise ConfigError(f"teachers.{name}.tokenizer: a cache stores teachers with the student's tokenizer only")
     if unknown := sorted(set(config.cache.expert.forms) - set(config.teachers)):
         known = ", ".join(config.teachers)
         raise ConfigError(f"cache.expert.forms: there is no teacher {unknown[0]!r}; there are {known}")

@@ -20,7 +20,8 @@ from polydistill.run.cache import refuse_unheard
 from polydistill.run.devices import Layout, Sizes, memory, read_layout, where
 from polydistill.run.order import check_order
 from polydistill.run.train import safety_says_before
-from polydistill.teachers import LocalTeacher
+from polydistill.teachers import ForeignTeacher, LocalTeacher
+from polydistill.training.partial import foreign_says
 from polydistill.training.taught import Taught
 
 MIB = 2**20
@@ -90,11 +91,12 @@ def check_run(config: RunConfig, accelerate: str | Path | None = None) -> Check:
 def _check(config: RunConfig, trainer: Taught, layout: Layout | None) -> Check:
     student: Any = trainer.model
     dataset: Any = trainer.train_dataset
+    foreign = any(isinstance(teacher, ForeignTeacher) for teacher in trainer.teachers)
     facts = [
         f"student: {_count(student)} parameters, {sum(p.numel() for p in student.parameters() if p.requires_grad):,} "
         "trained",
         *(f"teacher {t.name!r}: {t.describe()}" for t in trainer.teachers),
-        f"vocabulary: {trainer.visible:,} tokens, the same for all",
+        f"vocabulary: {trainer.visible:,} tokens" + ("" if foreign else ", the same for all"),
         *trainer.masked,
         *_kernel_says(trainer.args.device),
         f"data: {len(dataset):,} training examples; tasks: {', '.join(trainer.pipeline.tasks) or 'none'}",
@@ -111,6 +113,7 @@ def _check(config: RunConfig, trainer: Taught, layout: Layout | None) -> Check:
     student.zero_grad(set_to_none=True)
     done = trainer.last_step
     assert done is not None
+    facts += foreign_says(trainer.teachers, trainer.pipeline.guarantee())
     facts.append(f"one batch: loss {float(loss):.4f} over {done.outcome.count:,} tokens, {seconds:.2f} s")
     accumulation = config.training.gradient_accumulation
     ranks = max(trainer.accelerator.num_processes, 1) if layout is None else layout.ranks

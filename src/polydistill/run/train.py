@@ -51,7 +51,7 @@ from polydistill.safety.constrained import InfeasibleError
 from polydistill.teachers import TeacherUnavailableError
 from polydistill.training.checkpoint import in_order
 from polydistill.training.hearing import listen_to
-from polydistill.training.partial import served_says
+from polydistill.training.partial import foreign_says, served_says
 from polydistill.training.placement import ShardedTeacher
 from polydistill.training.taught import Observer, Taught
 from polydistill.training.terms import terms_of
@@ -284,6 +284,7 @@ def _summary(
             *safety_says(trainer),
             *learning_says(trainer),
             *served_says(trainer.teachers, trainer.pipeline.guarantee()),
+            *foreign_says(trainer.teachers, trainer.pipeline.guarantee()),
         ],
         seconds=dict(recorder.total_seconds),
         wall_seconds=seconds,

@@ -2,6 +2,7 @@
 
 from polydistill.teachers.adapters import AdapterTeacher, adapters_on
 from polydistill.teachers.examine import ModelRefusedError, examine
+from polydistill.teachers.foreign import ForeignTeacher
 from polydistill.teachers.head import head_of, last_hidden_state, run_body
 from polydistill.teachers.local import LocalTeacher, Teachers, named_teachers
 from polydistill.teachers.source import Teacher, TeacherSource, TeacherUnavailableError
@@ -9,6 +10,7 @@ from polydistill.teachers.vocabulary import VocabularyMismatchError, agree, chec
 
 __all__ = [
     "AdapterTeacher",
+    "ForeignTeacher",
     "LocalTeacher",
     "ModelRefusedError",
     "Teacher",

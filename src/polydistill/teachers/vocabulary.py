@@ -57,7 +57,7 @@ def agree(student: Tokenizer, teacher: Tokenizer, name: str) -> tuple[int, ...]:
             raise VocabularyMismatchError(
                 f"teacher {name!r} has another vocabulary than the student: id {index} is {_shown(other)} for the "
                 f"teacher and {_shown(own)} for the student ({len(theirs)} tokens against {len(ours)}); teachers and "
-                "student must share a tokenizer, but for reserved tokens"
+                "student must share a tokenizer, but for reserved tokens, unless a local teacher has `tokenizer: own`"
             )
         if own is not None:
             apart.append(index)

@@ -65,6 +65,7 @@ class Scene:
             entropy=-(log_p.exp() * log_p).sum(-1).T,
             maximum=best[..., 0].T,
             margin=(best[..., 0] - best[..., -1]).T,
+            fidelity=torch.ones_like(best[..., 0].T),
             distance_to_pool=(log_p.exp() * (log_p - mean)).sum(-1).T,
         )
         return self.pipeline.decide(statistics, None)[0]

@@ -15,14 +15,14 @@ from polydistill.pipeline import Pipeline, as_operator
 from polydistill.promises import Promise, Terms, promises, says
 from polydistill.safety import Order
 from polydistill.safety.constrained import Constrained
-from polydistill.teachers import ModelRefusedError, Teacher, check_rows, examine
+from polydistill.teachers import ForeignTeacher, ModelRefusedError, Teacher, check_rows, examine
 from polydistill.teachers.vocabulary import refuse_in, reserved_ids, tokens_by_id
 from polydistill.training.batch import Batch
 from polydistill.training.checkpointed import Checkpointed, Commit
 from polydistill.training.gradient.across_groups import AcrossGroups
 from polydistill.training.gradient.across_teachers import AcrossTeachers
 from polydistill.training.hearing import Method, skipping
-from polydistill.training.partial import fit_served, served_facts
+from polydistill.training.partial import fit_foreign, fit_served, foreign_facts, served_facts
 from polydistill.training.placement import Copied, Placement, Sharded, refuse_silent_single
 from polydistill.training.probe import probed
 from polydistill.training.sampled import Sampled
@@ -103,6 +103,8 @@ class Taught(Checkpointed):
         looks_at_all = self.constraints is not None or isinstance(self.gradient, AcrossTeachers)
         looks_at_all |= isinstance(self.objective, OwnPool)  # nobody knows what it does with a teacher that weighs 0
         done = skipping(skip_below, linear, looks_at_all)
+        if any(isinstance(teacher, ForeignTeacher) for teacher in self.teachers):
+            return None  # what is known of a translated teacher is found out while it is heard, on whole batches
         return None if isinstance(self.placement, Sharded) else done  # every rank lets those speak equally often
 
     @property
@@ -135,6 +137,7 @@ class Taught(Checkpointed):
                 lambda _, given: refuse_in(given[0].unique().tolist(), rowless, "the student", tokenizer)
             )
         looks_at_all = self.constraints is not None or self.gradient is not None
+        fit_foreign(self.teachers, self.objective, self.placement)
         fit_served(self.teachers, self.pipeline, self.objective, looks_at_all=looks_at_all)
         said += [teacher.agree_with(tokenizer, self.visible) for teacher in self.teachers]
         self.masked = [sentence for sentence in said if sentence]
@@ -180,7 +183,7 @@ class Taught(Checkpointed):
             heard["teachers_run"] = float(done.runs.float().mean())
         if mode == "train":
             self.pipeline.stack.observe(outcome.statistics)
-            heard |= served_facts(self.teachers)
+            heard |= served_facts(self.teachers) | foreign_facts(self.teachers)
             for observer in self.observers:
                 heard |= observer(done, self)
         return heard

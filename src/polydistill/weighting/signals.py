@@ -146,6 +146,23 @@ class Margin(Signal):
         return _measured(statistics.margin, self)
 
 
+@dataclass(frozen=True)
+class Fidelity(Signal):
+    """`log(1 - eps_k)`: a teacher whose tokens were translated counts less where that may be wrong; eps bounds its
+    error in total variation, and is 0 for a teacher with the student's tokenizer."""
+
+    name: ClassVar[str] = "fidelity"
+    needs: ClassVar[frozenset[str]] = frozenset({"fidelity"})
+
+    def moved_by(self, delta: float, vocabulary: int, teachers: int) -> float:
+        """0: taken from the vocabularies' own bound, which is what it is."""
+        return 0.0 if delta == 0.0 else math.inf
+
+    def evidence(self, statistics: Statistics) -> Float[Tensor, "n K"]:
+        """`log(1 - eps_k)`, at least -20."""
+        return _measured(statistics.fidelity, self).clamp_min(1e-9).log()
+
+
 def _measured(value: Float[Tensor, "n K"] | None, signal: Signal) -> Float[Tensor, "n K"]:
     if value is None:
         raise ValueError(

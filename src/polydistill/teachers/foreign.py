@@ -1,0 +1,156 @@
+"""A local teacher with a tokenizer of its own: it reads the same bytes, and speaks of the student's tokens."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from polydistill.alignment import TERMS, Aligned, NoBytesError, NoCounterpartError, Pair, Place, Spelling, masses, walk
+from polydistill.logprobs import HiddenStates, Informed, KnownStatistics
+from polydistill.teachers.head import head_of, last_hidden_state
+from polydistill.teachers.local import LocalTeacher
+from polydistill.teachers.vocabulary import VocabularyMismatchError
+
+KEPT = 200_000
+"""Positions whose error terms are remembered for the record."""
+
+
+class ForeignTeacher(LocalTeacher):
+    """A causal language model that is asked in its own tokens about the student's.
+
+    Args:
+        name: the teacher's name in the stack.
+        model: the model; put into evaluation mode.
+        tokenizer: its own.
+
+    Raises:
+        TeacherUnavailableError: the model's logits are not those of its body and head.
+        VocabularyMismatchError: its tokenizer does not give text back byte for byte.
+    """
+
+    pair: Pair
+
+    def __init__(self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+        super().__init__(name, model, tokenizer)
+        if tokenizer is None:
+            raise VocabularyMismatchError(f"teacher {name!r} has no tokenizer of its own to be asked with")
+        self.spelling = self._spelled(tokenizer, "its tokenizer")
+        begun: Any = tokenizer("a")["input_ids"]
+        self.opening = [begun[0]] if begun and begun[0] in self.spelling.special else []
+        self.last: Aligned | None = None
+        self.terms: list[Float[Tensor, "n 4"]] = []
+
+    def _spelled(self, tokenizer: PreTrainedTokenizerBase, whose: str) -> Spelling:
+        try:
+            return Spelling(tokenizer)
+        except NoBytesError as error:
+            raise VocabularyMismatchError(f"teacher {self.name!r} cannot be translated: {whose}, {error}") from error
+
+    def agree_with(self, tokenizer: PreTrainedTokenizerBase, visible: int) -> str | None:
+        """Put the two vocabularies side by side; returns which special tokens go together, in words.
+
+        Raises:
+            VocabularyMismatchError: the student's tokenizer does not give text back byte for byte.
+        """
+        own = self._spelled(tokenizer, "the student's tokenizer")
+        heard = min(self.model.get_output_embeddings().weight.shape[0], len(self.spelling.spelled))
+        self.pair, self.visible = Pair(self.spelling, own, visible, heard), visible
+        self.student_tokenizer = tokenizer
+        theirs, ours = self.spelling.special, own.special
+        known = [f"{theirs[one][-1]} for {ours[other][-1]}" for one, other in self.pair.same.items()]
+        alone = [says[-1] for index, says in theirs.items() if index not in self.pair.same]
+        named = f"; without a counterpart: {', '.join(alone[:5])}{' ...' if len(alone) > 5 else ''}" if alone else ""
+        return (
+            f"teacher {self.name!r} has a tokenizer of its own ({heard:,} entries) and is translated; special tokens: "
+            f"{', '.join(known) or 'none in common'}{named}"
+        )
+
+    @torch.no_grad()
+    def speak(  # type: ignore[override]
+        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"], rows: Int[Tensor, " N"]
+    ) -> Informed:
+        """Distributions over the student's tokens at the flattened positions `rows`, and the evidence of their bytes.
+
+        Raises:
+            VocabularyMismatchError: a text holds a special token that the teacher has nothing for.
+        """
+        self._take_note()
+        length, wanted = input_ids.shape[1], rows.tolist()
+        ids, real = input_ids.tolist(), attention_mask.bool()
+        rank = (real.long().cumsum(1) - 1).flatten().tolist()
+        tokens: list[int] = []
+        starts: list[int] = []
+        places: list[Place | None] = []
+        first: dict[int, int] = {}
+        texts: list[list[int]] = []
+        for b in sorted({row // length for row in wanted}):
+            text = [token for token, there in zip(ids[b], real[b].tolist(), strict=True) if there]
+            try:
+                path = walk(self.pair, text, self.opening, len(tokens))
+            except NoCounterpartError as error:
+                raise VocabularyMismatchError(f"teacher {self.name!r}: {error}") from error
+            first[b] = len(places)
+            places += path.places
+            starts.append(len(tokens))
+            tokens += path.tokens
+            texts.append(path.tokens)
+        says = HiddenStates(self._hidden(texts), head_of(self.model, self.pair.heard))
+        begins = torch.zeros(len(tokens), dtype=torch.bool)
+        begins[[s for s, text in zip(starts, texts, strict=True) if text]] = True
+        mass, before, told = masses(says, places, torch.tensor(tokens), begins, self.pair)
+        index = [first[row // length] + rank[row] for row in wanted]
+        label = torch.tensor([_evidence(places, mass, told, i) for i in index])
+        blank = torch.full((len(index), len(TERMS)), torch.nan)
+        fidelity = torch.ones(len(index), device=input_ids.device)
+        self.last = Aligned(says, [places[i] for i in index], self.pair, mass[index], before, blank, fidelity)
+        return Informed(
+            self.last, KnownStatistics(label_log_prob=label.float().to(input_ids.device), fidelity=fidelity)
+        )
+
+    def _hidden(self, texts: list[list[int]]) -> Float[Tensor, "M D"]:
+        """Last hidden states of the teacher's own tokens, text after text."""
+        longest, device = max(map(len, texts), default=0), self.model.device
+        if not longest:
+            return torch.zeros(0, head_of(self.model).weight.shape[1], device=device)
+        ids = torch.tensor([text + [0] * (longest - len(text)) for text in texts], device=device)
+        mask = torch.tensor([[1] * len(text) + [0] * (longest - len(text)) for text in texts], device=device)
+        with torch.autocast(device.type, enabled=False):
+            hidden = last_hidden_state(self.model, input_ids=ids, attention_mask=mask)
+        return hidden[mask.bool()]
+
+    def _take_note(self) -> None:
+        """Error terms of the batch before, which its objective has filled in."""
+        if self.last is not None:
+            terms = self.last.terms[self.last.terms.isfinite().all(-1)]
+            if sum(map(len, self.terms)) < KEPT:
+                self.terms.append(terms)
+            self.last = None
+
+    def errors(self) -> dict[str, Float[Tensor, " n"]]:
+        """Bounds of the positions that were written so far, `all` and by term; total variation."""
+        self._take_note()
+        terms = torch.cat([torch.zeros(0, len(TERMS)), *self.terms])
+        return {"all": terms.sum(-1).clamp_max(1.0), **dict(zip(TERMS, terms.T, strict=True))}
+
+    @property
+    def caveat(self) -> str:
+        """What the bound is about."""
+        kinds = "" if self.pair.merges else " (a cut into the likeliest pieces can hang on text further away: not seen)"
+        return f"the bound is about text as its tokenizer writes it{kinds}"
+
+    def describe(self) -> str:
+        """Size, dtype and vocabulary."""
+        return f"{super().describe()}, {len(self.spelling.spelled):,} tokens of its own"
+
+
+def _evidence(places: list[Any], mass: Tensor, told: Tensor, i: int) -> float:
+    """Log-probability of the bytes, or of the special token, between a place and the next one; 0 where unknown."""
+    place = places[i]
+    if place is None:
+        return 0.0
+    if place.special is not None:
+        return float(told[i])
+    after = places[i + 1] if i + 1 < len(places) else None
+    return 0.0 if after is None or after.last is None else min(float(mass[i + 1] - mass[i]), 0.0)

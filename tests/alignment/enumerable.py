@@ -1,0 +1,136 @@
+"""Teachers whose law over texts can be written down whole, in float64: the slow twin of the push-forward."""
+
+import itertools
+import math
+import random
+from collections import defaultdict
+
+import torch
+from made import wrapped
+from tokenizers import Tokenizer, decoders, models
+
+from polydistill.alignment import Aligned, Pair, Spelling, masses, walk
+from polydistill.logprobs import Dense
+
+LETTERS = "ab"
+LONGEST = 5
+SPECIAL = ("<s>", "</s>")
+
+
+def bpe(seed, merges):
+    """A byte-pair vocabulary of random merges over two letters."""
+    draw, made = random.Random(seed), list(LETTERS)
+    joined = []
+    while len(joined) < merges:
+        a, b = draw.choice(made), draw.choice(made)
+        if a + b not in made and len(a + b) <= 4:
+            made.append(a + b)
+            joined.append((a, b))
+    draw.shuffle(order := list(range(len(made) + 2)))
+    vocabulary = dict(zip([*SPECIAL, *made], order, strict=True))
+    return _finished(models.BPE(vocabulary, joined))
+
+
+def unigram(seed, merges):
+    draw = random.Random(seed)
+    pieces = {*LETTERS}
+    while len(pieces) < merges + 2:
+        pieces.add("".join(draw.choice(LETTERS) for _ in range(draw.randint(2, 4))))
+    scored = [(piece, -draw.uniform(1, 4) - 2 * (len(piece) == 1)) for piece in sorted(pieces)]
+    return _finished(models.Unigram([("<unk>", -99.0), *((one, -99.0) for one in SPECIAL), *scored], unk_id=0))
+
+
+def word_piece(seed, merges):
+    draw = random.Random(seed)
+    pieces = {*LETTERS}
+    while len(pieces) < merges + 2:
+        pieces.add("".join(draw.choice(LETTERS) for _ in range(draw.randint(2, 3))))
+    both = [*sorted(pieces), *("##" + piece for piece in sorted(pieces))]
+    vocabulary = {token: i for i, token in enumerate(["<unk>", *SPECIAL, *both])}
+    return _finished(models.WordPiece(vocabulary, unk_token="<unk>"))
+
+
+def _finished(model):
+    raw = Tokenizer(model)
+    raw.decoder = decoders.Fuse()
+    raw.add_special_tokens(list(SPECIAL))
+    return wrapped(raw, {"bos_token": "<s>", "eos_token": "</s>"})
+
+
+class Enumerated:
+    """A teacher that writes only what its tokenizer would, at most `LONGEST` tokens, and then ends."""
+
+    def __init__(self, tokenizer, student, seed, sharp=1.5):
+        self.spelling, self.student = Spelling(tokenizer, ("a", "ab")), Spelling(student, ("a", "ab"))
+        self.bos, self.eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+        self.seed, self.sharp = seed, sharp
+        self.size = len(self.spelling.spelled)
+        self.pair = Pair(self.spelling, self.student, len(self.student.spelled), self.size)
+        self.known = {}
+
+    def text(self, tokens):
+        return (self.spelling.join(tokens) or b"").decode()
+
+    def following(self, tokens):
+        """Probabilities of the next token, [V_T], float64."""
+        tokens = tuple(tokens)
+        if tokens not in self.known:
+            p = torch.zeros(self.size, dtype=torch.float64)
+            draw = random.Random(f"{self.seed} {self.text(tokens)} {tokens}")
+            for token in range(self.size):
+                score = math.exp(self.sharp * draw.gauss(0, 1))
+                more = len(tokens) < LONGEST and self.spelling.spelled[token]
+                if token == self.eos or (
+                    more and self.spelling.read(self.text((*tokens, token)))[0] == [*tokens, token]
+                ):
+                    p[token] = score
+            self.known[tokens] = p / p.sum()
+        return self.known[tokens]
+
+    def texts(self):
+        """Every text and its probability."""
+        found, open_ = {}, {(): 1.0}
+        while open_:
+            tokens, mass = open_.popitem()
+            p = self.following(tokens)
+            found[tokens] = mass * float(p[self.eos])
+            open_ |= {(*tokens, t): mass * float(p[t]) for t in range(self.size) if t != self.eos and p[t] > 0}
+        return found
+
+    def truth(self):
+        """Student tokens so far -> the law of the next one."""
+        law = defaultdict(lambda: torch.zeros(len(self.student.spelled), dtype=torch.float64))
+        eos = self.pair.same[self.eos]
+        for tokens, mass in self.texts().items():
+            ids = [*self.student.read(self.text(tokens))[0], eos] if tokens else [eos]
+            for i, u in enumerate(ids):
+                law[tuple(ids[:i])][u] += mass
+        return law
+
+    def aligned(self, ids):
+        """The push-forward along one row of student tokens, and its evidence."""
+        path = walk(self.pair, ids, [])
+        tokens = path.tokens
+        p = [self.following(tokens[1 : i + 1]) if self.eos not in tokens[: i + 1] else None for i in range(len(tokens))]
+        p = torch.stack([torch.full((self.size,), 1.0 / self.size).double() if x is None else x for x in p])
+        says = Dense(p.clamp_min(1e-40).log())
+        starts = torch.zeros(len(tokens), dtype=torch.bool)
+        starts[0] = True
+        mass, before, told = masses(says, path.places, torch.tensor(tokens), starts, self.pair)
+        room = torch.zeros(len(ids), 4), torch.ones(len(ids))
+        return Aligned(says, path.places, self.pair, mass, before, *room), mass, told
+
+
+def positions(teacher, most=40):
+    """Student prefixes with truth, push-forward and bound at every position of likely texts."""
+    law = teacher.truth()
+    bos, eos = teacher.pair.same[teacher.bos], teacher.pair.same[teacher.eos]
+    likely = sorted(teacher.texts().items(), key=lambda kv: -kv[1])
+    for tokens, _ in itertools.islice(likely, most):
+        ids = [bos, *(teacher.student.read(teacher.text(tokens))[0] if tokens else []), eos]
+        aligned, _, _ = teacher.aligned(ids)
+        out = torch.zeros(len(ids), aligned.vocabulary)
+        aligned.write(slice(None), out)
+        for i in range(len(ids) - 1):
+            truth = law[tuple(ids[1 : i + 1])]
+            yield ids[: i + 1], truth / truth.sum(), out[i].double().softmax(-1), float(aligned.error[i])

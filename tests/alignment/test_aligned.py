@@ -1,0 +1,45 @@
+import pytest
+import torch
+from enumerable import Enumerated, bpe, positions, unigram
+
+
+def apart(p, q):
+    return float((p - q).abs().sum() / 2)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_bound_holds_at_every_position_of_random_byte_pair_encodings(seed):
+    teacher = Enumerated(bpe(seed, 3), bpe(seed + 100, 3), seed)
+    found = list(positions(teacher, 12))
+    for ids, truth, q, error in found:
+        assert apart(truth, q) <= error + 1e-5, (ids, truth, q)
+        assert float(q.sum()) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_equal_tokenizers_are_exact_and_their_bound_is_0():
+    for seed in range(3):
+        for _, truth, q, error in positions(Enumerated(bpe(seed, 3), bpe(seed, 3), seed)):
+            assert error < 1e-6
+            assert apart(truth, q) < 1e-5
+
+
+def test_with_unigrams_the_bound_holds_nearly_everywhere():
+    """A cut into the likeliest pieces can hang on text further away than is looked at: no bound is promised."""
+    over, number = 0, 0
+    for first, second in ((bpe, unigram), (unigram, bpe)):
+        for seed in range(1, 2):
+            for _, truth, q, error in positions(Enumerated(first(seed, 3), second(seed + 100, 3), seed), 12):
+                over, number = over + (apart(truth, q) > error + 1e-5), number + 1
+    assert over <= 0.1 * number
+
+
+@pytest.mark.parametrize("student", [bpe(101, 3), bpe(102, 4), bpe(1, 3), unigram(5, 3)])
+def test_evidence_adds_up_to_the_teachers_log_likelihood_whatever_the_students_tokenizer(student):
+    teacher = Enumerated(bpe(1, 3), student, 1)
+    bos, eos = teacher.pair.same[teacher.bos], teacher.pair.same[teacher.eos]
+    for tokens, mass in list(teacher.texts().items())[:10]:
+        ids = [bos, *(teacher.student.read(teacher.text(tokens))[0] if tokens else []), eos]
+        aligned, log_mass, told = teacher.aligned(ids)
+        inside = sum(float(log_mass[i + 1] - log_mass[i]) for i in range(len(ids) - 2))
+        assert inside + float(told[len(ids) - 2]) == pytest.approx(float(torch.tensor(mass).log()), abs=1e-6)
+        assert len(aligned) == len(ids)
