@@ -99,6 +99,7 @@ def statistics(
             "margin": best[:, 0] - best[:, 1],
             "distance_to_pool": _sum(p, log_p - log_mean),
             "student_gap": _sum(p, log_p - log_q),
+            "fidelity": torch.ones_like(best[:, 0]),
         }
         for name in needs - {"label_log_prob"}:
             columns[name].append(torch.where(positions.has_loss, measured[name], 0.0))

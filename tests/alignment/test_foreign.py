@@ -9,7 +9,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from trl import SFTConfig
 
 from polydistill import LocalTeacher, PolyDistillTrainer, PrefixPosterior, ReverseKL, Softmax, Uniform
+from polydistill.config.file import ConfigError
+from polydistill.config.run import RunConfig
 from polydistill.logprobs import logits_of
+from polydistill.run.build import build_teachers
+from polydistill.run.cache import refuse_uncachable
+from polydistill.run.check import check_run
 from polydistill.teachers import ForeignTeacher, VocabularyMismatchError
 from polydistill.weighting.signals import Fidelity
 
@@ -105,3 +110,27 @@ def test_a_special_token_without_a_counterpart_is_refused():
     ids = torch.tensor([student("<|user|>two and three")["input_ids"]])
     with pytest.raises(VocabularyMismatchError, match=r"teacher 'a': the data contain the special token '<\|user\|>'"):
         teacher.speak(ids, torch.ones_like(ids), torch.arange(ids.shape[1]))
+
+
+def test_a_check_says_roles_and_the_bound_by_term(tmp_path):
+    for name, tokenizer in (("student", made.byte_level(300)), ("own", made.tiktoken_like())):
+        model(tokenizer).save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    TEXTS.to_json(tmp_path / "data.jsonl")
+    asked = {
+        "output": str(tmp_path / "run"),
+        "student": str(tmp_path / "student"),
+        "teachers": {"a": {"model": str(tmp_path / "own"), "tokenizer": "own"}, "b": str(tmp_path / "student")},
+        "data": {"train": str(tmp_path / "data.jsonl"), "max_length": 32},
+        "weighting": [{"kind": "softmax", "signal": "fidelity", "temperature": 1.0}],
+        "training": {"max_steps": 1, "batch_size": 2, "cpu": True},
+    }
+    facts = "\n".join(check_run(RunConfig.model_validate(asked)).facts)
+    assert "teacher 'a' has a tokenizer of its own (320 entries) and is translated; special tokens: <pad> for" in facts
+    assert "teacher 'a', translated: its distributions are off by at most 0." in facts
+    assert "by term: open 0." in facts
+    with pytest.raises(ConfigError, match=r"teachers\.a\.tokenizer: a cache stores teachers with the student's"):
+        refuse_uncachable(RunConfig.model_validate(asked))
+    on_policy = {**asked, "training": {"mode": "on_policy", "cpu": True}}
+    with pytest.raises(ConfigError, match=r"teachers\.a\.tokenizer: own is there for off-policy runs only"):
+        build_teachers(RunConfig.model_validate(on_policy))
