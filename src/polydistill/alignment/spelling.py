@@ -60,7 +60,7 @@ class Spelling:
         self.spelled: list[bytes | None] = [None] * (max(vocabulary.values(), default=-1) + 1)
         self.special: dict[int, tuple[str, ...]] = {}
         unknown = told["model"].get("unk_token") or told["model"].get("unk_id")
-        for token, index in vocabulary.items():
+        for token, index in sorted(vocabulary.items(), key=lambda entry: entry[1]):
             if (index in added and added[index]["special"]) or unknown in (token, index):
                 self.special[index] = (*_roles(tokenizer, index), token)
             elif index in added:
