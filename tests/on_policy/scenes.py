@@ -12,7 +12,10 @@ from polydistill.teachers import LocalTeacher
 from polydistill.training.on_policy import OnPolicyPolyDistillTrainer
 from polydistill.weighting import TeacherRouter
 
-OURS = {"floor", "safety", "severity", "objective", "fixed_share", "skip_below", "observers", "callbacks", "placement"}
+OURS = {
+    *("floor", "safety", "severity", "objective", "fixed_share", "skip_below", "observers", "callbacks", "placement"),
+    *("processing_class", "eval_dataset", "max_length"),
+}
 
 
 def prompts(n: int = 16, completion: bool = False) -> Dataset:
@@ -41,14 +44,14 @@ def two() -> dict[str, LocalTeacher]:
 
 def ours(folder: Path, weighting: Any = None, teachers: Any = None, dataset: Any = None, **options: Any):
     """Our trainer; by default with two teachers under a hard route."""
-    given = {key: options.pop(key) for key in list(options) if key in OURS}
+    given = {"processing_class": tokenizer(), **{key: options.pop(key) for key in list(options) if key in OURS}}
+    student = options.pop("student", None) or llama(0, width=16)
     return OnPolicyPolyDistillTrainer(
-        llama(0, width=16),
+        student,
         two() if teachers is None else teachers,
         TeacherRouter(float("inf")) if weighting is None else weighting,
         args=arguments(folder / "ours", **options),
         train_dataset=prompts() if dataset is None else dataset,
-        processing_class=tokenizer(),
         **given,
     )
 

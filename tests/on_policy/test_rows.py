@@ -105,6 +105,5 @@ def test_plain_text_has_no_prompts(tmp_path):
 
 
 def test_a_row_without_completion_is_named_when_fixed_data_is_mixed_in(tmp_path):
-    made = ours(tmp_path, fixed_share=1.0)
-    with pytest.raises(DataError, match="a row has no `completion`"):
-        completed(made, prompts())
+    with pytest.raises(DataError, match="the training data, row 1: column 'completion' is missing or empty"):
+        ours(tmp_path, fixed_share=1.0)

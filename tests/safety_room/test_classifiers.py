@@ -81,7 +81,7 @@ def test_scores_are_kept_with_the_data_under_the_classifiers_content(config, cla
     from polydistill.run.build_safety import build_severity
 
     def annotated(path: Path):
-        data = load_data(str(path), "train", "text")
+        data = load_data(str(path), "train")
         return severity.annotate(data, build_severity(run.safety))["severity"]
 
     fresh = config.parent / "fresh.jsonl"

@@ -152,13 +152,13 @@ def test_assistant_only_loss_learns_what_the_assistant_says(tmp_path):
 
 
 def test_an_empty_data_set_is_refused(tmp_path):
-    with pytest.raises(DataError, match="the train_dataset data set is empty"):
+    with pytest.raises(DataError, match="the training data is empty"):
         trainer(tmp_path, data=models.texts().select([]))
 
 
 def test_a_data_set_without_a_single_label_is_refused(tmp_path):
     cut = Dataset.from_dict({"prompt": ["word " * 100] * 4, "completion": ["cut off"] * 4})
-    with pytest.raises(DataError, match="every label of the training data set is masked"):
+    with pytest.raises(DataError, match="every label of the training data is masked"):
         trainer(tmp_path, data=cut, max_length=16)
 
 
@@ -189,8 +189,9 @@ def test_names_that_do_not_exist_are_refused_before_any_model_is_loaded(tmp_path
 
 def test_a_teacher_of_another_vocabulary_is_refused(tmp_path):
     other = models.tokenizer().train_new_from_iterator(["quick brown foxes jump over lazy dogs"] * 3, 300)
+    plain = models.conversations(4)
     with pytest.raises(VocabularyMismatchError, match=r"teacher 'w' has another vocabulary"):
-        trainer(tmp_path, teachers={"w": LocalTeacher("w", models.llama(1), other)}, weighting=PLAIN)
+        trainer(tmp_path, data=plain, teachers={"w": LocalTeacher("w", models.llama(1), other)}, weighting=PLAIN)
 
 
 def with_another_user(tokens: int = 0):

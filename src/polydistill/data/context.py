@@ -59,11 +59,11 @@ class ContextCollator:
                 row.fill_(_severity(example))
                 continue
             number = len(example["input_ids"])
-            if len(value) < number:
+            if len(value) != number:
                 raise DataError(
                     f"column 'severity' has {len(value)} numbers for {number} tokens; one per token is needed"
                 )
-            own = torch.tensor(value[:number], dtype=torch.float32)
+            own = torch.tensor(value, dtype=torch.float32)
             if not bool(((own >= 0) & (own <= 1)).all()):
                 raise DataError(f"column 'severity' must lie in [0, 1], got {value}")
             # The collator pads on either side; the mask says where the tokens are.
@@ -77,9 +77,10 @@ class ContextCollator:
             return UNKNOWN
         if column == "teacher_id" and isinstance(value, int) and 0 <= value < len(names):
             return value
+        value = str(value) if column == "task" else value
         if value in names:
             return names.index(value)
-        if column == "task":  # a task that only the held-out data has: no operator knows it
+        if column == "task":  # names were given, and this is none of them
             return UNKNOWN
         raise DataError(f"column {column!r} says {value!r}, which is none of the teachers {', '.join(names)}")
 
@@ -102,12 +103,23 @@ def to_the_left(mask: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
     return mask.bool().int().argsort(dim=1, descending=True, stable=True)
 
 
-def task_names(dataset: Any) -> tuple[str, ...]:
-    """Tasks of a data set, sorted; empty without the column or for a stream."""
-    columns = getattr(dataset, "column_names", None) or []
-    if "task" not in columns or not hasattr(dataset, "unique"):
-        return ()
-    return tuple(sorted(str(task) for task in dataset.unique("task") if task is not None))
+def task_names(*datasets: Any) -> tuple[str, ...]:
+    """Tasks of data sets, sorted, by their text; empty without the column or for streams."""
+    names: set[str] = set()
+    for dataset in datasets:
+        if isinstance(dataset, dict):
+            names |= set(task_names(*dataset.values()))
+        elif "task" in (getattr(dataset, "column_names", None) or []) and hasattr(dataset, "unique"):
+            names |= {str(task) for task in dataset.unique("task") if task is not None}
+    return tuple(sorted(names))
+
+
+def unlisted(dataset: Any, tasks: Sequence[str], name: str) -> str | None:
+    """A sentence about tasks of a data set that are none of those that were given; None without any."""
+    other = [task for task in task_names(dataset) if task not in tasks]
+    if not tasks or not other:
+        return None
+    return f"{name} has the tasks {', '.join(other)}, which are none of `tasks`: no weight knows them"
 
 
 def refuse_empty(dataset: Any, name: str) -> None:
@@ -117,7 +129,7 @@ def refuse_empty(dataset: Any, name: str) -> None:
         DataError: it is.
     """
     if hasattr(dataset, "__len__") and len(dataset) == 0:
-        raise DataError(f"the {name} data set is empty; nothing can be learned from it")
+        raise DataError(f"{name} is empty; nothing can be learned from it")
 
 
 def ids_in(dataset: Any) -> set[int]:
@@ -137,7 +149,7 @@ def refuse_masked(dataset: Any, name: str, columns: Sequence[str] = ("labels",))
     """
     if hasattr(dataset, "__len__") and len(dataset) == 0:
         raise DataError(
-            f"every label of the {name} data set is masked after preparation: no token would be learned; check "
+            f"every label of {name} is masked after preparation: no token would be learned or measured; check "
             "completion_only_loss and assistant_only_loss, the chat template, and that max_length does not cut the "
             "answers off"
         )

@@ -2,12 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
-from polydistill.data.context import COLUMNS, DataError, refuse_empty
+from polydistill.data.context import DataError, refuse_empty
+from polydistill.data.rows import kind_of
 
 FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 
@@ -21,16 +21,15 @@ PACKED = {
 """First bytes of packed files."""
 
 
-def load_data(source: str, split: str, text_field: str) -> Dataset:
-    """A data set in one of TRL's formats.
+def load_data(source: str, split: str) -> Dataset:
+    """A data set from a file or the hub.
 
     Args:
         source: a .jsonl, .json, .parquet or .csv file, or the id of a hub data set.
         split: of a hub data set; files have only one.
-        text_field: column of plain text.
 
     Raises:
-        DataError: it is missing, unreadable, empty, or in none of the formats.
+        DataError: it is missing, unreadable or empty.
     """
     path = Path(source)
     if path.suffix in FORMATS:
@@ -55,7 +54,6 @@ def load_data(source: str, split: str, text_field: str) -> Dataset:
                 f"{source!r} is neither a {', '.join(FORMATS)} file nor a data set that the hub gave: {reason}"
             ) from error
     refuse_empty(data, source)
-    _check_format(data, source, text_field)
     return data
 
 
@@ -69,25 +67,24 @@ def _refuse_packed(path: Path) -> None:
 
 
 def _check_lines(path: Path) -> None:
-    with path.open(encoding="utf-8", errors="replace") as stream:
+    kinds: dict[str, str] = {}
+    with path.open("rb") as stream:
         for number, line in enumerate(stream, 1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except UnicodeDecodeError as error:
+                raise DataError(f"{path}, line {number}: not UTF-8; save the file in that encoding") from error
             except json.JSONDecodeError as error:
                 raise DataError(
                     f"{path}, line {number}: not valid JSON ({error.msg} at column {error.colno})"
                 ) from error
             if not isinstance(row, dict):
-                raise DataError(f"{path}, line {number}: a row must be an object, got {type(row).__name__}")
-
-
-def _check_format(data: Any, source: str, text_field: str) -> None:
-    columns = set(data.column_names)
-    if text_field in columns or "messages" in columns or {"prompt", "completion"} <= columns or "input_ids" in columns:
-        return
-    raise DataError(
-        f"{source} has the columns {', '.join(sorted(columns))}; one of `{text_field}`, `messages`, or `prompt` and "
-        f"`completion` is needed (beside the optional {', '.join(COLUMNS)})"
-    )
+                raise DataError(f"{path}, line {number}: a row must be an object, got {kind_of(row)}")
+            for key, value in row.items():
+                kind = kind_of(value)
+                if value is not None and kinds.setdefault(key, kind) != kind:
+                    raise DataError(
+                        f"{path}, line {number}: {key!r} is {kind}, and was {kinds[key]} before; a column has one kind"
+                    )

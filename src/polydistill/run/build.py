@@ -198,8 +198,8 @@ def build_trainer(config: c.RunConfig, observers: list[Observer] | None = None) 
     data, lora = config.data, config.student.lora
     stack = build_stack(config.weighting)
     stack.bind(list(config.teachers), config.tasks or ()) if config.tasks is not None else None
-    train = load_data(data.train, data.train_split, data.text_field)
-    held_out = None if data.evaluation is None else load_data(data.evaluation, data.evaluation_split, data.text_field)
+    train = load_data(data.train, data.train_split)
+    held_out = None if data.evaluation is None else load_data(data.evaluation, data.evaluation_split)
     on_policy = config.training.mode == "on_policy"
     gradient = build_gradient(config)
     arguments = None if on_policy else sft_config(config)
@@ -249,6 +249,7 @@ def build_trainer(config: c.RunConfig, observers: list[Observer] | None = None) 
             args=generation,
             objective=build_objective(config.objective) if sampled is None else sampled(),
             fixed_share=config.training.fixed_share,
+            max_length=data.max_length,
             **common,
         )
     trainer.masked += code_says(config)

@@ -18,9 +18,14 @@ def distillation_config(config: RunConfig, loop: dict[str, Any]) -> Distillation
     """Trl's arguments: `loop`, what is said of generation, and `training.extra` over both.
 
     Raises:
-        ConfigError: trl refuses one of them.
+        ConfigError: trl refuses one of them, or a key of `data` means nothing here.
     """
     t = config.training
+    if config.data.loss is not None:
+        raise ConfigError(
+            f"data.loss: {config.data.loss} is not read in mode: on_policy, which learns what the student wrote "
+            "and, with lambda, the data's completions; leave it out"
+        )
     wanted = {**loop, "max_completion_length": t.completion_length, "temperature": t.sampling_temperature}
     try:
         return DistillationConfig(**{**wanted, **t.extra})

@@ -26,7 +26,7 @@ from polydistill.logprobs import UNKNOWN
 from polydistill.run.build import build_student, build_teachers, build_trainer
 from polydistill.teachers import LocalTeacher, Teacher, TeacherUnavailableError
 from polydistill.teachers.vocabulary import tokens_by_id
-from polydistill.training.taught import Taught
+from polydistill.training.taught import Taught, parts
 
 FOLDER = "cache"
 """Of a cache inside a run's folder, unless the configuration or the command says another place."""
@@ -251,7 +251,7 @@ def texts_of(trainer: Taught) -> tuple[list[Text], list[str]]:
 def _rows(trainer: Taught, dataset: Any) -> list[tuple[np.ndarray, int]]:
     """Token ids as the collator makes them, and the task, of every row."""
     made = []
-    for row in dataset:
+    for row in (row for part in parts(dataset) for row in part):
         batch: dict[str, Any] = trainer.data_collator([row])
         real = batch["attention_mask"][0].bool()
         task = int(batch["task"].flatten()[0]) if batch.get("task") is not None else UNKNOWN

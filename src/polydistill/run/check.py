@@ -100,6 +100,7 @@ def _check(config: RunConfig, trainer: Taught, layout: Layout | None) -> Check:
         *trainer.masked,
         *_kernel_says(trainer.args.device),
         f"data: {len(dataset):,} training examples; tasks: {', '.join(trainer.pipeline.tasks) or 'none'}",
+        *trainer.data_says,
         *safety_says_before(trainer),
         *([] if trainer.constraints is None else trainer.constraints.says()),
     ]

@@ -172,9 +172,10 @@ def _add(
 ) -> None:
     gap = statistics.student_gap
     assert gap is not None
+    unnamed = ALL if not tasks else "other" if "other" not in tasks else "(no task)"
     for index in positions.task.unique().tolist():
         chosen = positions.has_loss & (positions.task == index)
-        total = sums[tasks[index] if 0 <= index < len(tasks) else (ALL if not tasks else "other")]
+        total = sums[tasks[index] if 0 <= index < len(tasks) else unnamed]
         total.tokens += int(chosen.sum())
         total.loss += float(loss[chosen].double().sum())
         total.kl_to_pool += float(pool[chosen].double().sum())

@@ -280,6 +280,7 @@ def _summary(
         severity=shares(trainer.train_dataset),
         says=[
             *trainer.masked,
+            *trainer.data_says,
             *says(trainer.promises()),
             *safety_says(trainer),
             *learning_says(trainer),

@@ -2,7 +2,9 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -14,7 +16,8 @@ from transformers.modeling_outputs import CausalLMOutput
 from transformers.utils import logging
 from trl import SFTConfig, SFTTrainer
 
-from polydistill.data.context import COLUMNS, ContextCollator, ids_in, refuse_empty, refuse_masked, task_names
+from polydistill.data.context import COLUMNS, ContextCollator, DataError, ids_in, refuse_empty, refuse_masked
+from polydistill.data.rows import Reading, begun, columns_of, readable
 from polydistill.data.severity import Source, annotate, annotate_tokens
 from polydistill.logprobs import Head, HiddenStates
 from polydistill.objective import Divergence, ForwardKL, Outcome
@@ -28,9 +31,10 @@ from polydistill.training.gradient.across_teachers import AcrossTeachers, factor
 from polydistill.training.hearing import Heard, hear
 from polydistill.training.partial import refuse_too_long
 from polydistill.training.placement import Placement
+from polydistill.training.prepare import cut, named
 from polydistill.training.step import StepOutcome, step
 from polydistill.training.student import of_the_tokens, teach_forward
-from polydistill.training.taught import Observer, Taught
+from polydistill.training.taught import DATA, Observer, Taught, parts
 from polydistill.weighting import Operator
 
 logger = logging.get_logger(__name__)
@@ -91,14 +95,12 @@ class PolyDistillTrainer(Taught, SFTTrainer):
     ) -> None:
         args = SFTConfig("polydistill-run") if args is None else args
         _refuse_unsupported(args, kwargs)
-        for name in ("train_dataset", "eval_dataset"):
+        for name, words in DATA.items():
             if kwargs.get(name) is not None:
-                refuse_empty(kwargs[name], name)
-                if severity is not None:
-                    kwargs[name] = annotate(kwargs[name], severity, args.dataset_text_field)
+                refuse_empty(kwargs[name], words)
         args.logging_nan_inf_filter = False  # it would hide a NaN in the logged loss
         self.objective = ForwardKL() if objective is None else objective
-        found = task_names(kwargs.get("train_dataset")) if tasks is None else tuple(tasks)
+        found = self._tasks(tasks, *(kwargs.get(name) for name in DATA))
         local = named_teachers(teachers)
         for teacher in local:
             if isinstance(teacher, LocalTeacher) and teacher.model is model:
@@ -111,12 +113,19 @@ class PolyDistillTrainer(Taught, SFTTrainer):
         self.loss_bytes, self.observers = loss_bytes, list(observers)
         self.skip_below = self._skipping(skip_below, isinstance(self.objective, ForwardKL))
         self.rows = Rows(gradient) if isinstance(gradient, AcrossGroups) else None
+        self.severity_of, self.completion_only = severity, bool(args.completion_only_loss)
+        self.reading = Reading(
+            args.dataset_text_field,
+            answered=bool(args.assistant_only_loss),
+            teachers=names,
+            formatted=kwargs.get("formatting_func") is not None,
+        )
+        kwargs |= {n: begun(kwargs[n], words, self.reading) for n, words in DATA.items() if kwargs.get(n) is not None}
         super().__init__(model=model, args=args, **kwargs)
-        refuse_masked(self.train_dataset, "training")
-        if severity is not None:
-            self.train_dataset = annotate_tokens(self.train_dataset, severity, self._tokenizer)
-            self.eval_dataset = annotate_tokens(self.eval_dataset, severity, self._tokenizer)
-        refuse_too_long(self.teachers, self.train_dataset, self.eval_dataset)
+        for name, words in DATA.items():
+            for part in parts(getattr(self, name)):
+                refuse_masked(part, words)
+        refuse_too_long(self.teachers, *parts(self.train_dataset), *parts(self.eval_dataset))
         self.data_collator = ContextCollator(self.data_collator, names, found)
         teach_forward(self._place_models(self._tokenizer), self.visible)
         self._refuse_unknown_tokens()
@@ -132,10 +141,51 @@ class PolyDistillTrainer(Taught, SFTTrainer):
         tokens = len(tokens_by_id(self._tokenizer))
         if tokens > self.visible:
             lacks["the student"] = list(range(self.visible, tokens))
-        for dataset in (self.train_dataset, self.eval_dataset) if lacks else ():
+        for dataset in (*parts(self.train_dataset), *parts(self.eval_dataset)) if lacks else ():
             found = ids_in(dataset)
             for who, ids in lacks.items():
                 refuse_in(found, ids, who, self._tokenizer)
+
+    def _prepare_dataset(
+        self, dataset: Any, processor: Any, args: Any, packing: bool, formatting: Any, dataset_name: str
+    ) -> Any:
+        """As trl's, of rows that were looked at one by one; then severities, and the cut, both per token."""
+        name = DATA.get(f"{dataset_name}_dataset", f"the data {dataset_name!r}")
+        source, reading = self.severity_of, self.reading
+        dataset = readable(dataset, name, reading)
+        self._refuse_format(columns_of(dataset), name, processor)
+        if source is not None:
+            dataset = annotate(dataset, source, reading.text_field)
+        whole = copy(args)
+        whole.max_length, whole.shuffle_dataset = None, False
+        prepare = super()._prepare_dataset
+        dataset = named(name, dataset, lambda rows: prepare(rows, processor, whole, False, formatting, dataset_name))
+        if source is not None:
+            dataset = annotate_tokens(dataset, source, self._tokenizer)
+        done = cut(dataset, name, args.max_length, args.truncation_mode)
+        self.data_says += done.said
+        self.longest = max(self.longest, done.longest)
+        return done.rows.shuffle(seed=args.seed) if args.shuffle_dataset else done.rows
+
+    def _refuse_format(self, columns: list[str], name: str, processor: Any) -> None:
+        """What the options ask of the columns.
+
+        Raises:
+            DataError: conversations without a chat template.
+            ValueError: completions are to be learned, and there are none.
+        """
+        if self.reading.formatted or "input_ids" in columns:
+            return
+        if "messages" in columns and not getattr(processor, "chat_template", None):
+            raise DataError(
+                f"{name} has conversations and the student's tokenizer no chat template; give one with "
+                "student.chat_template (a folder with a tokenizer, or a file), or write the data as plain text"
+            )
+        if self.completion_only and "completion" not in columns:
+            raise ValueError(
+                f"completions alone are to be learned (data.loss: completion), and {name} has no column `completion`; "
+                + ("learn answers with data.loss: assistant" if "messages" in columns else "leave it out")
+            )
 
     def compute_loss(
         self,
@@ -205,12 +255,13 @@ class PolyDistillTrainer(Taught, SFTTrainer):
         """The evaluation data as the collator makes it; None without any."""
         if self.eval_dataset is None:
             return None
-        dataset: Any = self.eval_dataset
         # The loader of a single process: evaluation is the main rank's, whatever the number of ranks.
-        loader = torch.utils.data.DataLoader(
-            dataset, batch_size=self.args.per_device_eval_batch_size, collate_fn=self.data_collator
-        )
-        return (self.batch_of({k: v.to(self.args.device) for k, v in batch.items()}) for batch in loader)
+        size = self.args.per_device_eval_batch_size
+        loaders = [
+            torch.utils.data.DataLoader(part, size, collate_fn=self.data_collator) for part in parts(self.eval_dataset)
+        ]
+        batches = chain.from_iterable(loaders)
+        return (self.batch_of({k: v.to(self.args.device) for k, v in batch.items()}) for batch in batches)
 
     def batch_of(self, inputs: dict[str, Any]) -> Batch:
         """What the collator made, as the method's own batch."""

@@ -1,30 +1,33 @@
 """On-policy training: `trl.DistillationTrainer` with several teachers; the student writes, the teachers correct."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 from trl import DistillationConfig, DistillationTrainer
 
-from polydistill.data.context import COLUMNS, ContextCollator, DataError, refuse_empty, task_names, to_the_left
+from polydistill.data.context import COLUMNS, ContextCollator, DataError, refuse_empty, to_the_left
 from polydistill.data.prompts import with_prompts
+from polydistill.data.rows import Reading, readable
 from polydistill.data.severity import FromRules, Source, along, annotate
 from polydistill.objective import Divergence, ForwardKL, ReverseKL
 from polydistill.safety import Order
 from polydistill.safety.constrained import Constrained
 from polydistill.teachers import Teachers, head_of, last_hidden_state, named_teachers
 from polydistill.training.batch import IGNORED, Batch
-from polydistill.training.fixed import fixed_ids, fixed_turn
+from polydistill.training.fixed import fixed_turn
 from polydistill.training.hearing import hear
 from polydistill.training.placement import Placement
 from polydistill.training.sampled import Sampled, TokenScorer, refuse_for_sampled, sampled_step, scorers
 from polydistill.training.step import StepOutcome, step
-from polydistill.training.taught import Observer, Taught
+from polydistill.training.taught import DATA, Observer, Taught, parts
+from polydistill.training.text import Text, measured
 from polydistill.weighting import Operator, Tag
 from polydistill.weighting.labels import refuse_label_readers
 
@@ -50,6 +53,7 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
             one.
         tasks: names of the tasks; found in the data set's `task` column when None.
         fixed_share: share of the steps on the data's own completions, in [0, 1]: exactly that share, evenly spaced.
+        max_length: tokens of prompt and completion together: completions end there, longer prompts are left out.
         skip_below: teachers of at most this total weight need not run (T5); 0 skips exact zeros only, None nothing.
         loss_bytes: byte budget of a chunk of the objective.
         observers: functions called on every training batch.
@@ -78,6 +82,7 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
         objective: Divergence | Sampled | None = None,
         tasks: Sequence[str] | None = None,
         fixed_share: float = 0.0,
+        max_length: int | None = None,
         skip_below: float | None = 0.0,
         loss_bytes: int | None = None,
         observers: Sequence[Observer] = (),
@@ -86,12 +91,6 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
     ) -> None:
         args = DistillationConfig("polydistill-run") if args is None else args
         args.logging_nan_inf_filter = False  # it would hide a NaN in the logged loss
-        for name in ("train_dataset", "eval_dataset"):
-            if kwargs.get(name) is not None:
-                refuse_empty(kwargs[name], name)
-                kwargs[name] = with_prompts(kwargs[name], name)
-                if severity is not None:
-                    kwargs[name] = annotate(kwargs[name], severity)
         self.tokens: list[TokenScorer] | None = None
         chosen = ReverseKL() if objective is None else objective
         if isinstance(chosen, Sampled):
@@ -101,7 +100,15 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
             local = named_teachers(teachers)
             names = tuple(teacher.name for teacher in local)
         self.objective = chosen
-        found = task_names(kwargs.get("train_dataset")) if tasks is None else tuple(tasks)
+        for name, words in DATA.items():
+            if kwargs.get(name) is not None:
+                refuse_empty(kwargs[name], words)
+                answered = fixed_share > 0 and name == "train_dataset"
+                reading = Reading(own_text=True, answered=answered, teachers=names)
+                kwargs[name] = readable(with_prompts(readable(kwargs[name], words, reading), words), words, reading)
+                if severity is not None:
+                    kwargs[name] = annotate(kwargs[name], severity)
+        found = self._tasks(tasks, *(kwargs.get(name) for name in DATA))
         self._bind(local, weighting, names, found, floor, safety, constraints, placement)
         if self.pipeline.stack.reads_prefix_labels:
             self.pipeline.stack.tag = Tag.DYNAMIC  # the prefix is the student's own text
@@ -111,12 +118,57 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
         _refuse_unsupported(self, args, kwargs)
         super().__init__(model=model, teacher_model=None, args=args, **kwargs)
         self._place_models(self._tokenizer)
+        self._settle_generation()
         self.context = ContextCollator(lambda rows: {}, names, found)
+        self.max_length = max_length
+        arguments: Any = self.chat_template_kwargs
+        self.text = Text(self.processing_class, self._tokenizer, self.chat_template, self.tools, arguments)
+        self._measure(answered=fixed_share > 0)
         self.severity_along = None
         if isinstance(severity, FromRules) and severity.along:
             self.severity_along = along(severity, self._tokenizer)
-        self.given: list[dict[str, Any]] | None = None
+        self.rows: list[dict[str, Any]] = []
+        self.fixed = False
         self.made: list[StepOutcome] = []
+
+    def _measure(self, answered: bool) -> None:
+        """Every row becomes ids once before the first step, so that none ends a run in its middle or after it."""
+        longest, writes = [], cast(DistillationConfig, self.args).max_completion_length or 0
+        for name, words in DATA.items():
+            dataset, length, said = measured(
+                getattr(self, name), words, self.text, self.max_length, answered or name == "eval_dataset"
+            )
+            setattr(self, name, dataset)
+            longest.append(length + writes if length else 0)
+            self.data_says += said
+        self.longest = max(longest) if self.max_length is None else min(max(longest), self.max_length)
+
+    def _settle_generation(self) -> None:
+        """The student writes ids that are text, since others have no place in the loss."""
+        rows = cast(Any, self.model).get_output_embeddings().weight.shape[0]
+        known = set(self._tokenizer.get_vocab().values())
+        without = [index for index in range(rows) if index not in known]
+        if without:
+            self.generation_config.suppress_tokens = [*(self.generation_config.suppress_tokens or []), *without]
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """The student writes by its own law at the temperature of the run: without dropout, and without what its
+        checkpoint says of generation beside the end tokens."""
+        student: Any = self.model
+        models = {id(model): model for model in (student, _base(student))}.values()
+        kept, training = [getattr(model, "generation_config", None) for model in models], student.training
+        student.eval()
+        for model in models:
+            model.generation_config = GenerationConfig(
+                eos_token_id=self.eos_token_ids, pad_token_id=self._tokenizer.pad_token_id
+            )
+        try:
+            yield
+        finally:
+            for model, config in zip(models, kept, strict=True):
+                model.generation_config = config
+            student.train(training)
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -127,11 +179,8 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
         """Completions, with the context of every row beside them: rows are shuffled and split together later."""
         training = self._training
         fixed = training and fixed_turn(self.state.global_step, self.fixed_share)
-        self.given = inputs if fixed else None
-        try:
-            output: dict[str, Any] = super()._generate_and_score_completions(inputs)
-        finally:
-            self.given = None
+        self.rows, self.fixed = inputs, fixed
+        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         if "pixel_values" in output:
             raise DataError("images are not supported: the teachers would not see them; train on text prompts")
         device, rows = output["prompt_ids"].device, len(inputs)
@@ -142,6 +191,9 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
             output["severity"] = self._severities_along(output)
         output["fixed"] = torch.full((rows,), fixed, device=device)
         return output
+
+    def _room(self, prompt: list[int]) -> int | None:
+        return None if self.max_length is None else max(self.max_length - len(prompt), 1)
 
     @property
     def _training(self) -> bool:
@@ -159,11 +211,18 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
             values[row][real[row]] = torch.tensor(said, device=ids.device)
         return values
 
+    def _tokenize_prompts(self, prompts: list[Any]) -> Any:
+        """With each row's own tools and arguments of the template."""
+        rows = [{**row, "prompt": prompt} for row, prompt in zip(self.rows, prompts, strict=True)]
+        return [self.text.example(row)[0] if self.fixed else self.text.prompt(row) for row in rows], None, {}
+
     def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.given is None:
-            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
-        ids = fixed_ids(self.given, prompt_ids, self.processing_class, self._tokenizer)
-        return [row[: self.max_completion_length] for row in ids]
+        if self.fixed:
+            ids = [self.text.example(row)[1][: self.max_completion_length] for row in self.rows]
+        else:
+            with self._writing():
+                ids = super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        return [row[: self._room(prompt)] for row, prompt in zip(ids, prompt_ids, strict=True)]
 
     def compute_loss(
         self,
@@ -213,19 +272,28 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
         return done.loss / torch.as_tensor(items, device=done.loss.device).clamp(min=1e-6)
 
     def held_out(self) -> Iterator[Batch] | None:
-        """The evaluation data's own completions, so that losses compare with other runs; None without any."""
-        dataset: Any = self.eval_dataset
-        if dataset is None or "completion" not in (dataset.column_names or []):
-            return None
+        """The evaluation data's own completions, so that losses compare with other runs; None without any.
+
+        Rows without one have no loss to measure and are left out.
+        """
         size = self.args.per_device_eval_batch_size
+        answered = [
+            (part, [i for i, answer in enumerate(part["completion"]) if answer])
+            for part in parts(self.eval_dataset)
+            if "completion" in (part.column_names or [])
+        ]
+        if not any(chosen for _, chosen in answered):
+            return None
         return (
-            self._given_batch([dataset[i] for i in range(s, min(s + size, len(dataset)))])
-            for s in range(0, len(dataset), size)
+            self._given_batch([part[i] for i in chosen[start : start + size]])
+            for part, chosen in answered
+            for start in range(0, len(chosen), size)
         )
 
     def _given_batch(self, rows: list[dict[str, Any]]) -> Batch:
-        prompts, *_ = self._tokenize_prompts([row["prompt"] for row in rows])
-        answers = fixed_ids(rows, prompts, self.processing_class, self._tokenizer)
+        pairs = [self.text.example(row) for row in rows]
+        prompts = [prompt for prompt, _ in pairs]
+        answers = [answer[: self._room(prompt)] for prompt, answer in pairs]
         pad, device = self._tokenizer.pad_token_id, self.args.device
 
         def padded(lists: list[list[int]], side: str, value: int) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
+from polydistill.data.context import task_names, unlisted
 from polydistill.objective import Divergence, OwnPool
 from polydistill.objective.distil import chunk_bytes
 from polydistill.pipeline import Pipeline, as_operator
@@ -33,6 +34,9 @@ from polydistill.weighting import Operator
 
 logger = logging.get_logger(__name__)
 
+DATA = {"train_dataset": "the training data", "eval_dataset": "the held-out data"}
+"""What a trainer calls its data sets -> what messages call them."""
+
 
 class Taught(Checkpointed):
     """A trainer with teachers and a pipeline; to be mixed in before one of trl's trainers.
@@ -47,6 +51,8 @@ class Taught(Checkpointed):
         terms: what promises depend on, with what was seen on a batch; None before one was looked at.
         gradient: modification of the gradient, or None.
         said: sentences about what it means for the safety order.
+        data_says: sentences about the rows: cut, left out, of tasks that no weight knows.
+        longest: tokens of the longest row, as far as that is known before it is written.
     """
 
     teachers: list[Teacher]
@@ -63,6 +69,15 @@ class Taught(Checkpointed):
     terms: Terms | None = None
     gradient: AcrossTeachers | AcrossGroups | None = None
     said: tuple[str, ...] = ()
+    data_says: list[str]
+    longest: int = 0
+
+    def _tasks(self, given: Sequence[str] | None, *datasets: Any) -> tuple[str, ...]:
+        """Names of the tasks: those that were given, or those of training and held-out data together."""
+        found = task_names(*datasets) if given is None else tuple(given)
+        pairs = zip(datasets, DATA.values(), strict=True)
+        self.data_says = list(filter(None, [unlisted(dataset, found, name) for dataset, name in pairs]))
+        return found
 
     def _bind(  # noqa: PLR0913
         self,
@@ -84,7 +99,7 @@ class Taught(Checkpointed):
         """
         if isinstance(self.objective, OwnPool):
             terms_of(self.objective)
-        self.teachers = teachers
+        self.teachers, self._sums = teachers, torch.zeros(4, dtype=torch.float64)
         self.pipeline = Pipeline.of(weighting, names, tasks, floor=floor, safety=safety)
         self.gradient, self.watch = gradient, Watch()
         if isinstance(gradient, AcrossTeachers):
@@ -168,12 +183,27 @@ class Taught(Checkpointed):
         guarantee = self.pipeline.guarantee()
         return "\n".join([repr(self.pipeline.stack), *says(self.promises()), "derivation:", *guarantee.lines(1)])
 
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """As `Trainer.evaluation_loop`, with means over all tokens, however they lie in batches."""
+        self._sums = torch.zeros(4, dtype=torch.float64)
+        output: Any = super().evaluation_loop(*args, **kwargs)
+        divergence, cross_entropy, count, loss = self._sums.tolist()
+        if count:
+            prefix = kwargs.get("metric_key_prefix", "eval")
+            output.metrics[f"{prefix}_loss"] = loss / count
+            seen: Any = self._metrics["eval"]  # type: ignore[attr-defined]
+            seen["divergence"], seen["cross_entropy"] = [divergence / count], [cross_entropy / count]
+        return output
+
     def _heard(self, done: StepOutcome, batch: Batch, mode: str) -> dict[str, float]:
         """Means over all ranks for the log, and the number of tokens; operators and observers take note in training."""
         outcome = done.outcome
         totals = torch.stack([outcome.divergence.sum(), outcome.cross_entropy.sum(), batch.attention_mask.sum()])
-        totals = self.accelerator.reduce(torch.cat([totals, totals.new_tensor([float(outcome.count)])]), "sum")
-        divergence, cross_entropy, tokens, count = totals.tolist()
+        own = totals.new_tensor([float(outcome.count), float(done.loss.detach())])
+        totals = self.accelerator.reduce(torch.cat([totals, own]), "sum")
+        divergence, cross_entropy, tokens, count, _ = totals.tolist()
+        if mode == "eval":
+            self._sums += totals[[0, 1, 3, 4]].double().cpu()
         heard = {
             "divergence": divergence / max(count, 1.0),
             "cross_entropy": cross_entropy / max(count, 1.0),
@@ -187,6 +217,11 @@ class Taught(Checkpointed):
             for observer in self.observers:
                 heard |= observer(done, self)
         return heard
+
+
+def parts(dataset: Any) -> list[Any]:
+    """The data sets of one that may be several by name, or None."""
+    return [] if dataset is None else list(dataset.values()) if isinstance(dataset, dict) else [dataset]
 
 
 Observer = Callable[[StepOutcome, Taught], dict[str, float]]

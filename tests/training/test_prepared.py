@@ -1,0 +1,107 @@
+"""What becomes of rows before step 1: cut, counted, refused with a row; and what is measured of held-out ones."""
+
+import copy
+
+import models
+import pytest
+from datasets import Dataset, DatasetDict
+from runs import trainer
+
+from polydistill.data.severity import FromRules, SeverityRule
+from polydistill.run.evaluate import evaluate
+from polydistill.training import DataError
+
+LONG = " ".join(models.SENTENCES)
+
+
+def test_rows_that_are_cut_and_rows_without_anything_to_learn_are_counted(tmp_path):
+    data = Dataset.from_dict({"prompt": ["a ", LONG, "b "], "completion": ["so", "so", LONG]})
+    made = trainer(tmp_path, data=data, max_length=32)
+    assert len(made.train_dataset) == 2
+    cut, lost, learned = made.data_says
+    assert cut.startswith("the training data: 2 of 3 rows are longer than max_length=32 and are cut; ")
+    assert lost == (
+        "the training data: 1 of 3 rows have no token to learn, whole or after they were cut, and are left out"
+    )
+    assert learned.endswith(" tokens are learned")
+    assert made.longest == 32
+
+
+def test_held_out_data_without_a_token_to_measure_is_refused_before_the_first_step(tmp_path):
+    held = Dataset.from_dict({"prompt": [LONG], "completion": ["so"]})
+    data = Dataset.from_dict({"prompt": ["a "], "completion": ["so"]})
+    with pytest.raises(DataError, match="every label of the held-out data is masked"):
+        trainer(tmp_path, data=data, max_length=32, made={"eval_dataset": held})
+
+
+@pytest.mark.filterwarnings("ignore:.*keep_end")
+def test_severities_are_cut_where_the_tokens_are(tmp_path):
+    ids = list(range(10, 20))
+    data = Dataset.from_dict({"input_ids": [ids], "severity": [[i / 10 for i in range(10)]]})
+    made = trainer(tmp_path, data=data, max_length=4, truncation_mode="keep_end")
+    assert made.train_dataset[0]["input_ids"] == ids[-4:]
+    assert made.train_dataset[0]["severity"] == [0.6, 0.7, 0.8, 0.9]
+    rules = FromRules((SeverityRule.of(words=["sum"]),), along=True)
+    text = Dataset.from_dict({"text": [LONG]})
+    made = trainer(tmp_path, data=text, max_length=4, truncation_mode="keep_end", made={"severity": rules})
+    assert made.train_dataset[0]["severity"] == [1.0] * 4  # the word is in the part that was cut off
+    wrong = Dataset.from_dict({"input_ids": [ids], "severity": [[0.5] * 11]})
+    with pytest.raises(DataError, match="11 numbers for 10 tokens"):
+        trainer(tmp_path, data=wrong, max_length=4)
+
+
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_held_out_losses_are_means_over_tokens_whatever_the_batch(tmp_path, size):
+    held = models.texts(8)
+    made = trainer(tmp_path, made={"eval_dataset": held}, per_device_eval_batch_size=size)
+    figures = made.evaluate()
+    said = evaluate(
+        made.model, made.visible, made.teachers, made.pipeline, made.held_out(), made.processing_class, step=0
+    )
+    assert figures["eval_cross_entropy"] == pytest.approx(said.mean, rel=1e-5)
+    one = trainer(tmp_path, made={"eval_dataset": held}, per_device_eval_batch_size=8).evaluate()
+    for name in ("eval_loss", "eval_divergence"):
+        assert figures[name] == pytest.approx(one[name], rel=1e-5)
+
+
+def test_several_held_out_sets_are_measured_together(tmp_path):
+    held = DatasetDict({"one": models.texts(3), "two": models.texts(5)})
+    made = trainer(tmp_path, made={"eval_dataset": held}, per_device_eval_batch_size=2)
+    assert sum(len(batch.input_ids) for batch in made.held_out()) == 8
+    figures = made.evaluate()
+    assert {"eval_one_loss", "eval_two_loss"} <= set(figures)
+
+
+def test_tasks_of_held_out_data_have_names(tmp_path):
+    data = Dataset.from_dict({"text": ["a b c"] * 2, "task": ["code", "other"]})
+    held = Dataset.from_dict({"text": ["a b c", "b c d", "c d"], "task": ["law", "code", None]})
+    made = trainer(tmp_path, data=data, made={"eval_dataset": held})
+    said = evaluate(
+        made.model, made.visible, made.teachers, made.pipeline, made.held_out(), made.processing_class, step=0
+    )
+    assert set(said.record.losses) == {"law", "code", "(no task)"}
+
+
+def test_what_a_library_raises_on_a_row_names_the_row(tmp_path):
+    spoken = copy.deepcopy(models.tokenizer())
+    spoken.chat_template = "{% for m in messages %}{% if m['role'] == 'tool' %}{{ raise_exception('no tools here') }}"
+    spoken.chat_template += "{% endif %}{{ m['content'] }}{% endfor %}"
+    rows = [[{"role": role, "content": "hi"}] for role in ("user", "user", "tool", "user", "tool")]
+    with pytest.raises(DataError, match="the training data, row 3: no tools here"):
+        trainer(tmp_path, data=Dataset.from_dict({"messages": rows}), made={"processing_class": spoken})
+    spoken.chat_template = None
+    with pytest.raises(DataError, match="the student's tokenizer no chat template; give one with"):
+        trainer(tmp_path, data=Dataset.from_dict({"messages": rows}), made={"processing_class": spoken})
+
+
+def test_completions_alone_cannot_be_learned_where_there_are_none(tmp_path):
+    with pytest.raises(ValueError, match=r"the training data has no column `completion`; learn answers with"):
+        trainer(tmp_path, data=models.conversations(), completion_only_loss=True)
+    with pytest.raises(ValueError, match="has no column `completion`; leave it out"):
+        trainer(tmp_path, completion_only_loss=True)
+
+
+def test_a_row_in_held_out_data_that_does_not_fit_is_refused_before_the_first_step(tmp_path):
+    held = Dataset.from_dict({"text": ["a b", "c d"], "teacher_id": ["a", "nobody"]})
+    with pytest.raises(DataError, match="the held-out data, row 2: column 'teacher_id' says 'nobody'"):
+        trainer(tmp_path, made={"eval_dataset": held})
