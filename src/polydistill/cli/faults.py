@@ -23,9 +23,13 @@ CODES = {
     "NonFiniteValueError": NUMERICS,
     "NonFiniteError": NUMERICS,
     "InfeasibleError": NUMERICS,
+    "StudentDiffersError": NUMERICS,
     "LockedError": LOCKED,
 }
 """Exit code by the name of the error, so that no room has to be imported to fail in its words."""
+
+PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+"""Where our own lines are."""
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
@@ -46,7 +50,7 @@ def _ours(error: BaseException) -> bool:
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return trace is not None and f"{os.sep}polydistill{os.sep}" in trace.tb_frame.f_code.co_filename
+    return trace is not None and trace.tb_frame.f_code.co_filename.startswith(PACKAGE)
 
 
 def leave(error: BaseException) -> NoReturn:

@@ -107,7 +107,7 @@ def check(
     console.print()
     for line in found.estimate.lines():
         console.print(line)
-    console.print(f"\nnext: polydistill train {config}")
+    console.print(f"\nnext: {shlex.join(['polydistill', 'train', str(config), *(overrides or ())])}")
     _write(json_file, asdict(found))
 
 
@@ -130,7 +130,7 @@ def train(config: ConfigFile, overrides: Overrides = None, json_file: JsonFile =
     report = folder / REPORT if done and (folder / REPORT).is_file() else write_report(folder)
     _scores(summary)
     console.print(f"student: {folder / STUDENT}\nreport:  {report}")
-    console.print(f"next: polydistill eval {folder}")
+    console.print(f"next: polydistill eval {shlex.quote(str(folder))}")
     _write(json_file, {**summary.model_dump(mode="json"), "weights_xxh3": weights_hash(folder / STUDENT)})
     refuse_unmet(run, summary)
 

@@ -95,7 +95,7 @@ class LoraConfig(Section):
 
 
 class StudentConfig(ModelConfig):
-    """The student, in full or with LoRA adapters."""
+    """The student, in full or with LoRA adapters; `dtype: auto` is float32 where it is trained in full."""
 
     lora: LoraConfig | None = None
 

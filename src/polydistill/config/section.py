@@ -1,5 +1,6 @@
 """What every section of a configuration is."""
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, field_validator
@@ -25,6 +26,9 @@ class Section(BaseModel):
     @field_validator("*")
     @classmethod
     def _in_range(cls, value: Any) -> Any:
+        """Numbers that a machine holds; `~/runs` is a folder of the user's, as in a shell."""
+        if isinstance(value, str) and value.startswith("~/"):
+            return str(Path(value).expanduser())
         if isinstance(value, int) and abs(value) >= LARGEST:
             raise ValueError(f"must be less than {LARGEST:,}")
         return value

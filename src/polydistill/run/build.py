@@ -1,5 +1,6 @@
 """From a configuration to what it describes: the stack, the objective, the trainer."""
 
+import os
 from typing import Any
 
 import torch
@@ -135,7 +136,8 @@ def build_student(section: c.StudentConfig) -> tuple[Any, Any]:
     try:
         model, tokenizer = load_model(
             section.model,
-            DTYPES[section.dtype],
+            # In bfloat16 the updates of an ordinary learning rate are rounded away.
+            DTYPES[section.dtype] or (torch.float32 if section.lora is None else None),
             revision=section.revision,
             trust_remote_code=section.trust_remote_code,
         )
@@ -156,15 +158,49 @@ def sft_config(config: c.RunConfig) -> SFTConfig:
         "completion_only_loss": {"completion": True, "all": False}.get(str(data.loss)),
         "assistant_only_loss": data.loss == "assistant",
     }
+    refuse_extra(config.training.extra, wanted)
     try:
         return SFTConfig(**{**wanted, **config.training.extra})
     except (TypeError, ValueError) as error:
         raise ConfigError(f"training: {str(error).strip().splitlines()[0]}") from error
 
 
+def flags_of(model: Any) -> dict[str, Any]:
+    """What trl switches for training in a model's configuration, as the checkpoint has it."""
+    config = model.config.get_text_config()
+    return {name: getattr(config, name) for name in ("use_cache", "output_router_logits") if hasattr(config, name)}
+
+
+def refuse_extra(extra: dict[str, Any], own: dict[str, Any]) -> None:
+    """`training.extra` is for what has no key of its own.
+
+    Raises:
+        ConfigError: it overrules a key, or would make a run that cannot be resumed.
+    """
+    for name in sorted(set(extra) & set(own)):
+        raise ConfigError(f"training.extra.{name}: the configuration has a key of its own for it; use that one")
+    if extra.get("save_only_model"):
+        raise ConfigError("training.extra.save_only_model: a run without its optimizer cannot be resumed; leave it out")
+
+
+def refuse_environment(bf16: bool) -> None:
+    """The precision that the environment brings along is the one of the run, or the run does not start.
+
+    Raises:
+        ConfigError: they differ.
+    """
+    given = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if given not in ("no", "bf16" if bf16 else "no"):
+        raise ConfigError(
+            f"training.bf16 is {str(bf16).lower()}, and the environment says ACCELERATE_MIXED_PRECISION={given}, which "
+            "would win; launch with --mixed_precision no, or set training.bf16"
+        )
+
+
 def loop_arguments(config: c.RunConfig) -> dict[str, Any]:
     """What trl's trainers have in common."""
     t, data = config.training, config.data
+    refuse_environment(t.bf16)
     return {
         "output_dir": config.output,
         "max_steps": t.max_steps,
@@ -205,6 +241,7 @@ def build_trainer(config: c.RunConfig, observers: list[Observer] | None = None) 
     arguments = None if on_policy else sft_config(config)
     generation = distillation_config(config, loop_arguments(config)) if on_policy else None
     model, tokenizer = build_student(config.student)
+    flags = flags_of(model)
     adapters = None
     if lora is not None:
         adapters = PeftLoraConfig(
@@ -253,6 +290,7 @@ def build_trainer(config: c.RunConfig, observers: list[Observer] | None = None) 
             **common,
         )
     trainer.masked += code_says(config)
+    trainer.flags = flags
     return trainer
 
 

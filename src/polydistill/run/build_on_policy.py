@@ -27,6 +27,8 @@ def distillation_config(config: RunConfig, loop: dict[str, Any]) -> Distillation
             "and, with lambda, the data's completions; leave it out"
         )
     wanted = {**loop, "max_completion_length": t.completion_length, "temperature": t.sampling_temperature}
+    if clash := sorted(set(t.extra) & set(wanted)):
+        raise ConfigError(f"training.extra.{clash[0]}: the configuration has a key of its own for it; use that one")
     try:
         return DistillationConfig(**{**wanted, **t.extra})
     except (TypeError, ValueError) as error:

@@ -19,7 +19,7 @@ from polydistill.run.build import build_trainer
 from polydistill.run.cache import refuse_unheard
 from polydistill.run.devices import Layout, Sizes, memory, read_layout, where
 from polydistill.run.order import check_order
-from polydistill.run.train import safety_says_before
+from polydistill.run.train import refuse_place, safety_says_before
 from polydistill.teachers import ForeignTeacher, LocalTeacher
 from polydistill.training.partial import foreign_says
 from polydistill.training.taught import Taught
@@ -80,6 +80,7 @@ def check_run(config: RunConfig, accelerate: str | Path | None = None) -> Check:
         ValueError, RuntimeError, FloatingPointError: whatever training would raise in its first step.
     """
     layout = None if accelerate is None else read_layout(accelerate)
+    refuse_place(config, Path(config.output))
     order = check_order(config, keep=False)
     with TemporaryDirectory() as elsewhere:  # a trainer makes its folder; a check leaves nothing behind
         trainer = build_trainer(config.model_copy(update={"output": elsewhere}))

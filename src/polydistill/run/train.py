@@ -14,7 +14,7 @@ import xxhash
 from filelock import FileLock, Timeout
 from peft import PeftModel
 from rich.console import Console
-from transformers import GenerationConfig, PrinterCallback, TrainerState
+from transformers import AutoModelForCausalLM, GenerationConfig, PrinterCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ProgressCallback as TqdmCallback
 
@@ -105,6 +105,7 @@ def train_run(
     """
     rejoin()
     folder = Path(config.output)
+    refuse_place(config, folder)
     with locked(folder):
         _same_run(config, folder)
         summary = finished(folder)
@@ -155,7 +156,7 @@ def _train(
     student = whole_student(trainer)
     if main:  # before teachers are asked again: an outage now must not cost what was learned
         assert student is not None
-        student = save_student(student, trainer.processing_class, folder / STUDENT)
+        student = save_student(student, trainer.processing_class, folder / STUDENT, trainer.flags or {})
         certify_learned(folder, trainer.pipeline, says(trainer.promises()))
     try:
         evaluation = evaluate_trainer(trainer, student)
@@ -202,19 +203,52 @@ def evaluate_trainer(trainer: Taught, student: Any) -> Evaluation | None:
     )
 
 
-def save_student(model: Any, tokenizer: Any, folder: Path) -> Any:
+class StudentDiffersError(RuntimeError):
+    """The student that was saved does not say what the one that was trained says."""
+
+
+def save_student(model: Any, tokenizer: Any, folder: Path, flags: dict[str, Any]) -> Any:
     """Weights, tokenizer and generation config, loadable by plain Transformers; LoRA adapters are merged.
+
+    Args:
+        model: as it was trained.
+        tokenizer: its own.
+        folder: to write into.
+        flags: of its configuration, as the checkpoint had them.
 
     Returns:
         The model as it was saved.
+
+    Raises:
+        StudentDiffersError: loaded again, it has other logits than the model that was trained.
     """
+    ids = torch.arange(4)[None] + 4
+    trained = _said(model, ids)
     if isinstance(model, PeftModel):
         model = model.merge_and_unload()
+    for name, value in flags.items():
+        setattr(model.config.get_text_config(), name, value)
     if model.generation_config is None:
         model.generation_config = GenerationConfig.from_model_config(model.config)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    saved = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype)
+    apart = float((_said(saved, ids) - trained).abs().max() / trained.abs().max().clamp_min(1e-6))
+    if not apart <= 0.1:  # half precision and autocast differ by a few hundredths
+        raise StudentDiffersError(
+            f"the student in {folder} does not say what the trained one says: its logits differ by {apart:.1%}; the "
+            "weights of the last checkpoint are those that were trained"
+        )
     return model
+
+
+@torch.no_grad()
+def _said(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """Logits of a few tokens, in evaluation mode."""
+    training = model.training
+    logits = model.eval()(input_ids=ids.to(model.device), use_cache=False).logits.float().cpu()
+    model.train(training)
+    return torch.as_tensor(logits)
 
 
 def hardware() -> str:
@@ -229,6 +263,24 @@ def weights_hash(folder: Path) -> str:
     for path in sorted(folder.glob("*.safetensors")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def refuse_place(config: RunConfig, folder: Path) -> None:
+    """A run writes into a folder of its own.
+
+    Raises:
+        ConfigError: it would write over a model that it reads, or into the folder where the command is run.
+    """
+    place = folder.resolve()
+    if place == Path.cwd() and not (folder / LOCK).is_file():
+        raise ConfigError(f"output: {folder} is the folder where this command is run; choose one of the run's own")
+    models = {"the student": config.student.model} | {
+        f"teacher {name!r}": section.source for name, section in config.teachers.items() if section.source
+    }
+    for who, source in models.items():
+        read = Path(source).resolve()
+        if Path(source).is_dir() and read in (place, place / STUDENT):
+            raise ConfigError(f"output: {folder} would write over {who}, which is read from {source}; choose another")
 
 
 def _same_run(config: RunConfig, folder: Path) -> None:

@@ -129,6 +129,7 @@ class PolyDistillTrainer(Taught, SFTTrainer):
         self.data_collator = ContextCollator(self.data_collator, names, found)
         teach_forward(self._place_models(self._tokenizer), self.visible)
         self._refuse_unknown_tokens()
+        self._compare_lengths()
         # Our loss divides by the number of visible tokens of the whole step, whatever the model would have done.
         self.model_accepts_loss_kwargs, self._loss_shifts_labels = True, True
         if self.rows is not None:

@@ -124,6 +124,7 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
         arguments: Any = self.chat_template_kwargs
         self.text = Text(self.processing_class, self._tokenizer, self.chat_template, self.tools, arguments)
         self._measure(answered=fixed_share > 0)
+        self._compare_lengths()
         self.severity_along = None
         if isinstance(severity, FromRules) and severity.along:
             self.severity_along = along(severity, self._tokenizer)

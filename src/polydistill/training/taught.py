@@ -16,7 +16,7 @@ from polydistill.pipeline import Pipeline, as_operator
 from polydistill.promises import Promise, Terms, promises, says
 from polydistill.safety import Order
 from polydistill.safety.constrained import Constrained
-from polydistill.teachers import ForeignTeacher, ModelRefusedError, Teacher, check_rows, examine
+from polydistill.teachers import ForeignTeacher, LocalTeacher, ModelRefusedError, Teacher, check_rows, examine
 from polydistill.teachers.vocabulary import refuse_in, reserved_ids, tokens_by_id
 from polydistill.training.batch import Batch
 from polydistill.training.checkpointed import Checkpointed, Commit
@@ -27,6 +27,7 @@ from polydistill.training.partial import fit_foreign, fit_served, foreign_facts,
 from polydistill.training.placement import Copied, Placement, Sharded, refuse_silent_single
 from polydistill.training.probe import probed
 from polydistill.training.sampled import Sampled
+from polydistill.training.seated import refuse_unfit, too_long
 from polydistill.training.step import StepOutcome
 from polydistill.training.terms import terms_of
 from polydistill.training.watch import Watch
@@ -52,6 +53,7 @@ class Taught(Checkpointed):
         gradient: modification of the gradient, or None.
         said: sentences about what it means for the safety order.
         data_says: sentences about the rows: cut, left out, of tasks that no weight knows.
+        flags: what the student's checkpoint says of a configuration that training switches; None as it is.
         longest: tokens of the longest row, as far as that is known before it is written.
     """
 
@@ -70,6 +72,7 @@ class Taught(Checkpointed):
     gradient: AcrossTeachers | AcrossGroups | None = None
     said: tuple[str, ...] = ()
     data_says: list[str]
+    flags: dict[str, Any] | None = None
     longest: int = 0
 
     def _tasks(self, given: Sequence[str] | None, *datasets: Any) -> tuple[str, ...]:
@@ -137,6 +140,7 @@ class Taught(Checkpointed):
         if self.constraints is not None:
             self.constraints.dual.to(self.args.device)
         student = cast(PreTrainedModel, self.model)
+        refuse_unfit(student, self.teachers)
         student = student.get_base_model() if isinstance(student, PeftModel) else student
         if not any(parameter.is_meta for parameter in student.parameters()):  # FSDP loads on the first rank only
             try:
@@ -161,6 +165,12 @@ class Taught(Checkpointed):
         self.teachers = [self.placement.place(teacher, self.accelerator) for teacher in self.teachers]
         self.add_callback(Commit(self))
         return student
+
+    def _compare_lengths(self) -> None:
+        """The longest row beside what every model has positions for."""
+        models: dict[str, Any] = {"the student": self.model}
+        models |= {f"teacher {t.name!r}": t.model for t in self.teachers if isinstance(t, LocalTeacher)}
+        self.masked += filter(None, [too_long(who, model, self.longest) for who, model in models.items()])
 
     def batch_of(self, inputs: dict[str, Any]) -> Batch:
         """A collated batch as the method sees it."""

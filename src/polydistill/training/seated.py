@@ -1,0 +1,64 @@
+"""After the models are there: is what is trained, what teaches, and what is saved what the user thinks it is?"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from peft import PeftModel
+from torch import nn
+
+from polydistill.data.context import DataError
+from polydistill.teachers import LocalTeacher, Teacher
+
+
+def refuse_unfit(student: Any, teachers: Sequence[Teacher]) -> None:
+    """Teachers are frozen and the student is trained, so that they share no tensor; and what is trained is saved.
+
+    Args:
+        student: as it is trained, with its adapters.
+        teachers: of any kind; those that live elsewhere are left out.
+
+    Raises:
+        ValueError: a teacher has tensors of the student, nothing would be trained, weights are on no device, or an
+            adapter sits on an embedding that is also the head.
+    """
+    parameters = list(student.parameters())
+    own = {parameter.data_ptr() for parameter in parameters if not parameter.is_meta and parameter.numel()}
+    for teacher in teachers:
+        if isinstance(teacher, LocalTeacher) and any(p.data_ptr() in own for p in teacher.model.parameters()):
+            raise ValueError(
+                f"teacher {teacher.name!r} shares weights with the student, and a teacher is frozen and speaks without "
+                "the student's adapter; load the model twice"
+            )
+    if not any(parameter.requires_grad for parameter in parameters):
+        raise ValueError(
+            "nothing of the student would be trained: all of its parameters are frozen; call requires_grad_(True), or "
+            "give it an adapter that is trainable"
+        )
+    if isinstance(student, PeftModel):
+        base: Any = student.get_base_model()
+        head = base.get_output_embeddings().weight.data_ptr()
+        for name, module in student.named_modules():
+            if getattr(module, "lora_embedding_A", None) and module.weight.data_ptr() == head:
+                raise ValueError(
+                    f"the adapter sits on {name}, whose matrix is the student's head as well: merged, it would change "
+                    "both; leave the embedding out of target_modules, or name it in modules_to_save"
+                )
+
+
+def too_long(who: str, model: Any, longest: int) -> str | None:
+    """A sentence about rows that are longer than a model was made for; None where they are not.
+
+    Raises:
+        DataError: it has a table of positions, which ends there.
+    """
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if not isinstance(limit, int) or not 0 < limit < longest:
+        return None
+    words = model.get_input_embeddings()
+    tables = (m for m in model.modules() if isinstance(m, nn.Embedding) and m is not words)
+    if any(limit <= table.num_embeddings <= limit + 8 for table in tables):
+        raise DataError(
+            f"{who} has positions for {limit:,} tokens, and the longest row has {longest:,}; use data.max_length: "
+            f"{limit}"
+        )
+    return f"{who} was made for {limit:,} tokens; the longest row has {longest:,}"
