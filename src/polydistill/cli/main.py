@@ -33,6 +33,23 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="key.path=value, ove
 JsonFile = Annotated[Path | None, typer.Option("--json", help="also write the result here")]
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from polydistill import __version__
+
+        print(f"polydistill {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="say it, and end")
+    ] = False,
+) -> None:
+    pass
+
+
 def main() -> None:
     """Entry point: errors that are the user's to mend end in one sentence and an exit code."""
     warnings.filterwarnings("ignore", category=FutureWarning)

@@ -100,10 +100,25 @@ class StudentConfig(ModelConfig):
     lora: LoraConfig | None = None
 
 
+class SourceConfig(Section):
+    """One of several sources of training data."""
+
+    data: str = Field(description="a file or the id of a hub data set")
+    split: str = "train"
+    name: str | None = Field(default=None, description="configuration of a hub data set that has several")
+    task: str | None = Field(default=None, description="of all of its rows; by default their own column")
+    share: float | None = Field(
+        default=None, gt=0, description="of the mixture, relative to the others'; by default all rows once"
+    )
+
+
 class DataConfig(Section):
     """Training and held-out data in any of TRL's formats: `text`, `messages`, or `prompt` and `completion`."""
 
-    train: str = Field(description="a .jsonl, .json, .parquet or .csv file, or the id of a hub data set")
+    train: str | list[SourceConfig] = Field(
+        description="a .jsonl, .json, .parquet or .csv file, or the id of a hub data set; or a list of such sources"
+    )
+    name: str | None = Field(default=None, description="configuration of hub data sets that have several")
     evaluation: str | None = Field(default=None, description="held-out data, likewise")
     train_split: str = "train"
     evaluation_split: str = "test"

@@ -13,7 +13,7 @@ from polydistill.config import safety as config_safety
 from polydistill.config.file import ConfigError
 from polydistill.config.served import ServedTeacherConfig
 from polydistill.config.weighting import build_stack
-from polydistill.data.load import load_data
+from polydistill.data.load import Part, load_data, load_mixture
 from polydistill.objective import Divergence
 from polydistill.run.build_on_policy import SAMPLED, distillation_config
 from polydistill.run.build_safety import build_constraints, build_severity
@@ -227,6 +227,12 @@ def loop_arguments(config: c.RunConfig) -> dict[str, Any]:
     }
 
 
+def _training_data(data: c.DataConfig, seed: int) -> Any:
+    if isinstance(data.train, str):
+        return load_data(data.train, data.train_split, data.name)
+    return load_mixture([Part(**source.model_dump()) for source in data.train], seed)
+
+
 def build_trainer(config: c.RunConfig, observers: list[Observer] | None = None) -> Taught:
     """Everything loaded and put together; data first, since it is the cheapest to get wrong."""
     if config.training.threads is not None:
@@ -234,8 +240,8 @@ def build_trainer(config: c.RunConfig, observers: list[Observer] | None = None) 
     data, lora = config.data, config.student.lora
     stack = build_stack(config.weighting)
     stack.bind(list(config.teachers), config.tasks or ()) if config.tasks is not None else None
-    train = load_data(data.train, data.train_split)
-    held_out = None if data.evaluation is None else load_data(data.evaluation, data.evaluation_split)
+    train = _training_data(data, config.training.seed)
+    held_out = None if data.evaluation is None else load_data(data.evaluation, data.evaluation_split, data.name)
     on_policy = config.training.mode == "on_policy"
     gradient = build_gradient(config)
     arguments = None if on_policy else sft_config(config)

@@ -219,6 +219,10 @@ def measured_data(config: RunConfig) -> tuple[str, str]:
         return probe, config.data.train_split
     if config.data.evaluation is not None:
         return config.data.evaluation, config.data.evaluation_split
+    if not isinstance(config.data.train, str):
+        raise ConfigError(
+            "safety.probe: with several sources of training data, name the text that teachers are measured on"
+        )
     return config.data.train, config.data.train_split
 
 

@@ -55,6 +55,7 @@ from polydistill.training.partial import foreign_says, served_says
 from polydistill.training.placement import ShardedTeacher
 from polydistill.training.taught import Observer, Taught
 from polydistill.training.terms import terms_of
+from polydistill.weighting import TeacherRouter
 
 STUDENT = "student"
 """Folder of the finished student inside a run."""
@@ -361,6 +362,22 @@ def safety_says_before(trainer: Taught) -> list[str]:
         said.append(claim.says)
     if pipeline.safety is not None or trainer.constraints is not None:
         said += filter(None, [says_of(shares(trainer.train_dataset))])
+    return said + unheard_says(trainer)
+
+
+def unheard_says(trainer: Taught) -> list[str]:
+    """What the configuration asks for and no row of the training data calls upon."""
+    data: Any = trainer.train_dataset
+    if not hasattr(data, "__len__"):
+        return []
+    columns, said = data.column_names, []
+    found = shares(data)
+    written = getattr(trainer, "severity_along", None) is not None
+    if trainer.pipeline.safety is not None and not written and found.get("0", 1.0) == 1.0:
+        said.append("WARNING: no row of the training data has a severity, so that the safety order never acts")
+    routed = any(isinstance(module, TeacherRouter) for module in trainer.pipeline.stack.modules())
+    if routed and ("teacher_id" not in columns or not any(x is not None for x in data["teacher_id"])):
+        said.append("WARNING: no row of the training data has a `teacher_id`, so that teacher_router weighs all alike")
     return said
 
 
