@@ -143,7 +143,7 @@ def test_weights_that_read_what_is_not_stored_are_refused(
     with pytest.raises(ValueError, match=rf"'c' is truncated: {unknown}, which.*cache\.expert\.forms\.c=hidden8"):
         build_trainer(from_cache(config, cache, weighting=weighting))
     stored = from_cache(config, cache).model_dump(by_alias=True)
-    whole = {"b": stored["teachers"]["b"], "live": config.teachers["a"].source}  # b's hidden states are stored
+    whole = {"b": stored["teachers"]["b"], "a": config.teachers["a"].source}  # b's hidden states are stored
     build_trainer(RunConfig.model_validate(stored | {"teachers": whole, "weighting": weighting}))
 
 

@@ -220,9 +220,7 @@ def measured_data(config: RunConfig) -> tuple[str, str]:
     if config.data.evaluation is not None:
         return config.data.evaluation, config.data.evaluation_split
     if not isinstance(config.data.train, str):
-        raise ConfigError(
-            "safety.probe: with several sources of training data, name the text that teachers are measured on"
-        )
+        raise ConfigError("safety.probe: training data of several sources; name the text to measure teachers on")
     return config.data.train, config.data.train_split
 
 
