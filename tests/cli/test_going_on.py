@@ -1,7 +1,9 @@
-"""A finished run stays as it is; one that was killed after its last step is completed without another."""
+"""A run that ends at any moment, by real signals in real processes, goes on as if nothing had happened."""
 
+import io
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ pytestmark = pytest.mark.slow
 STEPS = 6
 
 RULE = """
-import os, signal, torch
+import os, resource, signal, torch
 from pathlib import Path
 
 DO, AFTER, RUN = os.environ.get("TRAP", "nothing 0 none").split()
@@ -34,7 +36,10 @@ def rows():
 def rule(evidence):
     if DO != "nothing" and not SPRUNG and rows() == int(AFTER):
         SPRUNG.append(DO)
-        os.kill(os.getpid(), getattr(signal, DO))
+        if DO == "full":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+        else:
+            os.kill(os.getpid(), getattr(signal, DO))
     return torch.softmax(evidence, -1)
 """
 
@@ -96,6 +101,7 @@ def ended_alike(one: Path, other: Path) -> None:
     rows = [[row.model_dump(exclude={"seconds"}) for row in kept] for kept in steps]
     assert rows[0] == rows[1]
     counts = [read_summary(run / "summary.json") for run in (one, other)]
+    assert counts[0].tokens == counts[1].tokens > 0
     assert counts[0].scores == counts[1].scores
 
 
@@ -123,3 +129,83 @@ def test_a_run_killed_after_its_last_step_is_completed_without_another(project: 
     assert done.returncode == 0, done.stderr
     ended_alike(project / "late", whole)
     assert json.loads((project / "late" / "summary.json").read_text())["steps"] == STEPS
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [("SIGTERM", ("training.extra.dataloader_num_workers=2",)), ("SIGHUP", ()), ("SIGINT", ())],
+)
+def test_a_signal_finishes_the_step_and_saves_it(project: Path, whole: Path, name: str, more: tuple[str, ...]) -> None:
+    number = getattr(signal, name)
+    done = train(project, name, f"{name} 2", *more)
+    assert done.returncode == 128 + number, done.stderr
+    assert "polydistill: interrupted at step 3; give the same command to go on" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [p.name for p in (project / name).glob("checkpoint-*")] == ["checkpoint-3"]
+    assert newest_verified(project / name)[0] is not None
+    done = train(project, name, None, *more)
+    assert done.returncode == 0, done.stderr
+    ended_alike(project / name, whole)
+
+
+def test_rows_that_are_means_of_several_steps_go_on_too(project: Path) -> None:
+    more = ("training.log_steps=3",)
+    done = train(project, "thirds", None, *more)
+    assert done.returncode == 0, done.stderr
+    done = train(project, "stopped", "SIGTERM 1", *more)
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    assert newest_verified(project / "stopped")[0] == project / "stopped" / "checkpoint-4"
+    done = train(project, "stopped", None, *more)
+    assert done.returncode == 0, done.stderr
+    ended_alike(project / "stopped", project / "thirds")
+
+
+def test_going_on_with_something_else_is_refused_by_name(project: Path, whole: Path) -> None:
+    run = project / "known"
+    assert train(project, "known", "SIGTERM 2").returncode == 128 + signal.SIGTERM
+    before = content(run)
+    for name, told, change in (
+        ("train.jsonl", "train.jsonl", lambda old: old.replace(b"a", b"e")),
+        ("mine.py", "mine:rule", lambda old: old + b"# another\n"),
+        ("two/model.safetensors", "teacher 'two'", lambda old: old[:-4] + bytes(4)),
+        ("run.yaml", "the order of the teachers", _turned),
+    ):
+        path = project / name
+        old = path.read_bytes()
+        path.write_bytes(change(old))
+        try:
+            done = train(project, "known")
+        finally:
+            path.write_bytes(old)
+        assert done.returncode == 2, done.stderr
+        assert told in done.stderr
+        assert "changed since" in done.stderr
+        assert content(run) == before
+    assert train(project, "foreign", "SIGTERM 4", "training.seed=7").returncode == 128 + signal.SIGTERM
+    shutil.copytree(project / "foreign" / "checkpoint-5", run / "checkpoint-5")
+    done = train(project, "known")
+    assert done.returncode == 0, done.stderr
+    assert "checkpoint-5 is passed over: it is of another run" in done.stderr
+    ended_alike(run, whole)
+
+
+def test_a_file_that_cannot_grow_ends_with_its_path_and_spoils_nothing(project: Path, whole: Path) -> None:
+    done = train(project, "full", "full 4")
+    assert done.returncode == 7, done.stderr
+    assert "polydistill: full/checkpoint-6 could not be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [folder.name for folder in (project / "full").glob("checkpoint-*")] == ["checkpoint-4"]
+    done = train(project, "full")
+    assert done.returncode == 0, done.stderr
+    ended_alike(project / "full", whole)
+
+
+def _turned(text: bytes) -> bytes:
+    """A configuration with its teachers in the other order."""
+    yaml = YAML(typ="safe")
+    yaml.sort_base_mapping_type_on_output = False
+    tree = yaml.load(text)
+    tree["teachers"] = dict(reversed(tree["teachers"].items()))
+    stream = io.BytesIO()
+    yaml.dump(tree, stream)
+    return stream.getvalue()

@@ -49,7 +49,7 @@ def arm(place: str, step: int) -> dict:
         return {"observers": [observer]}
     if place == "before manifest":
         plain = checkpoint.write_manifest
-        checkpoint.write_manifest = lambda folder: die() if folder.name == f"checkpoint-{step}" else plain(folder)
+        checkpoint.write_manifest = lambda f, run: die() if f.name == f"checkpoint-{step}" else plain(f, run)
     if place == "inside rotation":
 
         def half(folder):

@@ -197,8 +197,8 @@ def test_a_limit_of_one_leaves_the_last_checkpoint(tmp_path):
 def test_a_checkpoint_that_does_not_verify_after_writing_is_an_error_and_older_ones_stay(tmp_path, monkeypatch):
     plain = checkpoint.write_manifest
 
-    def faulty(folder):
-        plain(folder)
+    def faulty(folder, run):
+        plain(folder, run)
         if folder.name == "checkpoint-2":
             flip(folder / "model.safetensors")
 

@@ -25,17 +25,20 @@ CODES = {
     "InfeasibleError": NUMERICS,
     "StudentDiffersError": NUMERICS,
     "LockedError": LOCKED,
+    "StorageError": STORAGE,
 }
 """Exit code by the name of the error, so that no room has to be imported to fail in its words."""
 
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 """Where our own lines are."""
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG}
 
 
 def code_of(error: BaseException) -> int | None:
     """Exit code of an error that is the user's to mend; None for a fault of our own."""
+    if type(error).__name__ == "InterruptedRunError":
+        return 128 + int(vars(error)["number"])
     for kind in type(error).__mro__:
         if kind.__name__ in CODES:
             return CODES[kind.__name__]
@@ -61,6 +64,7 @@ def leave(error: BaseException) -> NoReturn:
     if code is None:
         print("polydistill: this is a fault of polydistill's own; the traceback above says where", file=sys.stderr)
         raise SystemExit(1)
-    for sentence in str(error).splitlines() or [type(error).__name__]:
+    said = [*(str(error).splitlines() or [type(error).__name__]), *getattr(error, "__notes__", ())]
+    for sentence in said:
         print(f"polydistill: {visible(sentence)}", file=sys.stderr)
     raise SystemExit(code)

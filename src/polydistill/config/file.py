@@ -14,6 +14,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from polydistill.config.run import TEACHERS, RunConfig, kind_of_teacher
 from polydistill.config.section import ConfigError, Section
+from polydistill.records import write_whole
 from polydistill.records.bounded import UnboundedError, bounded
 
 
@@ -40,19 +41,20 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 def dump_config(config: RunConfig, path: str | Path) -> None:
     """Write a resolved configuration, defaults and all."""
     yaml = YAML(typ="safe")
+    yaml.width = 1 << 20  # a long name is not folded
     yaml.default_flow_style, yaml.sort_base_mapping_type_on_output = False, False  # type: ignore[assignment]
-    with Path(path).open("w", encoding="utf-8") as stream:
-        yaml.dump(config.model_dump(mode="json", by_alias=True), stream)
+    stream = StringIO()
+    yaml.dump(config.model_dump(mode="json", by_alias=True), stream)
+    write_whole(Path(path), stream.getvalue())
 
 
 def rewrite(path: str | Path, key: str, value: Any) -> None:
     """Replace one key at the top of a configuration; comments elsewhere stay."""
     tree = _read(Path(path))
     tree[key] = value
-    made = Path(path).with_suffix(".new")
-    with made.open("w", encoding="utf-8") as stream:
-        YAML(typ="rt").dump(tree, stream)
-    made.replace(path)
+    stream = StringIO()
+    YAML(typ="rt").dump(tree, stream)
+    write_whole(Path(path), stream.getvalue())
 
 
 def as_yaml(tree: Any) -> str:

@@ -8,6 +8,7 @@ A run folder holds
     certificate.json   `CertificateRecord`, and whatever else the certificate says
     certificate_before.json   the same before training, where the weights have learned something since
     config.yaml        the resolved configuration
+    identity.json      fingerprints of what the run learns from
 
 Lines are only ever appended, each by one `write(2)`, so that a killed run loses at most the line it was writing. A line
 counts once its newline is there. A resumed run writes some steps a second time; the last record of a step is the one
@@ -41,6 +42,7 @@ from polydistill.records.files import (
     read_summary,
     write_ribbons,
     write_summary,
+    write_whole,
 )
 from polydistill.records.schema import (
     SCHEMA_VERSION,
@@ -87,4 +89,5 @@ __all__ = [
     "read_summary",
     "write_ribbons",
     "write_summary",
+    "write_whole",
 ]

@@ -128,12 +128,12 @@ def read_ribbons(path: Path | str) -> list[Ribbon]:
 
 def write_ribbons(path: Path | str, ribbons: Iterable[Ribbon]) -> None:
     """Replace the ribbons of a run."""
-    _replace(Path(path), "".join(ribbon.model_dump_json() + "\n" for ribbon in ribbons))
+    write_whole(Path(path), "".join(ribbon.model_dump_json() + "\n" for ribbon in ribbons))
 
 
 def write_summary(path: Path | str, summary: RunSummary) -> None:
     """Replace the summary of a run; readers see the old one or the new one, never half of it."""
-    _replace(Path(path), summary.model_dump_json(indent=2) + "\n")
+    write_whole(Path(path), summary.model_dump_json(indent=2) + "\n")
 
 
 def read_summary(path: Path | str) -> RunSummary:
@@ -174,12 +174,18 @@ def _refusal(error: ValidationError, where: str) -> RecordError:
     return RecordError(f"{where}: {field + ': ' if field else ''}{first['msg']}")
 
 
-def _replace(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """Replace a file: under another name, brought to the disk, renamed; nothing is left when that fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, path)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)

@@ -6,7 +6,6 @@ cannot run, and nothing can be loaded from anywhere, whatever is in the data.
 
 import base64
 import hashlib
-import os
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from jinja2 import BaseLoader, Environment, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from polydistill.records import REPORT
+from polydistill.records import REPORT, write_whole
 from polydistill.report import figures
 from polydistill.report.figures import Figure
 from polydistill.report.folder import Run, read_run
@@ -39,9 +38,7 @@ def write_report(run_folder: Path | str) -> Path:
     folder = Path(run_folder)
     page = render(read_run(folder))
     path = folder / REPORT
-    temporary = path.with_name(f".{REPORT}.{os.getpid()}")
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, page)
     return path
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from polydistill.records import RunSummary
+from polydistill.records import RunSummary, write_whole
 from polydistill.visible import code, markdown, visible
 
 
@@ -56,7 +56,7 @@ def write_card(
         f"    {visible(summary.command)}",
         "",
     ]
-    (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
+    write_whole(folder / "README.md", "\n".join(lines))
 
 
 def _said(summary: RunSummary, promises: Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from polydistill.certification import Certificate, certify
 from polydistill.pipeline import Pipeline
-from polydistill.records import BEFORE, CERTIFICATE
+from polydistill.records import BEFORE, CERTIFICATE, write_whole
 
 EFFORT = 0.25
 """Of the search behind a run's certificate: three seconds; `polydistill certify` looks harder."""
@@ -27,7 +27,7 @@ def write_certificate(folder: Path, pipeline: Pipeline, promised: Sequence[str],
         state: what state that is, in words.
     """
     certificate = replace(certify(pipeline, effort=EFFORT), consequences=tuple(promised), state=state)
-    (folder / CERTIFICATE).write_text(certificate.to_json() + "\n", encoding="utf-8")
+    write_whole(folder / CERTIFICATE, certificate.to_json() + "\n")
 
 
 def certify_learned(folder: Path, pipeline: Pipeline, promised: Sequence[str]) -> None:
@@ -37,6 +37,5 @@ def certify_learned(folder: Path, pipeline: Pipeline, promised: Sequence[str]) -
         write_certificate(folder, pipeline, promised, TRAINED)
         return
     first = Certificate.from_json((folder / CERTIFICATE).read_text(encoding="utf-8"))
-    (folder / CERTIFICATE).write_text(
-        replace(first, consequences=tuple(promised), state=FIXED).to_json() + "\n", encoding="utf-8"
-    )
+    learned = replace(first, consequences=tuple(promised), state=FIXED)
+    write_whole(folder / CERTIFICATE, learned.to_json() + "\n")

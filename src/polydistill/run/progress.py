@@ -71,12 +71,12 @@ class Steps:
             soft_wrap=True,
         )
 
-    def close(self) -> None:
+    def close(self, how: str = "done") -> None:
         """Say how long it took."""
         if self.bar is not None:
             self.bar.stop()
         self.console.print(
-            f"{self.label}: done in {time.monotonic() - self.began:.0f} s", highlight=False, markup=False
+            f"{self.label}: {how} in {time.monotonic() - self.began:.0f} s", highlight=False, markup=False
         )
 
     def __enter__(self) -> "Steps":
@@ -125,5 +125,5 @@ class ProgressCallback(TrainerCallback):
     ) -> None:
         """Close."""
         if self.steps is not None:
-            self.steps.close()
+            self.steps.close("done" if state.global_step >= state.max_steps else "stopped")
             self.steps = None

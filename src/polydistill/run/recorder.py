@@ -39,6 +39,25 @@ class Recorder(TrainerCallback):
         self.constraints: Constrained | None = None
         self.seconds: dict[str, float] = defaultdict(float)
         self.total_seconds: dict[str, float] = defaultdict(float)
+        self.earlier, self.clock = 0.0, perf_counter()
+
+    def progress(self) -> dict[str, Any]:
+        """What goes into a checkpoint: means that are under way, and seconds."""
+        kept = {name: {k: list(v) for k, v in getattr(self, name).items()} for name in ("weights", "raw_weights")}
+        spent = {name: dict(getattr(self, name)) for name in ("seconds", "total_seconds")}
+        return {**kept, **spent, "wall": self.wall()}
+
+    def take_up(self, progress: dict[str, Any]) -> None:
+        """Go on from a checkpoint's."""
+        for name in ("weights", "raw_weights", "seconds", "total_seconds"):
+            getattr(self, name).clear()
+            getattr(self, name).update(progress[name])
+        if self.writer is None:  # training is about to begin
+            self.earlier = progress["wall"]
+
+    def wall(self) -> float:
+        """Seconds from start to now, in this process and up to the checkpoints that earlier ones left."""
+        return self.earlier + perf_counter() - self.clock
 
     def __call__(self, done: StepOutcome, trainer: Taught) -> dict[str, float]:
         """Diagnostics of one batch, for the log; weights and seconds are kept for the record."""

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import torch
@@ -43,13 +42,15 @@ from polydistill.run.certificates import NOT_TRAINED, certify_learned, write_cer
 from polydistill.run.devices import leave, rejoin
 from polydistill.run.evaluate import ALL, Evaluation, evaluate, weighted_mean
 from polydistill.run.gathered import whole_student
+from polydistill.run.identity import identify
+from polydistill.run.interrupted import InterruptedRunError, StopOnSignal, stopping_on_signals
 from polydistill.run.order import check_order
 from polydistill.run.progress import ProgressCallback
 from polydistill.run.recorder import Recorder, constraint_records
 from polydistill.safety import attenuation
 from polydistill.safety.constrained import InfeasibleError
 from polydistill.teachers import TeacherUnavailableError
-from polydistill.training.checkpoint import in_order
+from polydistill.training.checkpoint import in_order, storing
 from polydistill.training.hearing import listen_to
 from polydistill.training.partial import foreign_says, served_says
 from polydistill.training.placement import ShardedTeacher
@@ -103,15 +104,21 @@ def train_run(
     Raises:
         ConfigError: the folder holds a run of another configuration.
         LockedError: another process works there.
+        InterruptedRunError: SIGTERM, SIGHUP or SIGINT came; the step was finished and a checkpoint written.
     """
     rejoin()
     folder = Path(config.output)
     refuse_place(config, folder)
     with locked(folder):
         _same_run(config, folder)
-        summary = finished(folder)
-        if summary is None:
-            summary = _train(config, folder, command, console, observers)
+        if (summary := finished(folder)) is None:
+            try:
+                with stopping_on_signals() as stop:
+                    summary = _train(config, folder, command, console, observers, stop)
+            except InterruptedRunError as error:
+                error.with_traceback(None)  # which knows the trainer
+                leave()
+                raise
         elif os.environ.get("RANK", "0") != "0":
             summary = RunSummary(title=folder.name)
         elif console is not None:
@@ -133,9 +140,14 @@ def finished(folder: Path) -> RunSummary | None:
 
 
 def _train(
-    config: RunConfig, folder: Path, command: str, console: Console | None, observers: Sequence[Observer]
+    config: RunConfig,
+    folder: Path,
+    command: str,
+    console: Console | None,
+    observers: Sequence[Observer],
+    stop: StopOnSignal,
 ) -> RunSummary:
-    started, clock = datetime.now(UTC), perf_counter()
+    started = datetime.now(UTC)
     order = check_order(config)
     recorder = Recorder(folder)
     trainer = build_trainer(config, [recorder, *observers])
@@ -145,6 +157,8 @@ def _train(
         trainer.remove_callback(PrinterCallback)
         trainer.remove_callback(TqdmCallback)
         trainer.add_callback(ProgressCallback(console))
+    trainer.add_callback(stop)  # last: it may end the run
+    identify(config, folder, trainer)
     main = trainer.is_world_process_zero()
     if main:
         (folder / SEAL).unlink(missing_ok=True)  # what it speaks of is about to change
@@ -157,7 +171,8 @@ def _train(
     student = whole_student(trainer)
     if main:  # before teachers are asked again: an outage now must not cost what was learned
         assert student is not None
-        student = save_student(student, trainer.processing_class, folder / STUDENT, trainer.flags or {})
+        with storing(folder / STUDENT):
+            student = save_student(student, trainer.processing_class, folder / STUDENT, trainer.flags or {})
         certify_learned(folder, trainer.pipeline, says(trainer.promises()))
     try:
         evaluation = evaluate_trainer(trainer, student)
@@ -167,7 +182,7 @@ def _train(
             "when the teacher answers again"
         ) from error
     if main:
-        summary = _summary(config, trainer, evaluation, recorder, command, started, perf_counter() - clock)
+        summary = _summary(config, trainer, evaluation, recorder, command, started, recorder.wall())
         if order is not None:
             summary = summary.model_copy(update={"says": [*summary.says, order.says]})
         summary = with_held_out(summary, evaluation)

@@ -3,18 +3,26 @@
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import xxhash
+from safetensors import SafetensorError
 
 MANIFEST = "polydistill_manifest.json"
 STATE = "polydistill_state.safetensors"
+PROGRESS = "polydistill_progress_{rank}.json"
 PREFIX = "checkpoint-"
 DUAL = "constraints/"
 PROBE = "probe/"
 DEVICE_BYTES = "objective/device_bytes"
 SCHEMA = 1
+
+
+class StorageError(OSError):
+    """A folder could not be written; the sentence names it and says why."""
 
 
 class CheckpointError(ValueError):
@@ -36,33 +44,52 @@ class Fault:
     unfinished: bool = False
 
 
-def write_manifest(folder: Path) -> None:
-    """Hash every file of a finished checkpoint and write the manifest, last, by rename."""
+@contextmanager
+def storing(folder: Path) -> Iterator[None]:
+    """Say of any failure to write, whoever wrote, where it was.
+
+    Raises:
+        StorageError: for errors of the system, and for those of safetensors and torch, which have types of their own.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{error.filename or folder} could not be written: {error.strerror or error}") from error
+    except (SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+            raise
+        raise StorageError(f"{folder} could not be written: {str(error).splitlines()[0]}") from error
+
+
+def write_manifest(folder: Path, run: str | None = None) -> None:
+    """Hash every file of a finished checkpoint and write the manifest, last, by rename; it names its run."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     for path in files:
         _sync(path)
     entries = {str(path.relative_to(folder)): {"bytes": path.stat().st_size, "xxh3": _hash(path)} for path in files}
     temporary = folder / (MANIFEST + ".tmp")
-    temporary.write_text(json.dumps({"schema": SCHEMA, "files": entries}, indent=1, sort_keys=True))
+    temporary.write_text(json.dumps({"schema": SCHEMA, "run": run, "files": entries}, indent=1, sort_keys=True))
     _sync(temporary)
     os.replace(temporary, folder / MANIFEST)
     _sync(folder)
 
 
-def verify(folder: Path) -> Fault | None:
-    """None when every file that the manifest names is there and unchanged."""
+def verify(folder: Path, run: str | None = None) -> Fault | None:
+    """None when every file that the manifest names is there and unchanged, and it is of the run, where one is named."""
     if not folder.is_dir():
         return Fault(folder, "there is no such folder")
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         files = {str(name): (entry["bytes"], entry["xxh3"]) for name, entry in manifest["files"].items()}
-        schema = manifest["schema"]
+        schema, of = manifest["schema"], manifest.get("run")
     except FileNotFoundError:
         return Fault(folder, "it has no manifest, so it was not finished", unfinished=True)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # ValueError: not even text
         return Fault(folder, "its manifest cannot be read")
     if schema != SCHEMA:
         return Fault(folder, f"its manifest has schema {schema!r} instead of {SCHEMA}")
+    if run is not None and of != run:
+        return Fault(folder, "it is of another run")
     for name, (size, digest) in files.items():
         path = folder / name
         if not path.is_file():
@@ -80,28 +107,29 @@ def in_order(run: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name[len(PREFIX) :]))
 
 
-def newest_verified(run: Path) -> tuple[Path | None, list[Fault]]:
+def newest_verified(run: Path, identity: str | None = None) -> tuple[Path | None, list[Fault]]:
     """The newest checkpoint that verifies, and what is wrong with the newer ones that do not."""
     faults: list[Fault] = []
     for folder in reversed(in_order(run)):
-        fault = verify(folder)
+        fault = verify(folder, identity)
         if fault is None:
             return folder, faults
         faults.append(fault)
     return None, faults
 
 
-def rotate(run: Path, keep: int | None, spare: Path | None = None) -> list[Path]:
+def rotate(run: Path, keep: int | None, spare: Path | None = None, identity: str | None = None) -> list[Path]:
     """Delete the oldest verified checkpoints beyond `keep`, and unfinished ones older than the newest verified one.
 
     Args:
         run: folder of the checkpoints.
         keep: how many verified ones stay; None keeps all.
         spare: a checkpoint that is never deleted (the best one).
+        identity: of the run whose checkpoints count.
     """
     if keep is None or keep <= 0:
         return []
-    good = [folder for folder in in_order(run) if verify(folder) is None]
+    good = [folder for folder in in_order(run) if verify(folder, identity) is None]
     if not good:
         return []
     survivors = {*good[-keep:], *({spare.resolve()} if spare is not None else set())}

@@ -1,8 +1,13 @@
 """What every trainer of ours does about checkpoints: operator state inside, manifest last, verified on resume."""
 
+import json
+import random
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -10,6 +15,7 @@ from transformers.utils import logging
 
 from polydistill.pipeline import Pipeline
 from polydistill.safety.constrained import Constrained, student_writer
+from polydistill.teachers import TeacherUnavailableError
 from polydistill.training import checkpoint
 from polydistill.training.checkpoint import CheckpointError
 from polydistill.training.step import NonFiniteValueError
@@ -27,12 +33,19 @@ class Checkpointed(Trainer):
         watch: the probe batch goes there, and what was seen on it.
         device_bytes: byte budget of the objective's chunks that follows from this device; a run that goes on elsewhere
             keeps it, so that sums are formed in the same order. None on a CPU, whose budget is a constant.
+        resumed: the checkpoint that training is about to go on from.
+        run: what the run is, in a hash; a checkpoint of another one is not resumed from. None asks for none.
     """
 
     pipeline: Pipeline
     constraints: Constrained | None = None
     watch: Watch | None = None
     device_bytes: int | None = None
+    run: str | None = None
+    resumed: Path | None = None
+    _total_train_tokens: int
+    _metrics: dict[str, Any]
+    _good: "_Good | None" = None
 
     def _clip_grad_norm(self, model: Any) -> Any:
         norm = super()._clip_grad_norm(model)
@@ -44,24 +57,31 @@ class Checkpointed(Trainer):
         return norm
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        keep = self.args.save_total_limit
-        self.args.save_total_limit = None
+        folder = Path(str(self.args.output_dir)) / f"{checkpoint.PREFIX}{self.state.global_step}"
+        keep, self.args.save_total_limit = self.args.save_total_limit, None
         try:
-            super()._save_checkpoint(model, trial)
+            with checkpoint.storing(folder):
+                super()._save_checkpoint(model, trial)
+                self._complete(folder, keep)
+        except checkpoint.StorageError:
+            shutil.rmtree(folder, ignore_errors=True)  # the room may be what the others need
+            raise
         finally:
             self.args.save_total_limit = keep
-        run = Path(str(self.args.output_dir))
-        folder = run / f"{checkpoint.PREFIX}{self.state.global_step}"
+
+    def _complete(self, folder: Path, keep: int | None) -> None:
         if self.args.should_save:
             save_file(self._method_state() or {"empty": torch.zeros(1)}, folder / checkpoint.STATE)
+        rank = self.args.process_index
+        (folder / checkpoint.PROGRESS.format(rank=rank)).write_text(json.dumps(self.progress()))
         self.accelerator.wait_for_everyone()  # every rank's files are there before they are hashed
         if self.args.should_save:
-            checkpoint.write_manifest(folder)
+            checkpoint.write_manifest(folder, self.run)
             fault = checkpoint.verify(folder)
             if fault is not None:
                 raise CheckpointError(f"{folder} could not be verified after it was written: {fault.reason}")
             best = self.state.best_model_checkpoint
-            checkpoint.rotate(run, keep, Path(best) if best else None)
+            checkpoint.rotate(folder.parent, keep, Path(best) if best else None, self.run)
         self.accelerator.wait_for_everyone()  # no rank resumes from, or ends before, a checkpoint that is not whole
 
     def _method_state(self) -> dict[str, torch.Tensor]:
@@ -99,7 +119,7 @@ class Checkpointed(Trainer):
             CheckpointError: the checkpoint that was asked for is damaged, or all of them are, or it is of a run with
                 another weighting.
         """
-        folder = self._verified(resume_from_checkpoint)
+        folder = self.resumed = self._verified(resume_from_checkpoint)
         if folder is not None:
             try:
                 self._load_method_state(load_file(folder / checkpoint.STATE))
@@ -109,7 +129,59 @@ class Checkpointed(Trainer):
                     f"cannot resume from {folder}: its state is not that of {self.pipeline.stack!r}; resume with the "
                     f"weighting, teachers and tasks that it was written with ({reason})"
                 ) from error
-        return super().train(resume_from_checkpoint=None if folder is None else str(folder), **kwargs)
+        try:
+            return super().train(resume_from_checkpoint=None if folder is None else str(folder), **kwargs)
+        except (TeacherUnavailableError, NonFiniteValueError) as error:
+            self._rescue(error)
+            raise
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+        self._good = _Good.now(self)
+
+    def _rescue(self, error: Exception) -> None:
+        """A checkpoint of the last whole step, as it would have been written then, when the next one failed.
+
+        Ranks do not fail together, and a checkpoint needs all of them: on several there is none.
+        """
+        good, run = self._good, Path(str(self.args.output_dir))
+        if good is None or good.step != self.state.global_step or self.args.world_size > 1:
+            return
+        if not all(bool(torch.isfinite(p).all()) for p in cast(Any, self.model).parameters()):
+            return
+        if checkpoint.verify(run / f"{checkpoint.PREFIX}{good.step}", self.run) is not None:
+            good.back(self)
+            keep, self.args.save_total_limit = self.args.save_total_limit, None  # the numbers may be bad already
+            try:
+                self._save_checkpoint(self.model, None)
+            finally:
+                self.args.save_total_limit = keep
+        error.add_note(f"step {good.step} is saved; give the same command to go on there")
+
+    def progress(self) -> dict[str, Any]:
+        """What is counted and averaged on the way and is in none of Transformers' files, as JSON."""
+        return {
+            "tokens": self._total_train_tokens,
+            "seen": self.state.num_input_tokens_seen,
+            "loss": float(self._tr_loss),
+            "logged": self._globalstep_last_logged,
+            "metrics": {name: [float(value) for value in values] for name, values in self._metrics["train"].items()},
+            "callbacks": {type(c).__name__: c.progress() for c in self._counting()},
+        }
+
+    def take_up(self, progress: dict[str, Any]) -> None:
+        """Count and average on from there."""
+        self._total_train_tokens, self.state.num_input_tokens_seen = progress["tokens"], progress["seen"]
+        self._tr_loss.fill_(progress["loss"])
+        self._globalstep_last_logged = progress["logged"]
+        self._metrics["train"].clear()
+        self._metrics["train"].update({name: list(values) for name, values in progress["metrics"].items()})
+        for callback in self._counting():
+            if type(callback).__name__ in progress["callbacks"]:
+                callback.take_up(progress["callbacks"][type(callback).__name__])
+
+    def _counting(self) -> list[Any]:
+        return [callback for callback in self.callback_handler.callbacks if hasattr(callback, "take_up")]
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> Any:
         """Nothing when the checkpoint that was loaded is of the last step: the loop would look only after another."""
@@ -123,14 +195,14 @@ class Checkpointed(Trainer):
         if not wanted:
             return None
         if isinstance(wanted, str | Path):
-            fault = checkpoint.verify(Path(wanted))
+            fault = checkpoint.verify(Path(wanted), self.run)
             if fault is not None:
                 raise CheckpointError(
                     f"cannot resume from {wanted}: {fault.reason}; resume_from_checkpoint=True takes "
                     "the newest checkpoint that is whole"
                 )
             return Path(wanted)
-        folder, faults = checkpoint.newest_verified(Path(str(self.args.output_dir)))
+        folder, faults = checkpoint.newest_verified(Path(str(self.args.output_dir)), self.run)
         for fault in faults:
             logger.warning(f"{fault.folder.name} is passed over: {fault.reason}")
         if folder is None and [fault.unfinished for fault in faults] == [True]:
@@ -143,11 +215,54 @@ class Checkpointed(Trainer):
         return folder
 
 
+@dataclass(frozen=True)
+class _Good:
+    """What a failing step has changed before it fails, as it was after the step before: little, but not the model.
+
+    Attributes:
+        step: that ended well.
+        random: states of Python's, NumPy's and torch's generators.
+        method: state of operators, constraints and probe.
+        progress: what was counted.
+    """
+
+    step: int
+    random: tuple[Any, Any, torch.Tensor, list[torch.Tensor]]
+    method: dict[str, torch.Tensor]
+    progress: dict[str, Any]
+
+    @classmethod
+    def now(cls, trainer: Checkpointed) -> "_Good":
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        states = random.getstate(), numpy.random.get_state(), torch.get_rng_state(), cuda
+        method = {name: value.clone() for name, value in trainer._method_state().items()}
+        return cls(trainer.state.global_step, states, method, trainer.progress())
+
+    def back(self, trainer: Checkpointed) -> None:
+        python, of_numpy, of_torch, cuda = self.random
+        random.setstate(python)
+        numpy.random.set_state(of_numpy)
+        torch.set_rng_state(of_torch)
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)
+        trainer._load_method_state(dict(self.method))
+        trainer.take_up(self.progress)
+
+
 class Commit(TrainerCallback):
     """What operators observed during a step takes effect after it, and multipliers move."""
 
     def __init__(self, trainer: Checkpointed) -> None:
         self.trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Counts go on where the checkpoint's do; one of fewer ranks has none for the others."""
+        folder, self.trainer.resumed = self.trainer.resumed, None
+        path = None if folder is None else folder / checkpoint.PROGRESS.format(rank=args.process_index)
+        if path is not None and path.is_file():
+            self.trainer.take_up(json.loads(path.read_text()))
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -23,7 +23,7 @@ from polydistill.training.checkpointed import Checkpointed, Commit
 from polydistill.training.gradient.across_groups import AcrossGroups
 from polydistill.training.gradient.across_teachers import AcrossTeachers
 from polydistill.training.hearing import Method, skipping
-from polydistill.training.partial import fit_foreign, fit_served, foreign_facts, served_facts
+from polydistill.training.partial import fit_foreign, fit_served, foreign_facts, served_among, served_facts
 from polydistill.training.placement import Copied, Placement, Sharded, refuse_silent_single
 from polydistill.training.probe import probed
 from polydistill.training.sampled import Sampled
@@ -60,7 +60,6 @@ class Taught(Checkpointed):
     teachers: list[Teacher]
     objective: Divergence | Sampled
     visible: int
-    _total_train_tokens: int
     masked: list[str]
     placement: Placement
     last_step: StepOutcome | None = None
@@ -175,6 +174,16 @@ class Taught(Checkpointed):
     def batch_of(self, inputs: dict[str, Any]) -> Batch:
         """A collated batch as the method sees it."""
         raise TypeError(f"{type(self).__name__} does not say what its batches are")
+
+    def progress(self) -> dict[str, Any]:
+        """Also what truncation and outages of served teachers cost."""
+        return super().progress() | {"served": {t.name: dict(vars(t.tally)) for t in served_among(self.teachers)}}
+
+    def take_up(self, progress: dict[str, Any]) -> None:
+        """Also what served teachers cost so far."""
+        super().take_up(progress)
+        for teacher in served_among(self.teachers):
+            vars(teacher.tally).update(progress["served"].get(teacher.name, {}))
 
     def held_out(self) -> Iterator[Batch] | None:
         """Batches of the held-out data on one process's device; None where there is nothing to measure a loss on."""
