@@ -7,11 +7,13 @@ from pathlib import Path
 import xxhash
 from accelerate.utils import broadcast_object_list
 from huggingface_hub import try_to_load_from_cache
+from ruamel.yaml import YAML
 
 from polydistill.cache.files import Files
 from polydistill.cache.manifest import MANIFEST
 from polydistill.config.file import ConfigError
 from polydistill.config.run import CachedTeacherConfig, RunConfig
+from polydistill.config.safety import ClassifierSeverity, RulesSeverity
 from polydistill.config.served import ServedTeacherConfig
 from polydistill.config.weighting import CustomFactor
 from polydistill.records import write_whole
@@ -73,6 +75,15 @@ def _fingerprints(config: RunConfig) -> dict[str, str]:
         if isinstance(factor, CustomFactor):
             file = getattr(sys.modules.get(factor.function.partition(":")[0]), "__file__", None)
             found[f"the function {factor.function}"] = "built in" if file is None else _content([Path(file)])
+    severity = None if config.safety is None else config.safety.severity
+    if isinstance(severity, RulesSeverity):
+        rules = Path(severity.file)
+        lists = [
+            rules.parent / str(rule["words_file"]) for rule in YAML(typ="safe").load(rules) if "words_file" in rule
+        ]
+        found[f"the rules of severity ({rules})"] = _content([rules, *lists])
+    elif isinstance(severity, ClassifierSeverity):
+        found[f"the classifier of severity ({severity.model})"] = _model(severity.model, None)
     return found
 
 
