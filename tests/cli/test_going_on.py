@@ -3,8 +3,12 @@
 import io
 import json
 import os
+import random
 import shutil
 import signal
+import subprocess
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +18,8 @@ from models import saved, texts
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
-from polydistill.records import read_metrics, read_summary
-from polydistill.training.checkpoint import newest_verified
+from polydistill.records import read_lines, read_metrics, read_summary
+from polydistill.training.checkpoint import newest_verified, verify
 
 pytestmark = pytest.mark.slow
 
@@ -92,17 +96,25 @@ def ended_alike(one: Path, other: Path) -> None:
     """The same student, operators and records."""
     weights = [(run / "student" / "model.safetensors").read_bytes() for run in (one, other)]
     assert weights[0] == weights[1]
+    assert not [path for run in (one, other) for path in run.glob(".*")]
+    assert all(verify(run / "student") is None for run in (one, other))
     last = [newest_verified(run)[0] for run in (one, other)]
     assert all(folder is not None and folder.name == f"checkpoint-{STEPS}" for folder in last)
     states = [load_file(folder / "polydistill_state.safetensors") for folder in last if folder is not None]
     assert states[0].keys() == states[1].keys()
     assert all(bool((states[0][name] == states[1][name]).all()) for name in states[0])
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        kept = [(folder / name).read_bytes() for folder in last if folder is not None]
+        assert kept[0] == kept[1], name
+    lines = [[line for line in read_lines(run / "metrics.jsonl") if line.kind == "step"] for run in (one, other)]
+    assert [len(kept) for kept in lines] == [len({line.step for line in kept}) for kept in lines]  # none twice
     steps = [read_metrics(run / "metrics.jsonl")[0] for run in (one, other)]
     rows = [[row.model_dump(exclude={"seconds"}) for row in kept] for kept in steps]
     assert rows[0] == rows[1]
     counts = [read_summary(run / "summary.json") for run in (one, other)]
     assert counts[0].tokens == counts[1].tokens > 0
     assert counts[0].scores == counts[1].scores
+    assert counts[0].says == counts[1].says
 
 
 @pytest.fixture(scope="module")
@@ -148,16 +160,78 @@ def test_a_signal_finishes_the_step_and_saves_it(project: Path, whole: Path, nam
     ended_alike(project / name, whole)
 
 
-def test_rows_that_are_means_of_several_steps_go_on_too(project: Path) -> None:
-    more = ("training.log_steps=3",)
-    done = train(project, "thirds", None, *more)
+THIRDS = ("training.log_steps=3", "training.extra.dataloader_num_workers=2")
+
+
+@pytest.fixture(scope="module")
+def thirds(project: Path) -> Path:
+    """A run with data-loader workers whose rows are means of three steps; nothing disturbs it."""
+    done = train(project, "thirds", None, *THIRDS)
     assert done.returncode == 0, done.stderr
+    return project / "thirds"
+
+
+def test_rows_that_are_means_of_several_steps_go_on_too(project: Path, thirds: Path) -> None:
+    more = THIRDS
     done = train(project, "stopped", "SIGTERM 1", *more)
     assert done.returncode == 128 + signal.SIGTERM, done.stderr
     assert newest_verified(project / "stopped")[0] == project / "stopped" / "checkpoint-4"
     done = train(project, "stopped", None, *more)
     assert done.returncode == 0, done.stderr
-    ended_alike(project / "stopped", project / "thirds")
+    ended_alike(project / "stopped", thirds)
+
+
+def killed_and_ended(project: Path, run: str, seed: int, kills: int, seconds: float, *more: str) -> None:
+    """The command, killed so often after a random time each, then left to its end."""
+    dice = random.Random(seed)
+    command = [*forked.POLYDISTILL, "train", "run.yaml", f"output={run}", "training.save_steps=1", *more]
+    for _ in range(kills):
+        process = forked.Process(command, cwd=project)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(dice.uniform(0, seconds))
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(60) in (0, -signal.SIGKILL), process.stderr
+    done = forked.run(command, cwd=project)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("more", [(), THIRDS], ids=["plain", "workers, rows of three steps"])
+@pytest.mark.parametrize("chains", [1, pytest.param(5, marks=pytest.mark.long)], ids=["3 kills", "15 kills"])
+def test_kills_at_random_moments_change_nothing(project: Path, chains: int, more: tuple[str, ...]) -> None:
+    name = f"killed{chains}{len(more)}"
+    began = time.monotonic()
+    done = train(project, f"{name}-never", None, "training.save_steps=1", *more)
+    assert done.returncode == 0, done.stderr
+    seconds = time.monotonic() - began
+    for chain in range(chains):
+        killed_and_ended(project, f"{name}-{chain}", chain, 3, seconds, *more)
+        ended_alike(project / f"{name}-{chain}", project / f"{name}-never")
+
+
+def test_records_that_were_changed_are_refused_and_removed_ones_are_said(project: Path, whole: Path) -> None:
+    assert train(project, "records", "SIGTERM 2").returncode == 128 + signal.SIGTERM
+    metrics = project / "records" / "metrics.jsonl"
+    rows = metrics.read_bytes()
+    metrics.write_bytes(rows.replace(b'"tokens":', b'"tokens":1', 1))
+    done = train(project, "records")
+    assert done.returncode == 3, done.stderr
+    assert "records/metrics.jsonl is not what the run wrote" in done.stderr
+    metrics.unlink()
+    done = train(project, "records")
+    assert done.returncode == 0, done.stderr
+    assert "goes on without the rows of its first 3 steps" in done.stderr
+    assert [row.step for row in read_metrics(metrics)[0]] == [4, 5, 6]
+
+
+def test_a_student_that_was_changed_is_not_measured(project: Path, whole: Path) -> None:
+    shutil.copytree(whole, project / "changed")
+    weights = project / "changed" / "student" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    done = forked.run([*forked.POLYDISTILL, "eval", "changed"], cwd=project)
+    assert done.returncode == 3, done.stderr
+    assert "changed/student: model.safetensors has changed since it was written" in done.stderr
 
 
 def test_going_on_with_something_else_is_refused_by_name(project: Path, whole: Path) -> None:

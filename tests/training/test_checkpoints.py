@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from runs import LEARNING, PLAIN, trainer, weights
 from safetensors.torch import load_file
 
-from polydistill.training import CheckpointError, checkpoint
+from polydistill.training import CheckpointError, checkpoint, checkpointed
 from polydistill.training.checkpoint import MANIFEST, STATE, in_order, newest_verified, rotate, verify, write_manifest
 
 
@@ -209,3 +209,16 @@ def test_a_checkpoint_that_does_not_verify_after_writing_is_an_error_and_older_o
     ):
         made.train()
     assert newest_verified(tmp_path)[0].name == "checkpoint-1"
+
+
+def test_the_history_keeps_the_last_rows_and_all_evaluations(tmp_path, monkeypatch):
+    made = again(tmp_path)
+    monkeypatch.setattr(checkpointed, "HISTORY", 3)
+    for step in range(6):
+        made.log({"loss": float(step)})
+        if step % 3 == 0:
+            made.log({"eval_loss": float(step)})
+    kept = [row.get("loss", row.get("eval_loss")) for row in made.state.log_history]
+    assert [row["eval_loss"] for row in made.state.log_history if "eval_loss" in row] == [0.0, 3.0], kept
+    assert kept[-1] == 5.0
+    assert len(kept) == 4, kept

@@ -15,7 +15,7 @@ from polydistill.config.file import ConfigError
 from polydistill.config.run import RunConfig, StudentConfig
 from polydistill.data.context import DataError
 from polydistill.run.build import build_student, flags_of, sft_config
-from polydistill.run.train import StudentDiffersError, refuse_place, save_student
+from polydistill.run.train import StudentDiffersError, few_logits, merged, refuse_place, save_student
 from polydistill.teachers import LocalTeacher, adapters_on
 
 LORA = {"r": 2, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}
@@ -90,14 +90,16 @@ def test_the_saved_student_says_what_the_trained_one_says_and_has_its_configurat
     model = models.llama(0)
     flags = flags_of(model)
     model.config.use_cache = False
-    save_student(model, models.tokenizer(), tmp_path / "student", flags)
+    trained = few_logits(model)
+    save_student(merged(model, flags), models.tokenizer(), trained, tmp_path / "student")
     assert json.loads((tmp_path / "student" / "config.json").read_text())["use_cache"] is True
     tied = get_peft_model(
         models.llama(0, tied=True),
         LoraConfig(**{**LORA, "target_modules": ["embed_tokens"]}, init_lora_weights=False, lora_alpha=64),
     )
+    trained = few_logits(tied)
     with pytest.raises(StudentDiffersError, match="does not say what the trained one says") as caught:
-        save_student(tied, models.tokenizer(), tmp_path / "other", {})
+        save_student(merged(tied, {}), models.tokenizer(), trained, tmp_path / "other")
     assert code_of(caught.value) == 5
 
 

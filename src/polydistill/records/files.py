@@ -1,12 +1,15 @@
 """The files of a run folder: written so that a kill loses at most half a line, read back strictly."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated
 
+import xxhash
 from pydantic import Field, TypeAdapter, ValidationError
 
 from polydistill.records.schema import (
@@ -43,24 +46,67 @@ Line = StepRecord | EvaluationRecord | ResumeRecord | Ribbon
 _LINE: TypeAdapter[Line] = TypeAdapter(Annotated[Line, Field(discriminator="kind")])
 
 
+@dataclass(frozen=True)
+class Mark:
+    """A place in a file of records.
+
+    Attributes:
+        size: bytes before it.
+        digest: xxh3 of them.
+    """
+
+    size: int
+    digest: str
+
+
+EMPTY = Mark(0, xxhash.xxh3_64_hexdigest(b""))
+"""The beginning of every file."""
+
+
 class RecordWriter:
     """Appends records to a JSONL file; each is with the operating system when `write` returns.
 
     A file that a killed run left with half a line is repaired first: the half line never was a record.
+
+    Args:
+        path: of the file.
+        mark: of an earlier writer; what was written after it did not happen and is cut off. None keeps all there is.
+
+    Raises:
+        RecordError: the file does not begin with what was written up to the mark.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, mark: "Mark | None" = None) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         content = self.path.read_bytes()
-        os.ftruncate(self._file, content.rfind(b"\n") + 1)
+        content = content[: content.rfind(b"\n") + 1 if mark is None else mark.size]
+        self._digest, self._size = xxhash.xxh3_64(content), len(content)
+        if mark is not None and self.mark() != mark:
+            os.close(self._file)
+            raise RecordError(
+                f"{path} is not what the run wrote: its first {mark.size} bytes were cut or changed; restore it, or "
+                "remove it to go on without its rows"
+            )
+        os.ftruncate(self._file, len(content))
 
     def write(self, record: Record) -> None:
         """Append one record."""
         line = record.model_dump_json().encode() + b"\n"
-        while line:
-            line = line[os.write(self._file, line) :]
+        self._digest.update(line)
+        self._size += len(line)
+        try:
+            if not os.fstat(self._file).st_nlink:
+                raise OSError(errno.EIO, "it was removed while the run wrote it")
+            while line:
+                line = line[os.write(self._file, line) :]
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
+
+    def mark(self) -> "Mark":
+        """Where the file ends now, and what it holds up to there."""
+        return Mark(self._size, self._digest.hexdigest())
 
     def close(self) -> None:
         """Close the file; closing twice does nothing."""
@@ -172,6 +218,13 @@ def _refusal(error: ValidationError, where: str) -> RecordError:
             "read it with the version of polydistill that wrote it"
         )
     return RecordError(f"{where}: {field + ': ' if field else ''}{first['msg']}")
+
+
+def sweep(folder: Path, names: Iterable[str]) -> None:
+    """Remove what processes that were killed have left of writing these files."""
+    for name in names:
+        for left in folder.glob(f".{name}.*"):
+            left.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, text: str) -> None:

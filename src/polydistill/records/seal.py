@@ -1,7 +1,6 @@
 """`checksums.json` of a finished run: what its files were when it ended; whoever reads them can ask."""
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from polydistill.records.files import (
     RIBBONS,
     SUMMARY,
     RecordError,
+    write_whole,
 )
 
 SEAL = "checksums.json"
@@ -32,12 +32,7 @@ def seal(run: Path, student: str) -> None:
     files = [name for name in SEALED if (run / name).is_file()]
     files += sorted(f"{student}/{path.name}" for path in (run / student).iterdir() if path.name != "README.md")
     entries = {name: [(run / name).stat().st_size, _hash(run / name)] for name in files}
-    temporary = run / f".{SEAL}"
-    with temporary.open("w", encoding="utf-8") as stream:
-        json.dump(entries, stream, indent=1)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, run / SEAL)
+    write_whole(run / SEAL, json.dumps(entries, indent=1))
 
 
 def broken(run: Path, names: Iterable[str] | None = None) -> dict[str, str] | None:

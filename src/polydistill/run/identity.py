@@ -62,8 +62,13 @@ def _read(path: Path) -> dict[str, str] | None:
 
 def _fingerprints(config: RunConfig) -> dict[str, str]:
     found = {"the order of the teachers": json.dumps(list(config.teachers))}
-    for what, source in (("the training data", config.data.train), ("the held-out data", config.data.evaluation)):
-        if source is not None and Path(source).exists():
+    train = config.data.train
+    sources = [train] if isinstance(train, str) else [source.data for source in train]
+    data = [("the training data", source) for source in sources]
+    if config.data.evaluation is not None:
+        data.append(("the held-out data", config.data.evaluation))
+    for what, source in data:
+        if Path(source).exists():
             found[f"{what} ({source})"] = _content([Path(source)])
     found[f"the student ({config.student.model})"] = _model(config.student.model, config.student.revision)
     for name, section in config.teachers.items():
@@ -71,10 +76,13 @@ def _fingerprints(config: RunConfig) -> dict[str, str]:
             found[f"teacher {name!r} ({section.cache})"] = xxhash.xxh3_64_hexdigest(Files(section.cache).read(MANIFEST))
         elif not isinstance(section, ServedTeacherConfig):
             found[f"teacher {name!r} ({section.model})"] = _model(section.model, section.revision)
-    for factor in config.weighting:
-        if isinstance(factor, CustomFactor):
-            file = getattr(sys.modules.get(factor.function.partition(":")[0]), "__file__", None)
-            found[f"the function {factor.function}"] = "built in" if file is None else _content([Path(file)])
+    functions = [factor.function for factor in config.weighting if isinstance(factor, CustomFactor)]
+    if config.objective.aggregator is not None:
+        functions.append(config.objective.aggregator)
+    for function in functions:
+        module = function.rpartition(":")[0]
+        file = module if module.endswith(".py") else getattr(sys.modules.get(module), "__file__", None)
+        found[f"the function {function}"] = "built in" if file is None else _content([Path(file)])
     severity = None if config.safety is None else config.safety.severity
     if isinstance(severity, RulesSeverity):
         rules = Path(severity.file)

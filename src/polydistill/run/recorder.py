@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import logging
 
 from polydistill.diagnostics import mean_weights, summarise
 from polydistill.guarantee import Guarantee
 from polydistill.pipeline import Pipeline
-from polydistill.records import METRICS, ConstraintRecord, RecordWriter, ResumeRecord, StepRecord
+from polydistill.records import EMPTY, METRICS, ConstraintRecord, Mark, RecordWriter, ResumeRecord, StepRecord
 from polydistill.safety import Verdict, effect
 from polydistill.safety.constrained import Constrained
 from polydistill.teachers.served import TeacherLostError
@@ -21,6 +22,8 @@ from polydistill.training.step import StepOutcome
 from polydistill.training.taught import Taught
 from polydistill.training.watch import unwrapped, whole_elsewhere
 from polydistill.weighting.task import HedgeOf
+
+logger = logging.get_logger(__name__)
 
 
 class Recorder(TrainerCallback):
@@ -40,12 +43,14 @@ class Recorder(TrainerCallback):
         self.seconds: dict[str, float] = defaultdict(float)
         self.total_seconds: dict[str, float] = defaultdict(float)
         self.earlier, self.clock = 0.0, perf_counter()
+        self.mark = EMPTY
 
     def progress(self) -> dict[str, Any]:
-        """What goes into a checkpoint: means that are under way, and seconds."""
+        """What goes into a checkpoint: means that are under way, seconds, and how far the records go."""
+        mark = self.mark if self.writer is None else self.writer.mark()
         kept = {name: {k: list(v) for k, v in getattr(self, name).items()} for name in ("weights", "raw_weights")}
         spent = {name: dict(getattr(self, name)) for name in ("seconds", "total_seconds")}
-        return {**kept, **spent, "wall": self.wall()}
+        return {**kept, **spent, "wall": self.wall(), "mark": vars(mark)}
 
     def take_up(self, progress: dict[str, Any]) -> None:
         """Go on from a checkpoint's."""
@@ -53,7 +58,7 @@ class Recorder(TrainerCallback):
             getattr(self, name).clear()
             getattr(self, name).update(progress[name])
         if self.writer is None:  # training is about to begin
-            self.earlier = progress["wall"]
+            self.earlier, self.mark = progress["wall"], Mark(**progress["mark"])
 
     def wall(self) -> float:
         """Seconds from start to now, in this process and up to the checkpoints that earlier ones left."""
@@ -104,9 +109,14 @@ class Recorder(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Open the file; a resumed run says from where."""
+        """Open the file where the checkpoint left it, or empty; a resumed run says from where."""
         if state.is_world_process_zero:
-            self.writer = RecordWriter(self.folder / METRICS)
+            path = self.folder / METRICS
+            there = path.is_file() and path.stat().st_size > 0
+            if self.mark != EMPTY and not there:
+                said = f"{path} is gone: the run goes on without the rows of its first {state.global_step} steps"
+                logger.warning(said)
+            self.writer = RecordWriter(path, self.mark if there else EMPTY)
             if state.global_step > 0:
                 self.writer.write(ResumeRecord(step=state.global_step))
 
@@ -146,6 +156,7 @@ class Recorder(TrainerCallback):
     ) -> None:
         """Close the file."""
         if self.writer is not None:
+            self.mark = self.writer.mark()
             self.writer.close()
             self.writer = None
 

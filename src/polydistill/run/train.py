@@ -2,9 +2,10 @@
 
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,18 @@ from polydistill.config.run import RunConfig
 from polydistill.data.severity import says_of, shares
 from polydistill.promises import says
 from polydistill.records import (
+    BEFORE,
+    CERTIFICATE,
     CONFIG,
     METRICS,
+    REPORT,
     RIBBONS,
     SUMMARY,
     RecordWriter,
     RunSummary,
     Score,
     read_summary,
+    sweep,
     write_ribbons,
     write_summary,
 )
@@ -42,7 +47,7 @@ from polydistill.run.certificates import NOT_TRAINED, certify_learned, write_cer
 from polydistill.run.devices import leave, rejoin
 from polydistill.run.evaluate import ALL, Evaluation, evaluate, weighted_mean
 from polydistill.run.gathered import whole_student
-from polydistill.run.identity import identify
+from polydistill.run.identity import IDENTITY, identify
 from polydistill.run.interrupted import InterruptedRunError, StopOnSignal, stopping_on_signals
 from polydistill.run.order import check_order
 from polydistill.run.progress import ProgressCallback
@@ -50,7 +55,7 @@ from polydistill.run.recorder import Recorder, constraint_records
 from polydistill.safety import attenuation
 from polydistill.safety.constrained import InfeasibleError
 from polydistill.teachers import TeacherUnavailableError
-from polydistill.training.checkpoint import in_order, storing
+from polydistill.training.checkpoint import in_order, replace_whole
 from polydistill.training.hearing import listen_to
 from polydistill.training.partial import foreign_says, served_says
 from polydistill.training.placement import ShardedTeacher
@@ -110,6 +115,7 @@ def train_run(
     folder = Path(config.output)
     refuse_place(config, folder)
     with locked(folder):
+        sweep(folder, (CONFIG, IDENTITY, CERTIFICATE, BEFORE, RIBBONS, SUMMARY, REPORT))
         _same_run(config, folder)
         if (summary := finished(folder)) is None:
             try:
@@ -171,8 +177,9 @@ def _train(
     student = whole_student(trainer)
     if main:  # before teachers are asked again: an outage now must not cost what was learned
         assert student is not None
-        with storing(folder / STUDENT):
-            student = save_student(student, trainer.processing_class, folder / STUDENT, trainer.flags or {})
+        trained = few_logits(student)
+        student = merged(student, trainer.flags or {})
+        replace_whole(folder / STUDENT, partial(save_student, student, trainer.processing_class, trained))
         certify_learned(folder, trainer.pipeline, says(trainer.promises()))
     try:
         evaluation = evaluate_trainer(trainer, student)
@@ -223,46 +230,50 @@ class StudentDiffersError(RuntimeError):
     """The student that was saved does not say what the one that was trained says."""
 
 
-def save_student(model: Any, tokenizer: Any, folder: Path, flags: dict[str, Any]) -> Any:
-    """Weights, tokenizer and generation config, loadable by plain Transformers; LoRA adapters are merged.
+def merged(model: Any, flags: Mapping[str, Any]) -> Any:
+    """The student without adapters, which are merged into its weights.
 
     Args:
         model: as it was trained.
-        tokenizer: its own.
-        folder: to write into.
         flags: of its configuration, as the checkpoint had them.
-
-    Returns:
-        The model as it was saved.
-
-    Raises:
-        StudentDiffersError: loaded again, it has other logits than the model that was trained.
     """
-    ids = torch.arange(4)[None] + 4
-    trained = _said(model, ids)
-    if isinstance(model, PeftModel):
-        model = model.merge_and_unload()
+    model = model.merge_and_unload() if isinstance(model, PeftModel) else model
     for name, value in flags.items():
         setattr(model.config.get_text_config(), name, value)
+    return model
+
+
+def save_student(model: Any, tokenizer: Any, trained: torch.Tensor, folder: Path) -> None:
+    """Weights, tokenizer and generation config, loadable by plain Transformers.
+
+    Args:
+        model: without adapters.
+        tokenizer: its own.
+        trained: `few_logits` of the model that was trained.
+        folder: to write into.
+
+    Raises:
+        StudentDiffersError: loaded again, it has other logits than those.
+    """
     if model.generation_config is None:
         model.generation_config = GenerationConfig.from_model_config(model.config)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     saved = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype)
-    apart = float((_said(saved, ids) - trained).abs().max() / trained.abs().max().clamp_min(1e-6))
+    apart = float((few_logits(saved) - trained).abs().max() / trained.abs().max().clamp_min(1e-6))
     if not apart <= 0.1:  # half precision and autocast differ by a few hundredths
         raise StudentDiffersError(
-            f"the student in {folder} does not say what the trained one says: its logits differ by {apart:.1%}; the "
+            f"the saved student does not say what the trained one says: its logits differ by {apart:.1%}; the "
             "weights of the last checkpoint are those that were trained"
         )
-    return model
 
 
 @torch.no_grad()
-def _said(model: Any, ids: torch.Tensor) -> torch.Tensor:
-    """Logits of a few tokens, in evaluation mode."""
+def few_logits(model: Any) -> torch.Tensor:
+    """Logits of four tokens, in evaluation mode."""
     training = model.training
-    logits = model.eval()(input_ids=ids.to(model.device), use_cache=False).logits.float().cpu()
+    ids = torch.arange(4, device=model.device)[None] + 4
+    logits = model.eval()(input_ids=ids, use_cache=False).logits.float().cpu()
     model.train(training)
     return torch.as_tensor(logits)
 
@@ -444,6 +455,7 @@ def evaluate_run(folder: Path) -> Evaluation:
 
     Raises:
         ConfigError: the folder is not a finished run, or has no held-out data.
+        CheckpointError: the student is damaged, incomplete or another.
     """
     if not (folder / CONFIG).is_file() or not (folder / STUDENT).is_dir():
         raise ConfigError(f"{folder} is not a finished run: it needs {CONFIG} and the folder {STUDENT}")

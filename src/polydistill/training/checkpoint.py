@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +72,25 @@ def write_manifest(folder: Path, run: str | None = None) -> None:
     _sync(temporary)
     os.replace(temporary, folder / MANIFEST)
     _sync(folder)
+
+
+def replace_whole(folder: Path, write: Callable[[Path], None]) -> None:
+    """Replace a folder: written under another name, with a manifest, and renamed; nothing is left when that fails.
+
+    Raises:
+        StorageError: it could not be written; what was there before is as it was.
+    """
+    temporary = folder.with_name(f".{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+    try:
+        with storing(folder):
+            write(temporary)
+            write_manifest(temporary)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(temporary, folder)
+            _sync(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def verify(folder: Path, run: str | None = None) -> Fault | None:

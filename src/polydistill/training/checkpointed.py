@@ -23,6 +23,9 @@ from polydistill.training.watch import Watch
 
 logger = logging.get_logger(__name__)
 
+HISTORY = 1000
+"""Rows of a trainer's `log_history` after its oldest evaluations."""
+
 
 class Checkpointed(Trainer):
     """A `Trainer` whose checkpoints hold the operators' state and can be trusted; to be mixed in before a trainer.
@@ -182,6 +185,14 @@ class Checkpointed(Trainer):
 
     def _counting(self) -> list[Any]:
         return [callback for callback in self.callback_handler.callbacks if hasattr(callback, "take_up")]
+
+    def log(self, *args: Any, **kwargs: Any) -> None:
+        """As `Trainer.log`; of the history, which every checkpoint holds, the last rows stay and all evaluations."""
+        super().log(*args, **kwargs)
+        history = self.state.log_history
+        first = next((i for i, row in enumerate(history) if not any(name.startswith("eval_") for name in row)), 0)
+        if len(history) - first > HISTORY:
+            del history[first]
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> Any:
         """Nothing when the checkpoint that was loaded is of the last step: the loop would look only after another."""

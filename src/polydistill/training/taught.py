@@ -210,7 +210,7 @@ class Taught(Checkpointed):
         if count:
             prefix = kwargs.get("metric_key_prefix", "eval")
             output.metrics[f"{prefix}_loss"] = loss / count
-            seen: Any = self._metrics["eval"]  # type: ignore[attr-defined]
+            seen: Any = self._metrics["eval"]
             seen["divergence"], seen["cross_entropy"] = [divergence / count], [cross_entropy / count]
         return output
 
