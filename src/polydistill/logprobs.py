@@ -83,7 +83,7 @@ class Head:
         """`softcap tanh(scale (logits + bias) / softcap)`, in place: what is missing after `project`."""
         if self.bias is not None:
             bias = self.bias[: self.vocabulary]
-            logits[:, : len(bias)].add_(bias)
+            (logits if len(bias) == logits.shape[1] else logits[:, : len(bias)]).add_(bias)
         if self.scale != 1.0:
             logits.mul_(self.scale)
         if self.softcap is not None:
