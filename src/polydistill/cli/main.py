@@ -33,7 +33,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="key.path=value, ove
 JsonFile = Annotated[Path | None, typer.Option("--json", help="also write the result here")]
 
 
-def _version(asked: bool) -> None:
+def _version(asked: bool | None) -> None:
     if asked:
         from polydistill import __version__
 
@@ -43,9 +43,7 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="say it, and end")
-    ] = False,
+    version: Annotated[bool | None, typer.Option("--version", callback=_version, is_eager=True, help="say it")] = None,
 ) -> None:
     pass
 
