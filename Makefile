@@ -11,8 +11,8 @@ export TOKENIZERS_PARALLELISM ?= false
 demo: $(VENV)/.demo
 	$(BIN)/polydistill demo
 
-# By file, so that what a module's tests share is made once; files with slow tests come first (tests/conftest.py).
-PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+# Two processes of one thread each: with two threads each, two cores are twice as slow. By file, so that what a module's tests share is made once; files with slow tests come first (tests/conftest.py).
+PYTEST := env OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 # The tests with `check` beside them, which says after them what it found; a failure of either is one.
 beside_check = @$(MAKE) --no-print-directory check > $(VENV)/check.log 2>&1 & check=$$!; \
 	$(PYTEST) $(1); tests=$$?; wait $$check; lint=$$?; echo "make check:"; cat $(VENV)/check.log; \
@@ -32,7 +32,7 @@ test-long: $(VENV)/.dev system
 # it has an environment of its own, which sees the packages of the other one.
 KERNELS := .venv-kernels
 test-kernels: $(KERNELS)/.triton
-	TRITON_INTERPRET=1 $(KERNELS)/bin/python -m pytest -q -n 2 tests/kernels
+	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(KERNELS)/bin/python -m pytest -q -n 2 tests/kernels
 
 $(KERNELS)/.triton: $(VENV)/.dev
 	$(BIN)/python -m venv $(KERNELS)

@@ -21,6 +21,7 @@ from polydistill.teachers import LocalTeacher, adapters_on
 LORA = {"r": 2, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}
 pytestmark = [
     pytest.mark.filterwarnings("ignore:You are trying to modify a model with PEFT"),
+    pytest.mark.filterwarnings("ignore:Already found a `peft_config` attribute"),
     pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings"),
     pytest.mark.filterwarnings("ignore:Model with `tie_word_embeddings"),
 ]
@@ -131,7 +132,7 @@ def test_a_run_writes_over_no_model_that_it_reads_and_not_where_the_command_is_r
 
 def test_extra_overrules_no_key_and_the_environment_no_precision(monkeypatch):
     for key, value in {"output_dir": "x", "learning_rate": 1.0, "save_only_model": True}.items():
-        with pytest.raises(ConfigError, match=f"training.extra.{key}"):
+        with pytest.raises(ValueError, match=f"{key}.*(has a key of its own|say it there|leave it out)"):
             sft_config(run(training={"cpu": True, "extra": {key: value}}))
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     with pytest.raises(ConfigError, match="ACCELERATE_MIXED_PRECISION=bf16, which would win"):
@@ -146,3 +147,19 @@ def test_a_tilde_is_the_home_of_the_user(monkeypatch):
         "/home/me/student",
         "/home/me/train.jsonl",
     )
+
+
+def test_a_student_without_a_chat_template_takes_a_named_one(tmp_path):
+    models.saved(tmp_path / "chatty")
+    models.saved(tmp_path / "plain")
+    (tmp_path / "plain" / "chat_template.jinja").unlink()
+    (tmp_path / "own.jinja").write_text("{{ messages[0]['content'] }}")
+    plain = str(tmp_path / "plain")
+    assert build_student(StudentConfig(model=plain))[1].chat_template is None
+    for source, expected in (("chatty", models.CHAT_TEMPLATE), ("own.jinja", "{{ messages[0]['content'] }}")):
+        _, tokenizer = build_student(StudentConfig(model=plain, chat_template=str(tmp_path / source)))
+        assert tokenizer.chat_template == expected
+    with pytest.raises(ConfigError, match="has no chat template"):
+        build_student(StudentConfig(model=plain, chat_template=plain))
+    with pytest.raises(ConfigError, match=r"student\.chat_template: .* cannot be read"):
+        build_student(StudentConfig(model=plain, chat_template=str(tmp_path / "nowhere")))

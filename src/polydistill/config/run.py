@@ -98,6 +98,9 @@ class StudentConfig(ModelConfig):
     """The student, in full or with LoRA adapters; `dtype: auto` is float32 where it is trained in full."""
 
     lora: LoraConfig | None = None
+    chat_template: str | None = Field(
+        default=None, description="of its tokenizer, instead of its own: a folder with a tokenizer, or a Jinja file"
+    )
 
 
 class SourceConfig(Section):

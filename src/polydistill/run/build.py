@@ -1,10 +1,12 @@
 """From a configuration to what it describes: the stack, the objective, the trainer."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
+from transformers import AutoTokenizer
 from trl import SFTConfig
 
 from polydistill.cache import Cache, CachedTeacher
@@ -19,7 +21,7 @@ from polydistill.run.build_on_policy import SAMPLED, distillation_config
 from polydistill.run.build_safety import build_constraints, build_severity
 from polydistill.safety import Order, Ordered, Tilt, Veto, scores_of
 from polydistill.teachers import ForeignTeacher, LocalTeacher, Teacher
-from polydistill.teachers.local import NotLoadedError, load_model
+from polydistill.teachers.local import NotLoadedError, load_model, reason_of
 from polydistill.teachers.served import Patience, ServedTeacher
 from polydistill.training.gradient.across_groups import AcrossGroups, Critical, Labels
 from polydistill.training.gradient.across_teachers import AcrossTeachers
@@ -145,7 +147,26 @@ def build_student(section: c.StudentConfig) -> tuple[Any, Any]:
         raise ConfigError(f"student.model: {error}") from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if section.chat_template is not None:
+        tokenizer.chat_template = _template(section.chat_template)
     return model, tokenizer
+
+
+def _template(source: str) -> str:
+    """The chat template of a tokenizer's folder, or that a file is.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    try:
+        if Path(source).is_file():
+            return Path(source).read_text(encoding="utf-8")
+        found = AutoTokenizer.from_pretrained(source).chat_template
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"student.chat_template: {source!r} cannot be read: {reason_of(error)}") from error
+    if not isinstance(found, str):
+        raise ConfigError(f"student.chat_template: the tokenizer in {source!r} has no chat template, or several")
+    return found
 
 
 def sft_config(config: c.RunConfig) -> SFTConfig:
@@ -175,12 +196,10 @@ def refuse_extra(extra: dict[str, Any], own: dict[str, Any]) -> None:
     """`training.extra` is for what has no key of its own.
 
     Raises:
-        ConfigError: it overrules a key, or would make a run that cannot be resumed.
+        ConfigError: it overrules a key.
     """
     for name in sorted(set(extra) & set(own)):
         raise ConfigError(f"training.extra.{name}: the configuration has a key of its own for it; use that one")
-    if extra.get("save_only_model"):
-        raise ConfigError("training.extra.save_only_model: a run without its optimizer cannot be resumed; leave it out")
 
 
 def refuse_environment(bf16: bool) -> None:
