@@ -24,7 +24,7 @@ from polydistill.records.seal import refuse_broken
 from polydistill.report.folder import read_run
 from polydistill.run.cache import build_cache
 from polydistill.run.doctor import examine
-from polydistill.run.train import weights_hash
+from polydistill.run.student import weights_hash
 from polydistill.teachers.served import Patience, ServedTeacher
 from polydistill.teachers.source import TeacherUnavailableError
 from polydistill.training.checkpoint import newest_verified

@@ -15,7 +15,7 @@ from polydistill.config.objective import ObjectiveConfig, Paired, Sampled, Summe
 from polydistill.objective import OwnPool
 from polydistill.pipeline import Pipeline
 from polydistill.promises import Promise, Terms, promises
-from polydistill.run.build_on_policy import SAMPLED
+from polydistill.run.build import SAMPLED
 from polydistill.safety import Ordered, Tilt, Veto, attenuation
 from polydistill.target import Pool
 from polydistill.theory.scene import divergence_of

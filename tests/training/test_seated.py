@@ -15,7 +15,8 @@ from polydistill.config.file import ConfigError
 from polydistill.config.run import RunConfig, StudentConfig
 from polydistill.data.context import DataError
 from polydistill.run.build import build_student, flags_of, sft_config
-from polydistill.run.train import StudentDiffersError, few_logits, merged, refuse_place, save_student
+from polydistill.run.student import StudentDiffersError, few_logits, merged, save_student
+from polydistill.run.train import refuse_place
 from polydistill.teachers import LocalTeacher, adapters_on
 
 LORA = {"r": 2, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}

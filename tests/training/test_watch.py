@@ -11,7 +11,7 @@ from polydistill import Entropy, Hedge, Operator, Softmax, StudentGap
 from polydistill.diagnostics import conflict
 from polydistill.logprobs import logits_of
 from polydistill.run.recorder import Recorder
-from polydistill.run.train import learning_says
+from polydistill.run.says import learning_says
 from polydistill.training import watch
 from polydistill.training.batch import IGNORED, Batch
 from polydistill.training.watch import POSITIONS, SEQUENCES, SLOW_ENOUGH, Watch, probe_of

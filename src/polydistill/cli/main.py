@@ -132,7 +132,8 @@ def train(config: ConfigFile, overrides: Overrides = None, json_file: JsonFile =
     from polydistill.config.file import load_config
     from polydistill.records import REPORT
     from polydistill.report import write_report
-    from polydistill.run.train import STUDENT, finished, refuse_unmet, train_run, weights_hash
+    from polydistill.run.student import weights_hash
+    from polydistill.run.train import STUDENT, finished, refuse_unmet, train_run
 
     run = load_config(config, overrides or ())
     _quiet()

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from peft import LoraConfig as PeftLoraConfig
 from transformers import AutoTokenizer
-from trl import SFTConfig
+from trl import DistillationConfig, SFTConfig
 
 from polydistill.cache import Cache, CachedTeacher
 from polydistill.config import run as c
@@ -17,7 +17,6 @@ from polydistill.config.served import ServedTeacherConfig
 from polydistill.config.weighting import build_stack
 from polydistill.data.load import Part, load_data, load_mixture
 from polydistill.objective import Divergence
-from polydistill.run.build_on_policy import SAMPLED, distillation_config
 from polydistill.run.build_safety import build_constraints, build_severity
 from polydistill.safety import Order, Ordered, Tilt, Veto, scores_of
 from polydistill.teachers import ForeignTeacher, LocalTeacher, Teacher
@@ -28,9 +27,15 @@ from polydistill.training.gradient.across_teachers import AcrossTeachers
 from polydistill.training.off_policy import PolyDistillTrainer
 from polydistill.training.on_policy import OnPolicyPolyDistillTrainer
 from polydistill.training.placement import Copied, Offloaded, Sharded
+from polydistill.training.sampled import SampledLinearPool, SampledLogPool
 from polydistill.training.taught import Observer, Taught
 
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+SAMPLED: dict[str, type[SampledLogPool] | type[SampledLinearPool]] = {
+    "sampled_log_pool": SampledLogPool,
+    "sampled_linear_pool": SampledLinearPool,
+}
 
 PLACEMENTS: dict[str, type[Copied] | type[Sharded] | type[Offloaded]] = {
     "copied": Copied,
@@ -186,6 +191,30 @@ def sft_config(config: c.RunConfig) -> SFTConfig:
         raise ConfigError(f"training: {str(error).strip().splitlines()[0]}") from error
 
 
+def distillation_config(config: c.RunConfig) -> DistillationConfig:
+    """TRL's arguments for a run whose student writes.
+
+    Raises:
+        ConfigError: trl refuses one of them, or a key of `data` means nothing here.
+    """
+    t = config.training
+    if config.data.loss is not None:
+        raise ConfigError(
+            f"data.loss: {config.data.loss} is not read in mode: on_policy, which learns what the student wrote "
+            "and, with lambda, the data's completions; leave it out"
+        )
+    wanted = {
+        **loop_arguments(config),
+        "max_completion_length": t.completion_length,
+        "temperature": t.sampling_temperature,
+    }
+    refuse_extra(t.extra, wanted)
+    try:
+        return DistillationConfig(**{**wanted, **t.extra})
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"training: {str(error).strip().splitlines()[0]}") from error
+
+
 def flags_of(model: Any) -> dict[str, Any]:
     """What trl switches for training in a model's configuration, as the checkpoint has it."""
     config = model.config.get_text_config()
@@ -264,7 +293,7 @@ def build_trainer(config: c.RunConfig, observers: list[Observer] | None = None) 
     on_policy = config.training.mode == "on_policy"
     gradient = build_gradient(config)
     arguments = None if on_policy else sft_config(config)
-    generation = distillation_config(config, loop_arguments(config)) if on_policy else None
+    generation = distillation_config(config) if on_policy else None
     model, tokenizer = build_student(config.student)
     flags = flags_of(model)
     adapters = None

@@ -19,7 +19,8 @@ from polydistill.run.build import build_trainer
 from polydistill.run.cache import refuse_unheard
 from polydistill.run.devices import Layout, Sizes, memory, read_layout, where
 from polydistill.run.order import check_order
-from polydistill.run.train import refuse_place, safety_says_before
+from polydistill.run.says import safety_says_before
+from polydistill.run.train import refuse_place
 from polydistill.teachers import ForeignTeacher, LocalTeacher
 from polydistill.training.partial import foreign_says
 from polydistill.training.taught import Taught

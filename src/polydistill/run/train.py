@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -10,18 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import xxhash
 from filelock import FileLock, Timeout
-from peft import PeftModel
 from rich.console import Console
-from transformers import AutoModelForCausalLM, GenerationConfig, PrinterCallback, TrainerState
+from transformers import PrinterCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ProgressCallback as TqdmCallback
 
 from polydistill import __version__
 from polydistill.config.file import ConfigError, dump_config, load_config
 from polydistill.config.run import RunConfig
-from polydistill.data.severity import says_of, shares
+from polydistill.data.severity import shares
 from polydistill.promises import says
 from polydistill.records import (
     BEFORE,
@@ -46,13 +44,13 @@ from polydistill.run.card import write_card
 from polydistill.run.certificates import NOT_TRAINED, certify_learned, write_certificate
 from polydistill.run.devices import leave, rejoin
 from polydistill.run.evaluate import ALL, Evaluation, evaluate, weighted_mean
-from polydistill.run.gathered import whole_student
 from polydistill.run.identity import IDENTITY, identify
 from polydistill.run.interrupted import InterruptedRunError, StopOnSignal, stopping_on_signals
 from polydistill.run.order import check_order
 from polydistill.run.progress import ProgressCallback
 from polydistill.run.recorder import Recorder, constraint_records
-from polydistill.safety import attenuation
+from polydistill.run.says import learning_says, safety_says, with_held_out
+from polydistill.run.student import few_logits, merged, save_student, whole_student
 from polydistill.safety.constrained import InfeasibleError
 from polydistill.teachers import TeacherUnavailableError
 from polydistill.training.checkpoint import in_order, replace_whole
@@ -60,8 +58,6 @@ from polydistill.training.hearing import listen_to
 from polydistill.training.partial import foreign_says, served_says
 from polydistill.training.placement import ShardedTeacher
 from polydistill.training.taught import Observer, Taught
-from polydistill.training.terms import terms_of
-from polydistill.weighting import TeacherRouter
 
 STUDENT = "student"
 """Folder of the finished student inside a run."""
@@ -226,70 +222,10 @@ def evaluate_trainer(trainer: Taught, student: Any) -> Evaluation | None:
     )
 
 
-class StudentDiffersError(RuntimeError):
-    """The student that was saved does not say what the one that was trained says."""
-
-
-def merged(model: Any, flags: Mapping[str, Any]) -> Any:
-    """The student without adapters, which are merged into its weights.
-
-    Args:
-        model: as it was trained.
-        flags: of its configuration, as the checkpoint had them.
-    """
-    model = model.merge_and_unload() if isinstance(model, PeftModel) else model
-    for name, value in flags.items():
-        setattr(model.config.get_text_config(), name, value)
-    return model
-
-
-def save_student(model: Any, tokenizer: Any, trained: torch.Tensor, folder: Path) -> None:
-    """Weights, tokenizer and generation config, loadable by plain Transformers.
-
-    Args:
-        model: without adapters.
-        tokenizer: its own.
-        trained: `few_logits` of the model that was trained.
-        folder: to write into.
-
-    Raises:
-        StudentDiffersError: loaded again, it has other logits than those.
-    """
-    if model.generation_config is None:
-        model.generation_config = GenerationConfig.from_model_config(model.config)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    saved = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype)
-    apart = float((few_logits(saved) - trained).abs().max() / trained.abs().max().clamp_min(1e-6))
-    if not apart <= 0.1:  # half precision and autocast differ by a few hundredths
-        raise StudentDiffersError(
-            f"the saved student does not say what the trained one says: its logits differ by {apart:.1%}; the "
-            "weights of the last checkpoint are those that were trained"
-        )
-
-
-@torch.no_grad()
-def few_logits(model: Any) -> torch.Tensor:
-    """Logits of four tokens, in evaluation mode."""
-    training = model.training
-    ids = torch.arange(4, device=model.device)[None] + 4
-    logits = model.eval()(input_ids=ids, use_cache=False).logits.float().cpu()
-    model.train(training)
-    return torch.as_tensor(logits)
-
-
 def hardware() -> str:
     """This machine, in words."""
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads{gpu}"
-
-
-def weights_hash(folder: Path) -> str:
-    """xxh3 of the student's weight files, in order of their names."""
-    digest = xxhash.xxh3_64()
-    for path in sorted(folder.glob("*.safetensors")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def refuse_place(config: RunConfig, folder: Path) -> None:
@@ -369,61 +305,6 @@ def _summary(
         seconds=dict(recorder.total_seconds),
         wall_seconds=seconds,
     )
-
-
-def safety_says(trainer: Taught) -> list[str]:
-    """What may be said about safety after a run: what could be said before it, and how the constraints stand."""
-    said = safety_says_before(trainer)
-    if trainer.constraints is not None:
-        said += [verdict.says() for verdict in trainer.constraints.verdicts()]
-    return said
-
-
-def safety_says_before(trainer: Taught) -> list[str]:
-    """What may be said about safety before a run: the attenuation claim, and the data's severity."""
-    pipeline, said = trainer.pipeline, []
-    if pipeline.safety is not None:
-        terms = terms_of(trainer.objective)
-        claim = attenuation(pipeline.safety, pipeline.before_safety(), terms.pool, terms.temperature)
-        said.append(claim.says)
-    if pipeline.safety is not None or trainer.constraints is not None:
-        said += filter(None, [says_of(shares(trainer.train_dataset))])
-    return said + unheard_says(trainer)
-
-
-def unheard_says(trainer: Taught) -> list[str]:
-    """What the configuration asks for and no row of the training data calls upon."""
-    data: Any = trainer.train_dataset
-    if not hasattr(data, "__len__"):
-        return []
-    columns, said = data.column_names, []
-    found = shares(data)
-    written = getattr(trainer, "severity_along", None) is not None
-    if trainer.pipeline.safety is not None and not written and found.get("0", 1.0) == 1.0:
-        said.append("WARNING: no row of the training data has a severity, so that the safety order never acts")
-    routed = any(isinstance(module, TeacherRouter) for module in trainer.pipeline.stack.modules())
-    if routed and ("teacher_id" not in columns or not any(x is not None for x in data["teacher_id"])):
-        said.append("WARNING: no row of the training data has a `teacher_id`, so that teacher_router weighs all alike")
-    return said
-
-
-def learning_says(trainer: Taught) -> list[str]:
-    """What may be said about how it learned: a modified gradient, and weights that moved as fast as the student."""
-    warned = "" if trainer.watch is None else trainer.watch.warned
-    return [*trainer.said, *filter(None, [warned])]
-
-
-def with_held_out(summary: RunSummary, evaluation: Evaluation | None) -> RunSummary:
-    """The constraints with their values on held-out data, and a sentence about those."""
-    found = {} if evaluation is None else evaluation.record.constraints
-    if not found:
-        return summary
-    constraints = {
-        name: record.model_copy(update={"held_out": found.get(name)}) for name, record in summary.constraints.items()
-    }
-    values = ", ".join(f"{name} {value:.4g} (limit {constraints[name].limit:.4g})" for name, value in found.items())
-    said = f"constraints on held-out data: {values}; the multipliers saw the training data only"
-    return summary.model_copy(update={"constraints": constraints, "says": [*summary.says, said]})
 
 
 def refuse_unmet(config: RunConfig, summary: RunSummary) -> None:

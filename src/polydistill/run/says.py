@@ -1,0 +1,66 @@
+"""Sentences about a run: its safety, what no row calls upon, how it learned, constraints on held-out data."""
+
+from typing import Any
+
+from polydistill.data.severity import says_of, shares
+from polydistill.records import RunSummary
+from polydistill.run.evaluate import Evaluation
+from polydistill.safety import attenuation
+from polydistill.training.taught import Taught
+from polydistill.training.terms import terms_of
+from polydistill.weighting import TeacherRouter
+
+
+def safety_says(trainer: Taught) -> list[str]:
+    """What may be said about safety after a run: what could be said before it, and how the constraints stand."""
+    said = safety_says_before(trainer)
+    if trainer.constraints is not None:
+        said += [verdict.says() for verdict in trainer.constraints.verdicts()]
+    return said
+
+
+def safety_says_before(trainer: Taught) -> list[str]:
+    """What may be said about safety before a run: the attenuation claim, and the data's severity."""
+    pipeline, said = trainer.pipeline, []
+    if pipeline.safety is not None:
+        terms = terms_of(trainer.objective)
+        claim = attenuation(pipeline.safety, pipeline.before_safety(), terms.pool, terms.temperature)
+        said.append(claim.says)
+    if pipeline.safety is not None or trainer.constraints is not None:
+        said += filter(None, [says_of(shares(trainer.train_dataset))])
+    return said + unheard_says(trainer)
+
+
+def unheard_says(trainer: Taught) -> list[str]:
+    """What the configuration asks for and no row of the training data calls upon."""
+    data: Any = trainer.train_dataset
+    if not hasattr(data, "__len__"):
+        return []
+    columns, said = data.column_names, []
+    found = shares(data)
+    written = getattr(trainer, "severity_along", None) is not None
+    if trainer.pipeline.safety is not None and not written and found.get("0", 1.0) == 1.0:
+        said.append("WARNING: no row of the training data has a severity, so that the safety order never acts")
+    routed = any(isinstance(module, TeacherRouter) for module in trainer.pipeline.stack.modules())
+    if routed and ("teacher_id" not in columns or not any(x is not None for x in data["teacher_id"])):
+        said.append("WARNING: no row of the training data has a `teacher_id`, so that teacher_router weighs all alike")
+    return said
+
+
+def learning_says(trainer: Taught) -> list[str]:
+    """What may be said about how it learned: a modified gradient, and weights that moved as fast as the student."""
+    warned = "" if trainer.watch is None else trainer.watch.warned
+    return [*trainer.said, *filter(None, [warned])]
+
+
+def with_held_out(summary: RunSummary, evaluation: Evaluation | None) -> RunSummary:
+    """The constraints with their values on held-out data, and a sentence about those."""
+    found = {} if evaluation is None else evaluation.record.constraints
+    if not found:
+        return summary
+    constraints = {
+        name: record.model_copy(update={"held_out": found.get(name)}) for name, record in summary.constraints.items()
+    }
+    values = ", ".join(f"{name} {value:.4g} (limit {constraints[name].limit:.4g})" for name, value in found.items())
+    said = f"constraints on held-out data: {values}; the multipliers saw the training data only"
+    return summary.model_copy(update={"constraints": constraints, "says": [*summary.says, said]})

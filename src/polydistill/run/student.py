@@ -1,0 +1,105 @@
+"""The student when training is over: whole on the main rank, saved, and compared with what was trained."""
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+from peft import PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, GenerationConfig
+
+from polydistill.training.taught import Taught
+
+
+def whole_student(trainer: Taught) -> Any | None:
+    """The student with all its parameters; to be called on every rank.
+
+    A sharded student (FSDP, DeepSpeed ZeRO-3) is gathered into a plain copy in main memory, which goes to the device;
+    ranks other than the main one then get None.
+
+    Raises:
+        RuntimeError: a parameter is missing from what was gathered.
+    """
+    student: Any = trainer.accelerator.unwrap_model(trainer.model)
+    plugin = trainer.accelerator.state.deepspeed_plugin if trainer.is_deepspeed_enabled else None
+    if not trainer.is_fsdp_enabled and (plugin is None or plugin.zero_stage < 3):
+        return student
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if not trainer.is_world_process_zero():
+        return None
+    base = student.get_base_model() if isinstance(student, PeftModel) else student
+    made: Any = type(base)(copy.deepcopy(base.config))
+    made.generation_config = copy.deepcopy(base.generation_config)
+    if isinstance(student, PeftModel):
+        made = get_peft_model(made, student.peft_config["default"])
+    dtypes = {value.dtype for value in state.values() if value.is_floating_point()}
+    if len(dtypes) == 1:
+        made = made.to(dtypes.pop())
+    lacking = set(made.load_state_dict(state, strict=False).missing_keys)
+    tied = set(getattr(base, "_tied_weights_keys", None) or ())
+    if missing := sorted(name for name in lacking if not any(name.endswith(key) for key in tied)):
+        raise RuntimeError(f"the gathered student lacks {len(missing)} parameters, the first being {missing[0]}")
+    made.tie_weights()
+    return made.eval().to(trainer.args.device)
+
+
+class StudentDiffersError(RuntimeError):
+    """The student that was saved does not say what the one that was trained says."""
+
+
+def merged(model: Any, flags: Mapping[str, Any]) -> Any:
+    """The student without adapters, which are merged into its weights.
+
+    Args:
+        model: as it was trained.
+        flags: of its configuration, as the checkpoint had them.
+    """
+    model = model.merge_and_unload() if isinstance(model, PeftModel) else model
+    for name, value in flags.items():
+        setattr(model.config.get_text_config(), name, value)
+    return model
+
+
+def save_student(model: Any, tokenizer: Any, trained: torch.Tensor, folder: Path) -> None:
+    """Weights, tokenizer and generation config, loadable by plain Transformers.
+
+    Args:
+        model: without adapters.
+        tokenizer: its own.
+        trained: `few_logits` of the model that was trained.
+        folder: to write into.
+
+    Raises:
+        StudentDiffersError: loaded again, it has other logits than those.
+    """
+    if model.generation_config is None:
+        model.generation_config = GenerationConfig.from_model_config(model.config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    saved = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype)
+    apart = float((few_logits(saved) - trained).abs().max() / trained.abs().max().clamp_min(1e-6))
+    if not apart <= 0.1:  # half precision and autocast differ by a few hundredths
+        raise StudentDiffersError(
+            f"the saved student does not say what the trained one says: its logits differ by {apart:.1%}; the "
+            "weights of the last checkpoint are those that were trained"
+        )
+
+
+@torch.no_grad()
+def few_logits(model: Any) -> torch.Tensor:
+    """Logits of four tokens, in evaluation mode."""
+    training = model.training
+    ids = torch.arange(4, device=model.device)[None] + 4
+    logits = model.eval()(input_ids=ids, use_cache=False).logits.float().cpu()
+    model.train(training)
+    return torch.as_tensor(logits)
+
+
+def weights_hash(folder: Path) -> str:
+    """xxh3 of the student's weight files, in order of their names."""
+    digest = xxhash.xxh3_64()
+    for path in sorted(folder.glob("*.safetensors")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
