@@ -11,7 +11,7 @@ import functools
 import json
 import math
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from polydistill import __version__
 from polydistill.axioms.pools import POOL_LAWS, TOLERANCE, Aggregator, Scene
 from polydistill.certification.certificate import FORMAT, RefutedError
 from polydistill.certification.rule import defined, title
+from polydistill.certification.simplify import rounded_scene, smaller_scenes
 
 SIZES = ((2, 2), (2, 3), (3, 5), (5, 30), (4, 3), (1, 4), (6, 8), (7, 3), (8, 16), (3, 300), (16, 5))
 """Numbers of teachers and of symbols that are tried."""
@@ -329,44 +330,15 @@ def _simplest(agg: Aggregator, law: str, scene: Scene, enough: float) -> Scene:
     again = True
     while again:
         again = False
-        for smaller in _smaller(scene):
+        for smaller in smaller_scenes(scene):
             if float(_missed(agg, law, smaller).max()) > enough:
                 scene, again = smaller, True
                 break
     for digits in (1, 2, 3):
-        rounded = _rounded(scene, digits)
+        rounded = rounded_scene(scene, digits)
         if float(_missed(agg, law, rounded).max()) > enough:
             return rounded
     return scene
-
-
-def _smaller(scene: Scene) -> Iterator[Scene]:
-    n, teachers, vocabulary = scene.log_p.shape
-    if n > 1:
-        half = n // 2
-        yield scene.of(lambda x: x[:half])
-        yield scene.of(lambda x: x[half:])
-    for k in range(teachers if teachers > 1 else 0):
-        keep = [j for j in range(teachers) if j != k]
-        fewer = scene.of(operator.itemgetter((slice(None), keep)), "w", "other_w", "log_p", "other_p")
-        yield fewer.of(lambda x: x / x.sum(-1, keepdim=True), "w", "other_w")
-    for v in range(vocabulary if vocabulary > 2 else 0):
-        keep = [j for j in range(vocabulary) if j != v]
-        fewer = scene.of(operator.itemgetter((..., keep)), "log_p", "other_p")
-        yield fewer.of(lambda x: x.log_softmax(-1), "log_p", "other_p")
-
-
-def _rounded(scene: Scene, digits: int) -> Scene:
-    least = 10.0**-digits
-
-    def shares(x: Tensor) -> Tensor:
-        """Round and positive; the largest takes what is missing to 1."""
-        x = x.div(least).round().clamp_min(1.0).mul(least)
-        top = x.argmax(-1, keepdim=True)
-        return x.scatter_add(-1, top, 1.0 - x.sum(-1, keepdim=True)).clamp_min(least / 10)
-
-    scene = scene.of(shares, "w", "other_w").of(lambda x: shares(x.exp()).log(), "log_p", "other_p")
-    return scene.of(lambda x: x.div(least).round().clamp(1.0, 1.0 / least - 1.0).mul(least), "share")
 
 
 def shown(aggregator: Aggregator, law: str, case: dict[str, Any]) -> str:

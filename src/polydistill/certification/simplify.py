@@ -1,9 +1,12 @@
 """A witness that is shorter to read: rounder numbers on which the same law still fails."""
 
+import operator
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
+
+from polydistill.axioms.pools import Scene
 
 Inputs = dict[str, Tensor]
 Fails = Callable[[Inputs], bool]
@@ -80,3 +83,34 @@ def jump_at(middle: Tensor, way: Tensor, fails: Callable[[Tensor, Tensor], bool]
             if fails(first, second):
                 return first, second
     return None
+
+
+def smaller_scenes(scene: Scene) -> Iterator[Scene]:
+    """A case of a pool with fewer rows, teachers or symbols."""
+    n, teachers, vocabulary = scene.log_p.shape
+    if n > 1:
+        half = n // 2
+        yield scene.of(lambda x: x[:half])
+        yield scene.of(lambda x: x[half:])
+    for k in range(teachers if teachers > 1 else 0):
+        keep = [j for j in range(teachers) if j != k]
+        fewer = scene.of(operator.itemgetter((slice(None), keep)), "w", "other_w", "log_p", "other_p")
+        yield fewer.of(lambda x: x / x.sum(-1, keepdim=True), "w", "other_w")
+    for v in range(vocabulary if vocabulary > 2 else 0):
+        keep = [j for j in range(vocabulary) if j != v]
+        fewer = scene.of(operator.itemgetter((..., keep)), "log_p", "other_p")
+        yield fewer.of(lambda x: x.log_softmax(-1), "log_p", "other_p")
+
+
+def rounded_scene(scene: Scene, digits: int) -> Scene:
+    """A case of a pool whose numbers have so many digits."""
+    least = 10.0**-digits
+
+    def shares(x: Tensor) -> Tensor:
+        """Round and positive; the largest takes what is missing to 1."""
+        x = x.div(least).round().clamp_min(1.0).mul(least)
+        top = x.argmax(-1, keepdim=True)
+        return x.scatter_add(-1, top, 1.0 - x.sum(-1, keepdim=True)).clamp_min(least / 10)
+
+    scene = scene.of(shares, "w", "other_w").of(lambda x: shares(x.exp()).log(), "log_p", "other_p")
+    return scene.of(lambda x: x.div(least).round().clamp(1.0, 1.0 / least - 1.0).mul(least), "share")
