@@ -217,6 +217,7 @@ def _become(asked: dict[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(asked["env"])
     faulthandler.register(signal.SIGUSR1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in a shell's background
     random.seed()
     numpy.random.seed()
     if os.environ.get("PYTHONWARNINGS") == "ignore":

@@ -231,7 +231,7 @@ def test_a_student_that_was_changed_is_not_measured(project: Path, whole: Path) 
     weights.write_bytes(content)
     done = forked.run([*forked.POLYDISTILL, "eval", "changed"], cwd=project)
     assert done.returncode == 3, done.stderr
-    assert "changed/student: model.safetensors has changed since it was written" in done.stderr
+    assert "changed/student/model.safetensors is not what was written: its hash differs" in done.stderr
 
 
 def test_going_on_with_something_else_is_refused_by_name(project: Path, whole: Path) -> None:

@@ -36,6 +36,7 @@ from polydistill.records import (
     write_ribbons,
     write_summary,
 )
+from polydistill.records.seal import seal
 from polydistill.report import write_report
 from polydistill.run.train import STUDENT, locked, train_run
 from polydistill.target import Pool
@@ -217,6 +218,7 @@ def run_demo(
     with locked(folder):
         _record(folder, beside, result, setup.held_out, s.steps)
         write_summary(folder / SUMMARY, _summary(summary, result, seed))
+        seal(folder, STUDENT)
         write_report(folder)
     return result
 

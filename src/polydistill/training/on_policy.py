@@ -103,7 +103,8 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
         for name, words in DATA.items():
             if kwargs.get(name) is not None:
                 refuse_empty(kwargs[name], words)
-                answered = fixed_share > 0 and name == "train_dataset"
+                # Of a share that is refused below, nothing is asked of the rows.
+                answered = 0 < fixed_share <= 1 and name == "train_dataset" and not isinstance(chosen, Sampled)
                 reading = Reading(own_text=True, answered=answered, teachers=names)
                 kwargs[name] = readable(with_prompts(readable(kwargs[name], words, reading), words), words, reading)
                 if severity is not None:
