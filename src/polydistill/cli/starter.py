@@ -2,6 +2,7 @@
 
 STARTER = """\
 # polydistill: several teachers, one student.
+#   polydistill recommend {path} --write    which weighting, from the held-out text
 #   polydistill check {path}    loads everything, runs one batch, says what the run promises and costs
 #   polydistill train {path}    trains; run it again to go on after an interruption
 # Every key can be overridden on the command line: polydistill train {path} training.learning_rate=1e-5

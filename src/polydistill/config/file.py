@@ -40,12 +40,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 def dump_config(config: RunConfig, path: str | Path) -> None:
     """Write a resolved configuration, defaults and all."""
-    yaml = YAML(typ="safe")
-    yaml.width = 1 << 20  # a long name is not folded
-    yaml.default_flow_style, yaml.sort_base_mapping_type_on_output = False, False  # type: ignore[assignment]
-    stream = StringIO()
-    yaml.dump(config.model_dump(mode="json", by_alias=True), stream)
-    write_whole(Path(path), stream.getvalue())
+    write_whole(Path(path), as_yaml(config.model_dump(mode="json", by_alias=True)))
 
 
 def rewrite(path: str | Path, key: str, value: Any) -> None:
@@ -61,6 +56,7 @@ def as_yaml(tree: Any) -> str:
     """As it would stand in a configuration."""
     stream = StringIO()
     yaml = YAML(typ="safe")
+    yaml.width = 1 << 20  # a long name is not folded
     yaml.default_flow_style, yaml.sort_base_mapping_type_on_output = False, False  # type: ignore[assignment]
     yaml.dump(tree, stream)
     return stream.getvalue()
