@@ -275,10 +275,10 @@ class _Comparison:
             )
         else:
             said.append(f"use {best.name}: {best.loss:.3f} nats per token, {best.gain} better than averaging")
+            routed, fixed = found.headroom["best teacher of each text"], found.headroom["fixed weights"]
             said.append(
-                f"the best teacher of each text, known after the fact, would be better than averaging by "
-                f"{found.headroom['best teacher of each text']}, that of each token by {oracle}, fixed weights by "
-                f"{found.headroom['fixed weights']}"
+                f"the best teacher of each text, known after the fact, would gain {routed} over averaging, that of "
+                f"each token {oracle}, fixed weights {fixed}"
             )
         least = min(best.weights, key=lambda name: best.weights[name])
         if best.name != "averaging" and best.weights[least] < 0.05 and not best.name.endswith(" alone"):
