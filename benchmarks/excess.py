@@ -19,7 +19,7 @@ from rivals import Call, Case, Workload, floor, ours, products, workload
 from polydistill import ForwardKL
 from polydistill.objective.distil import GOOD_ROWS
 from polydistill.objective.kernels import Call as Asked
-from polydistill.objective.kernels.passes import Kept, notice, pull
+from polydistill.objective.kernels.passes import Kept, pull, read_rows
 from polydistill.objective.kernels.tiled import Tiled, run
 from polydistill.objective.kernels.tiles import Tiles
 
@@ -43,7 +43,7 @@ def passes(work: Workload, rows: int, transposed: bool) -> Call:
             here = min(rows, case.n - start)
             for k in range(case.k):
                 tiles.over(here, lambda t, k=k: run(
-                    notice, t.compiled, logits[t.rows], label[t.rows], 1.0, False, kept[k, t.rows]
+                    read_rows, t.compiled, logits[t.rows], label[t.rows], 1.0, False, kept[k, t.rows]
                 ))  # fmt: skip
             tiles.over(here, lambda t: run(
                 pull, t.compiled, one, (1.0, None), logits[t.rows], None,

@@ -16,7 +16,7 @@ from measure import hardware, side_by_side, table, typical
 from objective import CLOCKS
 
 from polydistill.objective.divergence import less_at
-from polydistill.objective.kernels.passes import notice
+from polydistill.objective.kernels.passes import read_rows
 from polydistill.objective.kernels.tiled import run
 from polydistill.objective.kernels.tiles import Tiles
 
@@ -36,7 +36,7 @@ def pieces() -> dict[str, Callable[[], Any]]:
     def statistics(tiles: Tiles) -> Callable[[], Any]:
         return lambda: tiles.over(
             N,
-            lambda t: run(notice, t.compiled, logits[t.rows], label[t.rows], 1.0, False, kept[t.rows]),
+            lambda t: run(read_rows, t.compiled, logits[t.rows], label[t.rows], 1.0, False, kept[t.rows]),
         )
 
     def gradient(by: Callable[..., torch.Tensor]) -> Callable[[], Any]:

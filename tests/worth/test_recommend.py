@@ -81,6 +81,18 @@ def test_the_recommended_student_is_as_good_as_the_best_and_the_verdict_says_by_
         by_name["static"]["mean"]
     )
     assert again.splitlines()[-1] == said.splitlines()[-1]
+    told_nothing = run(
+        "baselines",
+        path,
+        "tasks=[]",
+        "weighting=[]",
+        f"output={tmp_path / 'other'}",
+        "--against",
+        "router",
+        "--steps",
+        "2",
+    )
+    assert "router was left out" in told_nothing
 
 
 @pytest.mark.parametrize(

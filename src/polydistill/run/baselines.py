@@ -7,9 +7,18 @@ from typing import Any
 
 from rich.console import Console
 
-from polydistill.config.file import ConfigError
+from polydistill.config.file import ConfigError, load_config
 from polydistill.config.run import CachedTeacherConfig, ModelConfig, RunConfig
-from polydistill.records import METRICS, SUMMARY, EvaluationRecord, RecordWriter, RunSummary, Score, write_summary
+from polydistill.records import (
+    CONFIG,
+    METRICS,
+    SUMMARY,
+    EvaluationRecord,
+    RecordWriter,
+    RunSummary,
+    Score,
+    write_summary,
+)
 from polydistill.records.files import read_metrics
 from polydistill.records.paired import Interval, better
 from polydistill.run.cache import build_cache
@@ -114,10 +123,12 @@ def baselines_run(
             seconds[name] = done.wall_seconds or 0.0
             records.setdefault(name, []).append(_last(output))
     result = _compared(config, records, seconds, folder)
-    if (live_loss := _live(config)) is not None and not live:
-        own = result.contestants[0].mean
+    left_out = [name for name, section in sections.items() if section is None]
+    result.says.extend(f"{name} was left out: the data has fewer than two tasks to be told" for name in left_out)
+    if plan[OWN].teachers != config.teachers and (live_loss := _live(config)) is not None:
         result.says.append(
-            f"{config.output}, with live teachers, is at {live_loss:.3f} nats; from the cache it is at {own:.3f}"
+            f"{config.output}, with live teachers, is at {live_loss:.3f} nats; from the cache the same run is at "
+            f"{_mean(records[OWN][0]):.3f}"
         )
     _page(config, result, command)
     return result
@@ -168,11 +179,14 @@ def _last(folder: Path) -> EvaluationRecord:
 
 
 def _live(config: RunConfig) -> float | None:
-    """The run's own held-out loss, where it has been trained by itself."""
+    """The run's own held-out loss, where this very run has been trained by itself."""
     folder = Path(config.output)
-    if finished(folder) is None:
+    if finished(folder) is None or load_config(folder / CONFIG) != config:
         return None
-    record = _last(folder)
+    return _mean(_last(folder))
+
+
+def _mean(record: EvaluationRecord) -> float:
     return weighted_mean(record.losses, record.tokens)
 
 
