@@ -119,6 +119,20 @@ def mean_weights(outcome: Outcome, pipeline: Pipeline) -> dict[str, dict[str, fl
     }
 
 
+def losses_by_task(outcome: Outcome, tasks: int) -> Float[Tensor, "J 2"]:
+    """Summed cross-entropy of the labels in nats, and how many there are: by task, then of what has none.
+
+    Args:
+        outcome: of one batch.
+        tasks: how many there are.
+    """
+    positions = outcome.statistics.positions
+    where = torch.where(positions.task == UNKNOWN, tasks, positions.task)
+    total = torch.zeros(tasks + 1, 2, device=where.device)
+    both = torch.stack([outcome.cross_entropy.detach(), positions.has_loss.to(outcome.cross_entropy)], -1)
+    return total.index_add_(0, where, both.to(total))
+
+
 def realised_modulus(
     statistics: Statistics, pipeline: Pipeline, promised: Guarantee, *, error: float = 0.05, sample: int = 128
 ) -> Float[Tensor, ""] | None:

@@ -18,9 +18,14 @@ from polydistill.safety.constrained import Constrained, student_writer
 from polydistill.teachers import TeacherSource, head_of, last_hidden_state
 from polydistill.training.batch import Batch
 from polydistill.training.hearing import listen_to
+from polydistill.training.placement import ShardedTeacher
+from polydistill.training.taught import Taught
 
 ALL = "all"
 """Name of the only task when the data names none."""
+
+RIBBONS = 6
+"""Texts shown token by token."""
 
 
 @dataclass
@@ -61,7 +66,7 @@ def evaluate(  # noqa: PLR0913
     tokenizer: Any,
     *,
     step: int,
-    ribbons: int = 6,
+    ribbons: int = RIBBONS,
     constraints: Constrained | None = None,
 ) -> Evaluation:
     """Losses and divergences of the student on held-out batches; nothing is updated.
@@ -112,6 +117,52 @@ def evaluate(  # noqa: PLR0913
         texts=texts,
     )
     return Evaluation(record, shown[:ribbons])
+
+
+def evaluate_trainer(trainer: Taught, student: Any, *, finished: bool = True) -> Evaluation | None:
+    """The student on the held-out data, by task; None without held-out data, and on ranks other than the main one.
+
+    Args:
+        trainer: with teachers and data.
+        student: whole, from `whole_student`; on ranks without one only sharded teachers are kept company.
+        finished: with the constraints, and texts token by token.
+    """
+    batches = trainer.held_out()
+    if batches is None:
+        return None
+    if not trainer.is_world_process_zero():
+        if any(isinstance(teacher, ShardedTeacher) for teacher in trainer.teachers):
+            for batch in batches:
+                listen_to(trainer.teachers, batch, batch.positions(reads_prefix=True)[0])
+        return None
+    return evaluate(
+        student,
+        trainer.visible,
+        trainer.teachers,
+        trainer.pipeline,
+        batches,
+        trainer.processing_class,
+        step=trainer.state.global_step,
+        ribbons=RIBBONS if finished else 0,
+        constraints=trainer.constraints if finished else None,
+    )
+
+
+def record_on_the_way(trainer: Taught) -> EvaluationRecord:
+    """What the trainer's own evaluation saw, by task; teachers are measured once, at the end."""
+    tasks = trainer.pipeline.tasks
+    pairs = zip((*tasks, _unnamed(tasks)), trainer.evaluated.tolist(), strict=True)
+    found = {task: (loss / count, int(count)) for task, (loss, count) in pairs if count}
+    return EvaluationRecord(
+        step=trainer.evaluated_at,
+        losses={task: loss for task, (loss, _) in found.items()},
+        tokens={task: count for task, (_, count) in found.items()},
+    )
+
+
+def _unnamed(tasks: Sequence[str]) -> str:
+    """Where positions without a task are counted."""
+    return ALL if not tasks else "other" if "other" not in tasks else "(no task)"
 
 
 class _Limits:
@@ -172,10 +223,9 @@ def _add(
 ) -> None:
     gap = statistics.student_gap
     assert gap is not None
-    unnamed = ALL if not tasks else "other" if "other" not in tasks else "(no task)"
     for index in positions.task.unique().tolist():
         chosen = positions.has_loss & (positions.task == index)
-        total = sums[tasks[index] if 0 <= index < len(tasks) else unnamed]
+        total = sums[tasks[index] if 0 <= index < len(tasks) else _unnamed(tasks)]
         total.tokens += int(chosen.sum())
         total.loss += float(loss[chosen].double().sum())
         total.kl_to_pool += float(pool[chosen].double().sum())

@@ -1,4 +1,5 @@
-"""Writing a run down: one `StepRecord` per logged step, with the weights and the time of the steps since the last."""
+"""Writing a run down: a `StepRecord` per logged step, with the weights and the time of the steps since the last, and an
+`EvaluationRecord` per evaluation."""
 
 import math
 from collections import defaultdict
@@ -15,6 +16,7 @@ from polydistill.diagnostics import mean_weights, summarise
 from polydistill.guarantee import Guarantee
 from polydistill.pipeline import Pipeline
 from polydistill.records import EMPTY, METRICS, ConstraintRecord, Mark, RecordWriter, ResumeRecord, StepRecord
+from polydistill.run.evaluate import evaluate_trainer, record_on_the_way
 from polydistill.safety import Verdict, effect
 from polydistill.safety.constrained import Constrained
 from polydistill.teachers.served import TeacherLostError
@@ -31,10 +33,14 @@ class Recorder(TrainerCallback):
 
     Args:
         folder: of the run.
+
+    Attributes:
+        trainer: whose evaluations are recorded; none are without one.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.trainer: Taught | None = None
         self.writer: RecordWriter | None = None
         self.guarantee: Guarantee | None = None
         self.weights: dict[str, list[dict[str, float]]] = defaultdict(list)
@@ -150,6 +156,19 @@ class Recorder(TrainerCallback):
         self.weights.clear()
         self.raw_weights.clear()
         self.seconds.clear()
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """One record per evaluation on the way; text that the student wrote has no labels, so the data's is taken."""
+        trainer = self.trainer
+        if trainer is None or (trainer.own_text and whole_elsewhere(trainer)):
+            return
+        if trainer.own_text:
+            found = evaluate_trainer(trainer, trainer.accelerator.unwrap_model(trainer.model), finished=False)
+            record = None if found is None else found.record
+        else:
+            record = record_on_the_way(trainer)
+        if self.writer is not None and record is not None:
+            self.writer.write(record)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

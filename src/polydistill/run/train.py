@@ -7,7 +7,6 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -43,7 +42,7 @@ from polydistill.run.cache import refuse_unheard
 from polydistill.run.card import write_card
 from polydistill.run.certificates import NOT_TRAINED, certify_learned, write_certificate
 from polydistill.run.devices import leave, rejoin
-from polydistill.run.evaluate import ALL, Evaluation, evaluate, weighted_mean
+from polydistill.run.evaluate import ALL, Evaluation, evaluate_trainer, weighted_mean
 from polydistill.run.identity import IDENTITY, identify
 from polydistill.run.interrupted import InterruptedRunError, StopOnSignal, stopping_on_signals
 from polydistill.run.order import check_order
@@ -54,9 +53,7 @@ from polydistill.run.student import few_logits, merged, save_student, whole_stud
 from polydistill.safety.constrained import InfeasibleError
 from polydistill.teachers import TeacherUnavailableError
 from polydistill.training.checkpoint import in_order, replace_whole
-from polydistill.training.hearing import listen_to
 from polydistill.training.partial import foreign_says, served_says
-from polydistill.training.placement import ShardedTeacher
 from polydistill.training.taught import Observer, Taught
 
 STUDENT = "student"
@@ -152,7 +149,7 @@ def _train(
     started = datetime.now(UTC)
     order = check_order(config)
     recorder = Recorder(folder)
-    trainer = build_trainer(config, [recorder, *observers])
+    recorder.trainer = trainer = build_trainer(config, [recorder, *observers])
     refuse_unheard(trainer)
     trainer.add_callback(recorder)
     if console is not None:
@@ -193,33 +190,6 @@ def _train(
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
     return summary
-
-
-def evaluate_trainer(trainer: Taught, student: Any) -> Evaluation | None:
-    """The student on the held-out data, by task; None without held-out data, and on ranks other than the main one.
-
-    Args:
-        trainer: with teachers and data.
-        student: whole, from `whole_student`; on ranks without one only sharded teachers are kept company.
-    """
-    batches = trainer.held_out()
-    if batches is None:
-        return None
-    if not trainer.is_world_process_zero():
-        if any(isinstance(teacher, ShardedTeacher) for teacher in trainer.teachers):
-            for batch in batches:
-                listen_to(trainer.teachers, batch, batch.positions(reads_prefix=True)[0])
-        return None
-    return evaluate(
-        student,
-        trainer.visible,
-        trainer.teachers,
-        trainer.pipeline,
-        batches,
-        trainer.processing_class,
-        step=trainer.state.global_step,
-        constraints=trainer.constraints,
-    )
 
 
 def hardware() -> str:

@@ -4,12 +4,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, cast
 
 import torch
+from jaxtyping import Float
 from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from polydistill.data.context import task_names, unlisted
+from polydistill.diagnostics import losses_by_task
 from polydistill.objective import Divergence, OwnPool
 from polydistill.objective.distil import chunk_bytes
 from polydistill.pipeline import Pipeline, as_operator
@@ -55,6 +57,8 @@ class Taught(Checkpointed):
         data_says: sentences about the rows: cut, left out, of tasks that no weight knows.
         flags: what the student's checkpoint says of a configuration that training switches; None as it is.
         longest: tokens of the longest row, as far as that is known before it is written.
+        evaluated: by task, then without one, the summed cross-entropy and tokens of the evaluation at `evaluated_at`.
+        evaluated_at: optimizer steps done before it; -1 without any.
     """
 
     teachers: list[Teacher]
@@ -73,6 +77,8 @@ class Taught(Checkpointed):
     data_says: list[str]
     flags: dict[str, Any] | None = None
     longest: int = 0
+    evaluated: Float[Tensor, "J 2"]
+    evaluated_at: int = -1
 
     def _tasks(self, given: Sequence[str] | None, *datasets: Any) -> tuple[str, ...]:
         """Names of the tasks: those that were given, or those of training and held-out data together."""
@@ -103,6 +109,7 @@ class Taught(Checkpointed):
             terms_of(self.objective)
         self.teachers, self._sums = teachers, torch.zeros(4, dtype=torch.float64)
         self.pipeline = Pipeline.of(weighting, names, tasks, floor=floor, safety=safety)
+        self.evaluated = torch.zeros(len(tasks) + 1, 2, dtype=torch.float64)
         self.gradient, self.watch = gradient, Watch()
         if isinstance(gradient, AcrossTeachers):
             plain, stack = self.pipeline, as_operator(weighting) * gradient.factor()
@@ -205,6 +212,9 @@ class Taught(Checkpointed):
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.evaluation_loop`, with means over all tokens, however they lie in batches."""
         self._sums = torch.zeros(4, dtype=torch.float64)
+        if self.evaluated_at != self.state.global_step:  # several held-out sets count together
+            self.evaluated.zero_()
+            self.evaluated_at = self.state.global_step
         output: Any = super().evaluation_loop(*args, **kwargs)
         divergence, cross_entropy, count, loss = self._sums.tolist()
         if count:
@@ -223,6 +233,8 @@ class Taught(Checkpointed):
         divergence, cross_entropy, tokens, count, _ = totals.tolist()
         if mode == "eval":
             self._sums += totals[[0, 1, 3, 4]].double().cpu()
+            by_task = losses_by_task(outcome, len(self.pipeline.tasks))
+            self.evaluated += self.accelerator.reduce(by_task, "sum").double().cpu()
         heard = {
             "divergence": divergence / max(count, 1.0),
             "cross_entropy": cross_entropy / max(count, 1.0),
