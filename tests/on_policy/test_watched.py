@@ -1,9 +1,13 @@
 """The probe batch on-policy: the student's first texts, looked at again later; the run is the one without looks."""
 
+import pytest
 import torch
-from scenes import ours
+from scenes import ours, prompts
 
 from polydistill import Hedge, StudentGap
+from polydistill.records import METRICS
+from polydistill.records.files import read_metrics
+from polydistill.run.evaluate import evaluate_trainer
 from polydistill.run.recorder import Recorder
 from polydistill.training.watch import Watch
 
@@ -24,3 +28,21 @@ def test_generated_text_is_watched_and_training_does_not_notice(tmp_path):
         assert f"distil/{name}" in lines[0]
     assert lines[-1]["distil/drift_total"] > 0.0
     assert lines[-1]["distil/timescales"] > 0.0
+
+
+def test_an_evaluation_on_the_way_is_of_the_completions_that_the_data_has(tmp_path):
+    recorder = Recorder(tmp_path)
+    run = ours(
+        tmp_path,
+        observers=[recorder],
+        eval_dataset=prompts(4, completion=True),
+        eval_strategy="steps",
+        eval_steps=1,
+        max_steps=1,
+    )
+    recorder.trainer = run
+    run.add_callback(recorder)
+    run.train()
+    (record,) = read_metrics(tmp_path / METRICS)[1]
+    assert record.losses == pytest.approx(evaluate_trainer(run, run.model).record.losses)
+    assert set(record.losses) == {"maths", "code"}
