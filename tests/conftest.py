@@ -1,12 +1,15 @@
 """One thread, no network, annotations that are checked, laws that are searched the same way every time."""
 
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import hypothesis
 import jaxtyping
+import kept
 import pytest
 import torch
 
@@ -47,6 +50,9 @@ THIRD_PARTY_WARNINGS = [
 def pytest_configure(config: pytest.Config) -> None:
     for line in THIRD_PARTY_WARNINGS:
         config.addinivalue_line("filterwarnings", line)
+    if kept.FOLDER not in os.environ:  # the workers have it from the process that starts them
+        os.environ[kept.FOLDER] = tempfile.mkdtemp()
+        config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(kept.FOLDER)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -64,7 +70,7 @@ def _searches_in_runs_are_short_and_unchecked() -> None:
 
         from polydistill.run import certificates
 
-        certificates.certify = _without_checks()(certificates.certify)
+        certificates.certify = kept.kept(_without_checks()(certificates.certify))
         certificates.EFFORT = forked.EFFORT
 
 
@@ -83,6 +89,13 @@ def unchecked() -> Iterator[None]:
     """Annotations are not checked: a long search would spend most of its time on that; short ones are checked."""
     with _without_checks():
         yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Nor in whole runs, which in processes of their own are as they are for a user."""
+    with _without_checks() if {"slow", "long"} & {mark.name for mark in item.iter_markers()} else nullcontext():
+        return (yield)
 
 
 @pytest.fixture(autouse=True)

@@ -218,6 +218,7 @@ def _become(asked: dict[str, Any]) -> None:
     os.environ.update(asked["env"])
     faulthandler.register(signal.SIGUSR1)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in a shell's background
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and under nohup
     random.seed()
     numpy.random.seed()
     if os.environ.get("PYTHONWARNINGS") == "ignore":
@@ -237,6 +238,7 @@ def _load() -> None:
     """What commands and ranks import."""
     import gc
 
+    import kept
     import torch.distributed.checkpoint.state_dict
     import torch.distributed.fsdp
     import transformers.models.llama.modeling_llama
@@ -250,7 +252,7 @@ def _load() -> None:
     from polydistill.training.on_policy import OnPolicyPolyDistillTrainer
 
     assert all((torch, transformers, main, write_report, Scorer, build_cache, OnPolicyPolyDistillTrainer, train_run))
-    certificates.EFFORT = EFFORT
+    certificates.certify, certificates.EFFORT = kept.kept(certificates.certify), EFFORT
     sys.path.remove(str(HERE))  # which a child has only when its environment says so
     gc.collect()
     gc.freeze()

@@ -25,17 +25,17 @@ FSDP2 = {
 """What `accelerate launch` sets for examples/accelerate/fsdp2.yaml."""
 
 
-def launch(ranks: int, *runs: str, restarts: int = 0, **environment: str) -> str:
-    """The worker on so many ranks; what it printed. Fails with that when it fails. Restarts are a real `torchrun`'s."""
+def launch(ranks: int, *runs: str, real: bool = False, **environment: str) -> str:
+    """The worker on so many ranks; what it printed. Fails with that when it fails; a `real` `torchrun` restarts it."""
     words = " -- ".join(runs).split()
     known = {key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE_", "FSDP_"))}
     tests = WORKER.parent.parent
     known |= {"PYTHONPATH": f"{tests}{os.pathsep}{tests / 'on_policy'}", "PYTHONWARNINGS": "ignore"}
     known |= {"OMP_NUM_THREADS": "1", **environment}
-    if not restarts:
+    if not real:
         return forked.ranks(ranks, [WORKER, *words], env=known)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-    command += [f"--max_restarts={restarts}", "--monitor_interval=0.2", str(WORKER), *words]
+    command += ["--max_restarts=1", "--monitor_interval=0.2", str(WORKER), *words]
     done = subprocess.run(command, env=known, capture_output=True, text=True, timeout=300)
     said = done.stdout + done.stderr
     assert done.returncode == 0, said[-6000:]
@@ -128,8 +128,12 @@ def test_a_checkpoint_of_two_ranks_resumes_on_one(runs, kind, mode):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_rank_killed_in_the_middle_restarts_and_finishes(runs, tmp_path):
-    launch(2, f"{tmp_path} mode=off kill=3", restarts=1)
+@pytest.mark.parametrize("real", [False, pytest.param(True, marks=pytest.mark.long)], ids=["by hand", "torchrun"])
+def test_a_rank_killed_in_the_middle_restarts_and_finishes(runs, tmp_path, real):
+    if not real:
+        with pytest.raises(AssertionError, match="rank 1, -9"):
+            launch(2, f"{tmp_path} mode=off kill=3")
+    launch(2, f"{tmp_path} mode=off kill=3", real=real)
     assert (tmp_path / "killed").is_file()
     for step in ("3", "4"):
         assert read(tmp_path)["losses"][step] == pytest.approx(read(runs["ddp"])["losses"][step], abs=1e-6)

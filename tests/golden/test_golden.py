@@ -1,11 +1,11 @@
 """Losses, gradients and states are what they were: bit for bit on the machine of the record, to 1e-5 on others."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "served"))
@@ -41,8 +41,8 @@ def test_nothing_has_moved(name):
 
 def test_nothing_has_moved_in_compiled_passes():
     """In a process of its own, where annotations are not checked: the checks cannot be compiled."""
-    command = [sys.executable, record.__file__, "--show", "compiled"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = forked.run([record.__file__, "--show", "compiled"])
+    assert done.returncode == 0, done.stderr
     compare(json.loads(done.stdout.splitlines()[-1]), GOLDEN["scenes"]["compiled"], "compiled")
 
 

@@ -108,6 +108,7 @@ def value_of(objective):
     return each
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stack", STACKS)
 def test_no_sentence_that_a_configuration_can_print_is_false(stack):
     found = [false_sentences(which, 128, 0) for which in SHORT if which[0] == stack]

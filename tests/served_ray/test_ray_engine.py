@@ -88,6 +88,7 @@ def test_a_worker_that_is_killed_is_started_again(config, ray, local, tmp_path):
     assert contents(tmp_path / "cache") == local
 
 
+@pytest.mark.long
 def test_a_build_that_was_cut_off_goes_on_with_another_engine(config, ray, local, tmp_path):
     class CutOffError(Exception):
         pass
@@ -105,6 +106,7 @@ def test_a_build_that_was_cut_off_goes_on_with_another_engine(config, ray, local
     assert contents(tmp_path / "cache") == local
 
 
+@pytest.mark.long
 def test_two_workers_make_the_shards_of_the_local_engine(config, local, tmp_path):
     """From the command line, on a Ray that is started for the build and stopped after it."""
     dump_config(config, tmp_path / "run.yaml")
