@@ -5,7 +5,6 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 
 import hypothesis
 import jaxtyping
@@ -26,6 +25,23 @@ os.environ.update(
     TRL_EXPERIMENTAL_SILENCE="1",
 )
 
+
+class Sampled(type(jaxtyping.config)):
+    """The first 500 calls of a test are checked, then one in 29: checks took more than half the time of a search."""
+
+    asked, off = 0, False
+
+    @property
+    def jaxtyping_disable(self) -> bool:
+        self.asked += 1
+        return self.off or (self.asked > 500 and self.asked % 29 != 0)
+
+    @jaxtyping_disable.setter
+    def jaxtyping_disable(self, value: bool) -> None:
+        self.off = value
+
+
+jaxtyping.config.__class__ = Sampled
 # Before the first import of the package. An int is a float, as everywhere in Python's typing (PEP 484).
 jaxtyping.install_import_hook("polydistill", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 torch.set_num_threads(1)
@@ -63,39 +79,20 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _searches_in_runs_are_short_and_unchecked() -> None:
+def _searches_in_runs_are_short() -> None:
     """The search behind a run's certificate, more than half of a small run; `certify` has tests of its own."""
     if "trl" in sys.modules:  # otherwise no test of this process can run one
         import forked
 
         from polydistill.run import certificates
 
-        certificates.certify = kept.kept(_without_checks()(certificates.certify))
+        certificates.certify = kept.kept(certificates.certify)
         certificates.EFFORT = forked.EFFORT
 
 
-@contextmanager
-def _without_checks() -> Iterator[None]:
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    try:
-        yield
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", before)
-
-
-@pytest.fixture
-def unchecked() -> Iterator[None]:
-    """Annotations are not checked: a long search would spend most of its time on that; short ones are checked."""
-    with _without_checks():
-        yield
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Nor in whole runs, which in processes of their own are as they are for a user."""
-    with _without_checks() if {"slow", "long"} & {mark.name for mark in item.iter_markers()} else nullcontext():
-        return (yield)
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    jaxtyping.config.asked = 0
 
 
 @pytest.fixture(autouse=True)

@@ -55,7 +55,6 @@ def test_none_of_ours_is_refuted(operator):
     assert bounded.worst <= bounded.bound + 1e-7
 
 
-@pytest.mark.usefixtures("unchecked")
 def test_the_range_of_a_three_factor_stack_with_floor_and_tilt_is_attained_within_a_factor_of_1_5():
     pipeline = Pipeline.of(STACK, NAMES, ["sums", "prose"], floor=0.02, safety=Tilt({"safe": 1}, strength=3))
     certificate = certify(pipeline, effort=0.02)
@@ -68,7 +67,6 @@ def test_the_range_of_a_three_factor_stack_with_floor_and_tilt_is_attained_withi
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("effort", [1.0, pytest.param(10.0, marks=pytest.mark.long)])
 def test_a_stack_is_not_refuted_up_to_ten_times_the_default_effort(effort):
     pipeline = Pipeline.of(Softmax(2.0)(Entropy(spread=4)) * Softmax(1.0)(Margin(spread=3)), NAMES, floor=0.02)
@@ -87,7 +85,6 @@ def test_projection_claims_the_order_inside_a_context_and_not_across():
     assert certificate.finding("O2").refuted
 
 
-@pytest.mark.usefixtures("unchecked")
 def test_the_order_of_a_tilt_is_refuted_below_its_threshold():
     pipeline = Pipeline.of(Softmax(1.0)(Entropy(spread=4)), NAMES, safety=Tilt({"safe": 1}, strength=8))
     assert pipeline.ordered_from() == pytest.approx(0.5)
@@ -125,7 +122,6 @@ def test_a_custom_function_in_a_stack_promises_nothing_and_is_searched():
     assert certificate.finding("B").worst == pytest.approx(4.0)
 
 
-@pytest.mark.usefixtures("unchecked")
 def test_a_witness_against_a_stack_reproduces_in_a_prompt():
     pipeline = Pipeline.of(
         DiscountedPosterior(0.5) * TaskRouter({"sums": "maths"}),

@@ -28,8 +28,6 @@ AT = {
 }
 """Numbers of teachers of the quick look; the whole search tries them all."""
 
-pytestmark = pytest.mark.usefixtures("unchecked")
-
 
 def of(name):
     return next(stranger for stranger in FLAWED + SOUND if stranger.name == name)

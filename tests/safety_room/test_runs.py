@@ -126,7 +126,6 @@ def test_refusals_are_counted():
 @pytest.mark.slow
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize("kind", ["tilt", "ordered", "veto"])
-@pytest.mark.usefixtures("unchecked")
 def test_the_enforced_pipeline_is_certified(config, kind):
     extra = {"tilt": ["safety.strength=6"], "ordered": ["safety.low=0.05", "safety.high=0.9"], "veto": []}[kind]
     text = config.read_text().replace("kind: tilt", f"kind: {kind}")

@@ -65,7 +65,6 @@ UNDECLARED = [
 
 
 @pytest.mark.parametrize(("operator", "law"), UNDECLARED, ids=lambda x: repr(x))
-@pytest.mark.usefixtures("unchecked")
 def test_a_law_that_is_not_declared_fails_somewhere(operator, law):
     assert law not in operator.laws
     finding = certify(
