@@ -121,6 +121,9 @@ def test_a_new_user_gets_from_check_over_train_to_eval_and_compare(project: Path
     assert "PrefixPosterior" in card
     assert "polydistill train run.yaml" in card
 
+    said = here(project, "train", "run.yaml", "training.max_steps=3", code=2).stderr
+    assert "differs in training" in said, "another configuration in the same folder"
+
     polydistill(project, "eval", "runs/first", "--json", "eval.json")
     evaluated = json.loads((project / "eval.json").read_text())
     mine = next(score for score in trained["scores"] if score["role"] == "student")
@@ -193,12 +196,6 @@ def test_an_unknown_key_names_its_line(project: Path) -> None:
     (project / "typo.yaml").write_text(text + "fllor: 0.1\n")
     said = here(project, "check", "typo.yaml", code=2).stderr
     assert f"typo.yaml, line {len(text.splitlines()) + 1}: unknown key 'fllor'; did you mean 'floor'?" in said
-
-
-def test_another_configuration_in_the_same_folder_is_refused(project: Path) -> None:
-    here(project, "train", "run.yaml", "output=runs/third", "training.max_steps=2")
-    said = here(project, "train", "run.yaml", "output=runs/third", "training.max_steps=3", code=2).stderr
-    assert "differs in training" in said
 
 
 def test_a_folder_in_use_is_refused(project: Path) -> None:

@@ -52,6 +52,7 @@ def ran(tmp_path_factory) -> tuple[Path, Result]:
     return place / "runs/demo", second
 
 
+@pytest.mark.slow
 def test_train_takes_the_configuration_unchanged_and_gives_the_same_student(ran, tmp_path, monkeypatch):
     folder, _ = ran
     for name in (RUN, "models", "data"):  # what the demo left before it trained, and nothing of the run
@@ -69,10 +70,12 @@ def _made(place: Path) -> Path:
     return place / "runs/demo"
 
 
+@pytest.mark.slow
 def test_the_configuration_says_the_stack_that_is_certified_by_name(ran):
     assert repr(build_stack(load_config(ran[0] / RUN).weighting)) == repr(STACK.stack)
 
 
+@pytest.mark.slow
 def test_the_run_folder_is_a_whole_one_with_the_controls_beside_the_student(ran):
     folder, result = ran
     left = {path.name for path in folder.iterdir()}
@@ -90,6 +93,7 @@ def test_the_run_folder_is_a_whole_one_with_the_controls_beside_the_student(ran)
     assert all(ribbon.expected[-1] == ribbon.name.split(", then ")[-1].split(": ")[-1] for ribbon in ribbons)
 
 
+@pytest.mark.slow
 def test_the_adaptive_student_s_own_evaluation_is_the_demo_s_judgement(ran):
     folder, result = ran
     own = next(line for line in read_lines(folder / METRICS) if line.kind == "evaluation" and "all" in line.losses)

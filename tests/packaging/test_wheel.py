@@ -91,6 +91,26 @@ def test_a_starter_is_written_checked_and_trained(installed, tmp_path):
     assert list((tmp_path / "runs" / "first").glob("**/*.safetensors"))
 
 
-def test_the_demo_runs(installed, tmp_path):
-    installed.polydistill(tmp_path, "demo")
+SMALL = """
+from functools import partial
+from polydistill.cli import main
+from polydistill.demo import run
+from polydistill.demo.students import StudentSettings
+from polydistill.demo.teachers import ModelSize, TeacherSettings
+
+size = ModelSize(hidden=16, layers=1, heads=2, intermediate=32)
+run.read_corpus = partial(run.read_corpus, characters=150_000)
+run.run_demo = partial(
+    run.run_demo,
+    teacher_settings=TeacherSettings(vocabulary=300, length=32, size=size, steps=2, batch=2),
+    student_settings=StudentSettings(size=size, whole=4, mixed=2, held_whole=2, held_mixed=1, steps=4, batch=4),
+)
+main()
+"""
+
+
+def test_the_demo_runs_at_a_small_size_and_train_takes_what_it_leaves(installed, tmp_path):
+    done(installed.scripts / "python", "-c", SMALL, "demo", cwd=tmp_path, HOME=str(installed.home), COLUMNS="200")
     assert list(tmp_path.glob("**/report.html"))
+    installed.polydistill(tmp_path, "train", "runs/demo/run.yaml", "output=runs/again")
+    assert (tmp_path / "runs/again/student/model.safetensors").is_file()

@@ -162,6 +162,7 @@ def test_without_the_right_to_drop_the_run_ends_with_the_reason(place, here, tmp
         trained(place, tmp_path / "run", url)
 
 
+@pytest.mark.slow
 def test_an_outage_after_the_last_step_does_not_cost_the_student(place, here, tmp_path):
     saved = tmp_path / "run" / "student" / "model.safetensors"
     with (

@@ -22,10 +22,11 @@ def run(folder, rows, splits, objective, **options):
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", [ForwardKL(ce=0.3), ReverseKL(temperature=2.0)], ids=lambda o: type(o).__name__)
 def test_the_split_of_a_batch_changes_neither_losses_nor_weights_nor_operator_state(tmp_path, objective):
     whole = run(tmp_path, 8, 1, objective)
-    for rows, splits in ((4, 2), (2, 4), (1, 8)):
+    for rows, splits in ((4, 2), (1, 8)):
         split = run(tmp_path, rows, splits, objective)
         assert losses(split) == pytest.approx(losses(whole), rel=1e-5)
         assert losses(split, "grad_norm") == pytest.approx(losses(whole, "grad_norm"), rel=1e-4)
