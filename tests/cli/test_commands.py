@@ -173,7 +173,7 @@ def test_the_schema_names_every_section(project: Path) -> None:
         ("data.train=broken.jsonl", 3, "broken.jsonl, line 2: not valid JSON"),
         ("data.train=columns.jsonl", 3, "has the columns question"),
         ("data.max_length=3", 3, "every label of the training data is masked"),
-        ("training.extra={packing: true}", 2, "packing is not supported"),
+        ("training.extra={packing: true, packing_strategy: worst}", 2, "packing_strategy must be one of bfd"),
         ("teachers.maths.model=other", 3, "teacher 'maths' has another vocabulary than the student: id 7"),
         ("teachers.maths.model=nan", 5, "teacher 'maths' gave a value that is not finite"),
     ],

@@ -117,7 +117,7 @@ def test_a_student_that_lacks_weights_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", ["json", "jsonl", "csv"])
 def test_a_packed_file_is_not_unpacked(tmp_path: Path, suffix: str) -> None:
     (tmp_path / f"d.{suffix}").write_bytes(gzip.compress(b'{"text": "' + b"a" * 10_000 + b'"}'))
-    with pytest.raises(DataError, match=r"is packed \(gzip\) and named"):
+    with pytest.raises(DataError, match=r"is packed \(as .gz\) and named"):
         load_data(str(tmp_path / f"d.{suffix}"), "train", "text")
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from datasets import Dataset
 
-from polydistill.data.context import ContextCollator, DataError, task_names, unlisted
+from polydistill.data.context import DataError, index_of, task_names, unlisted
 from polydistill.data.load import load_data
 from polydistill.data.rows import Reading, readable
 
@@ -112,10 +112,7 @@ def test_a_stream_is_read_row_by_row():
 def test_tasks_are_names_whatever_they_are_written_as(values):
     names = task_names(Dataset.from_dict({"task": values[:1]}), Dataset.from_dict({"task": values[1:]}))
     assert names == tuple(sorted(map(str, values)))
-    collator = ContextCollator(lambda rows: {"input_ids": None}, ("t",), names)
-    assert [collator._index({"task": value}, "task", names) for value in values] == [
-        names.index(str(value)) for value in values
-    ]
+    assert [index_of({"task": value}, "task", names) for value in values] == [names.index(str(v)) for v in values]
 
 
 def test_tasks_that_were_not_given_are_told():

@@ -106,20 +106,25 @@ class StudentConfig(ModelConfig):
 class SourceConfig(Section):
     """One of several sources of training data."""
 
-    data: str = Field(description="a file or the id of a hub data set")
+    data: str = Field(description="a file, a pattern of files, or the id of a hub data set")
     split: str = "train"
     name: str | None = Field(default=None, description="configuration of a hub data set that has several")
     task: str | None = Field(default=None, description="of all of its rows; by default their own column")
     share: float | None = Field(
         default=None, gt=0, description="of the mixture, relative to the others'; by default all rows once"
     )
+    streaming: bool = Field(default=False, description="read rows as they are needed; the whole mixture then is")
 
 
 class DataConfig(Section):
     """Training and held-out data in any of TRL's formats: `text`, `messages`, or `prompt` and `completion`."""
 
     train: str | list[SourceConfig] = Field(
-        description="a .jsonl, .json, .parquet or .csv file, or the id of a hub data set; or a list of such sources"
+        description="a .jsonl, .json, .parquet or .csv file (also .gz, .bz2, .xz, .zst), a pattern of such files, or "
+        "the id of a hub data set; or a list of such sources"
+    )
+    streaming: bool = Field(
+        default=False, description="read training rows as they are needed, without a copy on disk; needs max_steps"
     )
     name: str | None = Field(default=None, description="configuration of hub data sets that have several")
     evaluation: str | None = Field(default=None, description="held-out data, likewise")
@@ -130,6 +135,18 @@ class DataConfig(Section):
         default=None, description="which tokens are learned; by default completions where the data has them, else all"
     )
     max_length: int | None = Field(default=1024, ge=2, description="tokens; longer examples are cut")
+
+    @property
+    def sources(self) -> list[SourceConfig]:
+        """What is trained on, as a list."""
+        if isinstance(self.train, str):
+            return [SourceConfig(data=self.train, split=self.train_split, name=self.name, streaming=self.streaming)]
+        return [source.model_copy(update={"streaming": self.streaming or source.streaming}) for source in self.train]
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the training rows are a stream."""
+        return any(source.streaming for source in self.sources)
 
 
 class ExpertGradientConfig(Section):
@@ -267,6 +284,12 @@ class RunConfig(Section):
         if given is not None and not isinstance(given, Mapping):
             return values
         return {**values, "objective": {"kind": "reverse_kl", "ce": 0.0, **(given or {})}}
+
+    @model_validator(mode="after")
+    def _steps_of_a_stream(self) -> "RunConfig":
+        if self.data.streamed and self.training.max_steps < 1:
+            raise ValueError("data.streaming: a stream has no length; say with training.max_steps where the run ends")
+        return self
 
     @field_validator("teachers", mode="before")
     @classmethod

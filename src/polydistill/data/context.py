@@ -1,7 +1,8 @@
 """From the columns of a data set to what is known about each sequence: task, named teacher, severity."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -13,6 +14,9 @@ from polydistill.logprobs import UNKNOWN
 COLUMNS = ("task", "severity", "teacher_id")
 """Columns of a data set that are context; all optional."""
 
+PLACE = "position_ids"
+"""Column of rows that hold several documents: where each token is in its own."""
+
 
 class DataError(ValueError):
     """A data set is missing, empty, or says something that cannot be used; the sentence says which row."""
@@ -21,6 +25,8 @@ class DataError(ValueError):
 @dataclass(frozen=True)
 class ContextCollator:
     """Wraps a data collator: what it makes of token ids, plus context as `[B]` tensors (severity also `[B, T]`).
+
+    Rows that hold several documents become one sequence instead, and everything is `[1, N]`.
 
     Attributes:
         inner: the collator that pads token ids and labels.
@@ -34,6 +40,8 @@ class ContextCollator:
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         """A batch with `task`, `teacher_id` (indices) and `severity` beside what `inner` makes."""
+        if PLACE in examples[0]:
+            return behind_each_other(examples)
         plain = [{key: value for key, value in example.items() if key not in COLUMNS} for example in examples]
         batch = dict(self.inner(plain))
         if "attention_mask" in batch:
@@ -41,8 +49,8 @@ class ContextCollator:
             for name, value in batch.items():
                 if isinstance(value, Tensor) and value.shape == order.shape:
                     batch[name] = value.gather(1, order)
-        batch["task"] = torch.tensor([self._index(example, "task", self.tasks) for example in examples])
-        batch["teacher_id"] = torch.tensor([self._index(example, "teacher_id", self.teachers) for example in examples])
+        batch["task"] = torch.tensor([index_of(example, "task", self.tasks) for example in examples])
+        batch["teacher_id"] = torch.tensor([index_of(example, "teacher_id", self.teachers) for example in examples])
         batch["severity"] = self._severities(examples, batch)
         return batch
 
@@ -50,13 +58,13 @@ class ContextCollator:
     def _severities(examples: list[dict[str, Any]], batch: dict[str, Any]) -> torch.Tensor:
         """`[B]`, or `[B, T]` where an example has one severity per token."""
         if not any(isinstance(example.get("severity"), list) for example in examples):
-            return torch.tensor([_severity(example) for example in examples])
+            return torch.tensor([severity_of(example) for example in examples])
         width = batch["input_ids"].shape[1]
         rows = torch.zeros(len(examples), width)
         for row, mask, example in zip(rows, batch["attention_mask"], examples, strict=True):
             value = example.get("severity")
             if not isinstance(value, list):
-                row.fill_(_severity(example))
+                row.fill_(severity_of(example))
                 continue
             number = len(example["input_ids"])
             if len(value) != number:
@@ -70,22 +78,46 @@ class ContextCollator:
             row[mask.bool().nonzero().squeeze(1)] = own
         return rows
 
-    @staticmethod
-    def _index(example: dict[str, Any], column: str, names: tuple[str, ...]) -> int:
-        value = example.get(column)
-        if value is None:
-            return UNKNOWN
-        if column == "teacher_id" and isinstance(value, int) and 0 <= value < len(names):
-            return value
-        value = str(value) if column == "task" else value
-        if value in names:
-            return names.index(value)
-        if column == "task":  # names were given, and this is none of them
-            return UNKNOWN
-        raise DataError(f"column {column!r} says {value!r}, which is none of the teachers {', '.join(names)}")
+
+def behind_each_other(rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+    """Packed rows as one sequence without padding `[1, N]`; the first token of a document is no label."""
+    joined = {name: [value for row in rows for value in row[name]] for name in rows[0]}
+    first = [place - before != 1 for before, place in pairwise([-1, *joined.pop(PLACE)])]
+    at = 0
+    for row in rows:  # a document that goes on from another row begins anew: that row is elsewhere
+        first[at] = True
+        at += len(row["input_ids"])
+    made = {name: torch.tensor(values)[None] for name, values in joined.items()}
+    start = torch.tensor(first)[None]
+    made["labels"] = made["labels"].masked_fill(start, -100)
+    return {**made, "attention_mask": torch.ones_like(made["input_ids"]), "document_start": start.long()}
 
 
-def _severity(example: dict[str, Any]) -> float:
+def index_of(example: Mapping[str, Any], column: str, names: tuple[str, ...]) -> int:
+    """Number of the task or teacher that an example names; `UNKNOWN` without one.
+
+    Raises:
+        DataError: it names a teacher that there is not.
+    """
+    value = example.get(column)
+    if value is None:
+        return UNKNOWN
+    if column == "teacher_id" and isinstance(value, int) and 0 <= value < len(names):
+        return value
+    value = str(value) if column == "task" else value
+    if value in names:
+        return names.index(value)
+    if column == "task":  # names were given, and this is none of them
+        return UNKNOWN
+    raise DataError(f"column {column!r} says {value!r}, which is none of the teachers {', '.join(names)}")
+
+
+def severity_of(example: Mapping[str, Any]) -> float:
+    """Severity of an example as a whole; 0 without one.
+
+    Raises:
+        DataError: it is out of range.
+    """
     value = example.get("severity")
     if value is None:
         return 0.0
@@ -112,6 +144,21 @@ def task_names(*datasets: Any) -> tuple[str, ...]:
         elif "task" in (getattr(dataset, "column_names", None) or []) and hasattr(dataset, "unique"):
             names |= {str(task) for task in dataset.unique("task") if task is not None}
     return tuple(sorted(names))
+
+
+def refuse_unlisted_stream(dataset: Any, name: str) -> None:
+    """Tasks of a stream cannot be found beforehand.
+
+    Raises:
+        DataError: its rows have tasks, which nobody named.
+    """
+    if not isinstance(dataset, dict) and not hasattr(dataset, "__len__"):
+        row: Mapping[str, Any] = next(iter(dataset), {})
+        if row.get("task") is not None:
+            raise DataError(
+                f"{name} is a stream with a column `task`: its names cannot be found beforehand; list them as `tasks`, "
+                "or give every source its `task`"
+            )
 
 
 def unlisted(dataset: Any, tasks: Sequence[str], name: str) -> str | None:

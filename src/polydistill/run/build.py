@@ -186,7 +186,7 @@ def sft_config(config: c.RunConfig) -> SFTConfig:
     }
     refuse_extra(config.training.extra, wanted)
     try:
-        return SFTConfig(**{**wanted, **config.training.extra})
+        return SFTConfig(**{**wanted, "shuffle_dataset": data.streamed, **config.training.extra})
     except (TypeError, ValueError) as error:
         raise ConfigError(f"training: {str(error).strip().splitlines()[0]}") from error
 
@@ -275,10 +275,19 @@ def loop_arguments(config: c.RunConfig) -> dict[str, Any]:
     }
 
 
-def _training_data(data: c.DataConfig, seed: int) -> Any:
-    if isinstance(data.train, str):
-        return load_data(data.train, data.train_split, data.name)
-    return load_mixture([Part(**source.model_dump()) for source in data.train], seed)
+def _training_data(config: c.RunConfig) -> Any:
+    sources, seed = config.data.sources, config.training.seed
+    rows = load_mixture([Part(**source.model_dump()) for source in sources], seed)
+    # Off-policy a stream is shuffled once its rows are ready and their numbers told.
+    return rows.shuffle(seed=seed) if config.data.streamed and config.training.mode == "on_policy" else rows
+
+
+def _tasks(config: c.RunConfig) -> list[str] | None:
+    """Those that are given; of a stream, whose rows cannot be read beforehand, those that its sources are."""
+    named = [source.task for source in config.data.sources]
+    if config.tasks is None and config.data.streamed and all(named):
+        return sorted({str(task) for task in named})
+    return config.tasks
 
 
 def build_trainer(config: c.RunConfig, observers: list[Observer] | None = None) -> Taught:
@@ -287,8 +296,9 @@ def build_trainer(config: c.RunConfig, observers: list[Observer] | None = None) 
         torch.set_num_threads(config.training.threads)
     data, lora = config.data, config.student.lora
     stack = build_stack(config.weighting)
-    stack.bind(list(config.teachers), config.tasks or ()) if config.tasks is not None else None
-    train = _training_data(data, config.training.seed)
+    tasks = _tasks(config)
+    stack.bind(list(config.teachers), tasks) if tasks is not None else None
+    train = _training_data(config)
     held_out = None if data.evaluation is None else load_data(data.evaluation, data.evaluation_split, data.name)
     on_policy = config.training.mode == "on_policy"
     gradient = build_gradient(config)
@@ -311,7 +321,7 @@ def build_trainer(config: c.RunConfig, observers: list[Observer] | None = None) 
         "safety": build_safety(config.safety),
         "constraints": build_constraints(config.safety, tokenizer),
         "severity": build_severity(config.safety),
-        "tasks": config.tasks,
+        "tasks": tasks,
         "skip_below": config.training.skip_below,
         "loss_bytes": None if mib is None else mib * 2**20,
         "observers": observers or [],

@@ -226,6 +226,8 @@ def refuse_uncachable(config: c.RunConfig) -> None:
         raise ConfigError(
             "training.mode: on_policy trains on text that is yet to be written; there is nothing to store"
         )
+    if config.data.streamed:
+        raise ConfigError("data.streaming: a cache stores every text of the data, and a stream may have no end")
     for name, section in config.teachers.items():
         if isinstance(section, c.CachedTeacherConfig):
             raise ConfigError(f"teachers.{name}: it is a cache already; name the model that is to be heard")
@@ -249,13 +251,13 @@ def texts_of(trainer: Taught) -> tuple[list[Text], list[str]]:
 
 
 def _rows(trainer: Taught, dataset: Any) -> list[tuple[np.ndarray, int]]:
-    """Token ids as the collator makes them, and the task, of every row."""
+    """Token ids as the collator makes them, and the task, of every document."""
     made = []
     for row in (row for part in parts(dataset) for row in part):
-        batch: dict[str, Any] = trainer.data_collator([row])
-        real = batch["attention_mask"][0].bool()
-        task = int(batch["task"].flatten()[0]) if batch.get("task") is not None else UNKNOWN
-        made.append((batch["input_ids"][0][real].numpy().astype(np.int64), task))
+        batch = trainer.batch_of(trainer.data_collator([row])).apart()
+        for document, real in enumerate(batch.attention_mask.bool()):
+            task = UNKNOWN if batch.task is None else int(batch.task[document, 0])
+            made.append((batch.input_ids[document][real].numpy().astype(np.int64), task))
     return made
 
 
@@ -316,7 +318,8 @@ def refuse_unheard(trainer: Taught) -> None:
     if not caches:
         return
     for which, dataset in (("training", trainer.train_dataset), ("held-out", trainer.eval_dataset)):
-        keys = [] if dataset is None else [key_of(tokens) for tokens, _ in _rows(trainer, dataset) if len(tokens) > 1]
+        read = dataset is None or not hasattr(dataset, "__len__")  # a stream's rows are looked for as they come
+        keys = [] if read else [key_of(tokens) for tokens, _ in _rows(trainer, dataset) if len(tokens) > 1]
         for address, cache in caches.items():
             missing = [row for row, key in enumerate(keys) if key not in cache]
             if missing:

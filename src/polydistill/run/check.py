@@ -94,6 +94,7 @@ def _check(config: RunConfig, trainer: Taught, layout: Layout | None) -> Check:
     student: Any = trainer.model
     dataset: Any = trainer.train_dataset
     foreign = any(isinstance(teacher, ForeignTeacher) for teacher in trainer.teachers)
+    rows = f"{len(dataset):,} training examples" if hasattr(dataset, "__len__") else "a stream"
     facts = [
         f"student: {_count(student)} parameters, {sum(p.numel() for p in student.parameters() if p.requires_grad):,} "
         "trained",
@@ -101,7 +102,7 @@ def _check(config: RunConfig, trainer: Taught, layout: Layout | None) -> Check:
         f"vocabulary: {trainer.visible:,} tokens" + ("" if foreign else ", the same for all"),
         *trainer.masked,
         *_kernel_says(trainer.args.device),
-        f"data: {len(dataset):,} training examples; tasks: {', '.join(trainer.pipeline.tasks) or 'none'}",
+        f"data: {rows}; tasks: {', '.join(trainer.pipeline.tasks) or 'none'}",
         *trainer.data_says,
         *safety_says_before(trainer),
         *([] if trainer.constraints is None else trainer.constraints.says()),

@@ -16,6 +16,7 @@ from polydistill.config.run import CachedTeacherConfig, RunConfig
 from polydistill.config.safety import ClassifierSeverity, RulesSeverity
 from polydistill.config.served import ServedTeacherConfig
 from polydistill.config.weighting import CustomFactor
+from polydistill.data.load import files_of
 from polydistill.records import write_whole
 from polydistill.training.taught import Taught
 
@@ -62,14 +63,13 @@ def _read(path: Path) -> dict[str, str] | None:
 
 def _fingerprints(config: RunConfig) -> dict[str, str]:
     found = {"the order of the teachers": json.dumps(list(config.teachers))}
-    train = config.data.train
-    sources = [train] if isinstance(train, str) else [source.data for source in train]
-    data = [("the training data", source) for source in sources]
+    data = [("the training data", source.data) for source in config.data.sources]
     if config.data.evaluation is not None:
         data.append(("the held-out data", config.data.evaluation))
     for what, source in data:
-        if Path(source).exists():
-            found[f"{what} ({source})"] = _content([Path(source)])
+        files = [Path(source)] if Path(source).is_dir() else files_of(source)
+        if files:
+            found[f"{what} ({source})"] = _content(files)
     found[f"the student ({config.student.model})"] = _model(config.student.model, config.student.revision)
     for name, section in config.teachers.items():
         if isinstance(section, CachedTeacherConfig):

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import load_dataset
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -15,7 +14,7 @@ from polydistill.cache.published import ImportRefusedError, Layout, Row, Source,
 from polydistill.cache.teacher import tokenizer_fingerprint
 from polydistill.config.file import ConfigError
 from polydistill.data.context import DataError
-from polydistill.data.load import FORMATS
+from polydistill.data.load import load_data
 from polydistill.teachers.vocabulary import tokens_by_id
 
 
@@ -43,11 +42,7 @@ def import_data(
         words = AutoTokenizer.from_pretrained(tokenizer)
     except (OSError, ValueError) as error:
         raise ConfigError(f"--tokenizer: {tokenizer!r}: {str(error).strip().splitlines()[0]}") from error
-    kind = FORMATS.get(Path(data).suffix)
-    try:
-        rows: Any = load_dataset(kind, data_files=data, split="train") if kind else load_dataset(data, split=split)
-    except Exception as error:  # the hub client raises a dozen unrelated types
-        raise DataError(f"{data!r} cannot be read: {str(error).strip().splitlines()[0]}") from error
+    rows = load_data(data, split)
     needed = ["input_ids", "compressed_logprobs", "bytepacked_indices"] if layout else [column]
     if missing := [name for name in needed if name not in rows.column_names]:
         raise DataError(f"{data} has no column {missing[0]!r}; it has {', '.join(rows.column_names)}")

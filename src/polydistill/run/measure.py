@@ -126,6 +126,7 @@ def measure_teachers(
     names = [teacher.name for teacher in teachers]
     seen: list[Float[Tensor, "n K"]] = []
     for batch in batches:
+        batch = batch.apart()
         rows, positions = batch.positions(reads_prefix=True)
         chosen = positions.severity >= severity
         at = rows[chosen]

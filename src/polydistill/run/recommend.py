@@ -111,6 +111,8 @@ def recommend_run(config: RunConfig, texts: int = 200) -> Recommendation:
         if trainer.eval_dataset is None:
             trainer.eval_dataset, which = trainer.train_dataset, "training"
             said.append("there is no data.evaluation: these are training texts, which teachers may have seen")
+            if config.data.streamed:
+                raise ConfigError("data.evaluation is needed to compare on, where data.train is a stream")
         data: Any = trainer.eval_dataset
         if len(data) < LEAST_TEXTS:
             raise ConfigError(

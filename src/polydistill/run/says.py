@@ -3,6 +3,7 @@
 from typing import Any
 
 from polydistill.data.severity import says_of, shares
+from polydistill.logprobs import UNKNOWN
 from polydistill.records import RunSummary
 from polydistill.run.evaluate import Evaluation
 from polydistill.safety import attenuation
@@ -42,7 +43,8 @@ def unheard_says(trainer: Taught) -> list[str]:
     if trainer.pipeline.safety is not None and not written and found.get("0", 1.0) == 1.0:
         said.append("WARNING: no row of the training data has a severity, so that the safety order never acts")
     routed = any(isinstance(module, TeacherRouter) for module in trainer.pipeline.stack.modules())
-    if routed and ("teacher_id" not in columns or not any(x is not None for x in data["teacher_id"])):
+    ids = [] if "teacher_id" not in columns else data["teacher_id"]  # packed rows have one per token
+    if routed and not any({*(x if isinstance(x, list) else [x])} - {None, UNKNOWN} for x in ids):
         said.append("WARNING: no row of the training data has a `teacher_id`, so that teacher_router weighs all alike")
     return said
 

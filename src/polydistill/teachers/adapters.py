@@ -41,11 +41,15 @@ class AdapterTeacher(LocalTeacher):
         self.shared, self.adapter = shared, adapter
 
     def speak(
-        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"], rows: Int[Tensor, " N"]
+        self,
+        input_ids: Int[Tensor, "B T"],
+        attention_mask: Int[Tensor, "B T"],
+        rows: Int[Tensor, " N"],
+        position_ids: Int[Tensor, "B T"] | None = None,
     ) -> HiddenStates:
         """Last hidden states with this teacher's adapter on, and the head."""
         self.shared.set_adapter(self.adapter, inference_mode=True)
-        return super().speak(input_ids, attention_mask, rows)
+        return super().speak(input_ids, attention_mask, rows, position_ids)
 
 
 def adapters_on(

@@ -69,6 +69,27 @@ def examine(model: Any) -> None:
             raise ModelRefusedError(f"{kind} reads padding on the right of a row, where rows of a batch are padded")
 
 
+def keeps_apart(model: Any) -> bool:
+    """Whether two documents in one row, told apart by positions that begin anew, are read as each is by itself."""
+    if _elsewhere(model):
+        return True
+    with _undisturbed(model):
+        first = _tokens(model, model.get_input_embeddings().weight.shape[0])
+        both = torch.cat([first, first.flip(1)])
+        row = both.view(1, -1)
+        place = torch.arange(row.shape[1], device=row.device)[None]
+        try:
+            alone = last_hidden_state(model, input_ids=both, attention_mask=torch.ones_like(both)).float()
+            joined, packed = (
+                last_hidden_state(model, input_ids=row, position_ids=ids).view_as(alone).float()
+                for ids in (place, place % both.shape[1])
+            )
+        except Exception:  # whatever a model raises that takes no positions
+            return False
+    limit = 1e-3 if model.dtype in (torch.float32, torch.float64) else max(1e-3, _apart(joined, alone) / 4)
+    return _apart(packed, alone) <= limit
+
+
 def _parts(
     model: Any, head: Head, read: Tensor, ids: Int[Tensor, "1 T"], expected: Float[Tensor, "T V"]
 ) -> Parts | None:

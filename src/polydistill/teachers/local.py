@@ -167,9 +167,16 @@ class LocalTeacher:
 
     @torch.inference_mode()
     def speak(
-        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"], rows: Int[Tensor, " N"]
+        self,
+        input_ids: Int[Tensor, "B T"],
+        attention_mask: Int[Tensor, "B T"],
+        rows: Int[Tensor, " N"],
+        position_ids: Int[Tensor, "B T"] | None = None,
     ) -> HiddenStates:
-        """Last hidden states of the flattened positions `rows`, and the head."""
+        """Last hidden states of the flattened positions `rows`, and the head.
+
+        With `position_ids` no row is padded, and a document begins wherever they begin anew.
+        """
         device = self.model.device
         input_ids = self.known_ids(input_ids, attention_mask)
         order = to_the_left(attention_mask)
@@ -178,9 +185,10 @@ class LocalTeacher:
         rows = rows.to(order.device)
         rows = rows - rows % length + order.argsort(1).flatten()[rows]
         # A student trained under autocast must not pull the teachers into its dtype.
+        inputs = {"attention_mask": attention_mask} if position_ids is None else {"position_ids": position_ids}
         with torch.autocast(device.type, enabled=False):
             hidden = last_hidden_state(
-                self.model, input_ids=input_ids.to(device), attention_mask=attention_mask.to(device)
+                self.model, input_ids=input_ids.to(device), **{name: value.to(device) for name, value in inputs.items()}
             )
         return HiddenStates(hidden.flatten(0, 1)[rows.to(device)], head_of(self.model, self.visible, self.masked))
 

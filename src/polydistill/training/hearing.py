@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -26,7 +26,7 @@ from polydistill.objective import Decide, Divergence
 from polydistill.pipeline import Pipeline
 from polydistill.safety.constrained import Constrained
 from polydistill.simplex import compose, mask
-from polydistill.teachers import TeacherSource, TeacherUnavailableError
+from polydistill.teachers import ForeignTeacher, LocalTeacher, TeacherSource, TeacherUnavailableError
 from polydistill.teachers.served import Lost, TeacherLostError
 from polydistill.training.batch import Batch
 from polydistill.weighting import Operator, Product
@@ -64,7 +64,7 @@ class Heard:
         outputs: by every teacher; an even distribution where it did not run, and `Lost` where it never did.
         decide: the pipeline's, for the teachers that spoke.
         needs: statistics that it reads.
-        runs: which teachers ran on which sequences; None when all did.
+        runs: which teachers ran on which documents; None when all did.
         seconds: wall-clock time of running the teachers.
     """
 
@@ -90,10 +90,11 @@ def hear(method: Method, batch: Batch) -> Heard:
     """
     pipeline = method.pipeline
     rows, positions = batch.positions(pipeline.stack.reads_prefix_labels)
-    sequence = rows // batch.input_ids.shape[1]
+    apart = batch.apart()
+    sequence = batch.rows_apart(rows) // apart.input_ids.shape[1]
     runs = None
     if method.skip_below is not None:
-        runs = awake(pipeline, positions, sequence, len(batch.input_ids), method.skip_below)
+        runs = awake(pipeline, positions, sequence, len(apart.input_ids), method.skip_below)
     started = perf_counter()
     outputs = listen_to(method.teachers, batch, rows, runs, may_be_lost=True)
     seconds = perf_counter() - started
@@ -110,26 +111,38 @@ def listen_to(
     *,
     may_be_lost: bool = False,
 ) -> list[TeacherOutput]:
-    """What every teacher says about `rows`, each run once, on the sequences of `runs`.
+    """What every teacher says about `rows`, each run once, on the documents of `runs`.
+
+    Of a packed batch, teachers in this process read all of it at once, unless some of its documents are not theirs;
+    others know whole documents only.
 
     Raises:
         TeacherUnavailableError: one does not answer. If it is one that a run may go on without, and `may_be_lost`, what
             it says is `Lost` instead, and its weight must be 0.
     """
-    ids, mask = batch.input_ids, batch.attention_mask
+    apart, own = batch.apart(), batch.rows_apart(rows)
+    ids, mask = apart.input_ids, apart.attention_mask
     outputs: list[TeacherOutput | None] = []
     for k, teacher in enumerate(teachers):
         try:
-            if runs is None:
-                outputs.append(teacher.speak(ids, mask, rows))
+            if runs is not None and not bool(runs[:, k].all()):
+                outputs.append(speak_where_awake(teacher, ids, mask, own, runs[:, k]))
+            elif batch is not apart and reads_packed(teacher):
+                local = cast(LocalTeacher, teacher)
+                outputs.append(local.speak(batch.input_ids, batch.attention_mask, rows, batch.position_ids()))
             else:
-                outputs.append(speak_where_awake(teacher, ids, mask, rows, runs[:, k]))
+                outputs.append(teacher.speak(ids, mask, own))
         except TeacherLostError as error:
             if not may_be_lost:
                 raise
             outputs.append(error.without(len(rows)))
     vocabulary = next((says.vocabulary for says in outputs if says is not None), 0)
     return [Lost(len(rows), vocabulary) if says is None else says for says in outputs]
+
+
+def reads_packed(teacher: TeacherSource) -> bool:
+    """Whether a teacher reads several documents in a row at once."""
+    return isinstance(teacher, LocalTeacher) and not isinstance(teacher, ForeignTeacher)
 
 
 def skipping(skip_below: float | None, linear: bool, looks_at_all: bool) -> float | None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import replace
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -16,7 +16,7 @@ from transformers.modeling_outputs import CausalLMOutput
 from transformers.utils import logging
 from trl import SFTConfig, SFTTrainer
 
-from polydistill.data.context import COLUMNS, ContextCollator, DataError, ids_in, refuse_empty, refuse_masked
+from polydistill.data.context import COLUMNS, PLACE, ContextCollator, DataError, ids_in, refuse_empty, refuse_masked
 from polydistill.data.rows import Reading, begun, columns_of, readable
 from polydistill.data.severity import Source, annotate, annotate_tokens
 from polydistill.logprobs import Head, HiddenStates
@@ -29,9 +29,11 @@ from polydistill.training.batch import Batch
 from polydistill.training.gradient.across_groups import AcrossGroups, Rows, refuse_unfit
 from polydistill.training.gradient.across_teachers import AcrossTeachers, factor_of, said_of
 from polydistill.training.hearing import Heard, hear
+from polydistill.training.packing import Packing
 from polydistill.training.partial import refuse_too_long
 from polydistill.training.placement import Placement
 from polydistill.training.prepare import cut, named
+from polydistill.training.seated import refuse_joined
 from polydistill.training.step import StepOutcome, step
 from polydistill.training.student import of_the_tokens, teach_forward
 from polydistill.training.taught import DATA, Observer, Taught, parts
@@ -65,7 +67,8 @@ class PolyDistillTrainer(Taught, SFTTrainer):
         **kwargs: as for `SFTTrainer` (`train_dataset`, `eval_dataset`, `processing_class`, `callbacks`, ...).
 
     Raises:
-        ValueError: an option that the pooled loss cannot honour (packing, padding-free, another loss).
+        ValueError: an option that the pooled loss cannot honour (another loss), or rows are packed and a model would
+            let documents read each other.
         DataError: a data set is empty, or nothing in it is left to learn.
         VocabularyMismatchError: a teacher's vocabulary is not the student's.
         TeacherUnavailableError: a teacher cannot be loaded.
@@ -121,13 +124,22 @@ class PolyDistillTrainer(Taught, SFTTrainer):
             formatted=kwargs.get("formatting_func") is not None,
         )
         kwargs |= {n: begun(kwargs[n], words, self.reading) for n, words in DATA.items() if kwargs.get(n) is not None}
+        self.packing = Packing.of(args, names, found)
+        if not hasattr(kwargs.get("train_dataset"), "__len__"):
+            cast(Any, args.accelerator_config).dispatch_batches = False  # every rank takes its own rows of a stream
+        asked = {"packing": args.packing, "padding_free": args.padding_free}
+        args.packing = args.padding_free = False  # what trl does for them knows of no context; it is done here
         super().__init__(model=model, args=args, **kwargs)
+        vars(self.args).update(asked)
         for name, words in DATA.items():
             for part in parts(getattr(self, name)):
                 refuse_masked(part, words)
         refuse_too_long(self.teachers, *parts(self.train_dataset), *parts(self.eval_dataset))
         self.data_collator = ContextCollator(self.data_collator, names, found)
-        teach_forward(self._place_models(self._tokenizer), self.visible)
+        student = self._place_models(self._tokenizer)
+        if self.packing is not None:
+            refuse_joined(self.model, self.teachers)
+        teach_forward(student, self.visible)
         self._refuse_unknown_tokens()
         self._compare_lengths()
         # Our loss divides by the number of visible tokens of the whole step, whatever the model would have done.
@@ -163,10 +175,18 @@ class PolyDistillTrainer(Taught, SFTTrainer):
         dataset = named(name, dataset, lambda rows: prepare(rows, processor, whole, False, formatting, dataset_name))
         if source is not None:
             dataset = annotate_tokens(dataset, source, self._tokenizer)
-        done = cut(dataset, name, args.max_length, args.truncation_mode)
+        packs = self.packing if dataset_name == "train" else None
+        splits = packs is not None and packs.splits
+        done = cut(dataset, name, None if splits else args.max_length, args.truncation_mode)
         self.data_says += done.said
-        self.longest = max(self.longest, done.longest)
-        return done.rows.shuffle(seed=args.seed) if args.shuffle_dataset else done.rows
+        rows = done.rows.shuffle(seed=args.seed) if args.shuffle_dataset and dataset_name == "train" else done.rows
+        longest = done.longest or (args.max_length or 0)
+        if packs is not None:
+            rows, said = packs.pack(rows, name)
+            self.data_says += said
+            longest = min(longest, args.max_length or longest)
+        self.longest = max(self.longest, longest)
+        return rows
 
     def _refuse_format(self, columns: list[str], name: str, processor: Any) -> None:
         """What the options ask of the columns.
@@ -215,7 +235,7 @@ class PolyDistillTrainer(Taught, SFTTrainer):
         # Gradients of groups are averaged over ranks by themselves.
         alone = self.accelerator.no_sync(model) if split is not None else contextlib.nullcontext()
         with alone:
-            outputs = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, distil=distil)
+            outputs = model(**batch.inputs(), distil=distil)
         done = self.last_step = made[-1]
         count = done.outcome.count if num_items_in_batch is None else num_items_in_batch
         loss = outputs["loss"] / torch.as_tensor(count, device=outputs["loss"].device).clamp(min=1)
@@ -232,7 +252,7 @@ class PolyDistillTrainer(Taught, SFTTrainer):
         if not return_outputs:
             return loss
         with torch.no_grad():  # the loss above made no logits
-            outputs = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+            outputs = model(**batch.inputs(), use_cache=False)
         return loss, CausalLMOutput(loss=loss.detach(), logits=outputs.logits[..., : self.visible])
 
     def _modify(self, losses: Float[Tensor, " G"]) -> dict[str, float]:
@@ -262,7 +282,7 @@ class PolyDistillTrainer(Taught, SFTTrainer):
             torch.utils.data.DataLoader(part, size, collate_fn=self.data_collator) for part in parts(self.eval_dataset)
         ]
         batches = chain.from_iterable(loaders)
-        return (self.batch_of({k: v.to(self.args.device) for k, v in batch.items()}) for batch in batches)
+        return (self.batch_of({k: v.to(self.args.device) for k, v in batch.items()}).apart() for batch in batches)
 
     def batch_of(self, inputs: dict[str, Any]) -> Batch:
         """What the collator made, as the method's own batch."""
@@ -281,6 +301,7 @@ class PolyDistillTrainer(Taught, SFTTrainer):
             task=per_token("task"),
             teacher=per_token("teacher_id"),
             severity=per_token("severity"),
+            document_start=inputs.get("document_start"),
         )
 
     def _note(self, done: StepOutcome, batch: Batch, mode: str, modified: dict[str, float]) -> None:
@@ -299,18 +320,14 @@ class PolyDistillTrainer(Taught, SFTTrainer):
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         known: list[str] = list(self._signature_columns or [])
-        self._signature_columns = list(dict.fromkeys([*known, *COLUMNS]))  # type: ignore[assignment]
+        self._signature_columns = list(dict.fromkeys([*known, PLACE, *COLUMNS]))  # type: ignore[assignment]
 
 
 def _refuse_unsupported(args: SFTConfig, kwargs: dict[str, Any]) -> None:
     refused = {
-        "packing": (
-            args.packing or bool(args.eval_packing),
-            "packed rows lose their task and severity; use packing=False",
-        ),
-        "padding_free": (
-            args.padding_free,
-            "it replaces the collator that carries the context; use padding_free=False",
+        "eval_packing": (
+            bool(args.eval_packing),
+            "held-out rows are measured one by one, whatever the training rows are; leave it out",
         ),
         "loss_type": (args.loss_type != "nll", "the loss is the pooled divergence; set its share of labels with ce="),
         "label_smoothing_factor": (args.label_smoothing_factor > 0, "the teachers smooth the labels already"),

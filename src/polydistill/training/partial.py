@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from polydistill.cache import CachedTeacher
-from polydistill.data.context import DataError
+from polydistill.data.context import PLACE, DataError
 from polydistill.guarantee import Guarantee
 from polydistill.objective import Divergence, ForwardKL
 from polydistill.pipeline import Pipeline
@@ -65,7 +65,9 @@ def refuse_too_long(teachers: Sequence[object], *datasets: Any) -> None:
     for data in datasets:
         if "input_ids" not in (getattr(data, "column_names", None) or ()) or not hasattr(data, "__len__"):
             continue
-        longest = max((len(row["input_ids"]) for row in data.select_columns("input_ids")), default=0)
+        packed = PLACE in data.column_names  # of rows that hold several documents, the longest one
+        read = data.select_columns(PLACE if packed else "input_ids")
+        longest = max((max(row[PLACE]) + 1 if packed else len(row["input_ids"]) for row in read), default=0)
         if longest > limit:
             raise DataError(
                 f"teacher {name!r}: its server takes texts of up to {limit:,} tokens, and the longest of the data has "

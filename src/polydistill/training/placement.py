@@ -107,7 +107,11 @@ class ShardedTeacher(LocalTeacher):
 
     @torch.no_grad()
     def speak(
-        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"], rows: Int[Tensor, " N"]
+        self,
+        input_ids: Int[Tensor, "B T"],
+        attention_mask: Int[Tensor, "B T"],
+        rows: Int[Tensor, " N"],
+        position_ids: Int[Tensor, "B T"] | None = None,
     ) -> HiddenStates:
         """Last hidden states of the flattened positions `rows`, and the gathered head."""
         said: list[Tensor] = []
@@ -117,7 +121,8 @@ class ShardedTeacher(LocalTeacher):
             return hidden.new_zeros(())
 
         input_ids = self.known_ids(input_ids, attention_mask)
-        self.model(input_ids=input_ids, attention_mask=attention_mask, distil=listen)
+        inputs = {"attention_mask": attention_mask} if position_ids is None else {"position_ids": position_ids}
+        self.model(input_ids=input_ids, **inputs, distil=listen)
         reshard: Any = self.model
         reshard.reshard()
         return HiddenStates(said[0], head_of(self.model, self.visible, self.masked))
@@ -134,11 +139,15 @@ class OffloadedTeacher(LocalTeacher):
 
     @torch.inference_mode()
     def speak(
-        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"], rows: Int[Tensor, " N"]
+        self,
+        input_ids: Int[Tensor, "B T"],
+        attention_mask: Int[Tensor, "B T"],
+        rows: Int[Tensor, " N"],
+        position_ids: Int[Tensor, "B T"] | None = None,
     ) -> HiddenStates:
         """As a local teacher, from the device; it leaves again afterwards."""
         self.model.to(self.device)
-        outputs = super().speak(input_ids, attention_mask, rows)
+        outputs = super().speak(input_ids, attention_mask, rows, position_ids)
         head = outputs.head
         if self.device.type != "cpu":
             head = replace(head, weight=head.weight.clone(), bias=None if head.bias is None else head.bias.clone())

@@ -168,7 +168,7 @@ def _shift(found: list[Float[Tensor, " m"]]) -> Shift:
 def _beyond(trainer: Any) -> float:
     """Share of the data at or above the severity from which the order holds."""
     reached, data = trainer.pipeline.ordered_from(), trainer.train_dataset
-    if reached is None or COLUMN not in (getattr(data, "column_names", None) or []):
+    if reached is None or COLUMN not in (getattr(data, "column_names", None) or []) or not hasattr(data, "__len__"):
         return math.nan
     values = [v for row in data[COLUMN] for v in (row if isinstance(row, list) else [row or 0.0])]
     return sum(v >= reached for v in values) / max(len(values), 1)

@@ -7,7 +7,8 @@ from peft import PeftModel
 from torch import nn
 
 from polydistill.data.context import DataError
-from polydistill.teachers import LocalTeacher, Teacher
+from polydistill.teachers import LocalTeacher, ModelRefusedError, Teacher
+from polydistill.teachers.examine import keeps_apart
 
 
 def refuse_unfit(student: Any, teachers: Sequence[Teacher]) -> None:
@@ -43,6 +44,28 @@ def refuse_unfit(student: Any, teachers: Sequence[Teacher]) -> None:
                     f"the adapter sits on {name}, whose matrix is the student's head as well: merged, it would change "
                     "both; leave the embedding out of target_modules, or name it in modules_to_save"
                 )
+
+
+def refuse_joined(student: Any, teachers: Sequence[Teacher]) -> None:
+    """Documents that share a row must not read each other, in the student nor in a teacher that reads whole rows.
+
+    Raises:
+        ModelRefusedError: they do; names the model.
+    """
+    if isinstance(student, PeftModel) and student.active_peft_config.is_prompt_learning:
+        raise ModelRefusedError(
+            "packing, padding_free: the student's virtual tokens stand before a row, so that of several documents only "
+            "the first would read them; leave both out"
+        )
+    models: dict[str, Any] = {"the student": student.get_base_model() if isinstance(student, PeftModel) else student}
+    models |= {f"teacher {t.name!r}": t.model for t in teachers if isinstance(t, LocalTeacher)}
+    for who, model in models.items():
+        if not keeps_apart(model):
+            raise ModelRefusedError(
+                f"packing, padding_free: documents in a row would read each other in {who} ({type(model).__name__}, "
+                f"attention {model.config._attn_implementation}), which does not tell them apart by their positions; "
+                "leave both out"
+            )
 
 
 def too_long(who: str, model: Any, longest: int) -> str | None:

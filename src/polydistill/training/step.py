@@ -117,9 +117,8 @@ def alone(statistics: Statistics, carry: Any) -> tuple[Float[Tensor, "n K"], Any
 
 def _penalty(student: HiddenStates, heard: Heard, method: Method) -> Float[Tensor, ""]:
     assert method.constraints is not None
-    return method.constraints.penalty(
-        student.hidden, student.head, heard.outputs, heard.positions, heard.batch.input_ids, heard.rows
-    )
+    ids, rows = heard.batch.apart().input_ids, heard.batch.rows_apart(heard.rows)  # a prefix ends with its document
+    return method.constraints.penalty(student.hidden, student.head, heard.outputs, heard.positions, ids, rows)
 
 
 def _named(error: NonFiniteError, heard: Heard, method: Method, where: str) -> NonFiniteValueError:

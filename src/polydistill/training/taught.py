@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from polydistill.data.context import task_names, unlisted
+from polydistill.data.context import refuse_unlisted_stream, task_names, unlisted
 from polydistill.diagnostics import losses_by_task
 from polydistill.objective import Divergence, OwnPool
 from polydistill.objective.distil import chunk_bytes
@@ -82,6 +82,9 @@ class Taught(Checkpointed):
 
     def _tasks(self, given: Sequence[str] | None, *datasets: Any) -> tuple[str, ...]:
         """Names of the tasks: those that were given, or those of training and held-out data together."""
+        for dataset, name in zip(datasets, DATA.values(), strict=True):
+            if given is None and dataset is not None:
+                refuse_unlisted_stream(dataset, name)
         found = task_names(*datasets) if given is None else tuple(given)
         pairs = zip(datasets, DATA.values(), strict=True)
         self.data_says = list(filter(None, [unlisted(dataset, found, name) for dataset, name in pairs]))

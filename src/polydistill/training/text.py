@@ -61,7 +61,7 @@ def measured(dataset: Any, name: str, text: Text, max_length: int | None, answer
     """A data set without the prompts that `max_length` has no room behind; its longest prompt; and what to say of it.
 
     Args:
-        dataset: with `prompt`; a stream is left as it is.
+        dataset: with `prompt`; of a stream its prompts are looked at as they come.
         name: for messages.
         text: from rows to ids.
         max_length: of prompt and completion together, tokens.
@@ -70,8 +70,11 @@ def measured(dataset: Any, name: str, text: Text, max_length: int | None, answer
     Raises:
         DataError: a row cannot be made ids, or no row is left.
     """
-    if dataset is None or not hasattr(dataset, "__len__"):
-        return dataset, 0, []
+    if dataset is None:
+        return None, 0, []
+    if not hasattr(dataset, "__len__"):
+        room = dataset if max_length is None else dataset.filter(lambda row: len(text.prompt(row)) < max_length)
+        return room, 0, []
     if isinstance(dataset, dict):
         parts = {key: measured(part, f"{name} {key!r}", text, max_length, answered) for key, part in dataset.items()}
         said = [sentence for _, _, sentences in parts.values() for sentence in sentences]

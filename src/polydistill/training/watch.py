@@ -178,7 +178,8 @@ class Watch:
 
 
 def probe_of(batch: Batch) -> Batch | None:
-    """A few sequences of a batch, with loss on their first positions that have it only; None without any."""
+    """A few documents of a batch, with loss on their first positions that have it only; None without any."""
+    batch = batch.apart()
     learned = (batch.labels != IGNORED) & batch.attention_mask.bool()
     learned[:, 0] = False  # the first token is predicted by nothing
     able = learned.any(1).nonzero().squeeze(1)
