@@ -62,6 +62,7 @@ class Faulty:
     def __init__(self, reply: Reply, scorer: Scorer) -> None:
         self.reply, self.scorer = reply, scorer
         self.asked, self.headers, self.stopped = 0, [], threading.Event()
+        self.models: list[dict[str, Any]] = [{"id": MODEL, "max_model_len": 64}]
 
     @contextmanager
     def running(self) -> Iterator[str]:
@@ -98,7 +99,7 @@ class Faulty:
         while length and len(body) < int(length[1]):
             body += connection.recv(65536)
         if b" /v1/models" in head.split(b"\r\n")[0]:
-            say(connection, {"data": [{"id": MODEL, "max_model_len": 64}]})
+            say(connection, {"data": self.models})
             return True
         self.headers.append(head.decode())
         number, self.asked = self.asked, self.asked + 1

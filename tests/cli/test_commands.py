@@ -129,6 +129,11 @@ def test_a_new_user_gets_from_check_over_train_to_eval_and_compare(project: Path
     mine = next(score for score in trained["scores"] if score["role"] == "student")
     assert evaluated["losses"] == pytest.approx(mine["losses"], abs=1e-6), "the saved student is the trained one"
 
+    shorter = written(project / "other.jsonl", conversations(2))
+    here(project, "eval", "runs/first", f"data.evaluation={shorter}", "--json", "eval.json")
+    assert json.loads((project / "eval.json").read_text())["losses"] != evaluated["losses"]
+    assert "measured as it is" in here(project, "eval", "runs/first", "floor=1", code=2).stderr
+
     said = here(project, "try", "runs/first", "the sum of", "--tokens", "4", "--teachers").stdout
     assert "the five likeliest there" in said
     assert sum(line.startswith("│") for line in said.splitlines()) >= 3, "the student and its teachers"
@@ -145,6 +150,11 @@ def test_a_new_user_gets_from_check_over_train_to_eval_and_compare(project: Path
     found = json.loads((project / "compare.json").read_text())
     assert {row["run"] for row in found["runs"]} == {"runs/first", "runs/second"}
     assert found["differs"] == {"floor": [run["run"].endswith("second") or 0.02 for run in found["runs"]]}
+
+
+def test_a_folder_that_is_no_run_gets_no_report(project: Path) -> None:
+    assert "student is no run's folder" in here(project, "report", "student", code=2).stderr
+    assert not (project / "student" / "report.html").exists()
 
 
 def test_the_starter_is_valid_and_is_not_overwritten(project: Path) -> None:

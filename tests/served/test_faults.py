@@ -5,6 +5,7 @@ import math
 import os
 import time
 
+import models
 import pytest
 import servers
 import torch
@@ -25,7 +26,7 @@ def scorer():
 
 def teacher(url: str, **options) -> ServedTeacher:
     given = {"top_logprobs": 5, "patience": QUICK, "api_key_env": servers.VARIABLE, **options}
-    made = ServedTeacher("big", url, servers.MODEL, **given)
+    made = ServedTeacher("big", url, **{"model": servers.MODEL, **given})
     made.visible = 300  # the probe before the first step is tested elsewhere
     return made
 
@@ -186,6 +187,27 @@ def test_an_answer_that_cannot_be_trusted_is_refused(scorer, name):
     assert "it begins '" in said
     assert len(said.split("it begins ")[1]) <= 210
     assert faulty.asked == 1
+
+
+@pytest.mark.parametrize(
+    ("other", "answers"),
+    [
+        ({"root": "folder"}, True),  # another name of the same model
+        ({"root": "elsewhere"}, False),
+        ({"root": "folder", "parent": "base"}, False),
+        ({}, False),
+    ],
+)
+def test_a_model_with_two_names_may_answer_under_the_other_one(scorer, other, answers):
+    faulty = servers.Faulty(servers.well, scorer)
+    faulty.models = [{"id": servers.MODEL, **other}, {"id": "alias", "root": "folder"}]
+    with faulty.running() as url:
+        made = teacher(url, model="alias")
+        if answers:
+            assert "a probe of" in made.agree_with(models.tokenizer(), len(models.tokenizer()))
+        else:
+            with pytest.raises(TeacherUnavailableError, match="from the model 'tiny' instead of 'alias'"):
+                made.agree_with(models.tokenizer(), len(models.tokenizer()))
 
 
 def test_waiting_gives_what_there_would_have_been_without_the_outage(scorer):

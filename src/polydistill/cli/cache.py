@@ -1,5 +1,7 @@
 """`polydistill cache`: what teachers said, stored."""
 
+import json
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,7 +47,7 @@ def build(  # noqa: PLR0913
 ) -> None:
     """Label a run's data with its teachers; goes on where an earlier build was cut off."""
     from polydistill.cli.main import _quiet
-    from polydistill.config.file import load_config
+    from polydistill.config.file import key_of, load_config
     from polydistill.run.cache import address_of, build_cache
 
     _quiet()
@@ -66,13 +68,14 @@ def build(  # noqa: PLR0913
             engine=_engine(engine, workers, ray_address, gpus),
             workers=workers,
             codec_of=codec_of,
-            command=f"polydistill cache build {config}",
+            command=shlex.join(["polydistill", "cache", "build", str(config), *(overrides or ())]),
             progress=tell,
         )
     for line in described(address, manifest):
         _say(line)
-    teachers = " ".join(f"'teachers.{name}={{cache: {address}}}'" for name in manifest.plan.names)
-    _say(f"\nnext: polydistill train {config} {teachers}")
+    cached = json.dumps({"cache": str(address)})  # JSON is YAML
+    teachers = [f"{key_of('teachers', name)}={cached}" for name in manifest.plan.names]
+    _say(f"\nnext: {shlex.join(['polydistill', 'train', str(config), *(overrides or ()), *teachers])}")
     _write(json_file, {"cache": address, **summary(manifest)})
 
 

@@ -79,7 +79,7 @@ def init(
         raise ConfigError(f"{path} exists; it is left as it is")
     path.write_text(STARTER.format(path=path), encoding="utf-8")
     _write(json_file, {"wrote": str(path)})
-    console.print(f"wrote {path}; fill in the models and the data, then: polydistill check {path}")
+    console.print(f"wrote {path}; fill in the models and the data, then: polydistill check {shlex.quote(str(path))}")
 
 
 @app.command()
@@ -152,12 +152,16 @@ def train(config: ConfigFile, overrides: Overrides = None, json_file: JsonFile =
 
 
 @app.command("eval")
-def evaluate(run: Annotated[Path, typer.Argument(help="folder of a finished run")], json_file: JsonFile = None) -> None:
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="folder of a finished run")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="data.evaluation=FILE, over the run's own")] = None,
+    json_file: JsonFile = None,
+) -> None:
     """Held-out losses: the student beside every teacher, and how far it is from each and from the pool."""
     from polydistill.run.train import evaluate_run
 
     _quiet()
-    record = evaluate_run(run).record
+    record = evaluate_run(run, overrides or ()).record
     table = _table("nats per token", *record.losses, title=f"{run}: held-out data")
     table.add_row("student", *(f"{x:.3f}" for x in record.losses.values()), style="bold")
     for name, losses in record.teacher_losses.items():
@@ -191,8 +195,12 @@ def report(
     run: Annotated[Path, typer.Argument(help="folder of a run, finished or not")], json_file: JsonFile = None
 ) -> None:
     """Write the run's report.html anew from what it recorded; needs no torch."""
+    from polydistill.config.section import ConfigError
+    from polydistill.records import CONFIG, METRICS, SUMMARY
     from polydistill.report import write_report
 
+    if not any((run / name).is_file() for name in (CONFIG, METRICS, SUMMARY)):
+        raise ConfigError(f"{run} is no run's folder: it has neither {CONFIG} nor {METRICS} nor {SUMMARY}")
     page = write_report(run)
     console.print(str(page))
     _write(json_file, {"report": str(page)})

@@ -120,16 +120,17 @@ def _where(at: Sequence[Any], path: str | Path, tree: Any, given: set[tuple[str,
 def _apply(tree: CommentedMap, overrides: Sequence[str]) -> set[tuple[str, ...]]:
     given: set[tuple[str, ...]] = set()
     for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not key:
+        found = OVERRIDE.fullmatch(override)
+        if found is None:
             raise ConfigError(f"an override reads key.path=value, got {override!r}")
-        parts = key.split(".")
+        key, text = found.groups()
+        parts = _parts(tree, key)
         node: Any = tree
         for part in parts[:-1]:
-            if isinstance(node, CommentedSeq):
+            if isinstance(node, list):
                 node = _item(node, part, override)
             else:
-                if not isinstance(node.get(part), CommentedMap | CommentedSeq):
+                if not isinstance(node.get(part), dict | list):
                     node[part] = CommentedMap() if node.get(part) is None else CommentedMap({"model": node[part]})
                 node = node[part]
         try:
@@ -138,7 +139,7 @@ def _apply(tree: CommentedMap, overrides: Sequence[str]) -> set[tuple[str, ...]]
             raise ConfigError(f"the value of the override {override!r} is not valid YAML") from error
         except UnboundedError as error:
             raise ConfigError(f"the value of the override {key!r}: {error}") from None
-        if isinstance(node, CommentedSeq):
+        if isinstance(node, list):
             _item(node, parts[-1], override)
             node[int(parts[-1])] = value
         else:
@@ -147,7 +148,50 @@ def _apply(tree: CommentedMap, overrides: Sequence[str]) -> set[tuple[str, ...]]
     return given
 
 
-def _item(sequence: CommentedSeq, part: str, override: str) -> Any:
+OVERRIDE = re.compile(r"""((?:"[^"]*"|[^="])+)=(.*)""", re.DOTALL)
+PART = re.compile(r"""(?:"[^"]*"|[^."]+)(?:\.|$)""")
+"""A part of a key; a name with a dot, an equals sign or a space may stand in double quotes."""
+
+
+def key_of(*parts: str) -> str:
+    """The key of an override, with quotes around what needs them."""
+    return ".".join(f'"{part}"' if set('.="') & set(part) else part for part in parts)
+
+
+def _parts(tree: CommentedMap, key: str) -> list[str]:
+    """What an override's key is made of: the longest names that the file has, else what stands between dots.
+
+    Raises:
+        ConfigError: a part is empty.
+    """
+    words: list[str] = []
+    at = 0
+    while at < len(key):
+        found = PART.match(key, at)
+        if found is None or (found.end() == len(key) and key.endswith(".")):
+            raise ConfigError(
+                f"an override reads key.path=value, got {key!r}; a name with a dot may be in double quotes"
+            )
+        words.append(found[0].rstrip("."))
+        at = found.end()
+    parts: list[str] = []
+    node: Any = tree
+    while words:
+        known = isinstance(node, dict)
+        length = next((n for n in range(len(words), 1, -1) if known and ".".join(words[:n]) in node), 1)
+        part, words = ".".join(words[:length]).strip('"'), words[length:]
+        node = _below(node, part)
+        parts.append(part)
+    return parts
+
+
+def _below(node: Any, part: str) -> Any:
+    if isinstance(node, list):
+        return node[int(part)] if part.isdigit() and int(part) < len(node) else None
+    return node.get(part) if isinstance(node, dict) else None
+
+
+def _item(sequence: list[Any], part: str, override: str) -> Any:
     if not part.isdigit() or int(part) >= len(sequence):
         raise ConfigError(f"the override {override!r} needs an index from 0 to {len(sequence) - 1} instead of {part!r}")
     return sequence[int(part)]

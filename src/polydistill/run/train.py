@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -178,7 +179,8 @@ def _train(
         evaluation = evaluate_trainer(trainer, student)
     except TeacherUnavailableError as error:
         raise TeacherUnavailableError(
-            f"{error}\nthe student is trained and saved in {folder / STUDENT}; `polydistill eval {folder}` measures it "
+            f"{error}\nthe student is trained and saved in {folder / STUDENT}; `polydistill eval "
+            f"{shlex.quote(str(folder))}` measures it "
             "when the teacher answers again"
         ) from error
     if main:
@@ -301,19 +303,28 @@ def _leave_behind(
     seal(folder, STUDENT)
 
 
-def evaluate_run(folder: Path) -> Evaluation:
+def evaluate_run(folder: Path, overrides: Sequence[str] = ()) -> Evaluation:
     """Evaluate the finished student of a run again, from its files.
 
+    Args:
+        folder: of the run.
+        overrides: of `data`, as for `load_config`.
+
     Raises:
-        ConfigError: the folder is not a finished run, or has no held-out data.
+        ConfigError: the folder is not a finished run, has no held-out data, or an override is about something else.
         CheckpointError: the student is damaged, incomplete or another.
     """
     if not (folder / CONFIG).is_file() or not (folder / STUDENT).is_dir():
         raise ConfigError(f"{folder} is not a finished run: it needs {CONFIG} and the folder {STUDENT}")
     refuse_broken(folder, [STUDENT, CONFIG])
-    config = load_config(folder / CONFIG)
+    if other := [override for override in overrides if not override.startswith("data.")]:
+        raise ConfigError(
+            f"{other[0]!r}: a finished run is measured as it is, on other data at most: data.evaluation=FILE"
+        )
+    config = load_config(folder / CONFIG, overrides)
     if config.data.evaluation is None:
-        raise ConfigError(f"{folder}: the run has no held-out data; give one with data.evaluation=FILE")
+        command = shlex.join(["polydistill", "eval", str(folder)])
+        raise ConfigError(f"{folder}: the run has no held-out data; give some: {command} data.evaluation=FILE")
     student = config.student.model_copy(update={"model": str(folder / STUDENT), "lora": None, "revision": None})
     trainer = build_trainer(config.model_copy(update={"student": student}))
     evaluation = evaluate_trainer(trainer, whole_student(trainer))

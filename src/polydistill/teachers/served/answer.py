@@ -69,14 +69,19 @@ def read_json(body: bytes, refuse: Callable[[str], RefusedError]) -> Any:
 
 
 def read_entries(
-    body: bytes, ids: Sequence[int], model: str, k: int, vocabulary: int, refuse: Callable[[str], RefusedError]
+    body: bytes,
+    ids: Sequence[int],
+    models: Sequence[str],
+    k: int,
+    vocabulary: int,
+    refuse: Callable[[str], RefusedError],
 ) -> Entries:
     """The answer to one prompt.
 
     Args:
         body: of the answer.
         ids: what was sent, T >= 2 tokens.
-        model: who was asked.
+        models: who was asked, and its other names.
         k: entries per position that were asked for.
         vocabulary: V of the student.
         refuse: makes the error from a reason.
@@ -85,7 +90,7 @@ def read_entries(
         RefusedError: from `refuse`; naming what is wrong.
         OtherTokensError: the ids that are echoed are not those that were sent.
     """
-    choice = _choice(read_json(body, refuse), model, refuse)
+    choice = _choice(read_json(body, refuse), models, refuse)
     echoed = choice.get("prompt_token_ids")
     if echoed is not None and echoed != list(ids):
         raise OtherTokensError(str(refuse(f"it is about other tokens than were sent; {_difference(echoed, ids)}")))
@@ -169,11 +174,11 @@ def _packed(rows: list[_Row], ids: Sequence[int], k: int, vocabulary: int) -> En
     return Entries(said, follows, values[:, -1], values[:, :2], tail, foreign)
 
 
-def _choice(content: Any, model: str, refuse: Callable[[str], RefusedError]) -> dict[str, Any]:
+def _choice(content: Any, models: Sequence[str], refuse: Callable[[str], RefusedError]) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise refuse("it is not a JSON object")
-    if content.get("model") != model:
-        raise refuse(f"it is from the model {content.get('model')!r} instead of {model!r}")
+    if content.get("model") not in models:
+        raise refuse(f"it is from the model {content.get('model')!r} instead of {models[0]!r}")
     choices = content.get("choices")
     if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
         count = len(choices) if isinstance(choices, list) else "no"

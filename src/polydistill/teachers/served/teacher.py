@@ -116,6 +116,7 @@ class ServedTeacher:
         if top_logprobs < 1:
             raise ValueError(f"top_logprobs must be at least 1, got {top_logprobs}")
         self.name, self.model, self.k = name, model, top_logprobs
+        self.names = [model]
         self.on_outage, self.tempered, self.temperature = on_outage, tempered, temperature
         self.address = Address(url, api_key_env, proxy)
         self.client = Client(
@@ -255,6 +256,11 @@ class ServedTeacher:
         if not mine:
             there = ", ".join(repr(entry.get("id")) for entry in models[:5]) or "none"
             raise refuse(f"there is no model {self.model!r}; there is {there}")
+        # One model may be served under several names, and answers under the first; an adapter has a parent.
+        root = mine[0].get("root")
+        same = [e for e in models if root is not None and e.get("root") == root]
+        same = [e for e in same if e.get("parent") == mine[0].get("parent")]
+        self.names = [self.model, *(str(e.get("id")) for e in same)]
         return mine[0]
 
     def _sent(self, prompts: Sequence[dict[str, Any]]) -> list[bytes]:
@@ -271,7 +277,7 @@ class ServedTeacher:
         def refuse(reason: str) -> RefusedError:
             return self._refusal("completions", reason, body)
 
-        return read_entries(body, ids, self.model, self.k, self._visible(), refuse)
+        return read_entries(body, ids, self.names, self.k, self._visible(), refuse)
 
     def _assembled(self, asked: Sequence[_Ask], heard: Sequence[Entries], rows: Int[Tensor, " N"]) -> TeacherOutput:
         """One truncated distribution over all rows, and the numbers beside it."""
