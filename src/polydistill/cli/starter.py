@@ -22,6 +22,7 @@ teachers:                              # all share the student's tokenizer; any 
 
 data:                                  # TRL's formats: text, messages, or prompt and completion;
   train: train.jsonl                   # optional columns: task (a name), severity (0 to 1), teacher_id (a teacher)
+                                       # also data/*.jsonl.gz, or a list of sources with a task and a share each
   evaluation: held-out.jsonl
   max_length: 1024
 
@@ -54,5 +55,5 @@ training:
   gradient_accumulation: 1
   learning_rate: 2.0e-5
   save_steps: 100
-  # extra: {{optim: adamw_torch}}        # anything that trl.SFTConfig takes
+  # extra: {{packing: true}}             # anything that trl.SFTConfig takes
 """

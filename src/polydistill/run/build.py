@@ -275,7 +275,8 @@ def loop_arguments(config: c.RunConfig) -> dict[str, Any]:
     }
 
 
-def _training_data(config: c.RunConfig) -> Any:
+def training_data(config: c.RunConfig) -> Any:
+    """What a run is trained on: one data set, or several as one."""
     sources, seed = config.data.sources, config.training.seed
     rows = load_mixture([Part(**source.model_dump()) for source in sources], seed)
     # Off-policy a stream is shuffled once its rows are ready and their numbers told.
@@ -298,7 +299,7 @@ def build_trainer(config: c.RunConfig, observers: list[Observer] | None = None) 
     stack = build_stack(config.weighting)
     tasks = _tasks(config)
     stack.bind(list(config.teachers), tasks) if tasks is not None else None
-    train = _training_data(config)
+    train = training_data(config)
     held_out = None if data.evaluation is None else load_data(data.evaluation, data.evaluation_split, data.name)
     on_policy = config.training.mode == "on_policy"
     gradient = build_gradient(config)

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from polydistill.config.file import ConfigError, load_config
-from polydistill.data.pieces import pieces
+from polydistill.data.pieces import inner_pieces, pieces
 from polydistill.logprobs import HiddenStates, logits_of
 from polydistill.objective import ForwardKL
 from polydistill.records import CONFIG
@@ -133,4 +133,4 @@ class Talk:
 
     def _likeliest(self, p: Tensor) -> list[tuple[str, float]]:
         top = p.topk(min(BEST, len(p)))
-        return [(self.tokenizer.decode([i]), v) for i, v in zip(top.indices.tolist(), top.values.tolist(), strict=True)]
+        return list(zip(inner_pieces(self.tokenizer, top.indices.tolist()), top.values.tolist(), strict=True))
