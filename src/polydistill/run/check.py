@@ -148,8 +148,10 @@ def _check(config: RunConfig, trainer: Taught, layout: Layout | None) -> Check:
 
 def _read_otherwise(config: RunConfig, trainer: Taught) -> list[str]:
     """Of every teacher that has the student's vocabulary: where its own tokenizer would make other ids of the data."""
-    tokenizer, rows = trainer._tokenizer, islice(iter(trainer.train_dataset), SAMPLE)
-    samples = samples_of(rows, tokenizer, config.data.text_field)
+    data: Any = trainer.train_dataset
+    tokenizer: Any = trainer.processing_class
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+    samples = samples_of(islice(iter(data), SAMPLE), tokenizer, config.data.text_field)
     return [
         sentence
         for teacher in trainer.teachers
