@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from polydistill.logprobs import Sparse
-from polydistill.teachers.truncated import Completed, entropy_width, spread_tail, tail_mass, tempered_error
+from polydistill.teachers.truncated import Completed, entropy_width, spread_tail, tempered_error
 
 V, K = 60, 5
 
@@ -39,7 +39,7 @@ def test_the_entropy_bound_is_attained_by_the_most_peaked_tail():
     p = torch.tensor([[0.4, 0.25, 0.1, 0.1, 0.1, 0.05] + [0.0] * (V - 6)], dtype=torch.float64)
     said = Sparse.of(torch.tensor([[0, 1, 2]]), p[:, :3].log(), V)
     flat = -torch.xlogy(q := written(said), q).sum(-1)
-    assert float(tail_mass(said)) == pytest.approx(tail)
+    assert float(said.log_tail.exp()) == pytest.approx(tail)
     width = entropy_width(said, torch.tensor([cap], dtype=torch.float64).log())
     assert float(flat + torch.xlogy(p, p).sum(-1)) == pytest.approx(float(width), abs=1e-6)
 
@@ -53,7 +53,7 @@ def test_the_error_of_a_temperature_is_within_its_bound(temperature, sharpness):
     bound = tempered_error(said, cap, temperature)
     assert bool((distance <= bound + 1e-9).all())
     if temperature == 1.0:
-        torch.testing.assert_close(bound.double(), tail_mass(said), atol=1e-6, rtol=0)
+        torch.testing.assert_close(bound.double(), said.log_tail.exp(), atol=1e-6, rtol=0)
 
 
 def test_filling_up_changes_no_distribution():

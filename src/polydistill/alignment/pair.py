@@ -22,9 +22,6 @@ COMMON = (b" ", b"a", b"e", b"s", b"1", b"\n", b"'", b".", b" a")
 SMALL = 64
 """Vocabularies up to which all of this is looked at exhaustively."""
 
-NOWHERE = -1
-"""Student token of a string that the student cannot write."""
-
 
 @dataclass(frozen=True)
 class Table:

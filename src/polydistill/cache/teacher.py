@@ -1,7 +1,5 @@
 """A cache as a teacher: it says what the model said, for the very texts that the model was shown."""
 
-from collections.abc import Iterable
-
 import numpy as np
 import torch
 import xxhash
@@ -74,10 +72,6 @@ class CachedTeacher:
         manifest = self.cache.manifest
         each = manifest.size / max(manifest.positions, 1)
         return f"cached in {self.cache.files.address}, {len(self.cache):,} examples, {each:.1f} bytes per position"
-
-    def misses(self, rows: Iterable[Int[np.ndarray, " T"]]) -> list[int]:
-        """Places of those token sequences that the cache does not have."""
-        return [place for place, tokens in enumerate(rows) if key_of(tokens) not in self.cache]
 
     def speak(
         self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"], rows: Int[Tensor, " N"]

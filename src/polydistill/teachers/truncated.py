@@ -42,11 +42,6 @@ class Completed:
         """Nothing is missing."""
 
 
-def tail_mass(sparse: Sparse) -> Float[Tensor, " N"]:
-    """Mass outside the stored entries; also the most that the truth can differ by, in total variation."""
-    return sparse.log_tail.exp()
-
-
 def entropy_width(sparse: Sparse, log_cap: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
     """How much smaller than that of the flattest completion the true entropy can be, nats.
 

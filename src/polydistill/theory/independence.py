@@ -18,7 +18,6 @@ from polydistill.weighting import Softmax
 
 NAMES, SIGMA = ("a", "b", "c"), (0.0, 1.0, 2.0)
 K, SPREAD, CRITICAL, STRENGTH = len(NAMES), 2.0, 0.5, 8.0
-REQUIRED, FURTHER = ("N", "B", "C", "O1", "O2"), ("E", "M", "U", "X", "S", "D")
 MANY = 1e3
 """Nats, or nats per nat: more than any range or modulus that one would declare."""
 

@@ -47,7 +47,6 @@ class RefusedError(TeacherUnavailableError):
 class Counts:
     """What the network did so far."""
 
-    requests: int = 0
     retries: int = 0
     bytes: int = 0
     seconds: float = 0.0
@@ -165,7 +164,6 @@ class Client:
 
     async def _once(self, http: httpx2.AsyncClient, method: str, path: str, content: bytes | None) -> bytes:
         url, total = self.address.at(path), self.patience.total_s
-        self.counts.requests += 1
         try:
             async with asyncio.timeout(total), http.stream(method, url, content=content) as answer:
                 body = await self._body(answer, url)
