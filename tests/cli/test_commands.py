@@ -122,7 +122,7 @@ def test_a_new_user_gets_from_check_over_train_to_eval_and_compare(project: Path
     assert "polydistill train run.yaml" in card
 
     said = here(project, "train", "run.yaml", "training.max_steps=3", code=2).stderr
-    assert "differs in training" in said, "another configuration in the same folder"
+    assert "training.max_steps: 6 before, 3 now" in said, "another configuration in the same folder"
 
     polydistill(project, "eval", "runs/first", "--json", "eval.json")
     evaluated = json.loads((project / "eval.json").read_text())

@@ -263,6 +263,62 @@ def test_going_on_with_something_else_is_refused_by_name(project: Path, whole: P
     ended_alike(run, whole)
 
 
+@pytest.mark.timeout(300)
+def test_what_changes_nothing_learned_may_change_and_the_rest_that_may_is_said(project: Path, whole: Path) -> None:
+    assert train(project, "longer", "SIGTERM 2").returncode == 128 + signal.SIGTERM
+    done = train(project, "longer", None, "training.seed=3", "data.max_length=40", "training.max_steps=5")
+    assert done.returncode == 2, done.stderr
+    assert (
+        "(data.max_length: 1024 before, 40 now; training.max_steps: 6 before, 5 now; training.seed: 0 before, 3 now)"
+    ) in done.stderr
+    more = ("training.log_steps=2", "training.keep_checkpoints=5", "training.threads=2", "training.max_steps=8")
+    done = train(project, "longer", None, *more)
+    assert done.returncode == 0, done.stderr
+    says = read_summary(project / "longer" / "summary.json").says
+    assert [one for one in says if one.startswith("from step")] == [
+        "from step 4 on: threads 2, 1 before",
+        "from step 4 on: max_steps 8, 6 before",
+    ]
+    assert [row.step for row in read_metrics(project / "longer" / "metrics.jsonl")[0]] == [1, 2, 3, 4, 6, 8]
+    again = train(project, "longer", None, *more[:-1], "training.max_steps=9", "training.learning_rate=1e-4")
+    assert again.returncode == 0, again.stderr
+    assert "the learning rate of the next step is 0.0001; the checkpoint has 0.001" in again.stderr
+    assert read_summary(project / "longer" / "summary.json").steps == 9
+
+
+def test_a_first_try_that_failed_before_a_step_can_be_mended(project: Path, whole: Path) -> None:
+    run = project / "mended"
+    run.mkdir()
+    (run / "run.lock").touch()
+    kept = (whole / "config.yaml").read_text().replace("learning_rate: 0.001", "learning_rate: 7.0")
+    (run / "config.yaml").write_text(kept.replace("seed: 0", "seed: 5"))
+    (run / "identity.json").write_text("{}")
+    done = train(project, "mended")
+    assert done.returncode == 0, done.stderr
+    ended_alike(run, whole)
+
+
+def test_a_run_says_the_same_from_everywhere_and_is_measured_with_what_it_was(
+    project: Path, whole: Path, tmp_path: Path
+) -> None:
+    for name in ("one", "two"):  # of another project, under the same names
+        saved(tmp_path / name, 9)
+    env = {**os.environ, "PYTHONPATH": f"{os.environ.get('PYTHONPATH', '')}{os.pathsep}{project}"}
+    ask = [*forked.POLYDISTILL, "eval", str(whole), "--json", "found.json"]
+    done = forked.run(ask, cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    score = read_summary(whole / "summary.json").scores[0]
+    assert found["losses"] == score.losses
+    held_out = project / "held-out.jsonl"
+    before = held_out.read_bytes()
+    held_out.write_bytes(before.replace(b"a", b"e"))
+    done = forked.run(ask, cwd=tmp_path, env=env)
+    held_out.write_bytes(before)
+    assert done.returncode == 2, done.stderr
+    assert "measured with something else: the held-out data" in done.stderr
+
+
 def test_a_file_that_cannot_grow_ends_with_its_path_and_spoils_nothing(project: Path, whole: Path) -> None:
     done = train(project, "full", "full 4")
     assert done.returncode == 7, done.stderr

@@ -1,6 +1,7 @@
 """Rows as people have them: read, or refused with the number of the row before anything is made of them."""
 
 import json
+import os
 
 import pytest
 from datasets import Dataset
@@ -131,3 +132,13 @@ def test_a_file_names_the_line_where_a_column_changes_its_kind_or_its_encoding(t
     other.write_bytes(json.dumps({"text": "a"}).encode() + '\n{"text": "größe"}\n'.encode("latin-1"))
     with pytest.raises(DataError, match="line 2: not UTF-8"):
         load_data(str(other), "train")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_a_file_is_known_by_its_content_and_not_by_its_path_and_time(tmp_path, kind):
+    file = tmp_path / f"rows.{kind}"
+    texts = {"jsonl": '{{"text": "{}"}}\n', "csv": "text\n{}\n"}[kind]
+    for word in ("old", "new"):
+        file.write_text(texts.format(word))
+        os.utime(file, (1_700_000_000, 1_700_000_000))
+        assert load_data(str(file), "train")["text"][0] == word

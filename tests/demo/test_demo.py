@@ -25,7 +25,8 @@ from polydistill.objective import ForwardKL
 from polydistill.pipeline import Pipeline
 from polydistill.records import METRICS, RIBBONS, SUMMARY, StepRecord, read_lines, read_ribbons, read_summary
 from polydistill.run.build import build_stack
-from polydistill.run.train import STUDENT, train_run
+from polydistill.run.identity import STUDENT
+from polydistill.run.train import train_run
 from polydistill.teachers import head_of, last_hidden_state
 from polydistill.training import Batch
 from polydistill.training.hearing import Method, hear

@@ -168,6 +168,12 @@ def _flat(values: list) -> list[float]:
 
 
 @pytest.mark.slow
+def test_the_main_rank_may_work_alone_for_longer_than_the_group_waits():
+    said = forked.ranks(2, [WORKER.with_name("alone.py")], env=dict(os.environ, OMP_NUM_THREADS="1"))
+    assert said.count("left") == 2
+
+
+@pytest.mark.slow
 def test_leaving_a_group_does_not_wait_for_a_thread_that_waits_for_the_interpreter():
     said = forked.ranks(2, [WORKER.with_name("leaving.py")], env=dict(os.environ, OMP_NUM_THREADS="1"))
     assert said.count("left") == 2

@@ -4,30 +4,35 @@ import json
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import forked
 import servers
 import torch
 
 from polydistill.cache import Cache, CacheError
-from polydistill.config.file import ConfigError, load_config
+from polydistill.cli.faults import code_of
+from polydistill.config.file import ConfigError, dump_config, load_config
 from polydistill.data.context import DataError
 from polydistill.data.load import load_data
-from polydistill.records import RecordError
-from polydistill.records.seal import refuse_broken
+from polydistill.records import RecordError, RecordWriter, StepRecord, StorageError, read_summary, write_summary
+from polydistill.records.seal import refuse_broken, seal
+from polydistill.report import write_report
 from polydistill.report.folder import read_run
 from polydistill.run.cache import build_cache
 from polydistill.run.doctor import examine
 from polydistill.run.student import weights_hash
 from polydistill.teachers.served import Patience, ServedTeacher
 from polydistill.teachers.source import TeacherUnavailableError
-from polydistill.training.checkpoint import newest_verified
+from polydistill.training.checkpoint import newest_verified, replace_whole
 
 RECORDS = ("metrics.jsonl", "ribbons.jsonl", "summary.json", "certificate.json", "config.yaml")
 
@@ -326,5 +331,128 @@ def of_kills(whole: Path) -> Iterator[Fault]:
         yield Fault("kill", f"moment {number}", inject)
 
 
-CLASSES = (of_a_run, of_a_checkpoint, of_a_cache, of_names, of_configurations, of_data, of_servers)
-LONG = (*CLASSES, of_kills)
+@contextmanager
+def no_room(size: int) -> Iterator[None]:
+    """No file may grow beyond so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def unwritten(what: Callable[[], object], *words: str) -> None:
+    """Exit code 7, and a sentence with the path."""
+    said = refused(StorageError, what, *words)
+    assert "could not be written" in said
+    assert code_of(StorageError()) == 7
+
+
+def row() -> StepRecord:
+    return StepRecord(step=5, loss=1.0)
+
+
+def append(folder: Path) -> None:
+    with RecordWriter(folder / "metrics.jsonl") as writer:
+        writer.write(row())
+
+
+def student(folder: Path) -> None:
+    replace_whole(folder / "student", lambda new: (new.mkdir(parents=True), (new / "w").write_bytes(bytes(5000))))
+
+
+def summarise(whole: Path, run: Path) -> None:
+    write_summary(run / "summary.json", read_summary(whole / "run" / "summary.json"))
+
+
+def configure(whole: Path, run: Path) -> None:
+    dump_config(load_config(whole / "run.yaml"), run / "config.yaml")
+
+
+def build(whole: Path, folder: Path) -> None:
+    build_cache(load_config(whole / "run.yaml"), str(folder), command="polydistill cache build run.yaml")
+
+
+WRITERS: dict[str, tuple[str, Callable[[Path, Path], object]]] = {
+    "page": ("report.html", lambda whole, run: write_report(run)),
+    "summary": ("summary.json", summarise),
+    "configuration": ("config.yaml", configure),
+    "metrics": ("metrics.jsonl", lambda whole, run: append(run)),
+    "checksums": ("checksums.json", lambda whole, run: seal(run, "student")),
+    "student": ("student", lambda whole, run: student(run)),
+}
+
+
+def of_storage(whole: Path) -> Iterator[Fault]:
+    """A disk that is full, a folder that is gone or cannot be written: what was whole is whole, and nothing is left."""
+    for name, (file, write) in WRITERS.items():
+        for size in (0, 40):
+
+            def full(whole: Path, place: Path, write: Any = write, file: str = file, size: int = size) -> None:
+                run = Path(shutil.copytree(whole / "run", place / "run"))
+                before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+                with no_room(size):
+                    unwritten(lambda: write(whole, run), str(run / file))
+                assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+            yield Fault("full disk", f"{name} after {size} bytes", full)
+
+        if name in ("summary", "configuration", "metrics", "student"):
+
+            def nowhere(whole: Path, place: Path, write: Any = write, file: str = file) -> None:
+                (place / "run").write_text("a file stands where the folder was")
+                unwritten(lambda: write(whole, place / "run"), str(place / "run" / file))
+
+            def read_only(whole: Path, place: Path, write: Any = write, file: str = file) -> None:
+                unwritten(lambda: write(whole, Path("/proc/self/run")), "/proc/self/run")
+
+            yield Fault("removed folder", name, nowhere)
+            yield Fault("read-only folder", name, read_only)
+
+    for size in (300, 3000):
+
+        def full_cache(whole: Path, place: Path, size: int = size) -> None:
+            with no_room(size):
+                unwritten(lambda: build(whole, place / "c"), str(place / "c"))
+            assert not list((place / "c").glob(".*"))
+            build(whole, place / "c")
+            for path in (whole / "cache").iterdir():
+                assert (place / "c" / path.name).read_bytes() == path.read_bytes(), path.name
+
+        yield Fault("full disk", f"cache after {size} bytes", full_cache)
+
+    def gone(whole: Path, place: Path) -> None:
+        run = Path(shutil.copytree(whole / "run", place / "run"))
+        with RecordWriter(run / "metrics.jsonl") as writer:
+            shutil.rmtree(run)
+            unwritten(lambda: writer.write(row()), "metrics.jsonl", "it was removed while the run wrote it")
+
+    yield Fault("removed folder", "metrics, under way", gone)
+
+
+def of_signals(whole: Path) -> Iterator[Fault]:
+    """A signal at a moment of the whole command: its exit code, or the end; then the same student."""
+    chance = random.Random(1)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        for turn in range(2):
+
+            def inject(whole: Path, place: Path, number: int = number, moment: float = chance.random()) -> None:
+                words = ("train", str(whole / "run.yaml"), f"output={place / 'run'}")
+                process, ready = command(place, *words), place / "run" / "config.yaml"
+                while not ready.is_file() and process.poll() is None:
+                    time.sleep(0.01)
+                time.sleep(moment * 3)
+                process.send_signal(number)
+                assert process.wait(120) in (0, 128 + number), process.stderr
+                assert "Traceback" not in process.stderr, process.stderr
+                again = command(place, *words)
+                assert again.wait(240) == 0, again.stderr
+                assert weights_hash(place / "run" / "student") == weights_hash(whole / "run" / "student")
+                assert not [one for one in examine(str(place / "run")) if one.mend]
+
+            yield Fault("signal", f"{signal.Signals(number).name}, moment {turn}", inject)
+
+
+CLASSES = (of_a_run, of_a_checkpoint, of_a_cache, of_names, of_configurations, of_data, of_servers, of_storage)
+LONG = (*CLASSES, of_kills, of_signals)

@@ -198,5 +198,5 @@ def test_eight_clients_of_mixed_sizes_leave_health_prompt_and_memory_flat(folder
     late = sorted(health)[len(health) * 99 // 100]
     print(f"/health of {len(health)}: median {statistics.median(health):.4f} s, 99% {late:.4f} s")
     print(f"resident: {[level >> 20 for level in levels]} MiB")
-    assert statistics.median(health) < 0.1
+    assert late < 0.1
     assert levels[-1] < 1.1 * levels[0]

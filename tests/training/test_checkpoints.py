@@ -179,7 +179,7 @@ def test_rotation_keeps_the_newest_verified_ones_and_removes_unfinished_older_on
 def test_rotation_spares_the_best_and_does_nothing_without_a_limit_or_a_verified_checkpoint(tmp_path):
     folders(tmp_path, 1, 2, 3)
     assert rotate(tmp_path, None) == []
-    rotate(tmp_path, 1, spare=tmp_path / "checkpoint-1")
+    rotate(tmp_path, 1, spare=[tmp_path / "checkpoint-1"])
     assert names(tmp_path) == [1, 3]
     for folder in in_order(tmp_path):
         cut(folder / "weights")

@@ -129,6 +129,19 @@ def test_a_run_writes_over_no_model_that_it_reads_and_not_where_the_command_is_r
         with pytest.raises(ConfigError, match=sentence):
             refuse_place(run(output=output), tmp_path / output)
     refuse_place(run(), tmp_path / "runs/one")
+    one = tmp_path / "runs/one"
+    one.mkdir(parents=True)
+    for name in ("measured.json", "slurm-7.out", ".gitkeep"):
+        (one / name).touch()
+    refuse_place(run(), one)
+    (one / "README.md").write_text("mine")
+    with pytest.raises(ConfigError, match=r"runs/one is not empty and holds no run \(README.md\); choose a folder"):
+        refuse_place(run(), one)
+    (one / "run.lock").touch()
+    refuse_place(run(), one)
+    models.saved(one / "checkpoint-2")
+    with pytest.raises(ConfigError, match="would write over teacher 'w'"):
+        refuse_place(run(teachers={"w": str(one / "checkpoint-2")}), one)
 
 
 def test_extra_overrules_no_key_and_the_environment_no_precision(monkeypatch):

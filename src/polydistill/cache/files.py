@@ -17,6 +17,7 @@ import xxhash
 from fsspec.implementations.local import LocalFileSystem
 
 from polydistill.cache.manifest import CacheError, FileRecord
+from polydistill.records.files import storing
 
 
 class Files:
@@ -69,26 +70,31 @@ class Files:
         return self.system.cat_file(self.path(name))
 
     def write(self, name: str, data: bytes) -> None:
-        """A whole file, or nothing under that name."""
+        """A whole file, or nothing under that name.
+
+        Raises:
+            StorageError: it could not be written.
+        """
         if not self.local:
             self.system.pipe_file(self.path(name), data)
             return
         folder = Path(self.root)
-        folder.mkdir(parents=True, exist_ok=True)
         unfinished = folder / f".{name}.{uuid.uuid4().hex[:8]}"
-        try:
-            with unfinished.open("wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            unfinished.rename(folder / name)
-        finally:
-            unfinished.unlink(missing_ok=True)
-        directory = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        with storing(folder / name):
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                with unfinished.open("wb") as stream:
+                    stream.write(data)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                unfinished.rename(folder / name)
+            finally:
+                unfinished.unlink(missing_ok=True)
+            directory = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
 
     def remove(self, name: str) -> None:
         """Away with a file."""

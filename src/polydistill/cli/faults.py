@@ -22,6 +22,7 @@ CODES = {
     "ModelRefusedError": CONFIG,
     "NonFiniteValueError": NUMERICS,
     "NonFiniteError": NUMERICS,
+    "DivergedError": NUMERICS,
     "InfeasibleError": NUMERICS,
     "StudentDiffersError": NUMERICS,
     "LockedError": LOCKED,

@@ -132,14 +132,15 @@ def train(config: ConfigFile, overrides: Overrides = None, json_file: JsonFile =
     from polydistill.config.file import load_config
     from polydistill.records import REPORT
     from polydistill.report import write_report
+    from polydistill.run.identity import STUDENT
     from polydistill.run.student import weights_hash
-    from polydistill.run.train import STUDENT, finished, refuse_unmet, train_run
+    from polydistill.run.train import finished, refuse_unmet, train_run
 
     run = load_config(config, overrides or ())
     _quiet()
     command = shlex.join(["polydistill", "train", str(config), *(overrides or ())])
     folder = Path(run.output)
-    done = finished(folder) is not None
+    done = finished(folder, run.training.max_steps) is not None
     summary = train_run(run, command, console)
     if not summary.steps:  # another rank than the main one
         return
@@ -325,6 +326,7 @@ def _scores(summary: Any) -> None:
 
 
 def _write(path: Path | None, content: Any) -> None:
+    from polydistill.records import write_whole
+
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+        write_whole(path, json.dumps(content, indent=2, default=str) + "\n")

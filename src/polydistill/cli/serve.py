@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 from typing import Annotated
 
 import typer
@@ -71,4 +72,5 @@ def serve(  # noqa: PLR0913
         timeout_keep_alive=30,
         limit_concurrency=CONNECTIONS,
     )
+    sys.setswitchinterval(0.001)  # threads that read and write for clients leave the event loop its turn
     uvicorn.Server(config).run(sockets=[listener])

@@ -226,6 +226,9 @@ class TrainingConfig(Section):
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
     seed: int = Field(default=0, ge=0)
+    skip_spikes: bool = Field(
+        default=True, description="leave out updates of steps whose loss is far above its level; often, and it stops"
+    )
     bf16: bool = False
     gradient_checkpointing: bool = False
     log_steps: int = Field(default=10, ge=1)

@@ -12,6 +12,8 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
+import datasets
+import xxhash
 import zstandard
 from datasets import concatenate_datasets, interleave_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError
@@ -167,9 +169,20 @@ def _of_files(source: str, kind: str | None, files: list[Path], streaming: bool)
     kind = kind or str(format_of(str(files[0])))
     names = [glob.escape(str(path)) for path in files]
     try:
-        return load_dataset(kind, data_files=names, split="train", streaming=streaming)
+        kept = None if streaming else _by_content(files)
+        return load_dataset(kind, data_files=names, split="train", streaming=streaming, cache_dir=kept)
     except (DatasetGenerationError, ValueError, OSError, EOFError, lzma.LZMAError) as error:
         raise DataError(f"{source} cannot be read as {kind}: {_first_line(error.__cause__ or error)}") from error
+
+
+def _by_content(files: Sequence[Path]) -> str:
+    """Where the library may keep what it makes of files: it would know them again by their paths and times alone."""
+    digest = xxhash.xxh3_128()
+    for path in files:
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return str(Path(datasets.config.HF_DATASETS_CACHE) / "polydistill" / digest.hexdigest())
 
 
 def _first_line(error: BaseException) -> str:

@@ -38,7 +38,8 @@ from polydistill.records import (
 )
 from polydistill.records.seal import seal
 from polydistill.report import write_report
-from polydistill.run.train import STUDENT, locked, train_run
+from polydistill.run.identity import STUDENT
+from polydistill.run.train import locked, train_run
 from polydistill.target import Pool
 
 RUN = "run.yaml"

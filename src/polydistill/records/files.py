@@ -3,11 +3,13 @@
 import errno
 import os
 import tempfile
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated
+from typing import Annotated, Any
 
 import xxhash
 from pydantic import Field, TypeAdapter, ValidationError
@@ -34,6 +36,25 @@ REPORT = "report.html"
 
 class RecordError(ValueError):
     """A file of records cannot be read; names the file and the line."""
+
+
+class StorageError(OSError):
+    """A file or folder could not be written; the sentence names it and says why."""
+
+
+@contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Say of any failure to write where it was.
+
+    Raises:
+        StorageError: the system refused.
+    """
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        raise StorageError(f"{path} could not be written: {error.strerror or error}") from error
 
 
 class SchemaVersionError(RecordError):
@@ -78,31 +99,35 @@ class RecordWriter:
 
     def __init__(self, path: Path | str, mark: "Mark | None" = None) -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        content = self.path.read_bytes()
-        content = content[: content.rfind(b"\n") + 1 if mark is None else mark.size]
-        self._digest, self._size = xxhash.xxh3_64(content), len(content)
+        with storing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        self._digest, self._size = xxhash.xxh3_64(), 0
+        with self.path.open("rb") as stream:
+            for line in stream:
+                kept = line if mark is None else line[: mark.size - self._size]
+                if not kept or (mark is None and not line.endswith(b"\n")):
+                    break
+                self._digest.update(kept)
+                self._size += len(kept)
         if mark is not None and self.mark() != mark:
             os.close(self._file)
             raise RecordError(
                 f"{path} is not what the run wrote: its first {mark.size} bytes were cut or changed; restore it, or "
                 "remove it to go on without its rows"
             )
-        os.ftruncate(self._file, len(content))
+        os.ftruncate(self._file, self._size)
 
     def write(self, record: Record) -> None:
         """Append one record."""
         line = record.model_dump_json().encode() + b"\n"
         self._digest.update(line)
         self._size += len(line)
-        try:
+        with storing(self.path):
             if not os.fstat(self._file).st_nlink:
                 raise OSError(errno.EIO, "it was removed while the run wrote it")
             while line:
                 line = line[os.write(self._file, line) :]
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self.path)) from error
 
     def mark(self) -> "Mark":
         """Where the file ends now, and what it holds up to there."""
@@ -123,6 +148,18 @@ class RecordWriter:
         self.close()
 
 
+def each_line(path: Path | str) -> Iterator[Line]:
+    """As `read_lines`, one at a time."""
+    with Path(path).open("rb") as stream:
+        for number, line in enumerate(stream, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield _LINE.validate_json(line)
+            except ValidationError as error:
+                raise _refusal(error, f"{path}, line {number}") from error
+
+
 def read_lines(path: Path | str) -> list[Line]:
     """Every record of a JSONL file in the order of writing; an unterminated last line is left out.
 
@@ -131,39 +168,69 @@ def read_lines(path: Path | str) -> list[Line]:
         SchemaVersionError: a record is of another version.
         RecordError: any other line cannot be read.
     """
-    content = Path(path).read_bytes()
-    lines = content[: content.rfind(b"\n") + 1].splitlines()
-    records = []
-    for number, line in enumerate(lines, 1):
-        try:
-            records.append(_LINE.validate_json(line))
-        except ValidationError as error:
-            raise _refusal(error, f"{path}, line {number}") from error
-    return records
+    return list(each_line(path))
 
 
-def read_metrics(path: Path | str) -> tuple[list[StepRecord], list[EvaluationRecord]]:
+def read_metrics(path: Path | str, most: int | None = None) -> tuple[list[StepRecord], list[EvaluationRecord]]:
     """What happened, in order of steps: the last record of each student and step, less what a resume undid.
+
+    Args:
+        path: of the file; it is read line by line.
+        most: step records of a student at most; means of neighbours, at the last step of each group, where there are
+            more. None gives them all.
 
     Raises:
         FileNotFoundError: there is no such file.
         SchemaVersionError: a record is of another version.
         RecordError: any other line cannot be read.
     """
-    steps: dict[tuple[str, int], StepRecord] = {}
+    kept: dict[tuple[str, int], int] = {}
     evaluations: dict[tuple[str, int], EvaluationRecord] = {}
-    for record in read_lines(path):
+    for number, record in enumerate(each_line(path)):
         if isinstance(record, ResumeRecord):
-            steps = {key: kept for key, kept in steps.items() if kept.step <= record.step}
-            evaluations = {key: kept for key, kept in evaluations.items() if kept.step <= record.step}
+            kept = {key: line for key, line in kept.items() if key[1] <= record.step}
+            evaluations = {key: one for key, one in evaluations.items() if one.step <= record.step}
         elif isinstance(record, StepRecord):
-            steps[record.student, record.step] = record
+            kept[record.student, record.step] = number
         elif isinstance(record, EvaluationRecord):
             evaluations[record.student, record.step] = record
-    return (
-        sorted(steps.values(), key=lambda record: record.step),
-        sorted(evaluations.values(), key=lambda record: record.step),
-    )
+    students = Counter(student for student, _ in kept)
+    group = max(1, -(-max(students.values(), default=0) // most)) if most else 1
+    last = sorted(evaluations.values(), key=lambda record: record.step)
+    return sorted(_grouped(path, set(kept.values()), group), key=lambda record: record.step), last
+
+
+def _grouped(path: Path | str, lines: set[int], group: int) -> Iterator[StepRecord]:
+    """Step records of these lines, each student's so many at a time as one."""
+    waiting: dict[str, list[StepRecord]] = defaultdict(list)
+    for number, record in enumerate(each_line(path)):
+        if number in lines and isinstance(record, StepRecord):
+            waiting[record.student].append(record)
+            if len(waiting[record.student]) == group:
+                yield mean_of(waiting.pop(record.student))
+    yield from map(mean_of, waiting.values())
+
+
+def mean_of(records: list[StepRecord]) -> StepRecord:
+    """Neighbours as one: means of what was measured, sums of seconds; the rest is the last one's."""
+    last = records[-1]
+    if len(records) == 1:
+        return last
+    trees = [record.model_dump(include=MEANS) for record in records]
+    seconds = sum((Counter(record.seconds) for record in records), Counter[str]())
+    return last.model_copy(update={**_mean(trees), "seconds": dict(seconds)})
+
+
+MEANS = {"loss", "divergence", "cross_entropy", "weights", "raw_weights", "diagnostics"}
+
+
+def _mean(trees: list[dict[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name in dict.fromkeys(key for tree in trees for key in tree):
+        values = [tree[name] for tree in trees if tree.get(name) is not None]
+        nested = bool(values) and isinstance(values[0], dict)
+        found[name] = _mean(values) if nested else sum(values) / len(values) if values else None
+    return found
 
 
 def read_ribbons(path: Path | str) -> list[Ribbon]:
@@ -228,17 +295,20 @@ def sweep(folder: Path, names: Iterable[str]) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Replace a file: under another name, brought to the disk, renamed; nothing is left when that fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    """Replace a file: under another name, brought to the disk, renamed; nothing is left when that fails.
+
+    Raises:
+        StorageError: it could not be written.
+    """
+    with storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)

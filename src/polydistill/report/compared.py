@@ -84,7 +84,7 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
 def _evaluation(folder: Path) -> EvaluationRecord | None:
     """The last one of a run."""
     try:
-        evaluations = read_metrics(folder / METRICS)[1]
+        evaluations = read_metrics(folder / METRICS, most=1)[1]
     except FileNotFoundError:
         return None
     return evaluations[-1] if evaluations else None

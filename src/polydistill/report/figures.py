@@ -158,7 +158,7 @@ def weights(run: Run, student: str) -> Figure | None:
     if limited:
         traces += _constraint_weights(limited, len(tasks))
         layout[_axis("yaxis", len(tasks), long=True)].update(range=[0, 1], tickformat=".0%")
-    averaged = f", running mean over {window} steps" if window > 1 else ""
+    averaged = f", running mean over {window} points" if window > 1 else ""
     return Figure(
         f"weights-{run.students.index(student)}",
         f"Mean weights, {run.label(student)}",

@@ -102,6 +102,10 @@ class Run:
         return dict(sorted(parts.items(), key=lambda item: -item[1]))
 
 
+STEPS_SHOWN = 4000
+"""Step records of a student that are held at once; lines have far fewer points."""
+
+
 def read_run(folder: Path | str) -> Run:
     """Read a run folder; files that are not there are None or empty.
 
@@ -115,7 +119,7 @@ def read_run(folder: Path | str) -> Run:
     refuse_broken(folder, RECORDS)
     metrics, ribbons, summary = folder / METRICS, folder / RIBBONS, folder / SUMMARY
     certificate = folder / CERTIFICATE
-    steps, evaluations = read_metrics(metrics) if metrics.exists() else ([], [])
+    steps, evaluations = read_metrics(metrics, STEPS_SHOWN) if metrics.exists() else ([], [])
     configs = [path for path in (folder / CONFIG, folder / CONFIG.replace(".yaml", ".json")) if path.exists()]
     return Run(
         name=folder.resolve().name,

@@ -175,7 +175,7 @@ def _cached(
 
 
 def _last(folder: Path) -> EvaluationRecord:
-    return read_metrics(folder / METRICS)[1][-1]
+    return read_metrics(folder / METRICS, most=1)[1][-1]
 
 
 def _live(config: RunConfig) -> float | None:

@@ -355,7 +355,9 @@ def build_trainer(config: c.RunConfig, observers: list[Observer] | None = None) 
             **common,
         )
     trainer.masked += code_says(config)
-    trainer.flags = flags
+    trainer.flags, trainer.threads = flags, config.training.threads
+    if not config.training.skip_spikes:
+        trainer.spikes = None
     return trainer
 
 

@@ -2,7 +2,10 @@
 
 import gc
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,9 @@ from torch import distributed
 
 from polydistill.config.file import ConfigError
 from polydistill.training.placement import Placement
+
+ALONE = "polydistill/main"
+"""Key of the group's store that the main rank sets when it has done what it does alone."""
 
 ADAM = 2
 """Numbers that the optimizer keeps per trained parameter."""
@@ -171,6 +177,29 @@ def rejoin() -> None:
         rank=int(known["RANK"]),
         world_size=int(known["WORLD_SIZE"]),
     )
+
+
+@contextmanager
+def main_alone(main: bool) -> Iterator[None]:
+    """What the main rank does alone, for as long as it takes; the others wait at the end of the block.
+
+    They wait at the store, not in a collective, whose time-out (of the group, half an hour) would end them.
+    """
+    if not (distributed.is_available() and distributed.is_initialized()):
+        yield
+        return
+    store = distributed.distributed_c10d._get_default_store()
+    if main:
+        store.delete_key(ALONE)
+    distributed.barrier()
+    try:
+        yield
+    finally:
+        if main:
+            store.set(ALONE, "done")
+        else:
+            store.wait([ALONE], timedelta(days=365))
+    distributed.barrier()
 
 
 def leave() -> None:

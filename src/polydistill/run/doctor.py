@@ -25,19 +25,26 @@ from polydistill.records import (
     SUMMARY,
     RecordError,
     read_certificate,
-    read_lines,
     read_summary,
 )
+from polydistill.records.files import each_line
 from polydistill.records.seal import SEAL, broken
-from polydistill.run.train import LOCK, STUDENT, finished
+from polydistill.run.identity import STUDENT
+from polydistill.run.train import LOCK, finished
 from polydistill.training.checkpoint import PREFIX, in_order, verify
 
 UNFINISHED = re.compile(r"\.(?:[\w.-]+\.\w{8}|report\.html\.\d+|measured\.json\.\d+|checksums\.json)|.*\.tmp")
 """Names under which files are written before they get their own."""
 
+
+def _to_the_end(path: Path) -> None:
+    for _ in each_line(path):
+        pass
+
+
 READERS: dict[str, Callable[[Path], Any]] = {
-    METRICS: read_lines,
-    RIBBONS: read_lines,
+    METRICS: _to_the_end,
+    RIBBONS: _to_the_end,
     CERTIFICATE: read_certificate,
     BEFORE: read_certificate,
     SUMMARY: read_summary,

@@ -12,6 +12,7 @@ from torch import Tensor
 from polydistill.data.pieces import pieces
 from polydistill.logprobs import ROWS, Head, Positions, Statistics, TeacherOutput, logits_of
 from polydistill.objective import ForwardKL, distil
+from polydistill.objective.distil import chunk_bytes
 from polydistill.pipeline import Pipeline
 from polydistill.records import EvaluationRecord, Ribbon
 from polydistill.safety.constrained import Constrained, student_writer
@@ -26,6 +27,9 @@ ALL = "all"
 
 RIBBONS = 6
 """Texts shown token by token."""
+
+ARRAYS = 6
+"""Numbers per row and entry of the vocabulary that the divergence from the pool holds at once."""
 
 
 @dataclass
@@ -68,6 +72,7 @@ def evaluate(  # noqa: PLR0913
     step: int,
     ribbons: int = RIBBONS,
     constraints: Constrained | None = None,
+    loss_bytes: int | None = None,
 ) -> Evaluation:
     """Losses and divergences of the student on held-out batches; nothing is updated.
 
@@ -81,6 +86,7 @@ def evaluate(  # noqa: PLR0913
         step: updates done so far, for the record.
         ribbons: texts shown token by token.
         constraints: limits whose values are measured as well.
+        loss_bytes: byte budget of a chunk, as in training; by device when None.
     """
     was_training = student.training
     student.eval()
@@ -94,8 +100,10 @@ def evaluate(  # noqa: PLR0913
         outputs = listen_to(teachers, batch, rows)
         head, flat = head_of(student, visible), hidden.flatten(0, 1)[rows]
         needs = pipeline.stack.needs | {"student_gap"}
-        outcome = distil(flat, head, outputs, positions, pipeline.decide, ForwardKL(), needs=needs)
-        pool = _kl_to_pool(flat, head, outputs, positions, outcome.log_w)
+        outcome = distil(
+            flat, head, outputs, positions, pipeline.decide, ForwardKL(), needs=needs, loss_bytes=loss_bytes
+        )
+        pool = _kl_to_pool(flat, head, outputs, positions, outcome.log_w, loss_bytes)
         limited.add(flat, head, outputs, positions, batch, rows)
         _add(sums, pipeline.tasks, pipeline.teachers, positions, outcome.statistics, outcome.cross_entropy, pool)
         texts += _by_text(outcome.cross_entropy, positions, rows // batch.input_ids.shape[1], len(batch.input_ids))
@@ -145,6 +153,7 @@ def evaluate_trainer(trainer: Taught, student: Any, *, finished: bool = True) ->
         step=trainer.state.global_step,
         ribbons=RIBBONS if finished else 0,
         constraints=trainer.constraints if finished else None,
+        loss_bytes=trainer.device_bytes if trainer.loss_bytes is None else trainer.loss_bytes,
     )
 
 
@@ -201,13 +210,18 @@ def _kl_to_pool(
     outputs: Sequence[TeacherOutput],
     positions: Positions,
     log_w: Float[Tensor, "N K"],
+    loss_bytes: int | None,
 ) -> Float[Tensor, " N"]:
-    """`KL(sum_k w_k p_k || q)` on the positions with loss, 0 elsewhere."""
+    """`KL(sum_k w_k p_k || q)` on the positions with loss, 0 elsewhere; one teacher's [n, V] at a time."""
     result = torch.zeros(len(hidden), device=hidden.device)
-    for rows in positions.has_loss.nonzero().squeeze(1).split(ROWS):
+    budget = chunk_bytes(hidden.device) if loss_bytes is None else loss_bytes
+    most = max(1, min(ROWS, budget // (ARRAYS * 4 * outputs[0].vocabulary)))
+    for rows in positions.has_loss.nonzero().squeeze(1).split(most):
         log_q = head.logits(hidden[rows]).log_softmax(-1)
-        teacher_log_p = [logits_of(s, rows).log_softmax(-1).to(log_q) for s in outputs]
-        pooled = (torch.stack(teacher_log_p, -1) + log_w[rows][:, None, :]).logsumexp(-1)
+        pooled = torch.full_like(log_q, -torch.inf)
+        for k, output in enumerate(outputs):
+            log_p = logits_of(output, rows).log_softmax(-1).to(log_q)
+            pooled = torch.logaddexp(pooled, log_p.add_(log_w[rows, k, None]))
         result[rows] = (pooled.exp() * (pooled - log_q)).sum(-1)
     return result
 

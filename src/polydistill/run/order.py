@@ -19,6 +19,7 @@ from polydistill.config.file import ConfigError
 from polydistill.config.run import AnyTeacher, RunConfig
 from polydistill.config.safety import OrderSection, RulesSeverity, UnsafeMassConfig
 from polydistill.data.context import DataError
+from polydistill.records import write_whole
 from polydistill.run.measure import Measured, inversions, measure_run, measured_data
 from polydistill.safety import scores_of
 
@@ -166,11 +167,8 @@ def keep_measured(config: RunConfig, found: Mapping[str, Any]) -> Path:
     """Write `measured.json` into the run's folder; on the main rank of a distributed run only."""
     path = Path(config.output) / MEASURED
     if int(os.environ.get("RANK", "0")) == 0:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{MEASURED}.{os.getpid()}")
         content = {**found, "of": measured_of(config)}
-        temporary.write_text(json.dumps({**content, "xxh3": _seal(content)}, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        write_whole(path, json.dumps({**content, "xxh3": _seal(content)}, indent=2) + "\n")
     return path
 
 

@@ -16,6 +16,7 @@ from polydistill.diagnostics import mean_weights, summarise
 from polydistill.guarantee import Guarantee
 from polydistill.pipeline import Pipeline
 from polydistill.records import EMPTY, METRICS, ConstraintRecord, Mark, RecordWriter, ResumeRecord, StepRecord
+from polydistill.run.devices import main_alone
 from polydistill.run.evaluate import evaluate_trainer, record_on_the_way
 from polydistill.safety import Verdict, effect
 from polydistill.safety.constrained import Constrained
@@ -163,7 +164,8 @@ class Recorder(TrainerCallback):
         if trainer is None or (trainer.own_text and whole_elsewhere(trainer)):
             return
         if trainer.own_text:
-            found = evaluate_trainer(trainer, trainer.accelerator.unwrap_model(trainer.model), finished=False)
+            with main_alone(state.is_world_process_zero):
+                found = evaluate_trainer(trainer, trainer.accelerator.unwrap_model(trainer.model), finished=False)
             record = None if found is None else found.record
         else:
             record = record_on_the_way(trainer)

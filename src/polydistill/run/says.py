@@ -50,9 +50,9 @@ def unheard_says(trainer: Taught) -> list[str]:
 
 
 def learning_says(trainer: Taught) -> list[str]:
-    """What may be said about how it learned: a modified gradient, and weights that moved as fast as the student."""
+    """What may be said about how it learned: a modified gradient, weights as fast as the student, updates left out."""
     warned = "" if trainer.watch is None else trainer.watch.warned
-    return [*trainer.said, *filter(None, [warned])]
+    return [*trainer.said, *filter(None, [warned]), *([] if trainer.spikes is None else trainer.spikes.says())]
 
 
 def with_held_out(summary: RunSummary, evaluation: Evaluation | None) -> RunSummary:

@@ -14,7 +14,7 @@ from polydistill.logprobs import HiddenStates, logits_of
 from polydistill.objective import ForwardKL
 from polydistill.records import CONFIG
 from polydistill.run.build import build_trainer
-from polydistill.run.train import STUDENT
+from polydistill.run.identity import STUDENT
 from polydistill.teachers import head_of, last_hidden_state
 from polydistill.training.batch import Batch
 from polydistill.training.hearing import Method, hear

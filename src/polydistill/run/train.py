@@ -18,7 +18,7 @@ from transformers.trainer_callback import ProgressCallback as TqdmCallback
 
 from polydistill import __version__
 from polydistill.config.file import ConfigError, dump_config, load_config
-from polydistill.config.run import RunConfig
+from polydistill.config.run import CachedTeacherConfig, RunConfig
 from polydistill.data.severity import shares
 from polydistill.promises import says
 from polydistill.records import (
@@ -37,14 +37,15 @@ from polydistill.records import (
     write_ribbons,
     write_summary,
 )
+from polydistill.records.files import storing
 from polydistill.records.seal import SEAL, refuse_broken, seal
 from polydistill.run.build import build_trainer
 from polydistill.run.cache import refuse_unheard
 from polydistill.run.card import write_card
 from polydistill.run.certificates import NOT_TRAINED, certify_learned, write_certificate
-from polydistill.run.devices import leave, rejoin
+from polydistill.run.devices import leave, main_alone, rejoin
 from polydistill.run.evaluate import ALL, Evaluation, evaluate_trainer, weighted_mean
-from polydistill.run.identity import IDENTITY, identify
+from polydistill.run.identity import IDENTITY, STUDENT, identify, located, refuse_another, refuse_others
 from polydistill.run.interrupted import InterruptedRunError, StopOnSignal, stopping_on_signals
 from polydistill.run.order import check_order
 from polydistill.run.progress import ProgressCallback
@@ -53,12 +54,9 @@ from polydistill.run.says import learning_says, safety_says, with_held_out
 from polydistill.run.student import few_logits, merged, save_student, whole_student
 from polydistill.safety.constrained import InfeasibleError
 from polydistill.teachers import TeacherUnavailableError
-from polydistill.training.checkpoint import in_order, replace_whole
+from polydistill.training.checkpoint import PREFIX, in_order, replace_whole
 from polydistill.training.partial import foreign_says, served_says
 from polydistill.training.taught import Observer, Taught
-
-STUDENT = "student"
-"""Folder of the finished student inside a run."""
 
 LOCK = "run.lock"
 
@@ -74,15 +72,19 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         LockedError: another process holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with storing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     if int(os.environ.get("RANK", "0")) != 0:
         yield
         return
     lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise LockedError(f"{folder} is in use by another process; wait for it, or choose another `output`") from None
+    with storing(folder):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise LockedError(
+                f"{folder} is in use by another process; wait for it, or choose another `output`"
+            ) from None
     try:
         yield
     finally:
@@ -110,8 +112,8 @@ def train_run(
     refuse_place(config, folder)
     with locked(folder):
         sweep(folder, (CONFIG, IDENTITY, CERTIFICATE, BEFORE, RIBBONS, SUMMARY, REPORT))
-        _same_run(config, folder)
-        if (summary := finished(folder)) is None:
+        refuse_another(config, folder)
+        if (summary := finished(folder, config.training.max_steps)) is None:
             try:
                 with stopping_on_signals() as stop:
                     summary = _train(config, folder, command, console, observers, stop)
@@ -127,14 +129,19 @@ def train_run(
     return summary
 
 
-def finished(folder: Path) -> RunSummary | None:
-    """What came out of a run whose last step is done and whose student, evaluation and summary are written."""
+def finished(folder: Path, steps: int = -1) -> RunSummary | None:
+    """What came out of a run whose last step is done and whose student, evaluation and summary are written.
+
+    Args:
+        folder: of the run.
+        steps: that are asked for, where that is known; a run that ended after fewer is not finished.
+    """
     if not (folder / SUMMARY).is_file() or not any((folder / STUDENT).glob("*.safetensors")):
         return None
     with suppress(OSError, ValueError, TypeError):  # a damaged checkpoint takes nothing from the student
         for last in in_order(folder)[-1:]:
             state = TrainerState.load_from_json(str(last / TRAINER_STATE_NAME))
-            if state.global_step < state.max_steps:
+            if state.global_step < max(state.max_steps, steps):
                 return None
     return read_summary(folder / SUMMARY)
 
@@ -161,8 +168,9 @@ def _train(
     identify(config, folder, trainer)
     main = trainer.is_world_process_zero()
     if main:
-        (folder / SEAL).unlink(missing_ok=True)  # what it speaks of is about to change
-        dump_config(config, folder / CONFIG)
+        for stale in (SEAL, SUMMARY):  # what they speak of is about to change
+            (folder / stale).unlink(missing_ok=True)
+        dump_config(located(config), folder / CONFIG)
         write_certificate(folder, trainer.pipeline, says(trainer.promises()), NOT_TRAINED)
         if order is not None and console is not None:
             console.print(order.lines()[0], highlight=False, markup=False, soft_wrap=True)
@@ -175,21 +183,20 @@ def _train(
         student = merged(student, trainer.flags or {})
         replace_whole(folder / STUDENT, partial(save_student, student, trainer.processing_class, trained))
         certify_learned(folder, trainer.pipeline, says(trainer.promises()))
-    try:
-        evaluation = evaluate_trainer(trainer, student)
-    except TeacherUnavailableError as error:
-        raise TeacherUnavailableError(
-            f"{error}\nthe student is trained and saved in {folder / STUDENT}; `polydistill eval "
-            f"{shlex.quote(str(folder))}` measures it "
-            "when the teacher answers again"
-        ) from error
-    if main:
-        summary = _summary(config, trainer, evaluation, recorder, command, started, recorder.wall())
-        if order is not None:
-            summary = summary.model_copy(update={"says": [*summary.says, order.says]})
-        summary = with_held_out(summary, evaluation)
-        _leave_behind(config, folder, says(trainer.promises()), evaluation, summary)
-    trainer.accelerator.wait_for_everyone()
+    with main_alone(main):
+        try:
+            evaluation = evaluate_trainer(trainer, student)
+        except TeacherUnavailableError as error:
+            raise TeacherUnavailableError(
+                f"{error}\nthe student is trained and saved in {folder / STUDENT}; `polydistill eval "
+                f"{shlex.quote(str(folder))}` measures it when the teacher answers again"
+            ) from error
+        if main:
+            summary = _summary(config, trainer, evaluation, recorder, command, started, recorder.wall())
+            if order is not None:
+                summary = summary.model_copy(update={"says": [*summary.says, order.says]})
+            summary = with_held_out(summary, evaluation)
+            _leave_behind(config, folder, says(trainer.promises()), evaluation, summary)
     trainer.accelerator.end_training()
     return summary
 
@@ -200,33 +207,38 @@ def hardware() -> str:
     return f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads{gpu}"
 
 
+BESIDE, LOGS = {"cache", "measured.json"}, (".log", ".out", ".err")
+"""What other commands, and whoever runs them, write into a run's folder before it begins."""
+
+
+def _is_in(model: Path, folder: Path) -> bool:
+    return model.is_dir() and folder in (model.resolve(), *model.resolve().parents)
+
+
 def refuse_place(config: RunConfig, folder: Path) -> None:
-    """A run writes into a folder of its own.
+    """A run writes into a new or empty folder, or into its own; what a terminal or a scheduler logs there may be there.
 
     Raises:
-        ConfigError: it would write over a model that it reads, or into the folder where the command is run.
+        ConfigError: the folder is someone else's, or a model that the run reads is in it.
     """
-    place = folder.resolve()
-    if place == Path.cwd() and not (folder / LOCK).is_file():
+    place, own = folder.resolve(), (folder / LOCK).is_file()
+    if place == Path.cwd() and not own:
         raise ConfigError(f"output: {folder} is the folder where this command is run; choose one of the run's own")
     models = {"the student": config.student.model} | {
-        f"teacher {name!r}": section.source for name, section in config.teachers.items() if section.source
+        f"teacher {name!r}": section.source
+        for name, section in config.teachers.items()
+        if section.source and not isinstance(section, CachedTeacherConfig)
     }
     for who, source in models.items():
-        read = Path(source).resolve()
-        if Path(source).is_dir() and read in (place, place / STUDENT):
+        inside = Path(source).resolve().relative_to(place).parts if _is_in(Path(source), place) else None
+        if inside is not None and (not inside or inside[0] == STUDENT or inside[0].startswith(PREFIX)):
             raise ConfigError(f"output: {folder} would write over {who}, which is read from {source}; choose another")
-
-
-def _same_run(config: RunConfig, folder: Path) -> None:
-    if not (folder / CONFIG).is_file():
-        return
-    before, now = load_config(folder / CONFIG).model_dump(), config.model_dump()
-    different = sorted(key for key in now if before.get(key) != now[key])
-    if different:
+    there = [] if own or not folder.is_dir() else sorted(one.name for one in folder.iterdir())
+    theirs = [name for name in there if not (name in BESIDE or name.startswith(".") or name.endswith(LOGS))]
+    if theirs:
         raise ConfigError(
-            f"{folder} holds a run with another configuration (it differs in {', '.join(different)}); choose another "
-            "`output`, or remove the folder to start anew"
+            f"output: {folder} is not empty and holds no run ({', '.join(theirs[:3])}{', ...' if theirs[3:] else ''}); "
+            "choose a folder of the run's own"
         )
 
 
@@ -271,6 +283,7 @@ def _summary(
             *says(trainer.promises()),
             *safety_says(trainer),
             *learning_says(trainer),
+            *trainer.changes,
             *served_says(trainer.teachers, trainer.pipeline.guarantee()),
             *foreign_says(trainer.teachers, trainer.pipeline.guarantee()),
         ],
@@ -327,6 +340,7 @@ def evaluate_run(folder: Path, overrides: Sequence[str] = ()) -> Evaluation:
         raise ConfigError(f"{folder}: the run has no held-out data; give some: {command} data.evaluation=FILE")
     student = config.student.model_copy(update={"model": str(folder / STUDENT), "lora": None, "revision": None})
     trainer = build_trainer(config.model_copy(update={"student": student}))
+    refuse_others(config, folder)
     evaluation = evaluate_trainer(trainer, whole_student(trainer))
     if evaluation is None:
         raise ConfigError(f"{folder}: the held-out data has no `completion`, so that there is no loss to measure")

@@ -3,13 +3,16 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import xxhash
 from safetensors import SafetensorError
+
+from polydistill.records import StorageError
+from polydistill.records.files import storing as of_the_system
 
 MANIFEST = "polydistill_manifest.json"
 STATE = "polydistill_state.safetensors"
@@ -19,10 +22,6 @@ DUAL = "constraints/"
 PROBE = "probe/"
 DEVICE_BYTES = "objective/device_bytes"
 SCHEMA = 1
-
-
-class StorageError(OSError):
-    """A folder could not be written; the sentence names it and says why."""
 
 
 class CheckpointError(ValueError):
@@ -52,9 +51,8 @@ def storing(folder: Path) -> Iterator[None]:
         StorageError: for errors of the system, and for those of safetensors and torch, which have types of their own.
     """
     try:
-        yield
-    except OSError as error:
-        raise StorageError(f"{error.filename or folder} could not be written: {error.strerror or error}") from error
+        with of_the_system(folder):
+            yield
     except (SafetensorError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
             raise
@@ -123,7 +121,12 @@ def verify(folder: Path, run: str | None = None) -> Fault | None:
 def in_order(run: Path) -> list[Path]:
     """Checkpoint folders of a run, oldest first."""
     found = [path for path in run.glob(PREFIX + "*") if path.is_dir() and path.name[len(PREFIX) :].isdecimal()]
-    return sorted(found, key=lambda path: int(path.name[len(PREFIX) :]))
+    return sorted(found, key=step_of)
+
+
+def step_of(folder: Path) -> int:
+    """The step after which a checkpoint was written."""
+    return int(folder.name[len(PREFIX) :])
 
 
 def newest_verified(run: Path, identity: str | None = None) -> tuple[Path | None, list[Fault]]:
@@ -137,13 +140,13 @@ def newest_verified(run: Path, identity: str | None = None) -> tuple[Path | None
     return None, faults
 
 
-def rotate(run: Path, keep: int | None, spare: Path | None = None, identity: str | None = None) -> list[Path]:
+def rotate(run: Path, keep: int | None, spare: Iterable[Path] = (), identity: str | None = None) -> list[Path]:
     """Delete the oldest verified checkpoints beyond `keep`, and unfinished ones older than the newest verified one.
 
     Args:
         run: folder of the checkpoints.
         keep: how many verified ones stay; None keeps all.
-        spare: a checkpoint that is never deleted (the best one).
+        spare: checkpoints that are never deleted (the best one).
         identity: of the run whose checkpoints count.
     """
     if keep is None or keep <= 0:
@@ -151,13 +154,9 @@ def rotate(run: Path, keep: int | None, spare: Path | None = None, identity: str
     good = [folder for folder in in_order(run) if verify(folder, identity) is None]
     if not good:
         return []
-    survivors = {*good[-keep:], *({spare.resolve()} if spare is not None else set())}
-    newest = int(good[-1].name[len(PREFIX) :])
-    gone = [
-        folder
-        for folder in in_order(run)
-        if folder not in survivors and folder.resolve() not in survivors and int(folder.name[len(PREFIX) :]) < newest
-    ]
+    survivors = {folder.resolve() for folder in (*good[-keep:], *spare)}
+    newest = step_of(good[-1])
+    gone = [folder for folder in in_order(run) if folder.resolve() not in survivors and step_of(folder) < newest]
     for folder in gone:
         shutil.rmtree(folder)
     return gone

@@ -1,8 +1,10 @@
 """What every trainer of ours does about checkpoints: operator state inside, manifest last, verified on resume."""
 
+import copy
 import json
 import random
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -10,14 +12,17 @@ from typing import Any, cast
 import numpy
 import torch
 from safetensors.torch import load_file, save_file
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
+from polydistill.objective.distil import chunk_bytes
 from polydistill.pipeline import Pipeline
 from polydistill.safety.constrained import Constrained, student_writer
 from polydistill.teachers import TeacherUnavailableError
 from polydistill.training import checkpoint
 from polydistill.training.checkpoint import CheckpointError
+from polydistill.training.spikes import RETURNS, DivergedError, Spikes
 from polydistill.training.step import NonFiniteValueError
 from polydistill.training.watch import Watch
 
@@ -25,6 +30,10 @@ logger = logging.get_logger(__name__)
 
 HISTORY = 1000
 """Rows of a trainer's `log_history` after its oldest evaluations."""
+
+
+PENDING = ("pending", "pending_count"), ("total", "count", "safest_total", "safest_count")
+"""Buffers of an operator, and of the dual, that hold what was observed since the last commit."""
 
 
 class Checkpointed(Trainer):
@@ -37,13 +46,20 @@ class Checkpointed(Trainer):
         device_bytes: byte budget of the objective's chunks that follows from this device; a run that goes on elsewhere
             keeps it, so that sums are formed in the same order. None on a CPU, whose budget is a constant.
         resumed: the checkpoint that training is about to go on from.
+        spikes: the level of the loss, and what was done about steps far above it; None asks for neither.
+        threads: of torch, where somebody has set them; otherwise a run that goes on takes those of its checkpoint.
+        changes: what is another setting than in the checkpoint that training went on from, a sentence each.
         run: what the run is, in a hash; a checkpoint of another one is not resumed from. None asks for none.
     """
 
     pipeline: Pipeline
     constraints: Constrained | None = None
     watch: Watch | None = None
+    spikes: Spikes | None = None
     device_bytes: int | None = None
+    loss_bytes: int | None = None
+    threads: int | None = None
+    changes: tuple[str, ...] = ()
     run: str | None = None
     resumed: Path | None = None
     _total_train_tokens: int
@@ -83,9 +99,96 @@ class Checkpointed(Trainer):
             fault = checkpoint.verify(folder)
             if fault is not None:
                 raise CheckpointError(f"{folder} could not be verified after it was written: {fault.reason}")
-            best = self.state.best_model_checkpoint
-            checkpoint.rotate(folder.parent, keep, Path(best) if best else None, self.run)
+            checkpoint.rotate(folder.parent, keep, self._spared(folder), self.run)
         self.accelerator.wait_for_everyone()  # no rank resumes from, or ends before, a checkpoint that is not whole
+
+    def _spared(self, newest: Path) -> set[Path]:
+        """Checkpoints that are kept whatever their age: the best ones, and the last one without spikes before it."""
+        run, best = newest.parent, self.state.best_model_checkpoint
+        good = _last_good(run, self.run) if _spikes_of(newest).get("skipped") else newest  # which was verified just now
+        levels = {folder: _spikes_of(folder).get("level") for folder in checkpoint.in_order(run)}
+        known = {folder: level for folder, level in levels.items() if level is not None}
+        lowest = [folder for folder, level in known.items() if level == min(known.values())][-1:]
+        return {*lowest, *filter(None, [good]), *([Path(best)] if best else [])}
+
+    def leaves_out(self, step: int) -> bool:
+        """Whether a step's update is left out; its gradients and what was observed in it are then gone.
+
+        Args:
+            step: counted from 1.
+        """
+        assert self.spikes is not None
+        reason = "" if self.is_deepspeed_enabled else self.spikes.judge(step)
+        if not reason:
+            return False
+        logger.warning(reason)
+        self._metrics["train"]["distil/updates_left_out"] = [float(self.spikes.total)]
+        for parameter in cast(Any, self.model).parameters():
+            parameter.grad = None  # to every optimizer: this one does not take part
+        of_an_operator, of_the_dual = PENDING
+        noted = [getattr(part, name, None) for part in self.pipeline.stack.modules() for name in of_an_operator]
+        if self.constraints is not None:
+            noted += [getattr(self.constraints.dual, name) for name in of_the_dual]
+        for buffer in noted:
+            if isinstance(buffer, torch.Tensor):
+                buffer.zero_()
+        return True
+
+    def go_back(self) -> str:
+        """The student, its optimizer and the operators as the last good checkpoint has them; the data goes on.
+
+        Returns the sentence about it.
+
+        Raises:
+            DivergedError: there is none, or it was done often enough.
+        """
+        assert self.spikes is not None
+        step, run = self.state.global_step, Path(str(self.args.output_dir))
+        good = _last_good(run, self.run)
+        advice = "lower training.learning_rate or training.max_grad_norm and give the same command"
+        if good is None:
+            raise DivergedError(
+                f"step {step}: the loss stays far above its level, and there is no checkpoint to go back to; {advice}"
+            )
+        optimizer, scheduler = cast(Any, self.optimizer), cast(Any, self.lr_scheduler)
+        rates = [group["lr"] for group in optimizer.param_groups]
+        schedule = copy.deepcopy(scheduler.state_dict())
+        self._load_from_checkpoint(str(good), self.model_wrapped if self.is_fsdp_enabled else None)
+        super()._load_optimizer_and_scheduler(str(good))
+        scheduler.load_state_dict(schedule)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        state = load_file(good / checkpoint.STATE)
+        self._load_method_state({n: v for n, v in state.items() if not n.startswith(checkpoint.PROBE)})
+        before = self.spikes.returns
+        said = self.spikes.gone_back(_spikes_of(good).get("losses", []), step, checkpoint.step_of(good))
+        if before < RETURNS:
+            return said
+        self.spikes.returns = 0
+        self._save_checkpoint(self.model, None)
+        raise DivergedError(
+            f"step {step}: the loss stays far above its level although the student went back {RETURNS} times; "
+            f"{checkpoint.PREFIX}{step} holds the student of {good.name}; {advice} to go on there"
+        )
+
+    def _load_optimizer_and_scheduler(self, folder: str | None) -> None:
+        """As `Trainer`'s; a learning rate, or a number of steps, that is another one now takes effect, and is said."""
+        super()._load_optimizer_and_scheduler(folder)
+        if folder is None or not isinstance(self.lr_scheduler, LambdaLR):
+            return
+        groups, rate = cast(Any, self.optimizer).param_groups, float(self.args.learning_rate)
+        before, was = [group["lr"] for group in groups], _progress(Path(folder), "settings").get("learning_rate", rate)
+        if was != rate:
+            old = self.lr_scheduler.base_lrs
+            self.lr_scheduler.base_lrs = [rate if base == was else base * rate / was for base in old]
+        factors = [factor(self.lr_scheduler.last_epoch) for factor in self.lr_scheduler.lr_lambdas]
+        now = [base * factor for base, factor in zip(self.lr_scheduler.base_lrs, factors, strict=True)]
+        if now == before:
+            return
+        for group, following in zip(groups, now, strict=True):
+            group["lr"] = following
+        self.lr_scheduler._last_lr = now
+        logger.warning(f"the learning rate of the next step is {now[0]:.4g}; the checkpoint has {before[0]:.4g}")
 
     def _method_state(self) -> dict[str, torch.Tensor]:
         state = {name: value.contiguous().cpu() for name, value in self.pipeline.stack.state_dict().items()}
@@ -170,13 +273,52 @@ class Checkpointed(Trainer):
             "logged": self._globalstep_last_logged,
             "metrics": {name: [float(value) for value in values] for name, values in self._metrics["train"].items()},
             "callbacks": {type(c).__name__: c.progress() for c in self._counting()},
+            "spikes": {} if self.spikes is None else self.spikes.state(),
+            "settings": self._settings(),
+            "changes": self.changes,
         }
+
+    def _settings(self) -> dict[str, Any]:
+        """What may change on the way."""
+        return {
+            "threads": torch.get_num_threads(),
+            "max_steps": self.state.max_steps,
+            "learning_rate": float(self.args.learning_rate),
+            "max_grad_norm": float(self.args.max_grad_norm),
+            "skip_spikes": self.spikes is not None,
+            "bytes of a chunk": self.loss_bytes or self.device_bytes or chunk_bytes(self.args.device),
+        }
+
+    def _set_as_before(self, before: dict[str, Any]) -> None:
+        """Threads and chunks as in the checkpoint, since sums depend on them, unless others are asked for; what is
+        another setting now is said."""
+        if self.threads is None and "threads" in before:
+            torch.set_num_threads(before["threads"])
+        now = self._settings()
+        if (
+            self.loss_bytes is None
+            and before.get("bytes of a chunk", now["bytes of a chunk"]) != now["bytes of a chunk"]
+        ):
+            self.device_bytes = now["bytes of a chunk"] = before["bytes of a chunk"]
+        step = self.state.global_step
+        said = [
+            f"from step {step + 1} on: {name} {now[name]}, {old} before"
+            for name, old in before.items()
+            if now.get(name, old) != old
+        ]
+        for sentence in said:
+            logger.warning(sentence)
+        self.changes = (*self.changes, *said)
 
     def take_up(self, progress: dict[str, Any]) -> None:
         """Count and average on from there."""
         self._total_train_tokens, self.state.num_input_tokens_seen = progress["tokens"], progress["seen"]
         self._tr_loss.fill_(progress["loss"])
         self._globalstep_last_logged = progress["logged"]
+        if self.spikes is not None:
+            self.spikes.load(progress.get("spikes", {}))
+        self.changes = tuple(progress.get("changes", ()))
+        self._set_as_before(progress.get("settings", {}))
         self._metrics["train"].clear()
         self._metrics["train"].update({name: list(values) for name, values in progress["metrics"].items()})
         for callback in self._counting():
@@ -193,6 +335,12 @@ class Checkpointed(Trainer):
         first = next((i for i, row in enumerate(history) if not any(name.startswith("eval_") for name in row)), 0)
         if len(history) - first > HISTORY:
             del history[first]
+
+    def _init_training_state(self, max_steps: int, *args: Any) -> Any:
+        """As `Trainer`'s, with today's steps between logs, checkpoints and evaluations."""
+        begun = super()._init_training_state(max_steps, *args)
+        self.state.compute_steps(self.args, max_steps)
+        return begun
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> Any:
         """Nothing when the checkpoint that was loaded is of the last step: the loop would look only after another."""
@@ -224,6 +372,24 @@ class Checkpointed(Trainer):
                 f"{faults[0].reason}; remove them to start anew"
             )
         return folder
+
+
+def _progress(folder: Path, part: str) -> dict[str, Any]:
+    """What a checkpoint's main rank counted; nothing where it cannot be read."""
+    with suppress(OSError, ValueError, KeyError):
+        return dict(json.loads((folder / checkpoint.PROGRESS.format(rank=0)).read_text())[part])
+    return {}
+
+
+def _spikes_of(folder: Path) -> dict[str, Any]:
+    """What a checkpoint says of the level of the loss."""
+    return _progress(folder, "spikes")
+
+
+def _last_good(run: Path, identity: str | None) -> Path | None:
+    """The newest checkpoint that verifies and had no step left out shortly before it."""
+    calm = (folder for folder in reversed(checkpoint.in_order(run)) if not _spikes_of(folder).get("skipped"))
+    return next((folder for folder in calm if checkpoint.verify(folder, identity) is None), None)
 
 
 @dataclass(frozen=True)
@@ -264,7 +430,7 @@ class Commit(TrainerCallback):
     """What operators observed during a step takes effect after it, and multipliers move."""
 
     def __init__(self, trainer: Checkpointed) -> None:
-        self.trainer = trainer
+        self.trainer, self.left_out = trainer, False
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -275,13 +441,28 @@ class Commit(TrainerCallback):
         if path is not None and path.is_file():
             self.trainer.take_up(json.loads(path.read_text()))
 
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """A step whose loss is far above its level teaches nobody: neither student nor operators nor multipliers."""
+        trainer = self.trainer
+        self.left_out = trainer.spikes is not None and trainer.leaves_out(state.global_step + 1)
+
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Commit the observed evidence; multipliers move."""
         trainer = self.trainer
+        if self.left_out:
+            return
         trainer.pipeline.stack.commit()
         if trainer.constraints is not None:
             student = trainer.accelerator.unwrap_model(trainer.model)
             trainer.constraints.rates(state.global_step + 1, student_writer(student, trainer.processing_class))
             trainer.constraints.commit()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """After too many such steps the student goes back."""
+        spikes = self.trainer.spikes
+        if spikes is not None and spikes.too_often():
+            logger.warning(self.trainer.go_back())

@@ -30,6 +30,7 @@ from polydistill.training.placement import Copied, Placement, Sharded, refuse_si
 from polydistill.training.probe import probed
 from polydistill.training.sampled import Sampled
 from polydistill.training.seated import refuse_unfit, too_long
+from polydistill.training.spikes import Spikes
 from polydistill.training.step import StepOutcome
 from polydistill.training.terms import terms_of
 from polydistill.training.watch import Watch
@@ -113,7 +114,7 @@ class Taught(Checkpointed):
         self.teachers, self._sums = teachers, torch.zeros(4, dtype=torch.float64)
         self.pipeline = Pipeline.of(weighting, names, tasks, floor=floor, safety=safety)
         self.evaluated = torch.zeros(len(tasks) + 1, 2, dtype=torch.float64)
-        self.gradient, self.watch = gradient, Watch()
+        self.gradient, self.watch, self.spikes = gradient, Watch(), Spikes()
         if isinstance(gradient, AcrossTeachers):
             plain, stack = self.pipeline, as_operator(weighting) * gradient.factor()
             self.pipeline = Pipeline.of(stack, names, tasks, floor=floor, safety=safety)
@@ -233,7 +234,7 @@ class Taught(Checkpointed):
         totals = torch.stack([outcome.divergence.sum(), outcome.cross_entropy.sum(), batch.attention_mask.sum()])
         own = totals.new_tensor([float(outcome.count), float(done.loss.detach())])
         totals = self.accelerator.reduce(torch.cat([totals, own]), "sum")
-        divergence, cross_entropy, tokens, count, _ = totals.tolist()
+        divergence, cross_entropy, tokens, count, loss = totals.tolist()
         if mode == "eval":
             self._sums += totals[[0, 1, 3, 4]].double().cpu()
             by_task = losses_by_task(outcome, len(self.pipeline.tasks))
@@ -246,6 +247,8 @@ class Taught(Checkpointed):
         if done.runs is not None:
             heard["teachers_run"] = float(done.runs.float().mean())
         if mode == "train":
+            if self.spikes is not None:
+                self.spikes.add(loss, count)
             self.pipeline.stack.observe(outcome.statistics)
             heard |= served_facts(self.teachers) | foreign_facts(self.teachers)
             for observer in self.observers:
