@@ -5,8 +5,10 @@ import torch
 from scenes import ours, prompts
 
 from polydistill import Hedge, StudentGap
-from polydistill.records import METRICS
+from polydistill.config.run import CompletionsConfig
+from polydistill.records import COMPLETIONS, METRICS, read_completions
 from polydistill.records.files import read_metrics
+from polydistill.run.completions import Completions
 from polydistill.run.evaluate import evaluate_trainer
 from polydistill.run.recorder import Recorder
 from polydistill.training.watch import Watch
@@ -46,3 +48,15 @@ def test_an_evaluation_on_the_way_is_of_the_completions_that_the_data_has(tmp_pa
     (record,) = read_metrics(tmp_path / METRICS)[1]
     assert record.losses == pytest.approx(evaluate_trainer(run, run.model).record.losses)
     assert set(record.losses) == {"maths", "code"}
+
+
+def test_what_the_student_writes_is_recorded_on_policy_too(tmp_path):
+    run = ours(tmp_path, eval_dataset=prompts(4), max_steps=1)
+    run.add_callback(Completions(tmp_path, CompletionsConfig(prompts=2, tokens=4), run))
+    run.train()
+    first, second = read_completions(tmp_path / COMPLETIONS)
+    assert {first.prompt, second.prompt} == {prompts(4)[0]["prompt"], prompts(4)[2]["prompt"]}
+    assert first.task == second.task == "maths"
+    assert {tuple(row) for row in first.weights} == {(1.0, 0.0)} or {tuple(row) for row in first.weights} == {
+        (0.0, 1.0)
+    }

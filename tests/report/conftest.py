@@ -7,10 +7,12 @@ import pytest
 
 from polydistill.records import (
     CERTIFICATE,
+    COMPLETIONS,
     CONFIG,
     METRICS,
     RIBBONS,
     SUMMARY,
+    CompletionRecord,
     EvaluationRecord,
     RecordWriter,
     Ribbon,
@@ -70,6 +72,8 @@ def write_demo_run(folder: Path, steps: int = 400) -> Path:
                             "normalisation_error": 2e-7,
                             "range_used": 0.93,
                             "modulus_used": 0.61 + chance.gauss(0, 0.02),
+                            **{f"overlap/{t}": 0.7 - 0.2 * k + chance.gauss(0, 0.02) for k, t in enumerate(TEACHERS)},
+                            **{f"entropy_gap/{t}": chance.gauss(k - 1, 0.05) for k, t in enumerate(TEACHERS)},
                         },
                         seconds={
                             "teachers": 0.11,
@@ -87,6 +91,8 @@ def write_demo_run(folder: Path, steps: int = 400) -> Path:
                             losses={d: final + 3 * math.exp(-step / 70) + 0.2 * i for i, d in enumerate(DOMAINS)},
                             kl_to_teacher={t: dict.fromkeys(DOMAINS, 1.5 + 0.3 * k) for k, t in enumerate(TEACHERS)},
                             kl_to_pool=dict.fromkeys(DOMAINS, 0.7 + math.exp(-step / 70)),
+                            tokens=dict.fromkeys(DOMAINS, 1000),
+                            texts=[(10.0 * (final + chance.gauss(0, 0.4)), 10) for _ in range(400)],
                         )
                     )
     scores = [
@@ -118,6 +124,7 @@ def write_demo_run(folder: Path, steps: int = 400) -> Path:
             started="2026-01-31 10:00",
             steps=steps,
             tokens=steps * 2048,
+            learning="learning rate 0.001 (cosine), 16 sequences a step",
             teachers=TEACHERS,
             domains=DOMAINS,
             weighting="TaskPrior({...}) * PrefixPosterior(share=0.02) * Softmax(2)(Entropy(spread=4))",
@@ -150,14 +157,45 @@ def write_demo_run(folder: Path, steps: int = 400) -> Path:
                 "floor": 0.0043,
                 "ceiling": 0.931,
                 "range": 5.38,
-                "findings": [{"law": "N", "verdict": "not refuted", "detail": "in 10000 trials"}],
+                "findings": [
+                    {
+                        "axiom": "B",
+                        "title": "boundedness",
+                        "words": "The log-ratio of two weights never exceeds R.",
+                        "basis": "proved",
+                        "trials": 612,
+                        "bound": 3.9,
+                        "worst": 3.9,
+                    },
+                    {"axiom": "M", "title": "monotonicity", "basis": "not claimed", "witness": {"says": "it fell"}},
+                ],
                 "seed": 0,
             }
         )
     )
     (folder / CONFIG).write_text("students: 6\nteachers: [code, prose, arithmetic]\n")
     write_ribbons(folder / RIBBONS, [mixed_ribbon(chance)])
+    with RecordWriter(folder / COMPLETIONS) as writer:
+        for step in (steps // 2, steps):
+            for number, prompt in enumerate(("def mean(values):\n", "The mean of a sequence", "What is 12 times 11?")):
+                writer.write(completion(chance, step, prompt, 0.2 * number))
     return folder
+
+
+def completion(chance: random.Random, step: int, prompt: str, disagreement: float) -> CompletionRecord:
+    """What the student would have written."""
+    tokens = ["    return", " sum", "(", "values", ")", " /", " len", "(", "values", ")", "\n", "<|end|>"]
+    return CompletionRecord(
+        step=step,
+        student="adaptive",
+        prompt=prompt,
+        tokens=tokens,
+        teachers=TEACHERS,
+        weights=[[0.8, 0.15, 0.05]] * len(tokens),
+        log_prob=[[-chance.random() - k for k in range(3)] for _ in tokens],
+        student_log_prob=[-chance.random() for _ in tokens],
+        disagreement=disagreement,
+    )
 
 
 def mixed_ribbon(chance: random.Random) -> Ribbon:

@@ -170,6 +170,16 @@ class GradientConfig(Section):
     expert: ExpertGradientConfig = ExpertGradientConfig()
 
 
+class CompletionsConfig(Section):
+    """What the student writes, for the report and the trackers."""
+
+    every: int | None = Field(default=None, ge=1, description="steps between; after the last one always")
+    prompts: int = Field(
+        default=4, ge=0, description="from the held-out data, or the training data without any; 0 writes nothing"
+    )
+    tokens: int = Field(default=48, ge=1, description="written at most after each")
+
+
 OWN = {
     "output_dir": "output",
     "num_train_epochs": "training.epochs",
@@ -235,6 +245,7 @@ class TrainingConfig(Section):
     evaluation_steps: int | None = Field(
         default=None, ge=1, description="evaluate every so many steps; at the end always"
     )
+    completions: CompletionsConfig = CompletionsConfig()
     save_steps: int = Field(default=100, ge=1)
     keep_checkpoints: int = Field(default=2, ge=1)
     cpu: bool = Field(default=False, description="stay on the CPU even if there is a GPU")

@@ -4,6 +4,7 @@ A run folder holds
 
     metrics.jsonl      one line per record: `StepRecord`, `EvaluationRecord`, `ResumeRecord`
     ribbons.jsonl      one `Ribbon` per line: held-out text with the weights that each token was given
+    completions.jsonl  one `CompletionRecord` per line: what the student wrote
     summary.json       `RunSummary`: what came out, once the run has ended
     certificate.json   `CertificateRecord`, and whatever else the certificate says
     certificate_before.json   the same before training, where the weights have learned something since
@@ -27,6 +28,7 @@ and divergences are in nats per token, times in seconds, weights in [0, 1] and s
 from polydistill.records.files import (
     BEFORE,
     CERTIFICATE,
+    COMPLETIONS,
     CONFIG,
     EMPTY,
     METRICS,
@@ -39,6 +41,7 @@ from polydistill.records.files import (
     SchemaVersionError,
     StorageError,
     read_certificate,
+    read_completions,
     read_lines,
     read_metrics,
     read_ribbons,
@@ -51,6 +54,7 @@ from polydistill.records.files import (
 from polydistill.records.schema import (
     SCHEMA_VERSION,
     CertificateRecord,
+    CompletionRecord,
     ConstraintRecord,
     EvaluationRecord,
     FindingRecord,
@@ -66,6 +70,7 @@ from polydistill.records.schema import (
 __all__ = [
     "BEFORE",
     "CERTIFICATE",
+    "COMPLETIONS",
     "CONFIG",
     "EMPTY",
     "METRICS",
@@ -74,6 +79,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "SUMMARY",
     "CertificateRecord",
+    "CompletionRecord",
     "ConstraintRecord",
     "EvaluationRecord",
     "FindingRecord",
@@ -90,6 +96,7 @@ __all__ = [
     "StepRecord",
     "StorageError",
     "read_certificate",
+    "read_completions",
     "read_lines",
     "read_metrics",
     "read_ribbons",

@@ -17,6 +17,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from polydistill.records.schema import (
     SCHEMA_VERSION,
     CertificateRecord,
+    CompletionRecord,
     EvaluationRecord,
     Record,
     ResumeRecord,
@@ -27,6 +28,7 @@ from polydistill.records.schema import (
 
 METRICS = "metrics.jsonl"
 RIBBONS = "ribbons.jsonl"
+COMPLETIONS = "completions.jsonl"
 SUMMARY = "summary.json"
 CERTIFICATE = "certificate.json"
 BEFORE = "certificate_before.json"
@@ -61,7 +63,7 @@ class SchemaVersionError(RecordError):
     """A record was written by another version of the schema."""
 
 
-Line = StepRecord | EvaluationRecord | ResumeRecord | Ribbon
+Line = StepRecord | EvaluationRecord | ResumeRecord | Ribbon | CompletionRecord
 """What a line of a JSONL file of records may be."""
 
 _LINE: TypeAdapter[Line] = TypeAdapter(Annotated[Line, Field(discriminator="kind")])
@@ -237,6 +239,12 @@ def read_ribbons(path: Path | str) -> list[Ribbon]:
     """The ribbons of a file, the last of each name and student."""
     ribbons = {(r.name, r.student): r for r in read_lines(path) if isinstance(r, Ribbon)}
     return list(ribbons.values())
+
+
+def read_completions(path: Path | str) -> list[CompletionRecord]:
+    """The completions of a file in order of steps, the last of each student, step and prompt."""
+    found = {(r.student, r.step, r.prompt): r for r in read_lines(path) if isinstance(r, CompletionRecord)}
+    return sorted(found.values(), key=lambda record: record.step)
 
 
 def write_ribbons(path: Path | str, ribbons: Iterable[Ribbon]) -> None:

@@ -162,6 +162,45 @@ class Ribbon(Record):
         return self
 
 
+class CompletionRecord(Record):
+    """What one student wrote after a prompt, and what its teachers make of it.
+
+    Attributes:
+        step: updates done before.
+        student: which student.
+        prompt: as the student read it.
+        task: of the prompt, where it has one.
+        tokens: what was written, cut into tokens; joined they are the text.
+        teachers: names, in the order of weights; empty where they were not asked.
+        weights: `[n, K]`; how much each teacher would count where the token was written.
+        log_prob: `[n, K]`; every teacher's log-probability of the token, nats.
+        student_log_prob: `[n]`; the student's.
+        disagreement: Jensen-Shannon divergence of the teachers along the completion, nats; None without any.
+    """
+
+    kind: Literal["completion"] = "completion"
+    step: int = Field(ge=0)
+    student: str = "student"
+    prompt: str
+    task: str | None = None
+    tokens: list[str]
+    teachers: list[str] = []
+    weights: list[list[float]] = []
+    log_prob: list[list[float]] = []
+    student_log_prob: list[float] = []
+    disagreement: float | None = None
+
+    @model_validator(mode="after")
+    def _lengths(self) -> "CompletionRecord":
+        asked = len(self.tokens) if self.teachers else 0
+        for name, rows in (("weights", self.weights), ("log_prob", self.log_prob)):
+            if [len(row) for row in rows] != [len(self.teachers)] * asked:
+                raise ValueError(f"a completion has {asked} tokens that teachers were asked about, and other {name}")
+        if len(self.student_log_prob) != len(self.tokens):
+            raise ValueError(f"a completion has {len(self.tokens)} tokens and {len(self.student_log_prob)} losses")
+        return self
+
+
 class Score(Record):
     """Held-out losses of one model.
 
@@ -216,6 +255,7 @@ class RunSummary(Record):
         domains: columns of the table of losses, in order.
         weighting: the stack as Python writes it.
         objective: likewise.
+        learning: learning rate, schedule and batch in words.
         main_student: the student that the report puts first.
         scores: one row of the table each.
         gap_closed: share of the way from uniform weights to the oracle that the main student covers; 1 is all of it.
@@ -240,6 +280,7 @@ class RunSummary(Record):
     domains: list[str] = []
     weighting: str = ""
     objective: str = ""
+    learning: str = ""
     main_student: str = ""
     scores: list[Score] = []
     gap_closed: float | None = None
@@ -255,9 +296,11 @@ class FindingRecord(BaseModel):
     """What a certificate says about one law, in words.
 
     Attributes:
-        law: its name.
+        law: its letters.
         verdict: proved, derived, not refuted in n trials, refuted.
         detail: the numbers, or what the witness shows.
+        title: its name.
+        words: the statement.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -265,6 +308,8 @@ class FindingRecord(BaseModel):
     law: str
     verdict: str
     detail: str = ""
+    title: str = ""
+    words: str = ""
 
     @model_validator(mode="before")
     @classmethod
@@ -277,13 +322,16 @@ class FindingRecord(BaseModel):
         verdict = "refuted" if witness else "not applicable" if not trials else tried
         if basis in ("proved", "derived") and not witness and trials:
             verdict = f"{basis}; {tried}"
+        if basis == "not claimed":
+            verdict = "not claimed" + ("; a counterexample is known" if witness else f"; {tried}" if trials else "")
         numbers = [
             f"{name} {given[key]:.4g}"
             for name, key in (("worst found", "worst"), ("bound", "bound"))
             if isinstance(given.get(key), float | int)
         ]
         detail = witness["says"] if witness else "; ".join([*numbers, *filter(None, [given.get("note")])])
-        return {"law": given["axiom"], "verdict": verdict, "detail": detail}
+        named = {name: given.get(name) or "" for name in ("title", "words")}
+        return {"law": given["axiom"], "verdict": verdict, "detail": detail, **named}
 
 
 class CertificateRecord(BaseModel):

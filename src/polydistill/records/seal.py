@@ -9,6 +9,7 @@ import xxhash
 from polydistill.records.files import (
     BEFORE,
     CERTIFICATE,
+    COMPLETIONS,
     CONFIG,
     METRICS,
     RIBBONS,
@@ -18,7 +19,7 @@ from polydistill.records.files import (
 )
 
 SEAL = "checksums.json"
-RECORDS = (METRICS, RIBBONS, SUMMARY, CERTIFICATE, BEFORE, CONFIG)
+RECORDS = (METRICS, RIBBONS, COMPLETIONS, SUMMARY, CERTIFICATE, BEFORE, CONFIG)
 SEALED = (*RECORDS, "identity.json")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from polydistill.records import Ribbon, StepRecord
 from polydistill.report.folder import Run
 from polydistill.report.series import POINTS, finite, running_mean, thin
-from polydistill.report.words import diagnostic, student_colour, teacher_colour
+from polydistill.report.words import BY_TEACHER, diagnostic, student_colour, teacher_colour
 
 Trace = dict[str, Any]
 
@@ -212,8 +212,10 @@ def diagnostics(run: Run, student: str) -> list[Figure]:
     """One small plot for each diagnostic of one student."""
     records = [record for record in run.steps_of(student) if record.diagnostics]
     names = list(dict.fromkeys(name for record in records for name in record.diagnostics))
-    figures = []
+    figures = [figure for kind in BY_TEACHER if (figure := _by_teacher(run, records, kind)) is not None]
     for name in names:
+        if name.split("/")[0] in BY_TEACHER:
+            continue
         words = diagnostic(name)
         present = [record for record in records if name in record.diagnostics]
         raw = [record.diagnostics[name] for record in present]
@@ -237,6 +239,24 @@ def diagnostics(run: Run, student: str) -> list[Figure]:
             )
         )
     return figures
+
+
+def _by_teacher(run: Run, records: list[StepRecord], kind: str) -> Figure | None:
+    """One line for each teacher of what is logged as `kind/teacher`."""
+    words, traces = BY_TEACHER[kind], []
+    for k, teacher in enumerate(run.teachers):
+        present = [record for record in records if f"{kind}/{teacher}" in record.diagnostics]
+        raw: list[float | None] = [record.diagnostics[f"{kind}/{teacher}"] for record in present]
+        if present:
+            steps = [record.step for record in present]
+            x, y = thin(steps, running_mean(raw, max(1, len(present) // 40)), POINTS // 2)
+            traces.append(_trace(teacher, x, y, teacher_colour(k)))
+    if not traces:
+        return None
+    layout = _axes(words.unit) | {"showlegend": False, "margin": {"l": 52, "r": 8, "t": 6, "b": 36}}
+    layout["yaxis"] |= {"nticks": 5}
+    alt = f"Line plot of {words.title} against training steps, one line for each teacher."
+    return Figure(f"diagnostic-{kind}", words.title, alt, traces, layout, height=170, caption=words.explanation)
 
 
 def _curves(run: Run, students: list[str], quantity: str, name: str, title: str, caption: str) -> Figure:

@@ -1,22 +1,26 @@
 """A run folder, read: what is there, and what is not."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from polydistill.records import (
     BEFORE,
     CERTIFICATE,
+    COMPLETIONS,
     CONFIG,
     METRICS,
     RIBBONS,
     SUMMARY,
     CertificateRecord,
+    CompletionRecord,
     EvaluationRecord,
     Ribbon,
     RunSummary,
     Score,
     StepRecord,
     read_certificate,
+    read_completions,
     read_metrics,
     read_ribbons,
     read_summary,
@@ -36,6 +40,9 @@ class Run:
         summary: None as long as the run has not ended.
         certificate: None without one.
         before: the certificate of before training, where the weights have learned something since.
+        completions: what the student wrote, in order of steps.
+        baselines: what came out of the students beside it, where `polydistill baselines` trained some.
+        path: the folder as it was asked for.
         config: the resolved configuration as it was written, None without one.
     """
 
@@ -47,6 +54,9 @@ class Run:
     certificate: CertificateRecord | None
     config: str | None
     before: CertificateRecord | None = None
+    completions: Sequence[CompletionRecord] = ()
+    baselines: RunSummary | None = None
+    path: str = "RUN"
 
     @property
     def students(self) -> list[str]:
@@ -130,4 +140,13 @@ def read_run(folder: Path | str) -> Run:
         certificate=read_certificate(certificate) if certificate.exists() else None,
         config=configs[0].read_text(encoding="utf-8") if configs else None,
         before=read_certificate(folder / BEFORE) if (folder / BEFORE).exists() else None,
+        completions=read_completions(folder / COMPLETIONS) if (folder / COMPLETIONS).exists() else (),
+        baselines=_beside(folder),
+        path=str(folder),
     )
+
+
+def _beside(folder: Path) -> RunSummary | None:
+    """What `polydistill baselines` left beside the run."""
+    summary = folder.with_name(f"{folder.name}-baselines") / SUMMARY if folder.name else folder / "none"
+    return read_summary(summary) if summary.exists() else None

@@ -21,8 +21,13 @@ from polydistill.report.folder import Run, read_run
 from polydistill.report.frontier import frontier
 from polydistill.report.ribbon import RibbonView, view
 from polydistill.report.tables import LIMIT_COLUMNS, certified, columns, headlines, limits, rows, time_shares
+from polydistill.report.verdict import verdict
 from polydistill.report.words import UNDERLINES, duration, teacher_colour
+from polydistill.report.written import Written, written
 from polydistill.visible import visible, visible_tree
+
+PROMISES_SHOWN = 7
+"""Sentences of the certificate; the others are in certificate.json."""
 
 RIBBONS_SHOWN = 12
 """Texts shown; a page with hundreds of texts opens in nobody's browser."""
@@ -62,8 +67,11 @@ def render(run: Run) -> str:
         title=run.summary.title if run.summary is not None else run.name,
         main_label=run.label(main) if main is not None else "",
         headlines=headlines(run),
+        verdict=verdict(run),
+        written=[_written(one, run) for one in written(run)],
         says=_says(run),
         certified=certified(run),
+        promises=[] if run.certificate is None else run.certificate.promises[:PROMISES_SHOWN],
         columns=columns(run),
         rows=rows(run),
         plots=plots,
@@ -105,6 +113,10 @@ def _placed(ribbon: RibbonView, run: Run) -> dict[str, Any]:
     """A ribbon with each of its teachers' place among all teachers, which is its colour."""
     places = [run.teachers.index(t) if t in run.teachers else k for k, t in enumerate(ribbon.teachers)]
     return {"view": ribbon, "places": places}
+
+
+def _written(one: Written, run: Run) -> dict[str, Any]:
+    return {"of": one, **_placed(one.ribbon, run)}
 
 
 def _asset(name: str) -> str:

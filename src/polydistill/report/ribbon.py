@@ -1,6 +1,7 @@
 """The token ribbon: held-out text coloured by the teacher that was trusted where each token was predicted."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from polydistill.records import Ribbon
@@ -48,8 +49,8 @@ class RibbonView:
     loss: float | None
 
 
-def view(ribbon: Ribbon) -> RibbonView:
-    """What the page shows of a ribbon."""
+def view(ribbon: Ribbon, log_prob: Sequence[Sequence[float]] = ()) -> RibbonView:
+    """What the page shows of a ribbon; of each token also the teachers' log-probabilities, where they are given."""
     trusted = [None if row is None else max(range(len(row)), key=row.__getitem__) for row in ribbon.weights]
     expected = ribbon.expected or [None] * len(ribbon.tokens)
     losses = [loss for loss in ribbon.loss if loss is not None and math.isfinite(loss)]
@@ -70,7 +71,8 @@ def view(ribbon: Ribbon) -> RibbonView:
                 teacher=trusted[i],
                 strength=_strength(ribbon.weights[i]),
                 switch=truth if truth is not None and truth != before else None,
-                description=_description(text, ribbon.teachers, ribbon.weights[i], loss, truth),
+                description=_description(text, ribbon.teachers, ribbon.weights[i], loss, truth)
+                + (_of_teachers(ribbon.teachers, log_prob[i]) if log_prob else ""),
             )
         )
         before = truth if truth is not None else before
@@ -95,6 +97,11 @@ def _strength(weights: list[float] | None) -> float:
         return 0.0 if weights is None else 1.0
     fair = 1.0 / len(weights)
     return min(1.0, max(0.0, (max(weights) - fair) / (1.0 - fair)))
+
+
+def _of_teachers(teachers: list[str], log_prob: Sequence[float]) -> str:
+    said = ", ".join(f"{name} {value:.2f}" for name, value in zip(teachers, log_prob, strict=True))
+    return f" · log-probabilities {said}"
 
 
 def _description(

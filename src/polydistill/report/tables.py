@@ -5,9 +5,13 @@ from dataclasses import dataclass
 
 from polydistill.records import ConstraintRecord, Score
 from polydistill.report.folder import Run
+from polydistill.report.verdict import best_teachers, interval, mean_of_best
 from polydistill.report.words import duration, student_colour, teacher_colour
 
 DASH = "\u2013"
+
+BEST_OF_COLUMN = "the best teacher of each column"
+"""The row that counts: nobody has to be better than all specialists at once, but beside them a student is judged."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +63,11 @@ def headlines(run: Run) -> list[Headline]:
         )
     score = next((s for s in run.scores() if s.role == "student" and s.name == run.main_student), None)
     if score is not None and score.mean is not None:
-        found.append(Headline(f"{score.mean:.3f}", f"nats per token on held-out text, {score.label or score.name}"))
-    teachers = [s for s in run.scores() if s.role == "teacher" and s.mean is not None]
-    if teachers:
-        best = min(teachers, key=lambda s: s.mean or 0.0)
-        found.append(
-            Headline(f"{best.mean:.3f}", f"nats per token of the best single teacher, {best.label or best.name}")
-        )
+        sure = interval(run)
+        value = f"{score.mean:.3f}" + ("" if sure is None else f" ± {sure.half:.3f}")
+        found.append(Headline(value, f"nats per token on held-out text, {score.label or score.name}"))
+    if (mean := mean_of_best(run)) is not None:
+        found.append(Headline(f"{mean:.3f}", BEST_OF_COLUMN))
     certificate = run.certificate
     low, high = (certificate.floor, certificate.ceiling) if certificate is not None else (None, None)
     if low is not None and high is not None and 0.0 < low < high:
@@ -106,7 +108,8 @@ def rows(run: Run) -> list[Row]:
         _column(list(column[:students]), mark=True) + _column(list(column[students:]), mark=False)
         for column in zip(*losses, strict=True)
     ]
-    return [
+    best = best_teachers(run)
+    told = [
         Row(
             label=score.label or score.name,
             role=score.role,
@@ -116,6 +119,12 @@ def rows(run: Run) -> list[Row]:
         )
         for i, score in enumerate(scores)
     ]
+    if sum(score.role == "teacher" for score in scores) < 2:
+        return told
+    cells = [Cell(f"{best[domain][1]:.3f}" if domain in best else DASH) for domain in columns(run)]
+    mean = mean_of_best(run)
+    cells += [Cell(DASH if mean is None else f"{mean:.3f}")] if len(losses[0]) > len(cells) else []
+    return [*told, Row(BEST_OF_COLUMN, "teacher", "transparent", True, cells)]
 
 
 def _column(losses: list[float | None], *, mark: bool) -> list[Cell]:

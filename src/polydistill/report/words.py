@@ -103,6 +103,19 @@ DIAGNOSTICS |= {
 }
 
 
+BY_TEACHER = {
+    "teacher_token_frac": Diagnostic("Trusted most", "Share of the tokens on which a teacher has the greatest weight."),
+    "overlap": Diagnostic("Overlap", "Share of the student's 16 likeliest tokens that are among the teacher's."),
+    "overlap_mass": Diagnostic(
+        "Overlapping mass", "The student's probability of the likeliest tokens that both have, not renormalised."
+    ),
+    "entropy_gap": Diagnostic(
+        "Entropy gap", "The student's entropy less the teacher's; below 0 the student is surer.", "nats"
+    ),
+}
+"""Those that are logged as `kind/teacher`; a line for each teacher."""
+
+
 def diagnostic(name: str) -> Diagnostic:
     """How to show a diagnostic; one that is not known here is shown by its name."""
     return DIAGNOSTICS.get(name, Diagnostic(name.replace("_", " ").capitalize(), ""))

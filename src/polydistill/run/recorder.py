@@ -21,12 +21,16 @@ from polydistill.run.evaluate import evaluate_trainer, record_on_the_way
 from polydistill.safety import Verdict, effect
 from polydistill.safety.constrained import Constrained
 from polydistill.teachers.served import TeacherLostError
+from polydistill.training.overlap import COMPARED
 from polydistill.training.step import StepOutcome
 from polydistill.training.taught import Taught
 from polydistill.training.watch import unwrapped, whole_elsewhere
 from polydistill.weighting.task import HedgeOf
 
 logger = logging.get_logger(__name__)
+
+KEPT = ("distil/", *(kind for kind in COMPARED if kind != "teacher_weight/"))
+"""What is kept of a log beside the fields of a record, which has the weights by task."""
 
 
 class Recorder(TrainerCallback):
@@ -150,7 +154,7 @@ class Recorder(TrainerCallback):
                 weights={task: _mean(rows) for task, rows in self.weights.items()},
                 raw_weights={task: _mean(rows) for task, rows in self.raw_weights.items()},
                 constraints={} if self.constraints is None else constraint_records(self.constraints.verdicts()),
-                diagnostics={k.removeprefix("distil/"): float(v) for k, v in logs.items() if k.startswith("distil/")},
+                diagnostics={k.removeprefix("distil/"): float(v) for k, v in logs.items() if k.startswith(KEPT)},
                 seconds=dict(self.seconds),
             )
         )

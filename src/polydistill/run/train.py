@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -43,6 +44,7 @@ from polydistill.run.build import build_trainer
 from polydistill.run.cache import refuse_unheard
 from polydistill.run.card import write_card
 from polydistill.run.certificates import NOT_TRAINED, certify_learned, write_certificate
+from polydistill.run.completions import Completions
 from polydistill.run.devices import leave, main_alone, rejoin
 from polydistill.run.evaluate import ALL, Evaluation, evaluate_trainer, weighted_mean
 from polydistill.run.identity import IDENTITY, STUDENT, identify, located, refuse_another, refuse_others
@@ -160,6 +162,8 @@ def _train(
     recorder.trainer = trainer = build_trainer(config, [recorder, *observers])
     refuse_unheard(trainer)
     trainer.add_callback(recorder)
+    writing = Completions(folder, config.training.completions, trainer)
+    trainer.add_callback(writing)
     if console is not None:
         trainer.remove_callback(PrinterCallback)
         trainer.remove_callback(TqdmCallback)
@@ -192,6 +196,7 @@ def _train(
                 f"{shlex.quote(str(folder))}` measures it when the teacher answers again"
             ) from error
         if main:
+            writing.write(student, trainer.state.global_step)
             summary = _summary(config, trainer, evaluation, recorder, command, started, recorder.wall())
             if order is not None:
                 summary = summary.model_copy(update={"says": [*summary.says, order.says]})
@@ -213,6 +218,14 @@ BESIDE, LOGS = {"cache", "measured.json"}, (".log", ".out", ".err")
 
 def _is_in(model: Path, folder: Path) -> bool:
     return model.is_dir() and folder in (model.resolve(), *model.resolve().parents)
+
+
+def learning_of(trainer: Taught) -> str:
+    """Learning rate, schedule and batch, in words."""
+    args: Any = trainer.args
+    sequences = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    schedule = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
+    return f"learning rate {args.learning_rate:g} ({schedule}), {sequences} sequences a step"
 
 
 def refuse_place(config: RunConfig, folder: Path) -> None:
@@ -273,6 +286,7 @@ def _summary(
         domains=domains,
         weighting=repr(trainer.pipeline.stack),
         objective=repr(trainer.objective),
+        learning=learning_of(trainer),
         main_student=STUDENT,
         scores=scores,
         constraints={} if trainer.constraints is None else constraint_records(trainer.constraints.verdicts()),

@@ -229,6 +229,8 @@ class PolyDistillTrainer(Taught, SFTTrainer):
             done = step(student, heard, method, where, split)
             if isinstance(self.gradient, AcrossTeachers) and training:
                 self._notice(self.gradient, student, heard, done.outcome)
+            if training:
+                self._compare(student, heard)
             made.append(done)
             return done.loss if done.losses is None else done.losses
 

@@ -268,7 +268,10 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
                 if not bool(inputs["fixed"].any()):
                     method = replace(method, divergence=replace(method.divergence, ce=0.0))
                 heard = hear(method, batch)
-                done = step(heard.of(hidden, head), heard, method, where)
+                own = heard.of(hidden, head)
+                done = step(own, heard, method, where)
+                if training:
+                    self._compare(own, heard)
         self.made.append(done)
         items = done.outcome.count if num_items_in_batch is None else num_items_in_batch
         return done.loss / torch.as_tensor(items, device=done.loss.device).clamp(min=1e-6)

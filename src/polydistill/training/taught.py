@@ -12,6 +12,7 @@ from transformers.utils import logging
 
 from polydistill.data.context import refuse_unlisted_stream, task_names, unlisted
 from polydistill.diagnostics import losses_by_task
+from polydistill.logprobs import HiddenStates
 from polydistill.objective import Divergence, OwnPool
 from polydistill.objective.distil import chunk_bytes
 from polydistill.pipeline import Pipeline, as_operator
@@ -24,7 +25,8 @@ from polydistill.training.batch import Batch
 from polydistill.training.checkpointed import Checkpointed, Commit
 from polydistill.training.gradient.across_groups import AcrossGroups
 from polydistill.training.gradient.across_teachers import AcrossTeachers
-from polydistill.training.hearing import Method, skipping
+from polydistill.training.hearing import Heard, Method, skipping
+from polydistill.training.overlap import overlap, trusted
 from polydistill.training.partial import fit_foreign, fit_served, foreign_facts, served_among, served_facts
 from polydistill.training.placement import Copied, Placement, Sharded, refuse_silent_single
 from polydistill.training.probe import probed
@@ -58,6 +60,7 @@ class Taught(Checkpointed):
         data_says: sentences about the rows: cut, left out, of tasks that no weight knows.
         flags: what the student's checkpoint says of a configuration that training switches; None as it is.
         longest: tokens of the longest row, as far as that is known before it is written.
+        compared: student and teachers on the last batch of a step that is logged; see `overlap`.
         evaluated: by task, then without one, the summed cross-entropy and tokens of the evaluation at `evaluated_at`.
         evaluated_at: optimizer steps done before it; -1 without any.
     """
@@ -78,6 +81,7 @@ class Taught(Checkpointed):
     data_says: list[str]
     flags: dict[str, Any] | None = None
     longest: int = 0
+    compared: dict[str, float]
     evaluated: Float[Tensor, "J 2"]
     evaluated_at: int = -1
 
@@ -114,6 +118,7 @@ class Taught(Checkpointed):
         self.teachers, self._sums = teachers, torch.zeros(4, dtype=torch.float64)
         self.pipeline = Pipeline.of(weighting, names, tasks, floor=floor, safety=safety)
         self.evaluated = torch.zeros(len(tasks) + 1, 2, dtype=torch.float64)
+        self.compared = {}
         self.gradient, self.watch, self.spikes = gradient, Watch(), Spikes()
         if isinstance(gradient, AcrossTeachers):
             plain, stack = self.pipeline, as_operator(weighting) * gradient.factor()
@@ -228,6 +233,16 @@ class Taught(Checkpointed):
             seen["divergence"], seen["cross_entropy"] = [divergence / count], [cross_entropy / count]
         return output
 
+    def _is_logged(self) -> bool:
+        """Whether the step under way will be."""
+        step, every = self.state.global_step + 1, self.state.logging_steps
+        return bool(every and step % int(every) == 0) or (step == 1 and self.args.logging_first_step)
+
+    def _compare(self, student: HiddenStates, heard: Heard) -> None:
+        """Look at student and teachers side by side where that will be logged; inside the student's forward."""
+        if self._is_logged():
+            self.compared = overlap(student, heard, self.pipeline.teachers)
+
     def _heard(self, done: StepOutcome, batch: Batch, mode: str) -> dict[str, float]:
         """Means over all ranks for the log, and the number of tokens; operators and observers take note in training."""
         outcome = done.outcome
@@ -251,6 +266,9 @@ class Taught(Checkpointed):
                 self.spikes.add(loss, count)
             self.pipeline.stack.observe(outcome.statistics)
             heard |= served_facts(self.teachers) | foreign_facts(self.teachers)
+            if self._is_logged():
+                heard |= trusted(outcome, self.pipeline.teachers) | self.compared
+            self.compared = {}
             for observer in self.observers:
                 heard |= observer(done, self)
         return heard
