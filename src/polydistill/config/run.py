@@ -171,7 +171,7 @@ class GradientConfig(Section):
 
 
 class CompletionsConfig(Section):
-    """What the student writes, for the report and the trackers."""
+    """What the student writes, for the report and the trackers; teachers in this process say what they make of it."""
 
     every: int | None = Field(default=None, ge=1, description="steps between; after the last one always")
     prompts: int = Field(

@@ -21,7 +21,8 @@ from polydistill.data.pieces import pieces
 from polydistill.logprobs import UNKNOWN
 from polydistill.objective import ForwardKL, distil
 from polydistill.records import COMPLETIONS, CompletionRecord, RecordWriter
-from polydistill.teachers import LocalTeacher, TeacherUnavailableError, head_of, last_hidden_state
+from polydistill.teachers import LocalTeacher, head_of, last_hidden_state
+from polydistill.teachers.served import ServedTeacher
 from polydistill.training.batch import IGNORED, Batch
 from polydistill.training.hearing import listen_to
 from polydistill.training.off_policy import PolyDistillTrainer
@@ -179,7 +180,11 @@ def written(trainer: Taught, student: Any, prompts: Sequence[Prompt], length: in
 def _judged(
     trainer: Taught, student: Any, prompts: Sequence[Prompt], answers: Sequence[list[int]], step: int
 ) -> list[CompletionRecord]:
-    """What student and teachers make of what was written; the student alone where nobody can be asked."""
+    """What student and teachers make of what was written.
+
+    The student alone where teachers are stored, which know only the data's text; served, which cost somebody
+    something; or sharded, which answer to all ranks together.
+    """
     batch = _batch(trainer, prompts, answers)
     rows, positions = batch.positions(reads_prefix=True)
     hidden = last_hidden_state(student, input_ids=batch.input_ids, attention_mask=batch.attention_mask)
@@ -188,15 +193,10 @@ def _judged(
     where = torch.div(rows, batch.input_ids.shape[1], rounding_mode="floor")[chosen]
     own = head.logits(flat[chosen]).log_softmax(-1).gather(1, positions.target[chosen][:, None]).squeeze(1)
     asked = None
-    if not any(isinstance(teacher, CachedTeacher | ShardedTeacher) for teacher in trainer.teachers):
-        try:
-            outputs = listen_to(trainer.teachers, batch, rows)
-        except TeacherUnavailableError as error:
-            logger.warning(f"completions are written without the teachers: {error}")
-        else:
-            pipeline = trainer.pipeline
-            needs = pipeline.stack.needs | {"distance_to_pool"}
-            asked = distil(flat, head, outputs, positions, pipeline.decide, ForwardKL(), needs=needs)
+    if not any(isinstance(teacher, CachedTeacher | ServedTeacher | ShardedTeacher) for teacher in trainer.teachers):
+        outputs, pipeline = listen_to(trainer.teachers, batch, rows), trainer.pipeline
+        needs = pipeline.stack.needs | {"distance_to_pool"}
+        asked = distil(flat, head, outputs, positions, pipeline.decide, ForwardKL(), needs=needs)
     records = []
     for b, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
         mine = where == b
