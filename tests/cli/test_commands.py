@@ -11,6 +11,7 @@ from pathlib import Path
 
 import forked
 import pytest
+import terminal
 import torch
 from filelock import FileLock
 from models import conversations, llama, saved_all, written
@@ -155,6 +156,28 @@ def test_a_new_user_gets_from_check_over_train_to_eval_and_compare(project: Path
 def test_a_folder_that_is_no_run_gets_no_report(project: Path) -> None:
     assert "student is no run's folder" in here(project, "report", "student", code=2).stderr
     assert not (project / "student" / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_a_terminal_gets_a_live_screen_and_is_left_as_it_was(project: Path) -> None:
+    environment = {"TERM": "xterm", "COLUMNS": "120", "LINES": "40", "HF_HOME": str(project / "hub")}
+    kept = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    command = [
+        Path(terminal.__file__),
+        "polydistill",
+        "train",
+        "run.yaml",
+        "output=runs/screen",
+        "training.max_steps=2",
+    ]
+    done = forked.run(command, cwd=project, env={**kept, **environment})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "█" in done.stdout, "weights as bars"
+    assert "tokens/s" in done.stdout
+    assert done.stdout.count("\x1b[?25l") == done.stdout.count("\x1b[?25h") > 0, "the cursor is there again"
+    lines = terminal.shown(done.stdout)
+    assert not any("█" in line or "━" in line for line in lines), "the screen is gone"
+    assert any(line.startswith("training: done in") for line in lines)
 
 
 def test_the_starter_is_valid_and_is_not_overwritten(project: Path) -> None:

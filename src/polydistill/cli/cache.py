@@ -2,11 +2,11 @@
 
 import json
 import shlex
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn
 
 from polydistill.cli.say import Terminal, console
 
@@ -49,18 +49,23 @@ def build(  # noqa: PLR0913
     from polydistill.cli.main import _quiet
     from polydistill.config.file import key_of, load_config
     from polydistill.run.cache import address_of, build_cache
+    from polydistill.run.progress import Steps
 
     _quiet()
     run = load_config(config, overrides or ())
     address = address_of(run, to)
-    with _bar() as bar:
-        task = bar.add_task("labelling", total=None, said="")
+    screen = Terminal(stderr=True)
+    screen.print("reading the data and the teachers")
+    with ExitStack() as stack:
+        steps: list[Steps] = []
 
         def tell(progress: Any) -> None:
-            left = progress.seconds_left
+            if not steps:
+                if progress.done:
+                    screen.print(f"going on after shard {progress.done} of {progress.shards}")
+                steps.append(stack.enter_context(Steps(screen, "labelling", progress.shards, progress.done, "shards")))
             said = f"{progress.positions:,} positions, {_size(progress.size)} of about {_size(progress.estimate)}"
-            said += "" if left != left else f", about {left:.0f} s left"
-            bar.update(task, completed=progress.done, total=progress.shards, said=said)
+            steps[0].update(progress.done, said)
 
         manifest = build_cache(
             run,
@@ -262,15 +267,6 @@ def summary(manifest: Any) -> dict[str, Any]:
         "bytes_shared": manifest.codec.length + sum(head.length for head in manifest.heads.values()),
         "plan": plan.model_dump(),
     }
-
-
-def _bar() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed} of {task.total} shards, {task.fields[said]}", markup=False),
-        console=Terminal(stderr=True),
-    )
 
 
 def _size(size: float) -> str:

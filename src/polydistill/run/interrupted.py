@@ -17,6 +17,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 AT_ONCE = b"polydistill: stopped at once; give the same command to go on at the last checkpoint\n"
 
+SHOW_CURSOR = b"\x1b[?25h"
+"""The live screen has hidden it."""
+
 
 class InterruptedRunError(RuntimeError):
     """A signal ended the run.
@@ -44,7 +47,7 @@ class StopOnSignal(TrainerCallback):
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """The handler."""
         if self.number:
-            os.write(2, AT_ONCE)
+            os.write(2, (SHOW_CURSOR if os.isatty(2) else b"") + AT_ONCE)
             os._exit(128 + number)
         self.number = number
         if not self.training:

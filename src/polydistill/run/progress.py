@@ -1,13 +1,21 @@
 """Progress that is readable on a terminal and in a pipe, with the time that is left."""
 
+import logging as python_logging
+import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import datasets
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
+
+from polydistill.records import StepRecord
+from polydistill.run.recorder import Recorder
+from polydistill.run.screen import screen
 
 EVERY = 10.0
 """Seconds between two plain lines."""
@@ -23,39 +31,60 @@ def quiet() -> None:
 
 
 class Steps:
-    """Progress over a known number of steps: a bar on a terminal, a line every ten seconds otherwise.
+    """Progress over a known number of steps: a live screen on a terminal, a line every ten seconds otherwise.
+
+    Lines also where the terminal is dumb, or `NO_COLOR` is set.
 
     Args:
         console: where to print.
         label: what is going on.
         total: steps.
         start: steps that were done before.
+        unit: of the first line.
+        below: what the screen shows below the bar.
     """
 
-    def __init__(self, console: Console, label: str, total: int, start: int = 0) -> None:
-        self.console, self.label, self.total, self.start = console, label, total, start
+    def __init__(
+        self,
+        console: Console,
+        label: str,
+        total: int,
+        start: int = 0,
+        unit: str = "steps",
+        below: Callable[[], list[RenderableType]] = list,
+    ) -> None:
+        self.console, self.label, self.total, self.below = console, label, total, below
         self.began = self.said = time.monotonic()
-        self.bar: Progress | None = None
+        self.live: Live | None = None
         self.first: tuple[float, int] | None = None
-        if console.is_terminal:
+        if console.is_terminal and not console.is_dumb_terminal and not console.no_color:
             self.bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[note]}", markup=False),
                 console=console,
-                transient=True,
             )
-            self.bar.start()
             self.task = self.bar.add_task(label, total=total, completed=start, note="")
+            before = sys.stderr
+            self.live = Live(get_renderable=self._screen, console=console, refresh_per_second=2, transient=True)
+            self.live.start()
+            _move_logs(before, sys.stderr)
         else:
-            console.print(f"{label}: {total - start} steps", highlight=False, markup=False)
+            self._print(f"{label}: {total - start} {unit}")
+
+    def _screen(self) -> RenderableType:
+        return Group(self.bar, *self.below())
+
+    def _print(self, line: str) -> None:
+        """A line of its own, above the screen where there is one; rich flushes it."""
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def update(self, done: int, note: str = "") -> None:
         """`done` steps are done, counted from the very beginning."""
-        if self.bar is not None:
-            self.bar.update(self.task, completed=done, note=note)
+        if self.live is not None:
+            self.bar.update(self.task, completed=done, note=note if self.below is list else "")
             return
         now = time.monotonic()
         since, before = self.first = self.first or (now, done)
@@ -64,35 +93,45 @@ class Steps:
         self.said = now
         each = (now - since) / (done - before) if done - before >= TELLING else None
         left = "" if each is None else f", {(self.total - done) * each:.0f} s left"
-        self.console.print(
-            f"{self.label}: {done} of {self.total}{left}{'  ' + note if note else ''}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        self._print(f"{self.label}: {done} of {self.total}{left}{'  ' + note if note else ''}")
 
     def close(self, how: str = "done") -> None:
         """Say how long it took."""
-        if self.bar is not None:
-            self.bar.stop()
-        self.console.print(
-            f"{self.label}: {how} in {time.monotonic() - self.began:.0f} s", highlight=False, markup=False
-        )
+        if self.live is not None:
+            proxy = sys.stderr
+            self.live.stop()
+            _move_logs(proxy, sys.stderr)
+        self._print(f"{self.label}: {how} in {time.monotonic() - self.began:.0f} s")
 
     def __enter__(self) -> "Steps":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, *_: object) -> None:
+        self.close("done" if kind is None else "stopped")
+
+
+def _move_logs(before: Any, after: Any) -> None:
+    """Handlers that have kept the standard error would write into the screen; their lines belong above it."""
+    known = [python_logging.root, *python_logging.root.manager.loggerDict.values()]
+    for handler in {h for one in known if isinstance(one, python_logging.Logger) for h in one.handlers}:
+        if isinstance(handler, python_logging.StreamHandler) and handler.stream is before:
+            handler.setStream(after)
 
 
 class ProgressCallback(TrainerCallback):
-    """`Steps` for a Transformers trainer; only the main process prints."""
+    """`Steps` for a Transformers trainer; only the main process prints.
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    Args:
+        console: where to print.
+        recorder: whose last record is shown; without one the loss is.
+    """
+
+    def __init__(self, console: Console, recorder: Recorder | None = None) -> None:
+        self.console, self.recorder = console, recorder
         self.steps: Steps | None = None
-        self.note = ""
+        self.note = self.held_out = ""
+        self.record: StepRecord | None = None
+        self.tokens, self.clock = 0, 0.0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -101,7 +140,11 @@ class ProgressCallback(TrainerCallback):
         if state.is_world_process_zero:
             if state.global_step:
                 self.console.print(f"going on after step {state.global_step}", highlight=False)
-            self.steps = Steps(self.console, "training", state.max_steps, state.global_step)
+            self.steps = Steps(self.console, "training", state.max_steps, state.global_step, below=self._below)
+            self.clock = time.monotonic()
+
+    def _below(self) -> list[RenderableType]:
+        return screen(self.record, self.note, self.held_out)
 
     def on_log(
         self,
@@ -111,9 +154,25 @@ class ProgressCallback(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Keep the last loss."""
-        if logs and "loss" in logs:
-            self.note = f"loss {float(logs['loss']):.4f}"
+        """Keep the last loss, how fast it goes, and how long teachers are waited for."""
+        if not logs or "loss" not in logs or self.steps is None:
+            return
+        parts = [f"loss {float(logs['loss']):.4f}"]
+        now, tokens = time.monotonic(), int(logs.get("num_tokens", 0))
+        if 0 < self.tokens < tokens and now > self.clock:
+            parts.append(f"{(tokens - self.tokens) / (now - self.clock):,.0f} tokens/s")
+        record = self.record = None if self.recorder is None else self.recorder.last
+        if record is not None and record.seconds.get("teachers") and now > self.clock:
+            parts.append(f"teachers {min(1.0, record.seconds['teachers'] / (now - self.clock)):.0%} of the time")
+        self.tokens, self.clock, self.note = tokens, now, "  ".join(parts)
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Say the held-out loss."""
+        metrics = kwargs.get("metrics") or {}
+        if self.steps is not None and "eval_loss" in metrics:
+            self.held_out = f"held-out loss {float(metrics['eval_loss']):.4f} after step {state.global_step}"
+            if self.steps.live is None:
+                self.console.print(self.held_out, highlight=False)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Advance."""
@@ -124,6 +183,10 @@ class ProgressCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Close."""
+        self.close("done" if state.global_step >= state.max_steps else "stopped")
+
+    def close(self, how: str = "stopped") -> None:
+        """Leave the terminal as it was; closing twice does nothing."""
         if self.steps is not None:
-            self.steps.close("done" if state.global_step >= state.max_steps else "stopped")
+            self.steps.close(how)
             self.steps = None

@@ -41,11 +41,13 @@ class Recorder(TrainerCallback):
 
     Attributes:
         trainer: whose evaluations are recorded; none are without one.
+        last: record that was written; None before the first.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.trainer: Taught | None = None
+        self.last: StepRecord | None = None
         self.writer: RecordWriter | None = None
         self.guarantee: Guarantee | None = None
         self.weights: dict[str, list[dict[str, float]]] = defaultdict(list)
@@ -142,22 +144,21 @@ class Recorder(TrainerCallback):
         """One record per training log."""
         if self.writer is None or logs is None or "loss" not in logs:
             return
-        self.writer.write(
-            StepRecord(
-                step=state.global_step,
-                epoch=float(state.epoch or 0.0),
-                tokens=int(logs.get("num_tokens", 0)),
-                loss=float(logs["loss"]),
-                divergence=logs.get("divergence"),
-                cross_entropy=logs.get("cross_entropy"),
-                learning_rate=logs.get("learning_rate"),
-                weights={task: _mean(rows) for task, rows in self.weights.items()},
-                raw_weights={task: _mean(rows) for task, rows in self.raw_weights.items()},
-                constraints={} if self.constraints is None else constraint_records(self.constraints.verdicts()),
-                diagnostics={k.removeprefix("distil/"): float(v) for k, v in logs.items() if k.startswith(KEPT)},
-                seconds=dict(self.seconds),
-            )
+        self.last = StepRecord(
+            step=state.global_step,
+            epoch=float(state.epoch or 0.0),
+            tokens=int(logs.get("num_tokens", 0)),
+            loss=float(logs["loss"]),
+            divergence=logs.get("divergence"),
+            cross_entropy=logs.get("cross_entropy"),
+            learning_rate=logs.get("learning_rate"),
+            weights={task: _mean(rows) for task, rows in self.weights.items()},
+            raw_weights={task: _mean(rows) for task, rows in self.raw_weights.items()},
+            constraints={} if self.constraints is None else constraint_records(self.constraints.verdicts()),
+            diagnostics={k.removeprefix("distil/"): float(v) for k, v in logs.items() if k.startswith(KEPT)},
+            seconds=dict(self.seconds),
         )
+        self.writer.write(self.last)
         self.weights.clear()
         self.raw_weights.clear()
         self.seconds.clear()

@@ -164,10 +164,11 @@ def _train(
     trainer.add_callback(recorder)
     writing = Completions(folder, config.training.completions, trainer)
     trainer.add_callback(writing)
-    if console is not None:
+    progress = None if console is None else ProgressCallback(console, recorder)
+    if progress is not None:
         trainer.remove_callback(PrinterCallback)
         trainer.remove_callback(TqdmCallback)
-        trainer.add_callback(ProgressCallback(console))
+        trainer.add_callback(progress)
     trainer.add_callback(stop)  # last: it may end the run
     identify(config, folder, trainer)
     main = trainer.is_world_process_zero()
@@ -178,7 +179,11 @@ def _train(
         write_certificate(folder, trainer.pipeline, says(trainer.promises()), NOT_TRAINED)
         if order is not None and console is not None:
             console.print(order.lines()[0], highlight=False, markup=False, soft_wrap=True)
-    trainer.train(resume_from_checkpoint=True)
+    try:
+        trainer.train(resume_from_checkpoint=True)
+    finally:
+        if progress is not None:
+            progress.close()  # whatever ended the run, the terminal is as it was
     summary = RunSummary(title=folder.name)
     student = whole_student(trainer)
     if main:  # before teachers are asked again: an outage now must not cost what was learned
