@@ -8,6 +8,9 @@ import pty
 import re
 import runpy
 import sys
+import termios
+
+from polydistill.cli.say import console
 
 SEQUENCE = re.compile(r"\x1b\[(\??[\d;]*)([A-Za-z])|\x1b\][^\x07]*\x07")
 
@@ -38,6 +41,8 @@ def shown(raw: str) -> list[str]:
 if __name__ == "__main__":
     pid, terminal = pty.fork()
     if not pid:
+        termios.tcsetwinsize(0, (40, 120))
+        console.__init__()  # as the import makes it, here where there is a terminal
         sys.argv = sys.argv[1:]
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
         sys.exit(0)

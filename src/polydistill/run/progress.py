@@ -57,7 +57,7 @@ class Steps:
         self.began = self.said = time.monotonic()
         self.live: Live | None = None
         self.first: tuple[float, int] | None = None
-        if console.is_terminal and not console.is_dumb_terminal and not console.no_color:
+        if console.is_interactive and not console.no_color:  # not where the terminal is dumb
             self.bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
