@@ -144,7 +144,7 @@ def _prompt(trainer: Taught, row: dict[str, Any]) -> Prompt:
         return Prompt(ids, int(known["task"][0]), int(known["teacher_id"][0]), float(known["severity"][0]))
     assert isinstance(trainer, PolyDistillTrainer)
     collate: Any = trainer.data_collator
-    batch = trainer.batch_of(collate([row]))
+    batch = trainer.batch_of(collate([row])).apart()
     ids = batch.input_ids[0].tolist()
     first = int((batch.labels[0] != IGNORED).nonzero()[0])
     cut = first if first > 1 else max(1, len(ids) // 4)

@@ -44,12 +44,13 @@ def overlap(student: HiddenStates, heard: Heard, names: tuple[str, ...]) -> dict
     """The student beside every teacher that was heard there."""
     rows = heard.positions.has_loss.nonzero().squeeze(1)
     rows = rows[:: max(1, -(-len(rows) // ROWS))]
+    width = heard.batch.apart().input_ids.shape[1]
     log_q = student.head.logits(student.hidden[rows]).log_softmax(-1)
     found: dict[str, float] = {}
     for k, (name, says) in enumerate(zip(names, heard.outputs, strict=True)):
         here = rows >= 0
         if heard.runs is not None:
-            here = heard.runs[heard.rows[rows] // heard.batch.input_ids.shape[1], k]
+            here = heard.runs[heard.batch.rows_apart(heard.rows)[rows] // width, k]
         if isinstance(says, Lost) or not bool(here.any()):
             continue
         values = torch.stack(_beside(log_q[here], logits_of(says, rows[here]).log_softmax(-1), _known(says))).tolist()
