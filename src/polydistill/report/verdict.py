@@ -100,13 +100,15 @@ def _followed(run: Run) -> list[str]:
         return []
     if all(max(row.values()) - min(row.values()) < 0.01 for row in weights.values()):
         return ["the student averages its teachers"]
-    follows, mixes = [], []
+    follows: list[str] = []
+    mixes: list[str] = []
     for task, row in weights.items():
         name = max(row, key=row.__getitem__)
         said = f"{run.label(name)} on {task} ({row[name]:.0%} of the weight)"
         (follows if row[name] > 0.5 else mixes).append(said)
     sentences = [f"the student follows {_listed(follows)}"] if follows else []
-    return sentences + ([f"it mixes its teachers, most of all {_listed(mixes)}"] if mixes else [])
+    who = "it" if follows else "the student"
+    return sentences + ([f"{who} mixes its teachers, most of all {_listed(mixes)}"] if mixes else [])
 
 
 def _behind(run: Run) -> list[str]:
@@ -118,7 +120,10 @@ def _behind(run: Run) -> list[str]:
     if not gaps:
         return []
     parts = [
-        f"{abs(gap):.2f} nats {'behind' if gap > 0 else 'ahead of'} {who} on {domain}" for gap, domain, who in gaps
+        f"as good as {who} on {domain}"
+        if abs(gap) < 0.005
+        else f"{abs(gap):.2f} nats {'behind' if gap > 0 else 'ahead of'} {who} on {domain}"
+        for gap, domain, who in gaps
     ]
     return [f"beside the best teacher of each column it is {_listed(parts)}"]
 

@@ -158,7 +158,8 @@ def _prompt(trainer: Taught, row: dict[str, Any]) -> Prompt:
 
 def written(trainer: Taught, student: Any, prompts: Sequence[Prompt], length: int) -> list[list[int]]:
     """The likeliest token each time, to the end token or `length`."""
-    tokenizer, device = trainer.processing_class, trainer.args.device
+    tokenizer: Any = trainer.processing_class
+    device = trainer.args.device
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     ids = pad_sequence([torch.tensor(p.ids) for p in prompts], True, pad, padding_side="left").to(device)
     mask = pad_sequence([torch.ones(len(p.ids), dtype=torch.long) for p in prompts], True, 0, padding_side="left")
@@ -185,7 +186,8 @@ def _judged(
     The student alone where teachers are stored, which know only the data's text; served, which cost somebody
     something; or sharded, which answer to all ranks together.
     """
-    batch = _batch(trainer, prompts, answers)
+    tokenizer: Any = trainer.processing_class
+    batch = _batch(prompts, answers, tokenizer.pad_token_id or 0, trainer.args.device)
     rows, positions = batch.positions(reads_prefix=True)
     hidden = last_hidden_state(student, input_ids=batch.input_ids, attention_mask=batch.attention_mask)
     flat, head = hidden.flatten(0, 1)[rows], head_of(student, trainer.visible)
@@ -213,9 +215,9 @@ def _judged(
         records.append(
             CompletionRecord(
                 step=step,
-                prompt=trainer.processing_class.decode(prompt.ids),
+                prompt=tokenizer.decode(prompt.ids),
                 task=trainer.pipeline.tasks[prompt.task] if 0 <= prompt.task < len(trainer.pipeline.tasks) else None,
-                tokens=pieces(trainer.processing_class, answer),
+                tokens=pieces(tokenizer, answer),
                 student_log_prob=_rounded(own[mine]),
                 **more,
             )
@@ -223,16 +225,15 @@ def _judged(
     return records
 
 
-def _batch(trainer: Taught, prompts: Sequence[Prompt], answers: Sequence[list[int]]) -> Batch:
+def _batch(prompts: Sequence[Prompt], answers: Sequence[list[int]], pad: int, device: torch.device) -> Batch:
     """Prompts with what was written, to be judged there."""
-    device = trainer.args.device
 
     def padded(rows: list[list[int]], value: int) -> Tensor:
         return pad_sequence([torch.tensor(row) for row in rows], True, value).to(device)
 
     whole = [[*prompt.ids, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
     labels = [[IGNORED] * len(p.ids) + a for p, a in zip(prompts, answers, strict=True)]
-    ids = padded(whole, trainer.processing_class.pad_token_id or 0)
+    ids = padded(whole, pad)
 
     def per_row(values: list[Any]) -> Tensor:
         return torch.tensor(values, device=device)[:, None].expand(ids.shape)
