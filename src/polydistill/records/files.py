@@ -243,7 +243,7 @@ def read_ribbons(path: Path | str) -> list[Ribbon]:
 
 def read_completions(path: Path | str) -> list[CompletionRecord]:
     """The completions of a file in order of steps, the last of each student, step and prompt."""
-    found = {(r.student, r.step, r.prompt): r for r in read_lines(path) if isinstance(r, CompletionRecord)}
+    found = {(r.student, r.step, r.prompt): r for r in each_line(path) if isinstance(r, CompletionRecord)}
     return sorted(found.values(), key=lambda record: record.step)
 
 
