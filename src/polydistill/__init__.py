@@ -32,6 +32,7 @@ _HOMES = {
         "TaskRouter",
         "TeacherRouter",
         "Uniform",
+        "WeightedProduct",
     ),
     "polydistill.weighting.signals": ("Consensus", "Entropy", "LabelLikelihood", "Margin", "StudentGap"),
     "polydistill.safety": ("Ordered", "Tilt", "Veto"),

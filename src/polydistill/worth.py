@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from polydistill.records.paired import SAME, Interval, resampled
+from polydistill.weighting.composition import CURVED, slopes
 
 TUNING_STEPS = 100
 """Of expectation maximisation; it gains less than 1e-4 nats after a few dozen."""
@@ -73,6 +74,15 @@ def tuned_elsewhere(answers: Answers, group: Int[Tensor, " N"]) -> Float[Tensor,
             elsewhere = (group == one) & (answers.half != half)
             log_w[here] = tuned(answers.log_p[elsewhere]).to(log_w)
     return log_w
+
+
+def tuned_powers(log_p: Float[Tensor, "N K"], logs: Float[Tensor, "S N K"], most: float = 2.0) -> Float[Tensor, " S"]:
+    """The exponents of a product's factors whose pool is the best predictor, in [0, most], by Fisher scoring."""
+    powers = torch.ones(len(logs), dtype=torch.float64)
+    for _ in range(TUNING_STEPS):
+        gradient, curvature = slopes(log_p.double(), logs.double(), powers)
+        powers = (powers + (0.5 * gradient / (curvature + CURVED * len(log_p))).clamp(-0.2, 0.2)).clamp(0.0, most)
+    return powers
 
 
 def by_text(answers: Answers) -> Float[Tensor, " N"]:

@@ -22,7 +22,10 @@ SignalName = Literal[
 class Factor(Section):
     """One factor of the weighting, raised to a power."""
 
-    power: float = Field(default=1.0, description="exponent of this factor's weights")
+    power: float | Literal["learned"] = Field(
+        default=1.0,
+        description="exponent of this factor's weights; `learned`: between 0 and 2, by how well the text is predicted",
+    )
 
 
 class UniformFactor(Factor):
@@ -150,12 +153,19 @@ AnyFactor = Annotated[
 
 def build_stack(factors: Sequence[AnyFactor]) -> "Operator":
     """The product of the configured factors, unbound; of none, plain averaging."""
-    from polydistill.weighting import Uniform
+    from polydistill.weighting import Uniform, WeightedProduct
 
-    stack: Operator | None = None
+    made: list[Operator] = []
+    learned = [_operator(factor) for factor in factors if factor.power == "learned"]
     for factor in factors:
-        operator = _operator(factor)
-        operator = operator if factor.power == 1.0 else operator**factor.power
+        if factor.power != "learned":
+            operator = _operator(factor)
+            made.append(operator if factor.power == 1.0 else operator**factor.power)
+        elif learned:
+            made.append(WeightedProduct(learned))
+            learned = []
+    stack: Operator | None = None
+    for operator in made:
         stack = operator if stack is None else stack * operator
     return Uniform() if stack is None else stack
 

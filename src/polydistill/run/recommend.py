@@ -1,6 +1,6 @@
 """Which stack, and is it worth it: candidates compared as predictors on the run's own held-out text."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,10 +21,11 @@ from polydistill.records.paired import SAME, Interval
 from polydistill.run.build import build_safety, build_trainer
 from polydistill.run.cache import refuse_unheard
 from polydistill.run.evaluate import ALL
+from polydistill.safety import Order
 from polydistill.teachers import head_of, last_hidden_state
 from polydistill.training.hearing import listen_to
 from polydistill.training.taught import Taught
-from polydistill.weighting import Uniform
+from polydistill.weighting import Operator, Uniform
 from polydistill.worth import (
     Answers,
     by_position,
@@ -34,13 +35,16 @@ from polydistill.worth import (
     simplest,
     tuned,
     tuned_elsewhere,
+    tuned_powers,
 )
 
 Sections = list[dict[str, Any]]
 """A section `weighting:`."""
 
 POSTERIOR: dict[str, Any] = {"kind": "prefix_posterior", "share": 0.02}
-ENTROPY: dict[str, Any] = {"kind": "softmax", "signal": "entropy", "temperature": 2.0, "spread": 4.0}
+ENTROPY: dict[str, Any] = {"kind": "softmax", "signal": "entropy", "temperature": 0.5, "spread": 4.0}
+LEAST_POWER = 0.05
+"""A factor whose exponent is less is left out."""
 LEAST_TEXTS = 8
 """Fewer than this say nothing about any other text."""
 
@@ -119,61 +123,115 @@ def recommend_run(config: RunConfig, texts: int = 200) -> Recommendation:
                 f"{len(data)} {which} texts are too few to tell stacks apart; {LEAST_TEXTS} are the least"
             )
         trainer.eval_dataset = data.shuffle(seed=0).select(range(min(texts, len(data))))
-        return _Comparison(config, trainer).recommendation(said)
+        compared = Comparison(
+            list(_heard(trainer)),
+            trainer.pipeline.teachers,
+            trainer.pipeline.tasks,
+            floor=config.floor,
+            safety=build_safety(config.safety),
+        )
+        if compared.can_predict(trainer.pipeline):
+            own = [factor.model_dump(mode="json", exclude_defaults=True) for factor in config.weighting]
+            compared.further["as configured"] = own, trainer.pipeline
+        return compared.recommendation(said)
 
 
-class _Comparison:
-    """Everything that the teachers said, and every candidate's loss on it."""
+@dataclass(frozen=True)
+class Heard:
+    """A batch of held-out texts, position by position.
 
-    def __init__(self, config: RunConfig, trainer: Taught) -> None:
-        self.config, self.trainer = config, trainer
-        self.names, self.tasks = list(trainer.pipeline.teachers), list(trainer.pipeline.tasks)
-        self.safety = build_safety(config.safety)
-        heard = list(self._heard())
-        if not heard:
-            raise DataError("the texts have no position with a loss; nothing can be compared")
-        self.batches = [statistics for statistics, _, _ in heard]
+    Attributes:
+        statistics: what the teachers say.
+        loss: the student's as it stands, nats.
+        text: index of the text.
+    """
+
+    statistics: Statistics
+    loss: Float[Tensor, " N"]
+    text: Int[Tensor, " N"]
+
+
+def _stack(weighting: Sections) -> Operator:
+    return build_stack(TypeAdapter(list[AnyFactor]).validate_python(weighting))
+
+
+def _raised(factors: Sections, powers: Float[Tensor, " S"]) -> Sections:
+    """The factors to their powers, without those whose power is as good as 0."""
+    raised = [factor | {"power": round(power, 2)} for factor, power in zip(factors, powers.tolist(), strict=True)]
+    return [factor for factor in raised if factor["power"] >= LEAST_POWER] or [{"kind": "uniform"}]
+
+
+@torch.no_grad()
+def _heard(trainer: Taught) -> Iterator[Heard]:
+    """What student and teachers say of every held-out batch."""
+    student: Any = trainer.model
+    student.eval()
+    batches, seen = trainer.held_out(), 0
+    if batches is None:
+        raise ConfigError("data.evaluation has no `completion`, so that there is no loss to compare on")
+    needs = trainer.pipeline.stack.needs | {"entropy"}
+    averaging = Pipeline.of(Uniform(), trainer.pipeline.teachers, trainer.pipeline.tasks).decide
+    for batch in batches:
+        rows, positions = batch.positions(reads_prefix=True)
+        if bool(positions.has_loss.any()):
+            hidden = last_hidden_state(student, input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+            flat, head = hidden.flatten(0, 1)[rows], head_of(student, trainer.visible)
+            outputs = listen_to(trainer.teachers, batch, rows)
+            found = distil(flat, head, outputs, positions, averaging, ForwardKL(), needs=needs)
+            yield Heard(found.statistics, found.cross_entropy, seen + rows // batch.input_ids.shape[1])
+        seen += len(batch.input_ids)
+
+
+class Comparison:
+    """Everything that the teachers said, and every candidate's loss on it.
+
+    Args:
+        heard: of every batch.
+        teachers, tasks: names.
+        floor, safety: of every candidate's pipeline.
+
+    Attributes:
+        further: name -> section and pipeline of candidates beside the usual ones; the last to be preferred.
+
+    Raises:
+        DataError: no position has a loss.
+    """
+
+    def __init__(
+        self,
+        heard: Sequence[Heard],
+        teachers: Sequence[str],
+        tasks: Sequence[str],
+        *,
+        floor: float,
+        safety: Order | None = None,
+    ) -> None:
+        self.names, self.tasks, self.floor, self.safety = list(teachers), list(tasks), floor, safety
+        self.further: dict[str, tuple[Sections, Pipeline]] = {}
+        self.batches = [batch.statistics for batch in heard]
         self.chosen = [statistics.positions.has_loss for statistics in self.batches]
-        self.student = torch.cat([loss[keep] for (_, loss, _), keep in zip(heard, self.chosen, strict=True)]).cpu()
+        if not any(bool(chosen.any()) for chosen in self.chosen):
+            raise DataError("the texts have no position with a loss; nothing can be compared")
+        self.student = torch.cat([batch.loss[keep] for batch, keep in zip(heard, self.chosen, strict=True)]).cpu()
         entropy = [s.entropy[keep] for s, keep in zip(self.batches, self.chosen, strict=True) if s.entropy is not None]
         self.entropy = torch.cat(entropy).cpu()
         self.answers = Answers(
             log_p=self._kept(lambda statistics: statistics.label_log_prob),
-            text=torch.cat([text[keep] for (_, _, text), keep in zip(heard, self.chosen, strict=True)]).cpu(),
+            text=torch.cat([batch.text[keep] for batch, keep in zip(heard, self.chosen, strict=True)]).cpu(),
             task=self._kept(lambda statistics: statistics.positions.task),
         )
 
     def _kept(self, of: Callable[[Statistics], Tensor]) -> Tensor:
         return torch.cat([of(s)[keep] for s, keep in zip(self.batches, self.chosen, strict=True)]).cpu()
 
-    @torch.no_grad()
-    def _heard(self) -> Iterator[tuple[Statistics, Float[Tensor, " N"], Int[Tensor, " N"]]]:
-        """Statistics, the student's loss and the text, position by position, of every batch."""
-        trainer, seen = self.trainer, 0
-        student: Any = trainer.model
-        student.eval()
-        batches = trainer.held_out()
-        if batches is None:
-            raise ConfigError("data.evaluation has no `completion`, so that there is no loss to compare on")
-        needs = trainer.pipeline.stack.needs | {"entropy"}
-        averaging = Pipeline.of(Uniform(), self.names, self.tasks).decide
-        for batch in batches:
-            rows, positions = batch.positions(reads_prefix=True)
-            if bool(positions.has_loss.any()):
-                hidden = last_hidden_state(student, input_ids=batch.input_ids, attention_mask=batch.attention_mask)
-                flat, head = hidden.flatten(0, 1)[rows], head_of(student, trainer.visible)
-                outputs = listen_to(trainer.teachers, batch, rows)
-                found = distil(flat, head, outputs, positions, averaging, ForwardKL(), needs=needs)
-                yield found.statistics, found.cross_entropy, seen + rows // batch.input_ids.shape[1]
-            seen += len(batch.input_ids)
+    @staticmethod
+    def can_predict(pipeline: Pipeline) -> bool:
+        """Whether its weights follow from what comes before the label, and are not learned while a student is."""
+        return not pipeline.stack.state_dict() and not pipeline.stack.reads_label
 
     def _weights(self, weighting: Sections) -> Float[Tensor, "N K"]:
         """Log-weights of a stack at the positions with a loss."""
-        factors = TypeAdapter(list[AnyFactor]).validate_python(weighting)
-        pipeline = Pipeline.of(
-            build_stack(factors), self.names, self.tasks, floor=self.config.floor, safety=self.safety
-        )
-        return self._under(pipeline)
+        return self._under(Pipeline.of(_stack(weighting), self.names, self.tasks, floor=self.floor, safety=self.safety))
 
     @torch.no_grad()
     def _under(self, pipeline: Pipeline) -> Float[Tensor, "N K"]:
@@ -199,17 +257,25 @@ class _Comparison:
             }
             by_task = [{"kind": "task_prior", "table": table}]
             found["weights by task"] = by_task, self._floored(tuned_elsewhere(answers, answers.task))
-        more = {f"posterior, share {share:g}": [POSTERIOR | {"share": share}] for share in (0.02, 0.1, 0.005)}
-        more |= {"entropy": [ENTROPY], "posterior * entropy": [POSTERIOR, ENTROPY]}
+        posteriors = {f"posterior, share {share:g}": POSTERIOR | {"share": share} for share in (0.02, 0.1, 0.005)}
+        found |= {name: ([factor], self._weights([factor])) for name, factor in posteriors.items()}
+        best = max(posteriors, key=lambda name: -float(answers.pooled(found[name][1]).double().mean()))
+        found["entropy"] = self._powered([ENTROPY])
+        found["posterior * entropy"] = self._powered([posteriors[best], ENTROPY])
         if by_task:
-            more |= {"posterior * task": [POSTERIOR, *by_task]}
-            more |= {"posterior * task * entropy": [POSTERIOR, *by_task, ENTROPY]}
-        found |= {name: (section, self._weights(section)) for name, section in more.items()}
-        own = [factor.model_dump(mode="json", exclude_defaults=True) for factor in self.config.weighting]
-        learned = any(factor.kind in ("hedge", "gate") for factor in self.config.weighting)
-        if not learned and not self.trainer.pipeline.stack.reads_label:
-            found["as configured"] = own, self._under(self.trainer.pipeline)
+            found["posterior * task * entropy"] = self._powered([posteriors[best], *by_task, ENTROPY])
+        found |= {name: (section, self._under(pipeline)) for name, (section, pipeline) in self.further.items()}
         return found
+
+    def _powered(self, factors: Sections) -> tuple[Sections, Float[Tensor, "N K"]]:
+        """Their product with the exponents that predict best; factors that are not needed are left out."""
+        bare = [Pipeline.of(_stack([factor]), self.names, self.tasks) for factor in factors]
+        logs, log_p = torch.stack([self._under(one) for one in bare]), self.answers.log_p
+        log_w = torch.empty_like(log_p)
+        for half in (0, 1):
+            here = self.answers.half == half
+            log_w[here] = self._weights(_raised(factors, tuned_powers(log_p[~here], logs[:, ~here])))[here]
+        return _raised(factors, tuned_powers(log_p, logs)), log_w
 
     def _rounded(self, log_w: Float[Tensor, " K"]) -> dict[str, float]:
         """To three digits, and none at 0, which would be a veto."""
@@ -217,10 +283,11 @@ class _Comparison:
         return {name: max(round(weight, 3), 0.001) for name, weight in weights}
 
     def _floored(self, log_w: Float[Tensor, "N K"]) -> Float[Tensor, "N K"]:
-        floor = self.config.floor
+        floor = self.floor
         return ((1.0 - floor) * log_w.exp() + floor / log_w.shape[1]).log()
 
-    def recommendation(self, said: list[str]) -> Recommendation:
+    def recommendation(self, said: Sequence[str] = ()) -> Recommendation:
+        """What is found; `said` comes before its sentences."""
         answers, found = self.answers, self.candidates()
         losses = {name: answers.pooled(log_w) for name, (_, log_w) in found.items()}
         average = losses["averaging"]

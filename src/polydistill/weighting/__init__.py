@@ -8,7 +8,7 @@
 
 from polydistill.weighting.balance import Balanced
 from polydistill.weighting.clones import CloneRobust
-from polydistill.weighting.composition import ConvexSum, tempered_product
+from polydistill.weighting.composition import ConvexSum, WeightedProduct, tempered_product
 from polydistill.weighting.context import ClippedPosterior, DiscountedPosterior, PrefixPosterior, TeacherRouter
 from polydistill.weighting.gate import Gate
 from polydistill.weighting.gradient import GradientFactor
@@ -54,6 +54,7 @@ __all__ = [
     "TeacherRouter",
     "UnboundOperatorError",
     "Uniform",
+    "WeightedProduct",
     "Weighting",
     "not_an_operator",
     "tempered_product",

@@ -1,0 +1,119 @@
+"""What is compared in E1 to E4: cases, which are problems under some teachers, and the methods that try them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from experiments.methods import CONTROLS, METHODS, ORACLE, RULES, SCALES
+from experiments.planted import Planted, Problem, domains, problems, smoothed
+
+Case = Callable[[int], Problem]
+"""Seed -> problem."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A table of students.
+
+    Attributes:
+        title: a question.
+        cases: by name.
+        methods: by name, in the order of the table.
+        quick: methods of the short form.
+    """
+
+    title: str
+    cases: Mapping[str, Case]
+    methods: tuple[str, ...]
+    quick: tuple[str, ...] = ("averaging", "context", "all three", "oracle")
+
+
+RECOMMENDED = "recommended"
+"""The stack that `polydistill recommend` names, from texts that no student sees."""
+
+
+def _planted(key: str) -> Case:
+    return lambda seed: problems(seed)[key]
+
+
+def _names(*groups: tuple) -> tuple[str, ...]:
+    return tuple(method.name for group in groups for method in group)
+
+
+E1 = Experiment(
+    "Which scale earns its place",
+    {
+        "(a) documents": _planted("a"),
+        "(b) switches": _planted("b"),
+        "(c) kinds": _planted("c"),
+        "(d) conventions": _planted("d"),
+        "(e) everything": _planted("e"),
+    },
+    (*_names(CONTROLS, SCALES), RECOMMENDED, *_names(RULES, (ORACLE,))),
+)
+CORRUPTIONS = ("noise", "shifted", "sure and wrong")
+
+
+def corrupted(how: str, share: float) -> Case:
+    """(b) with one more teacher: a copy of the first that is wrong to a degree.
+
+    Args:
+        how: `noise` (even odds), `shifted` (every token for its neighbour), `sure and wrong` (one wrong token each).
+        share: of the corruption; 1 leaves nothing of what it knew.
+    """
+
+    def case(seed: int) -> Problem:
+        problem = domains("corrupted", seed, 4, 64)
+        good = problem.teachers[0].log_p.exp()
+        generator = torch.Generator().manual_seed(500 + seed)
+        bad = {
+            "noise": torch.full_like(good, 1.0 / len(good)),
+            "shifted": good.roll(1, dims=1),
+            "sure and wrong": torch.eye(len(good))[torch.randperm(len(good), generator=generator)],
+        }[how]
+        table = (1.0 - share) * good + share * smoothed(bad).exp()
+        return problem.with_teachers(*problem.teachers, Planted("corrupted", table.log()))
+
+    return case
+
+
+E2 = Experiment(
+    "A teacher that is corrupted from slightly to completely",
+    {"left out": lambda seed: domains("corrupted", seed, 4, 64)}
+    | {f"{how}, {share:.0%}": corrupted(how, share) for how in CORRUPTIONS for share in (0.25, 1.0)},
+    ("averaging", "tuned weights", "context", "all three", RECOMMENDED, "CA-MKD"),
+    ("averaging", "context", "all three"),
+)
+
+
+def cloned(copies: int) -> Case:
+    """(b) with the first teacher there several times."""
+
+    def case(seed: int) -> Problem:
+        problem = domains("clones", seed, 4, 64)
+        more = [Planted(f"copy{i}", problem.teachers[0].log_p) for i in range(copies - 1)]
+        return problem.with_teachers(*problem.teachers, *more)
+
+    return case
+
+
+E3 = Experiment(
+    "One teacher, several times",
+    {f"{copies} times": cloned(copies) for copies in (1, 2, 4, 8)},
+    ("averaging", "tuned weights", "context", "all three", RECOMMENDED, "oracle"),
+)
+
+
+def unknown(share: float) -> Case:
+    """(b) with a domain that no teacher knows, in a share of the texts."""
+    return lambda seed: domains("unknown", seed, 4, 64, hidden=share)
+
+
+E4 = Experiment(
+    "A domain that no teacher knows",
+    {f"{share:.0%} unknown": unknown(share) for share in (0.1, 0.3, 0.5)},
+    ("labels only", "averaging", "tuned weights", "context", "all three", RECOMMENDED),
+)
+
+EXPERIMENTS: Mapping[str, Experiment] = {"E1": E1, "E2": E2, "E3": E3, "E4": E4}
+assert all(name in METHODS or name == RECOMMENDED for e in EXPERIMENTS.values() for name in e.methods)

@@ -1,0 +1,160 @@
+"""One student: a small transformer that learns from a problem's texts by one method, and is judged by the true law."""
+
+from dataclasses import dataclass, replace
+from time import process_time
+
+import torch
+from experiments.methods import Found, Method
+from experiments.planted import VOCABULARY, Problem, Texts
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from polydistill.objective import ForwardKL
+from polydistill.teachers import head_of, last_hidden_state
+from polydistill.training import hearing
+from polydistill.training.step import step
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every student of a table has in common.
+
+    Attributes:
+        texts, held_out: how many of each.
+        steps, batch: optimizer steps of `batch` texts.
+        rate: peak learning rate, reached after 5% of the steps; then linearly to 0.
+        ce: share of cross-entropy on the labels.
+        hidden, layers: of the student.
+    """
+
+    texts: int = 512
+    held_out: int = 256
+    steps: int = 300
+    batch: int = 16
+    rate: float = 4e-3
+    ce: float = 0.1
+    hidden: int = 64
+    layers: int = 2
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A student on held-out texts.
+
+    Attributes:
+        excess: nats per token above the least that is possible, the entropy of the law when its hidden facts are known.
+        disputed: the same at the tokens where teachers differ in who is right about them.
+        seconds: of processor time that its training took.
+    """
+
+    excess: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Data:
+    """What the students of one problem and seed share.
+
+    Attributes:
+        train, held_out: texts.
+        found: teachers' log-probabilities of the training labels at the positions with loss.
+        routed: teacher per training text that predicted it best.
+        order: rows of every step.
+    """
+
+    problem: Problem
+    train: Texts
+    held_out: Texts
+    found: Found
+    routed: Tensor
+    order: Tensor
+    start: LlamaForCausalLM
+
+
+def prepare(problem: Problem, settings: Settings, seed: int) -> Data:
+    """Draw texts, initial weights and the order of learning."""
+    generator = torch.Generator().manual_seed(1000 + seed)
+    train, held_out = problem.draw(settings.texts, generator), problem.draw(settings.held_out, generator)
+    batch = train.batch()
+    target = torch.cat([train.ids[:, 1:], train.ids[:, -1:]], 1)
+    said = torch.stack([teacher.log_p[train.ids, target] for teacher in problem.teachers], -1)
+    learned = has_loss(train)
+    totals = (said * learned[..., None]).sum(1)
+    epochs = -(-settings.steps * settings.batch // settings.texts)
+    order = torch.cat([torch.randperm(settings.texts, generator=generator) for _ in range(epochs)])
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=settings.hidden,
+        intermediate_size=2 * settings.hidden,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=train.ids.shape[1],
+        tie_word_embeddings=False,
+    )
+    del batch
+    return Data(
+        problem,
+        train,
+        held_out,
+        said[learned].double(),
+        totals.argmax(-1),
+        order[: settings.steps * settings.batch].view(settings.steps, settings.batch),
+        LlamaForCausalLM(config),
+    )
+
+
+def has_loss(texts: Texts) -> Tensor:
+    """Positions whose next token is learned, `[n, T]`."""
+    learned = torch.zeros_like(texts.given)
+    learned[:, :-1] = ~texts.given[:, 1:]
+    return learned
+
+
+def learn(data: Data, method: Method, settings: Settings, seed: int) -> Judged:
+    """Train one student and judge it."""
+    problem, started = data.problem, process_time()
+    student = LlamaForCausalLM(data.start.config)
+    student.load_state_dict(data.start.state_dict())
+    optimizer = torch.optim.AdamW(student.parameters(), lr=settings.rate, weight_decay=0.01, betas=(0.9, 0.95))
+    pipeline = method.make(problem, data.found, seed)
+    labels_only = pipeline is None
+    bound = hearing.Method(problem.teachers, pipeline, ForwardKL(ce=settings.ce)) if pipeline is not None else None
+    warm = max(1, settings.steps // 20)
+    for number, rows in enumerate(data.order):
+        texts = data.train.take(rows)
+        if labels_only:
+            loss = _cross_entropy(student, texts)
+        else:
+            batch = texts.batch()
+            if not method.told:
+                batch = replace(batch, teacher=data.routed[rows][:, None].expand_as(batch.input_ids).contiguous())
+            heard = hearing.hear(bound, batch)
+            hidden = last_hidden_state(student, input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+            done = step(heard.of(hidden, head_of(student)), heard, bound)
+            bound.pipeline.stack.observe(done.outcome.statistics)
+            bound.pipeline.stack.commit()
+            loss = done.loss / done.outcome.count
+        for group in optimizer.param_groups:
+            group["lr"] = settings.rate * min((number + 1) / warm, (settings.steps - number) / (settings.steps - warm))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        optimizer.step()
+    return Judged(excess(student, data), process_time() - started)
+
+
+def _cross_entropy(student: LlamaForCausalLM, texts: Texts) -> Tensor:
+    logits = student(input_ids=texts.ids).logits[:, :-1]
+    labels = texts.ids[:, 1:].masked_fill(texts.given[:, 1:], -100)
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+
+
+@torch.no_grad()
+def excess(student: LlamaForCausalLM, data: Data) -> float:
+    """KL divergence of the student from the true law, nats per held-out token."""
+    student.eval()
+    law, learned = data.problem.law(data.held_out), has_loss(data.held_out)
+    q = torch.cat([student(input_ids=ids).logits.log_softmax(-1) for ids in data.held_out.ids.split(64)])
+    return float((law.exp() * (law - q)).sum(-1)[learned].double().mean())

@@ -1,0 +1,129 @@
+"""Whom a student trusts: every method that the tables compare, all with the same objective and total weight 1."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from experiments.planted import Problem
+from jaxtyping import Float
+from torch import Tensor
+
+from polydistill.certification.published_rules import confidence_aware, inverse_loss, probability_softmax
+from polydistill.pipeline import Pipeline
+from polydistill.simplex import normalise
+from polydistill.weighting import (
+    Custom,
+    Fixed,
+    Gate,
+    Hedge,
+    Operator,
+    PrefixPosterior,
+    Softmax,
+    TeacherRouter,
+    Uniform,
+    WeightedProduct,
+)
+from polydistill.weighting.signals import Entropy, LabelLikelihood, Margin
+from polydistill.worth import tuned
+
+FLOOR = 0.02
+Found = Float[Tensor, "N K"]
+"""Log-probability of every label of the training text under every teacher."""
+
+
+def task() -> Operator:
+    """What every teacher earned on the task so far."""
+    return Hedge(rate=0.5, share=0.02)(LabelLikelihood(spread=4.0))
+
+
+def context() -> Operator:
+    """Who predicted the text so far."""
+    return PrefixPosterior(share=0.02)
+
+
+def token() -> Operator:
+    """Who is sure here."""
+    return Softmax(0.5)(Entropy(spread=4.0))
+
+
+Make = Callable[[Problem, Found, int], Pipeline | None]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to weigh.
+
+    Attributes:
+        name: in tables.
+        make: problem, teachers' log-probabilities of the labels, seed -> a pipeline; None learns from labels only.
+        told: the position's expert is named to it, which no user can do.
+    """
+
+    name: str
+    make: Make
+    told: bool = False
+
+
+def _stack(build: Callable[[], Operator]) -> Make:
+    return lambda problem, found, seed: Pipeline.of(build(), names(problem), problem.tasks, floor=FLOOR)
+
+
+def names(problem: Problem) -> list[str]:
+    """Of its teachers."""
+    return [teacher.name for teacher in problem.teachers]
+
+
+def fixed(problem: Problem, log_w: Tensor) -> Pipeline:
+    """The same weights everywhere."""
+    weights = dict(zip(names(problem), log_w.exp().clamp_min(1e-6).tolist(), strict=True))
+    return Pipeline.of(Fixed(weights), names(problem))
+
+
+def _single(problem: Problem, found: Found, seed: int) -> Pipeline:
+    alone = torch.full((found.shape[1],), -math.inf)
+    alone[found.mean(0).argmax()] = 0.0
+    return fixed(problem, alone)
+
+
+def _random(problem: Problem, found: Found, seed: int) -> Pipeline:
+    drawn = -torch.rand(found.shape[1], generator=torch.Generator().manual_seed(seed)).log()
+    return fixed(problem, normalise(drawn.log()))
+
+
+def _rule(function: Callable[[Tensor], Tensor], signal: Callable[[], object]) -> Make:
+    """A published rule, as it was proposed but that its weights are made to sum to one."""
+    return _stack(lambda: Custom(lambda evidence: normalised(function(evidence)))(signal()))
+
+
+def normalised(weights: Float[Tensor, "n K"]) -> Float[Tensor, "n K"]:
+    """The same total everywhere, so that rules are compared and not learning rates."""
+    return weights / weights.sum(-1, keepdim=True)
+
+
+CONTROLS = (
+    Method("labels only", lambda problem, found, seed: None),
+    Method("best teacher", _single),
+    Method("averaging", _stack(Uniform)),
+    Method("random weights", _random),
+    Method("tuned weights", lambda problem, found, seed: fixed(problem, tuned(found))),
+    Method("router by text", lambda problem, found, seed: Pipeline.of(TeacherRouter(math.inf), names(problem))),
+)
+ORACLE = Method("oracle", lambda problem, found, seed: Pipeline.of(TeacherRouter(math.inf), names(problem)), told=True)
+SCALES = (
+    Method("task", _stack(task)),
+    Method("context", _stack(context)),
+    Method("token", _stack(token)),
+    Method("task * context", _stack(lambda: task() * context())),
+    Method("task * token", _stack(lambda: task() * token())),
+    Method("context * token", _stack(lambda: context() * token())),
+    Method("all three", _stack(lambda: task() * context() * token())),
+    Method("all three, learned", _stack(lambda: WeightedProduct([task(), context(), token()]))),
+    Method("gate", _stack(lambda: Gate([Entropy(spread=4.0), Margin(spread=4.0)]))),
+)
+RULES = (
+    Method("CA-MKD", _rule(confidence_aware, lambda: LabelLikelihood(spread=math.inf))),
+    Method("inverse loss", _rule(lambda e: inverse_loss(e.clamp_max(-1e-6)), lambda: LabelLikelihood(spread=math.inf))),
+    Method("softmax of exp(-CE)", _rule(probability_softmax, lambda: LabelLikelihood(spread=math.inf))),
+)
+METHODS: Mapping[str, Method] = {method.name: method for method in (*CONTROLS, *SCALES, *RULES, ORACLE)}
