@@ -66,7 +66,7 @@ def workload(case: Case) -> Workload:
     )
     names = [f"t{k}" for k in range(case.k)]
     stack = (
-        TaskPrior({"a": {names[0]: 0.5}})
+        TaskPrior({"a": dict.fromkeys(names, 0.5)})
         * PrefixPosterior(0.02)
         * Softmax(2.0)(Entropy(spread=4))
         * Softmax(2.0)(LabelLikelihood(spread=4))

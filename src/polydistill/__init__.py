@@ -41,7 +41,7 @@ _HOMES = {
     "polydistill.certification": ("certify", "certify_pool"),
     "polydistill.teachers": ("LocalTeacher",),
     "polydistill.teachers.served": ("ServedTeacher",),
-    "polydistill.training": ("PolyDistillTrainer", "OnPolicyPolyDistillTrainer"),
+    "polydistill.trainers": ("PolyDistillTrainer", "OnPolicyPolyDistillTrainer"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

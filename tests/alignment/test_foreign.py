@@ -8,7 +8,7 @@ from datasets import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM
 from trl import SFTConfig
 
-from polydistill import LocalTeacher, PolyDistillTrainer, PrefixPosterior, ReverseKL, Softmax, Uniform
+from polydistill import LocalTeacher, PrefixPosterior, ReverseKL, Softmax, Uniform
 from polydistill.config.file import ConfigError
 from polydistill.config.run import RunConfig
 from polydistill.logprobs import logits_of
@@ -16,6 +16,7 @@ from polydistill.run.build import build_teachers
 from polydistill.run.cache import refuse_uncachable
 from polydistill.run.check import check_run
 from polydistill.teachers import ForeignTeacher, VocabularyMismatchError
+from polydistill.training import PolyDistillTrainer
 from polydistill.weighting.signals import Fidelity
 
 TEXTS = Dataset.from_dict({"text": [line * 2 for line in made.TEXT[:7]]})

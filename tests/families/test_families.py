@@ -1,6 +1,7 @@
 """Every family of causal language models: what is learned from is what the model says, or the class is refused."""
 
 import pytest
+import sweep
 import tiny_models
 import torch
 from models import llama
@@ -50,6 +51,21 @@ def test_a_teacher_of_every_family_says_what_its_model_says_or_is_refused_by_nam
         expected = torch.cat([model(input_ids=row).logits[0] for row in (ids[:1], ids[1:, 4:])])
     got = outputs.head.logits(outputs.hidden)[:, : expected.shape[1]]
     torch.testing.assert_close(got, expected.float(), rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+
+STUDENTS = {"emu3", "mllama", "reformer"} | set(REFUSED)
+"""Families that are refused somewhere: docs/families.md argues each."""
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("name", sorted(set(tiny_models.NAMES) - (LOADED_OTHERWISE - {"emu3", "mllama"})))
+def test_a_family_is_right_wherever_it_stands_or_refused_there(name):
+    found = sweep.look(name)
+    wrong = {where: said for where, said in found.items() if said != sweep.RIGHT}
+    assert all(said.startswith("refused: ") for said in wrong.values()), wrong
+    assert bool(wrong) == (name in STUDENTS)
 
 
 @pytest.mark.filterwarnings("ignore")

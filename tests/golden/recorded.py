@@ -26,6 +26,7 @@ from polydistill.run.build import build_trainer
 from polydistill.run.cache import build_cache
 from polydistill.safety import Controller, Forbidden, KLToTeacher, TaskLoss, UnsafeMass
 from polydistill.safety.constrained import Constrained
+from polydistill.training import OnPolicyPolyDistillTrainer, PolyDistillTrainer
 from polydistill.training.gradient import AcrossTeachers
 from polydistill.training.gradient.across_groups import AcrossGroups, Critical, Labels
 
@@ -99,14 +100,14 @@ def teachers() -> dict[str, Any]:
 def off_policy(
     folder: Path, weighting: Any = PLAIN, given: dict | None = None, options: dict | None = None, **how: Any
 ) -> Any:
-    return p.PolyDistillTrainer(
+    return PolyDistillTrainer(
         models.llama(0),
         teachers() if given is None else given,
         weighting,
         args=SFTConfig(**arguments(folder, max_length=64, dataloader_num_workers=0, **(options or {}))),
         train_dataset=models.texts(),
         processing_class=models.tokenizer(),
-        **how,
+        **{"floor": 0.0, **how},
     )
 
 
@@ -119,14 +120,14 @@ def on_policy(folder: Path, weighting: Any, **how: Any):
         "severity": [(i % 5) / 4 for i in rows],
         "teacher_id": ["b" if i % 3 else "a" for i in rows],
     }
-    return p.OnPolicyPolyDistillTrainer(
+    return OnPolicyPolyDistillTrainer(
         models.llama(0, width=16),
         teachers(),
         weighting,
         args=DistillationConfig(**arguments(folder, max_completion_length=8)),
         train_dataset=Dataset.from_dict(data),
         processing_class=models.tokenizer(),
-        **how,
+        **{"floor": 0.0, **how},
     )
 
 
@@ -152,6 +153,7 @@ def cached(folder: Path) -> Record:
         "teachers": {name: str(folder / name) for name in "ab"},
         "data": {"train": str(folder / "train.jsonl")},
         "weighting": [{"kind": "prefix_posterior"}, {"kind": "softmax", "signal": "entropy"}],
+        "objective": {"ce": 0.1},
         "cache": {
             "examples_per_shard": 6,
             "batch": 4,

@@ -3,7 +3,8 @@
 from models import SMALL, llama
 from trl import SFTConfig
 
-from polydistill import PolyDistillTrainer, Uniform
+from polydistill import Uniform
+from polydistill.training import PolyDistillTrainer
 
 
 def off_policy(folder, data, spoken):

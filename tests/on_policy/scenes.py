@@ -44,7 +44,11 @@ def two() -> dict[str, LocalTeacher]:
 
 def ours(folder: Path, weighting: Any = None, teachers: Any = None, dataset: Any = None, **options: Any):
     """Our trainer; by default with two teachers under a hard route."""
-    given = {"processing_class": tokenizer(), **{key: options.pop(key) for key in list(options) if key in OURS}}
+    given = {
+        "processing_class": tokenizer(),
+        "floor": 0.0,
+        **{key: options.pop(key) for key in list(options) if key in OURS},
+    }
     student = options.pop("student", None) or llama(0, width=16)
     return OnPolicyPolyDistillTrainer(
         student,

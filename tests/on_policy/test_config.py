@@ -65,7 +65,7 @@ def test_on_policy_learns_reverse_kl_without_labels_unless_told_otherwise(place,
 
 
 def test_off_policy_keeps_its_own_defaults_and_has_no_sampled_objective(place, tmp_path):
-    assert build_trainer(_config(place, tmp_path, mode="off_policy")).objective == ForwardKL(ce=0.1)
+    assert build_trainer(_config(place, tmp_path, mode="off_policy")).objective == ForwardKL()
     with pytest.raises(ConfigError, match="sampled_log_pool needs text that the student sampled"):
         build_trainer(_config(place, tmp_path, {"kind": "sampled_log_pool"}, mode="off_policy"))
 

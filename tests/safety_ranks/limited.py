@@ -10,10 +10,11 @@ import torch.distributed as dist
 from transformers import TrainerCallback
 from trl import SFTConfig
 
-from polydistill import PolyDistillTrainer, PrefixPosterior, Tilt
+from polydistill import PrefixPosterior, Tilt
 from polydistill.run.devices import leave
 from polydistill.safety import Controller, Forbidden, GeneratedRate, KLToTeacher, TaskLoss, UnsafeMass
 from polydistill.safety.constrained import Constrained
+from polydistill.training import PolyDistillTrainer
 
 STEPS, BATCH = 8, 8
 

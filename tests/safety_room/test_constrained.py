@@ -8,12 +8,13 @@ import pytest
 import torch
 from trl import SFTConfig
 
-from polydistill import ForwardKL, Pipeline, PolyDistillTrainer, PrefixPosterior, Tilt
+from polydistill import ForwardKL, Pipeline, PrefixPosterior, Tilt
 from polydistill.logprobs import HiddenStates, Positions
 from polydistill.safety import Controller, Forbidden, GeneratedRate, KLToTeacher, TaskLoss, UnsafeMass
 from polydistill.safety.constrained import Constrained
 from polydistill.safety.measures import prefixes, unsafe_mass, unsafe_surprise
 from polydistill.teachers import LocalTeacher, head_of, last_hidden_state
+from polydistill.training import PolyDistillTrainer
 from polydistill.training.batch import Batch
 from polydistill.training.hearing import Method, hear
 from polydistill.training.step import step

@@ -169,7 +169,10 @@ SPOILED = {
         "token 3 was sent as id 63, which is not among those",
     ),
     "no choice": (lambda a: a["choices"].clear(), "0 choices instead of 1"),
-    "no log-probabilities": (lambda a: a["choices"][0].pop("prompt_logprobs"), "does not give prompt log-prob"),
+    "no log-probabilities": (
+        lambda a: a["choices"][0].pop("prompt_logprobs"),
+        "give log-probabilities of a prompt; vLLM",
+    ),
     "a list": (lambda a: [1, 2], "not a JSON object"),
     "first not null": (lambda a: entries(a).__setitem__(0, entries(a)[1]), "first entry must be null"),
 }

@@ -6,7 +6,8 @@ import models
 import torch
 from trl import SFTConfig
 
-from polydistill import Entropy, Hedge, LabelLikelihood, PolyDistillTrainer, PrefixPosterior, Softmax, TaskPrior
+from polydistill import Entropy, Hedge, LabelLikelihood, PrefixPosterior, Softmax, TaskPrior
+from polydistill.training import PolyDistillTrainer
 
 PLAIN = PrefixPosterior(0.05) * Softmax(2.0)(Entropy(spread=4))
 LEARNING = TaskPrior({"code": {"a": 2, "b": 1}}) * Hedge(0.5, 0.1)(LabelLikelihood()) * PLAIN
@@ -35,7 +36,7 @@ def trainer(
         weighting=weighting,
         args=arguments(folder, **options),
         train_dataset=models.texts() if data is None else data,
-        **{"processing_class": models.tokenizer(), **(made or {})},
+        **{"processing_class": models.tokenizer(), "floor": 0.0, **(made or {})},
     )
 
 

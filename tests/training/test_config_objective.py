@@ -30,17 +30,17 @@ from polydistill.theory.scene import divergence_of
 from polydistill.training.gradient.across_teachers import AcrossTeachers
 
 BUILT = [
-    ({"kind": "forward_kl", "temperature": 2.0}, ForwardKL(temperature=2.0, ce=0.1)),
-    ({"kind": "reverse_kl"}, ReverseKL(ce=0.1)),
-    ({"kind": "alpha", "alpha": -1.0}, Alpha(alpha=-1.0, ce=0.1)),
-    ({"kind": "mixed", "share": 0.25}, Mixed(share=0.25, ce=0.1)),
+    ({"kind": "forward_kl", "temperature": 2.0}, ForwardKL(temperature=2.0)),
+    ({"kind": "reverse_kl"}, ReverseKL()),
+    ({"kind": "alpha", "alpha": -1.0}, Alpha(alpha=-1.0)),
+    ({"kind": "mixed", "share": 0.25}, Mixed(share=0.25)),
     (
         {"kind": "own_pool", "aggregator": "polydistill.axioms.pools:linear_pool"},
-        OwnPool(aggregator=linear_pool, ce=0.1),
+        OwnPool(aggregator=linear_pool),
     ),
-    ({"kind": "jsd", "beta": 0.2}, PoolThenDivide(pair=JSD(0.2), ce=0.1)),
-    ({"kind": "skew_forward", "skew": 0.3}, PoolThenDivide(pair=SkewForward(0.3), ce=0.1)),
-    ({"kind": "skew_reverse", "pooling": "divide_then_pool"}, DivideThenPool(pair=SkewReverse(), ce=0.1)),
+    ({"kind": "jsd", "beta": 0.2}, PoolThenDivide(pair=JSD(0.2))),
+    ({"kind": "skew_forward", "skew": 0.3}, PoolThenDivide(pair=SkewForward(0.3))),
+    ({"kind": "skew_reverse", "pooling": "divide_then_pool"}, DivideThenPool(pair=SkewReverse())),
 ]
 
 
@@ -89,7 +89,7 @@ def test_an_ordinary_run_takes_it(tmp_path):
         "training": {"max_steps": 2, "batch_size": 4, "cpu": True, "learning_rate": 1e-2},
     }
     trainer = build_trainer(RunConfig.model_validate(tree))
-    assert trainer.objective == PoolThenDivide(pair=JSD(0.3), ce=0.1)
+    assert trainer.objective == PoolThenDivide(pair=JSD(0.3))
     assert trainer.train().training_loss > 0
 
 

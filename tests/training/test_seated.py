@@ -14,10 +14,12 @@ from polydistill.cli.faults import code_of
 from polydistill.config.file import ConfigError
 from polydistill.config.run import RunConfig, StudentConfig
 from polydistill.data.context import DataError
-from polydistill.run.build import build_student, flags_of, sft_config
+from polydistill.run.build import build_student, sft_config
 from polydistill.run.student import StudentDiffersError, few_logits, merged, save_student
 from polydistill.run.train import refuse_place
 from polydistill.teachers import LocalTeacher, adapters_on
+from polydistill.training.placement import Offloaded
+from polydistill.training.student import flags_of
 
 LORA = {"r": 2, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}
 pytestmark = [
@@ -151,6 +153,23 @@ def test_extra_overrules_no_key_and_the_environment_no_precision(monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     with pytest.raises(ConfigError, match="ACCELERATE_MIXED_PRECISION=bf16, which would win"):
         sft_config(run())
+
+
+def test_a_student_whose_dtype_rounds_its_updates_away_is_said(tmp_path):
+    half = models.llama(0).to(torch.bfloat16)
+    made = trainer(tmp_path, student=half, data=PLAIN, teachers={"w": models.llama(1)}, learning_rate=2e-5)
+    assert any(said.startswith("the student is trained in bfloat16, which rounds most updates") for said in made.masked)
+    made = trainer(tmp_path, data=PLAIN, teachers={"w": models.llama(1)}, learning_rate=2e-5)
+    assert not any("rounds most updates" in said for said in made.masked)
+
+
+def test_a_device_map_is_for_teachers_that_stay_where_it_puts_them(tmp_path):
+    with pytest.raises(ValueError, match=r"device_map is for teachers"):
+        StudentConfig(model="s", device_map="auto")
+    mapped = models.llama(1)
+    mapped.hf_device_map = {"": "cpu"}
+    with pytest.raises(ValueError, match=r"teacher 'w' has a device_map, and placement: offloaded moves teachers"):
+        trainer(tmp_path, teachers={"w": mapped}, data=PLAIN, made={"placement": Offloaded()})
 
 
 def test_a_tilde_is_the_home_of_the_user(monkeypatch):

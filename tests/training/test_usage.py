@@ -11,9 +11,9 @@ from runs import LEARNING, PLAIN, arguments, losses, trainer, weights
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast, TrainerCallback
 
-from polydistill import ForwardKL, LocalTeacher, PolyDistillTrainer, PrefixPosterior, ReverseKL, Tilt, Uniform
+from polydistill import ForwardKL, LocalTeacher, PrefixPosterior, ReverseKL, Tilt, Uniform
 from polydistill.teachers import VocabularyMismatchError
-from polydistill.training import DataError, NonFiniteValueError
+from polydistill.training import DataError, NonFiniteValueError, PolyDistillTrainer
 
 
 def moved(before, after):

@@ -95,6 +95,17 @@ def schema(json_file: JsonFile = None) -> None:
 
 
 @app.command()
+def env(json_file: JsonFile = None) -> None:
+    """Versions, devices and compilers of this machine: what a report of a bug needs."""
+    from polydistill.cli.env import environment
+
+    found = environment()
+    for name, value in found.items():
+        print(f"{name}: {value}")
+    _write(json_file, found)
+
+
+@app.command()
 def check(
     config: ConfigFile,
     overrides: Overrides = None,

@@ -18,24 +18,50 @@ from polydistill.records import write_whole
 from polydistill.records.bounded import UnboundedError, bounded
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+class NotRebuiltError(ConfigError):
+    """A run that Python began has what no file can say."""
+
+
+NOT_REBUILT = "not_rebuilt"
+"""In the configuration of a run that Python began: key -> why no file can say it."""
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = (), *, to_measure: bool = False) -> RunConfig:
     """A checked configuration: command line over file over default.
 
     Args:
         path: YAML file. Relative paths in it are relative to where the command is run.
         overrides: `key.path=value`, values read as YAML.
+        to_measure: nothing is to be trained, so that training data of a run that Python began is not missed.
 
     Raises:
         ConfigError: the file is missing or unreadable, a key is unknown, or a value does not fit.
     """
     tree = _read(Path(path))
     given = _apply(tree, overrides)
+    _refuse_lacking(tree, path, to_measure)
     try:
         config = RunConfig.model_validate(tree)
     except ValidationError as error:
         raise ConfigError("\n".join(_sentence(fault, tree, path, given) for fault in error.errors())) from error
     _refuse_secrets(tree, (), path, tree, given)
     return config
+
+
+def _refuse_lacking(tree: CommentedMap, path: str | Path, to_measure: bool) -> None:
+    """What a run that Python began could not write down is missing.
+
+    Raises:
+        NotRebuiltError: naming it.
+    """
+    lacking = dict(tree.pop(NOT_REBUILT, None) or {})
+    if to_measure and tree["data"].get("evaluation") is not None and lacking.pop("data.train", None):
+        tree["data"]["train"] = tree["data"]["evaluation"]
+    if lacking:
+        raise NotRebuiltError(
+            f"{path} is of a run that Python began, and a file cannot say all of it: "
+            + "; ".join(f"{key}: {why}" for key, why in lacking.items())
+        )
 
 
 def dump_config(config: RunConfig, path: str | Path) -> None:

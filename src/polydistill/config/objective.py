@@ -52,7 +52,7 @@ class ObjectiveConfig(Section):
         default=None, description="own_pool: module:name or file.py:name of (weights, log_p) -> log_p"
     )
     temperature: float = Field(default=1.0, gt=0)
-    ce: float = Field(default=0.1, ge=0, le=1, description="share of cross-entropy on the labels")
+    ce: float = Field(default=0.0, ge=0, le=1, description="share of cross-entropy on the labels")
     temperature_squared: bool = False
 
     @field_validator("kind", mode="before")

@@ -1,5 +1,6 @@
 """The configuration of a run: inert, strict, saved whole with every run."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -101,6 +102,13 @@ class StudentConfig(ModelConfig):
     chat_template: str | None = Field(
         default=None, description="of its tokenizer, instead of its own: a folder with a tokenizer, or a Jinja file"
     )
+
+    @field_validator("device_map")
+    @classmethod
+    def _placed_by_the_trainer(cls, device_map: str | None) -> str | None:
+        if device_map is not None:
+            raise ValueError("a device_map is for teachers; the student is where Accelerate trains it: leave it out")
+        return device_map
 
 
 class SourceConfig(Section):
@@ -264,6 +272,9 @@ class TrainingConfig(Section):
         for name, place in OWN.items():
             if name in extra:
                 raise ValueError(f"{name} is {place} here; say it there, where the rest of the run reads it")
+        for name, value in extra.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name} should be a finite number, got {value}")
         if extra.get("save_only_model"):
             raise ValueError("save_only_model leaves checkpoints that nothing can go on from; leave it out")
         return extra
@@ -290,14 +301,14 @@ class RunConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _on_policy_defaults(cls, values: Any) -> Any:
-        """Generated text has no labels, so that on-policy the share of cross-entropy is 0 unless given."""
+        """The student's own text is learned on by reverse KL unless another divergence is given."""
         training = values.get("training") if isinstance(values, Mapping) else None
         if not isinstance(training, Mapping) or training.get("mode") != "on_policy":
             return values
         given = values.get("objective")
         if given is not None and not isinstance(given, Mapping):
             return values
-        return {**values, "objective": {"kind": "reverse_kl", "ce": 0.0, **(given or {})}}
+        return {**values, "objective": {"kind": "reverse_kl", **(given or {})}}
 
     @model_validator(mode="after")
     def _steps_of_a_stream(self) -> "RunConfig":

@@ -243,6 +243,7 @@ def import_object(name: str) -> Any:
             thing = getattr(thing, part)
     except ModuleNotFoundError as error:
         raise ConfigError(f"{name}: there is no module {error.name!r} here or among the installed ones") from error
-    except AttributeError as error:
-        raise ConfigError(f"{name}: {error}") from error
+    except Exception as error:  # whatever a module of the user's raises
+        why = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+        raise ConfigError(f"{name}: {error if isinstance(error, AttributeError) else why}") from error
     return thing

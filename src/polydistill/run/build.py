@@ -1,12 +1,14 @@
 """From a configuration to what it describes: the stack, the objective, the trainer."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, Trainer, get_scheduler
+from transformers.integrations import get_reporting_integration_callbacks
 from trl import DistillationConfig, SFTConfig
 
 from polydistill.cache import Cache, CachedTeacher
@@ -29,6 +31,8 @@ from polydistill.training.on_policy import OnPolicyPolyDistillTrainer
 from polydistill.training.placement import Copied, Offloaded, Sharded
 from polydistill.training.sampled import SampledLinearPool, SampledLogPool
 from polydistill.training.taught import Observer, Taught
+
+Arguments = TypeVar("Arguments", SFTConfig, DistillationConfig)
 
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -185,10 +189,16 @@ def sft_config(config: c.RunConfig) -> SFTConfig:
         "assistant_only_loss": data.loss == "assistant",
     }
     refuse_extra(config.training.extra, wanted)
+    return _arguments(SFTConfig, {**wanted, "shuffle_dataset": data.streamed, **config.training.extra})
+
+
+def _arguments(kind: type[Arguments], wanted: dict[str, Any]) -> Arguments:
     try:
-        return SFTConfig(**{**wanted, "shuffle_dataset": data.streamed, **config.training.extra})
+        args = kind(**wanted)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"training: {str(error).strip().splitlines()[0]}") from error
+    refuse_unready(args)
+    return args
 
 
 def distillation_config(config: c.RunConfig) -> DistillationConfig:
@@ -209,16 +219,7 @@ def distillation_config(config: c.RunConfig) -> DistillationConfig:
         "temperature": t.sampling_temperature,
     }
     refuse_extra(t.extra, wanted)
-    try:
-        return DistillationConfig(**{**wanted, **t.extra})
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"training: {str(error).strip().splitlines()[0]}") from error
-
-
-def flags_of(model: Any) -> dict[str, Any]:
-    """What trl switches for training in a model's configuration, as the checkpoint has it."""
-    config = model.config.get_text_config()
-    return {name: getattr(config, name) for name in ("use_cache", "output_router_logits") if hasattr(config, name)}
+    return _arguments(DistillationConfig, {**wanted, **t.extra})
 
 
 def refuse_extra(extra: dict[str, Any], own: dict[str, Any]) -> None:
@@ -229,6 +230,31 @@ def refuse_extra(extra: dict[str, Any], own: dict[str, Any]) -> None:
     """
     for name in sorted(set(extra) & set(own)):
         raise ConfigError(f"training.extra.{name}: the configuration has a key of its own for it; use that one")
+
+
+def refuse_unready(args: Any) -> None:
+    """Trackers, optimizer and schedule are made once for nothing, before models are loaded.
+
+    Raises:
+        ConfigError: a package is not installed, a name is unknown, or a schedule needs arguments.
+    """
+    nothing = torch.nn.Linear(1, 1)
+    tries: dict[str, Callable[[], Any]] = {
+        "training.report_to": lambda: [made() for made in get_reporting_integration_callbacks(args.report_to)],
+        "training.extra.optim": lambda: Trainer.get_optimizer_cls_and_kwargs(args, nothing),  # type: ignore[arg-type]
+        "training.schedule": lambda: get_scheduler(
+            args.lr_scheduler_type,
+            torch.optim.SGD(nothing.parameters(), 1e-3),
+            num_warmup_steps=1,
+            num_training_steps=2,
+            scheduler_specific_kwargs=args.lr_scheduler_kwargs,
+        ),
+    }
+    for key, attempt in tries.items():
+        try:
+            attempt()
+        except Exception as error:  # whatever a tracker or an optimizer raises
+            raise ConfigError(f"{key}: {reason_of(error)}") from error
 
 
 def refuse_environment(bf16: bool) -> None:
@@ -306,7 +332,6 @@ def build_trainer(config: c.RunConfig, observers: list[Observer] | None = None) 
     arguments = None if on_policy else sft_config(config)
     generation = distillation_config(config) if on_policy else None
     model, tokenizer = build_student(config.student)
-    flags = flags_of(model)
     adapters = None
     if lora is not None:
         adapters = PeftLoraConfig(
@@ -355,7 +380,7 @@ def build_trainer(config: c.RunConfig, observers: list[Observer] | None = None) 
             **common,
         )
     trainer.masked += code_says(config)
-    trainer.flags, trainer.threads = flags, config.training.threads
+    trainer.threads = config.training.threads
     if not config.training.skip_spikes:
         trainer.spikes = None
     return trainer

@@ -15,7 +15,7 @@ from polydistill.cache.build import finished_shards
 from polydistill.cache.files import Files
 from polydistill.cache.manifest import CODEC, MANIFEST, PLAN, Plan
 from polydistill.cache.store import find_faults, read_manifest
-from polydistill.config.file import ConfigError, load_config
+from polydistill.config.file import ConfigError, NotRebuiltError, load_config
 from polydistill.records import (
     BEFORE,
     CERTIFICATE,
@@ -128,10 +128,12 @@ def _config(folder: Path) -> Iterator[Finding]:
         yield Finding(f"{CONFIG} is missing", "give the command that began the run again, with the same file")
         return
     try:
-        load_config(folder / CONFIG)
+        load_config(folder / CONFIG, to_measure=True)
         identity = folder / "identity.json"
         if identity.is_file() and not isinstance(json.loads(identity.read_bytes()), dict):
             raise ValueError("it is no mapping")
+    except NotRebuiltError as error:
+        yield Finding(str(error))
     except ConfigError as error:
         yield Finding(
             str(error).splitlines()[0], f"remove {folder / CONFIG}; the command that began the run writes it again"

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from peft import PeftModel
 from torch import Tensor
 
 from polydistill.data.pieces import pieces
@@ -88,6 +89,7 @@ def evaluate(  # noqa: PLR0913
         constraints: limits whose values are measured as well.
         loss_bytes: byte budget of a chunk, as in training; by device when None.
     """
+    student = student.get_base_model() if isinstance(student, PeftModel) else student  # where adapters act as well
     was_training = student.training
     student.eval()
     sums: dict[str, _Sums] = defaultdict(_Sums)

@@ -1,7 +1,8 @@
 """The student when training is over: whole on the main rank, saved, and compared with what was trained."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,28 @@ def merged(model: Any, flags: Mapping[str, Any]) -> Any:
     for name, value in flags.items():
         setattr(model.config.get_text_config(), name, value)
     return model
+
+
+@contextmanager
+def as_saved(model: Any, flags: Mapping[str, Any]) -> Iterator[Any]:
+    """The student as `merged` makes it, of one that somebody goes on with: adapters are merged in a copy.
+
+    Args:
+        model: as it was trained.
+        flags: of its configuration, as the checkpoint had them.
+    """
+    if isinstance(model, PeftModel):
+        device = model.device
+        copied = copy.deepcopy(model.cpu())  # beside the optimizer there may be no room for two
+        model.to(device)
+        yield merged(copied, flags)
+        return
+    config = model.config.get_text_config()
+    kept = {name: getattr(config, name) for name in flags}
+    try:
+        yield merged(model, flags)
+    finally:
+        vars(config).update(kept)
 
 
 def save_student(model: Any, tokenizer: Any, trained: torch.Tensor, folder: Path) -> None:

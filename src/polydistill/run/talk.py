@@ -106,7 +106,7 @@ class Talk:
         Raises:
             ConfigError: the answer has no such token.
         """
-        config = load_config(self.run / CONFIG)
+        config = load_config(self.run / CONFIG, to_measure=True)
         student = config.student.model_copy(update={"model": str(self.run / STUDENT), "lora": None, "revision": None})
         trainer = build_trainer(config.model_copy(update={"student": student}))
         whole = torch.cat([ids, answer], 1)

@@ -189,7 +189,7 @@ def _train(
     if main:  # before teachers are asked again: an outage now must not cost what was learned
         assert student is not None
         trained = few_logits(student)
-        student = merged(student, trainer.flags or {})
+        student = merged(student, trainer.flags)
         replace_whole(folder / STUDENT, partial(save_student, student, trainer.processing_class, trained))
         certify_learned(folder, trainer.pipeline, says(trainer.promises()))
     with main_alone(main):
@@ -202,11 +202,12 @@ def _train(
             ) from error
         if main:
             writing.write(student, trainer.state.global_step)
-            summary = _summary(config, trainer, evaluation, recorder, command, started, recorder.wall())
+            summary = summarised(trainer, evaluation, recorder, command, started)
             if order is not None:
                 summary = summary.model_copy(update={"says": [*summary.says, order.says]})
             summary = with_held_out(summary, evaluation)
-            _leave_behind(config, folder, says(trainer.promises()), evaluation, summary)
+            sources = {name: section.source for name, section in config.teachers.items()}
+            leave_behind(trainer, evaluation, summary, config.student.model, sources)
     trainer.accelerator.end_training()
     return summary
 
@@ -260,15 +261,10 @@ def refuse_place(config: RunConfig, folder: Path) -> None:
         )
 
 
-def _summary(
-    config: RunConfig,
-    trainer: Taught,
-    evaluation: Evaluation | None,
-    recorder: Recorder,
-    command: str,
-    started: datetime,
-    seconds: float,
+def summarised(
+    trainer: Taught, evaluation: Evaluation | None, recorder: Recorder, command: str, started: datetime
 ) -> RunSummary:
+    """What came out of a run, for its report."""
     scores: list[Score] = []
     domains: list[str] = []
     if evaluation is not None:
@@ -280,7 +276,7 @@ def _summary(
             for name, losses in record.teacher_losses.items()
         ]
     return RunSummary(
-        title=Path(config.output).name,
+        title=Path(str(trainer.args.output_dir)).name,
         command=command,
         package_version=__version__,
         hardware=hardware(),
@@ -307,7 +303,7 @@ def _summary(
             *foreign_says(trainer.teachers, trainer.pipeline.guarantee()),
         ],
         seconds=dict(recorder.total_seconds),
-        wall_seconds=seconds,
+        wall_seconds=recorder.wall(),
     )
 
 
@@ -322,15 +318,24 @@ def refuse_unmet(config: RunConfig, summary: RunSummary) -> None:
         raise InfeasibleError("\n".join(unmet))
 
 
-def _leave_behind(
-    config: RunConfig, folder: Path, promised: list[str], evaluation: Evaluation | None, summary: RunSummary
+def leave_behind(
+    trainer: Taught, evaluation: Evaluation | None, summary: RunSummary, base: str, sources: dict[str, str]
 ) -> None:
+    """Evaluation, card, summary and checksums in the folder of a run whose student is saved.
+
+    Args:
+        trainer: of the run.
+        evaluation: on held-out data, if there is any.
+        summary: of the run.
+        base: what the student was before.
+        sources: teacher -> where it came from.
+    """
+    folder = Path(str(trainer.args.output_dir))
     if evaluation is not None:
         with RecordWriter(folder / METRICS) as writer:
             writer.write(evaluation.record)
         write_ribbons(folder / RIBBONS, evaluation.ribbons)
-    sources = {name: section.source for name, section in config.teachers.items()}
-    write_card(folder / STUDENT, summary, promised, sources, config.student.model)
+    write_card(folder / STUDENT, summary, says(trainer.promises()), sources, base)
     write_summary(folder / SUMMARY, summary)  # a run that has one is finished
     seal(folder, STUDENT)
 
@@ -353,7 +358,7 @@ def evaluate_run(folder: Path, overrides: Sequence[str] = ()) -> Evaluation:
         raise ConfigError(
             f"{other[0]!r}: a finished run is measured as it is, on other data at most: data.evaluation=FILE"
         )
-    config = load_config(folder / CONFIG, overrides)
+    config = load_config(folder / CONFIG, overrides, to_measure=True)
     if config.data.evaluation is None:
         command = shlex.join(["polydistill", "eval", str(folder)])
         raise ConfigError(f"{folder}: the run has no held-out data; give some: {command} data.evaluation=FILE")

@@ -27,18 +27,22 @@ class ModelRefusedError(ValueError):
     """A model whose logits are not those of its body and head, or that cannot be run at all; named by its class."""
 
 
-def examine(model: Any) -> None:
+def examine(model: Any, *, trained: bool = False) -> None:
     """Run four tokens through a causal language model, whole and taken apart, and note what its parts are.
 
     Nothing is changed: neither mode nor random numbers. A model whose values are not finite is left to the first step,
     whose error names the row.
+
+    Args:
+        model: the model.
+        trained: it is a student, which must run in training mode as well.
 
     Raises:
         ModelRefusedError: it cannot be run, body and head do not make its logits, padding on the right is read, or
             weights are on no device.
         TypeError: it has no linear head, or an adapter sits on that.
     """
-    if model in PARTS or _elsewhere(model):
+    if (model in PARTS and not trained) or _elsewhere(model):
         return
     head, kind = head_of(model), type(model).__name__
     if head.weight.is_meta or model.device.type == "meta":
@@ -67,6 +71,17 @@ def examine(model: Any) -> None:
         if not _same_when_padded(model, ids):
             del PARTS[model]
             raise ModelRefusedError(f"{kind} reads padding on the right of a row, where rows of a batch are padded")
+        if trained:
+            _trains(model, ids)
+
+
+def _trains(model: Any, ids: Int[Tensor, "1 T"]) -> None:
+    try:
+        last_hidden_state(model.train(), input_ids=ids, attention_mask=torch.ones_like(ids))
+    except Exception as error:
+        raise ModelRefusedError(
+            f"{type(model).__name__} cannot be trained on rows of {ids.shape[1]} tokens: {_first_line(error)}"
+        ) from error
 
 
 def keeps_apart(model: Any) -> bool:

@@ -1,6 +1,6 @@
 """A local teacher with a tokenizer of its own: it reads the same bytes, and speaks of the student's tokens."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -30,6 +30,7 @@ class ForeignTeacher(LocalTeacher):
         VocabularyMismatchError: its tokenizer does not give text back byte for byte.
     """
 
+    configured: ClassVar[str] = "own"
     pair: Pair
 
     def __init__(self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Int
@@ -94,8 +94,11 @@ class LocalTeacher:
         TeacherUnavailableError: the model's logits are not those of its body and head.
     """
 
+    configured: ClassVar[str] = "student"  # whose tokenizer, as a configuration says it
+
     def __init__(self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
         self.name, self.model, self.tokenizer = name, model.eval().requires_grad_(False), tokenizer
+        self.source: dict[str, Any] | None = None  # where it was loaded from, as a configuration says it
         self.visible: int | None = None
         self.masked: Int[Tensor, " M"] | None = None
         self.student_tokenizer: PreTrainedTokenizerBase | None = None
@@ -122,9 +125,13 @@ class LocalTeacher:
         """
         more = {"revision": revision, "trust_remote_code": trust_remote_code, **model_kwargs}
         try:
-            return cls(name, *load_model(source, dtype, **more))
+            made = cls(name, *load_model(source, dtype, **more))
         except NotLoadedError as error:
             raise TeacherUnavailableError(f"teacher {name!r}: {error}") from error
+        if set(model_kwargs) <= {"device_map"}:
+            said = "auto" if dtype is None else str(dtype).removeprefix("torch.")
+            made.source = {"model": source, "dtype": said, "tokenizer": cls.configured, **more}
+        return made
 
     def agree_with(self, tokenizer: PreTrainedTokenizerBase, visible: int) -> str | None:
         """Check the vocabulary against the student's; returns what is masked, in words, or None.

@@ -35,8 +35,8 @@ from polydistill.training.placement import Placement
 from polydistill.training.prepare import cut, named
 from polydistill.training.seated import refuse_joined
 from polydistill.training.step import StepOutcome, step
-from polydistill.training.student import of_the_tokens, teach_forward
-from polydistill.training.taught import DATA, Observer, Taught, parts
+from polydistill.training.student import flags_of, of_the_tokens, teach_forward
+from polydistill.training.taught import DATA, UNTEMPLATED, Observer, Taught, parts
 from polydistill.weighting import Operator
 
 logger = logging.get_logger(__name__)
@@ -83,7 +83,7 @@ class PolyDistillTrainer(Taught, SFTTrainer):
         weighting: Operator | Callable[[Tensor], Tensor],
         *,
         args: SFTConfig | None = None,
-        floor: float = 0.0,
+        floor: float = 0.02,
         safety: Order | None = None,
         constraints: Constrained | None = None,
         severity: Source | None = None,
@@ -129,6 +129,7 @@ class PolyDistillTrainer(Taught, SFTTrainer):
             cast(Any, args.accelerator_config).dispatch_batches = False  # every rank takes its own rows of a stream
         asked = {"packing": args.packing, "padding_free": args.padding_free}
         args.packing = args.padding_free = False  # what trl does for them knows of no context; it is done here
+        self.flags = flags_of(model, args)
         super().__init__(model=model, args=args, **kwargs)
         vars(self.args).update(asked)
         for name, words in DATA.items():
@@ -198,10 +199,7 @@ class PolyDistillTrainer(Taught, SFTTrainer):
         if self.reading.formatted or "input_ids" in columns:
             return
         if "messages" in columns and not getattr(processor, "chat_template", None):
-            raise DataError(
-                f"{name} has conversations and the student's tokenizer no chat template; give one with "
-                "student.chat_template (a folder with a tokenizer, or a file), or write the data as plain text"
-            )
+            raise DataError(UNTEMPLATED.format(name))
         if self.completion_only and "completion" not in columns:
             raise ValueError(
                 f"completions alone are to be learned (data.loss: completion), and {name} has no column `completion`; "
@@ -326,6 +324,10 @@ class PolyDistillTrainer(Taught, SFTTrainer):
 
 
 def _refuse_unsupported(args: SFTConfig, kwargs: dict[str, Any]) -> None:
+    if not isinstance(args, SFTConfig):
+        raise TypeError(
+            f"args must be a trl.SFTConfig, got {type(args).__name__}; it takes the same arguments and more"
+        )
     refused = {
         "eval_packing": (
             bool(args.eval_packing),
@@ -337,6 +339,10 @@ def _refuse_unsupported(args: SFTConfig, kwargs: dict[str, Any]) -> None:
         "compute_metrics": (
             kwargs.get("compute_metrics") is not None,
             "it needs the full [N, V] logits, which are never made; evaluate the saved student instead",
+        ),
+        "activation_offloading": (
+            args.activation_offloading and args.device.type == "cpu",
+            "on a CPU there is no other memory to put activations into",
         ),
         "use_liger_kernel": (args.use_liger_kernel, "it replaces the model's forward"),
     }

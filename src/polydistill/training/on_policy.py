@@ -26,7 +26,8 @@ from polydistill.training.hearing import hear
 from polydistill.training.placement import Placement
 from polydistill.training.sampled import Sampled, TokenScorer, refuse_for_sampled, sampled_step, scorers
 from polydistill.training.step import StepOutcome, step
-from polydistill.training.taught import DATA, Observer, Taught, parts
+from polydistill.training.student import flags_of
+from polydistill.training.taught import DATA, UNTEMPLATED, Observer, Taught, parts
 from polydistill.training.text import Text, measured
 from polydistill.weighting import Operator, Tag
 from polydistill.weighting.labels import refuse_label_readers
@@ -75,7 +76,7 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
         weighting: Operator | Callable[[Tensor], Tensor],
         *,
         args: DistillationConfig | None = None,
-        floor: float = 0.0,
+        floor: float = 0.02,
         safety: Order | None = None,
         constraints: Constrained | None = None,
         severity: Source | None = None,
@@ -117,6 +118,7 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
         linear = isinstance(chosen, ForwardKL | Sampled)
         self.skip_below = self._skipping(skip_below, linear)
         _refuse_unsupported(self, args, kwargs)
+        self.flags = flags_of(model, args)
         super().__init__(model=model, teacher_model=None, args=args, **kwargs)
         self._place_models(self._tokenizer)
         self._settle_generation()
@@ -137,6 +139,12 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
         """Every row becomes ids once before the first step, so that none ends a run in its middle or after it."""
         longest, writes = [], cast(DistillationConfig, self.args).max_completion_length or 0
         for name, words in DATA.items():
+            for part in parts(getattr(self, name)):
+                first: Any = next(iter(part), {})
+                if isinstance(first.get("prompt"), list) and not (
+                    self.chat_template or getattr(self._tokenizer, "chat_template", None)
+                ):
+                    raise DataError(UNTEMPLATED.format(words))
             dataset, length, said = measured(
                 getattr(self, name), words, self.text, self.max_length, answered or name == "eval_dataset"
             )

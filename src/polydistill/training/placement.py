@@ -57,6 +57,7 @@ class Sharded:
 
     def place(self, teacher: Teacher, accelerator: Accelerator) -> Teacher:
         """Sharded over the ranks; a copy where there is only one."""
+        _refuse_mapped(teacher, "sharded")
         if accelerator.num_processes == 1 or not isinstance(teacher, LocalTeacher):
             return Copied().place(teacher, accelerator)
         return ShardedTeacher(teacher, accelerator)
@@ -76,6 +77,7 @@ class Offloaded:
 
     def place(self, teacher: Teacher, accelerator: Accelerator) -> Teacher:
         """Into main memory."""
+        _refuse_mapped(teacher, "offloaded")
         return OffloadedTeacher(teacher, accelerator.device) if isinstance(teacher, LocalTeacher) else teacher
 
     def resident(self, size: int, ranks: int) -> int:
@@ -85,6 +87,14 @@ class Offloaded:
     def says(self) -> str:
         """In words."""
         return "in main memory, on the device one at a time"
+
+
+def _refuse_mapped(teacher: Teacher, placement: str) -> None:
+    if isinstance(teacher, LocalTeacher) and getattr(teacher.model, "hf_device_map", None) is not None:
+        raise ValueError(
+            f"teacher {teacher.name!r} has a device_map, and placement: {placement} moves teachers itself; leave one "
+            "of the two out"
+        )
 
 
 class ShardedTeacher(LocalTeacher):

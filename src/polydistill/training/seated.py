@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from peft import PeftModel
 from torch import nn
 
@@ -66,6 +67,19 @@ def refuse_joined(student: Any, teachers: Sequence[Teacher]) -> None:
                 f"attention {model.config._attn_implementation}), which does not tell them apart by their positions; "
                 "leave both out"
             )
+
+
+def too_coarse(student: Any, rate: float) -> str | None:
+    """A sentence about weights whose dtype rounds updates of the learning rate away; None where they are fine."""
+    halves = {p.dtype for p in student.parameters() if p.requires_grad and p.dtype in (torch.bfloat16, torch.float16)}
+    for kind in halves:
+        # An update of Adam's is about the learning rate; a weight of 0.02 keeps what is more than half its last bit.
+        if rate < 0.02 * torch.finfo(kind).eps / 2:
+            return (
+                f"the student is trained in {str(kind).removeprefix('torch.')}, which rounds most updates of a "
+                f"learning rate of {rate:g} away; load it in float32 (bf16=True then computes in bfloat16)"
+            )
+    return None
 
 
 def too_long(who: str, model: Any, longest: int) -> str | None:

@@ -31,7 +31,7 @@ from polydistill.training.partial import fit_foreign, fit_served, foreign_facts,
 from polydistill.training.placement import Copied, Placement, Sharded, refuse_silent_single
 from polydistill.training.probe import probed
 from polydistill.training.sampled import Sampled
-from polydistill.training.seated import refuse_unfit, too_long
+from polydistill.training.seated import refuse_unfit, too_coarse, too_long
 from polydistill.training.spikes import Spikes
 from polydistill.training.step import StepOutcome
 from polydistill.training.terms import terms_of
@@ -43,12 +43,18 @@ logger = logging.get_logger(__name__)
 DATA = {"train_dataset": "the training data", "eval_dataset": "the held-out data"}
 """What a trainer calls its data sets -> what messages call them."""
 
+UNTEMPLATED = (
+    "{} has conversations and the student's tokenizer no chat template; give one with student.chat_template (a folder "
+    "with a tokenizer, or a file), or write the data as plain text"
+)
+
 
 class Taught(Checkpointed):
     """A trainer with teachers and a pipeline; to be mixed in before one of trl's trainers.
 
     Attributes:
         teachers: in the order of weights.
+        given: the same as they came, before they were placed.
         objective: what is learned from them.
         visible: entries of the vocabulary that are real.
         masked: sentences about padded tails of embedding matrices.
@@ -58,7 +64,7 @@ class Taught(Checkpointed):
         gradient: modification of the gradient, or None.
         said: sentences about what it means for the safety order.
         data_says: sentences about the rows: cut, left out, of tasks that no weight knows.
-        flags: what the student's checkpoint says of a configuration that training switches; None as it is.
+        flags: what the student's checkpoint says of a configuration that training switches.
         longest: tokens of the longest row, as far as that is known before it is written.
         compared: student and teachers on the last batch of a step that is logged; see `overlap`.
         evaluated: by task, then without one, the summed cross-entropy and tokens of the evaluation at `evaluated_at`.
@@ -66,6 +72,7 @@ class Taught(Checkpointed):
     """
 
     teachers: list[Teacher]
+    given: list[Teacher]
     objective: Divergence | Sampled
     visible: int
     masked: list[str]
@@ -79,7 +86,7 @@ class Taught(Checkpointed):
     gradient: AcrossTeachers | AcrossGroups | None = None
     said: tuple[str, ...] = ()
     data_says: list[str]
-    flags: dict[str, Any] | None = None
+    flags: dict[str, Any]
     longest: int = 0
     compared: dict[str, float]
     evaluated: Float[Tensor, "J 2"]
@@ -115,7 +122,8 @@ class Taught(Checkpointed):
         """
         if isinstance(self.objective, OwnPool):
             terms_of(self.objective)
-        self.teachers, self._sums = teachers, torch.zeros(4, dtype=torch.float64)
+        self.teachers = self.given = teachers
+        self._sums = torch.zeros(4, dtype=torch.float64)
         self.pipeline = Pipeline.of(weighting, names, tasks, floor=floor, safety=safety)
         self.evaluated = torch.zeros(len(tasks) + 1, 2, dtype=torch.float64)
         self.compared = {}
@@ -159,12 +167,13 @@ class Taught(Checkpointed):
         student = student.get_base_model() if isinstance(student, PeftModel) else student
         if not any(parameter.is_meta for parameter in student.parameters()):  # FSDP loads on the first rank only
             try:
-                examine(student)
+                examine(student, trained=True)
             except ModelRefusedError as error:
                 raise ModelRefusedError(f"the student: {error}") from error
         rows, tokens = student.get_output_embeddings().weight.shape[0], len(tokens_by_id(tokenizer))
         self.visible = min(rows, tokens)
         said = [check_rows(rows, tokens, "the student", reserved_ids(tokenizer))]
+        said.append(too_coarse(student, self.args.learning_rate))
         if rows < tokens:
             rowless = range(rows, tokens)
             student.get_input_embeddings().register_forward_pre_hook(

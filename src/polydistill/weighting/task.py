@@ -67,6 +67,12 @@ class TaskPrior(Operator):
                 names.teacher(teacher, f"TaskPrior, task {task!r},")
             index = names.task(task, "TaskPrior")
             least = min(row.values())
+            if len(row) < len(names.teachers) and least == max(row.values()):
+                raise ValueError(
+                    f"TaskPrior: task {task!r} names {', '.join(row)} alone, and teachers that a row leaves out get "
+                    "its smallest weight, so that all would weigh the same; write the others' weights too (0 leaves "
+                    "one out)"
+                )
             weights = [row.get(name, least) for name in names.teachers]
             rows[index] = torch.tensor(weights, dtype=torch.float64).log()
         self.log_prior = normalise(rows)

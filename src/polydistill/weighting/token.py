@@ -11,7 +11,7 @@ from polydistill import guarantee as calculus
 from polydistill.guarantee import Guarantee
 from polydistill.logprobs import Statistics
 from polydistill.simplex import normalise
-from polydistill.weighting.operator import Carry, Tag, Weighed, Weighting
+from polydistill.weighting.operator import Carry, Names, Tag, Weighed, Weighting
 from polydistill.weighting.signals import Signal, StudentGap
 
 
@@ -83,10 +83,15 @@ class Custom(Weighting):
         """Log-weights of evidence.
 
         Raises:
-            ValueError: the function's output has another shape, is not finite where it must be, or does not sum to 1.
+            ValueError: the function raises, or its output has another shape, is not finite where it must be, or does
+                not sum to 1.
         """
-        out = self.function(evidence)
-        name = getattr(self.function, "__name__", repr(self.function))
+        name = self.name
+        try:
+            out = self.function(evidence)
+        except Exception as error:  # whatever a function of the user's raises
+            why = next(iter(str(error).splitlines()), "")
+            raise ValueError(f"{name} raised {type(error).__name__} where weights were asked of it: {why}") from error
         if not isinstance(out, Tensor) or out.shape != evidence.shape:
             raise ValueError(
                 f"{name} must map evidence {list(evidence.shape)} to weights of that shape, got "
@@ -106,6 +111,14 @@ class Custom(Weighting):
         """The operator that reads `signal`."""
         return CustomOf(self, signal)
 
+    @property
+    def name(self) -> str:
+        """`module:function`, where it can be imported by that."""
+        module, name = getattr(self.function, "__module__", "__main__"), getattr(self.function, "__qualname__", "")
+        if not name:
+            return repr(self.function)
+        return name if module == "__main__" or "<" in name else f"{module}:{name}"
+
     def __repr__(self) -> str:
         return f"Custom({getattr(self.function, '__name__', self.function)})"
 
@@ -119,6 +132,13 @@ class CustomOf(Weighed):
         super().__init__(weighting, signal)
         if isinstance(weighting.function, torch.nn.Module):
             self.module = weighting.function
+
+    def resolve(self, names: Names) -> None:
+        """Asked once, before models and certificates cost their time, whether it gives weights at all."""
+        where = next((p.device for p in self.parameters()), None)
+        teachers = len(names.teachers)
+        with torch.no_grad():
+            self.weighting.log_weights(torch.stack([torch.zeros(teachers), -torch.linspace(0, 1, teachers)]).to(where))
 
     def weigh(self, statistics: Statistics, carry: Carry) -> tuple[Float[Tensor, "n K"], Carry]:
         """The function's weights, in logs."""

@@ -96,7 +96,10 @@ def read_entries(
         raise OtherTokensError(str(refuse(f"it is about other tokens than were sent; {_difference(echoed, ids)}")))
     told = choice.get("prompt_logprobs")
     if not isinstance(told, list):
-        raise refuse("it has no prompt_logprobs; the server does not give prompt log-probabilities")
+        raise refuse(
+            "it has no prompt_logprobs: this server does not give log-probabilities of a prompt; vLLM and `polydistill "
+            "serve` do, or load the model here"
+        )
     if len(told) != len(ids):
         raise refuse(f"it is about {len(told)} tokens instead of {len(ids)}")
     if told[0] is not None:
