@@ -11,6 +11,7 @@ import pytest
 sys.path.append(str(Path(__file__).parents[1] / "served"))
 import record
 import recorded
+from system import need
 
 GOLDEN = json.loads(record.FILE.read_text())
 SAME_MACHINE = GOLDEN["machine"] == record.machine()
@@ -41,6 +42,7 @@ def test_nothing_has_moved(name):
 
 def test_nothing_has_moved_in_compiled_passes():
     """In a process of its own, where annotations are not checked: the checks cannot be compiled."""
+    need("compiler")
     done = forked.run([record.__file__, "--show", "compiled"])
     assert done.returncode == 0, done.stderr
     compare(json.loads(done.stdout.splitlines()[-1]), GOLDEN["scenes"]["compiled"], "compiled")
