@@ -111,6 +111,9 @@ def tokenizer():
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first: with two workers, none of them should begin when the other has nothing left."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    """Files that may take longest come first: with two workers, none should begin when the other has nothing left."""
+    longest = dict.fromkeys((item.path for item in items), 0.0)
+    for item in items:
+        slow, timeout = item.get_closest_marker("slow"), item.get_closest_marker("timeout")
+        longest[item.path] = max(longest[item.path], float(slow is not None), timeout.args[0] if timeout else 0.0)
+    items.sort(key=lambda item: -longest[item.path])
