@@ -9,7 +9,7 @@ import torch
 from made import wrapped
 from tokenizers import Tokenizer, decoders, models
 
-from polydistill.alignment import Aligned, Pair, Spelling, masses, walk
+from polydistill.alignment import Aligned, Pair, Reader, Spelling, evidence, walk
 from polydistill.logprobs import Dense
 
 LETTERS = "ab"
@@ -65,7 +65,7 @@ class Enumerated:
         self.bos, self.eos = tokenizer.bos_token_id, tokenizer.eos_token_id
         self.seed, self.sharp = seed, sharp
         self.size = len(self.spelling.spelled)
-        self.pair = Pair(self.spelling, self.student, len(self.student.spelled), self.size)
+        self.pair = Pair(Reader(self.spelling, self.size), Reader(self.student, len(self.student.spelled)))
         self.known = {}
 
     def text(self, tokens):
@@ -116,9 +116,10 @@ class Enumerated:
         says = Dense(p.clamp_min(1e-40).log())
         starts = torch.zeros(len(tokens), dtype=torch.bool)
         starts[0] = True
-        mass, before, told = masses(says, path.places, torch.tensor(tokens), starts, self.pair)
+        places = [(0, place) for place in path.places]
+        known = evidence(says, places, torch.tensor(tokens), starts, self.pair)
         room = torch.zeros(len(ids), 4), torch.ones(len(ids))
-        return Aligned(says, path.places, self.pair, mass, before, *room), mass, told
+        return Aligned(says, places, self.pair, known, known.mass, *room), known.mass, known.told
 
 
 def positions(teacher, most=40):

@@ -19,18 +19,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from polydistill.alignment.pair import Pair, Table
-from polydistill.alignment.path import Cover, Place
+from polydistill.alignment.path import Place
 from polydistill.logprobs import LEAST_TAIL, ROWS, TeacherOutput, logits_of
 
 TERMS = ("open", "straddling", "residual", "boundary")
 """Of the bound: open strings at the last teacher boundary; those at earlier ones, and other tokens for the same bytes;
 what the student lacks; boundaries that were not looked at."""
 
-LOOKED_AT = 16
-"""Student tokens of a position in front of which the boundary is looked at, the likeliest first."""
-
-DEPTH = 3
-"""Realised teacher tokens through which mass is pushed."""
+KEPT = 2**27
+"""Bytes of a teacher's distributions that are kept between the evidence and the target, so that its head is read once;
+where they are more, it is read twice."""
 
 
 @dataclass(frozen=True)
@@ -39,19 +37,20 @@ class Aligned:
 
     Attributes:
         says: over the teacher's own.
-        places: of N positions; None where the teacher says nothing, and an even distribution stands.
+        places: of N positions, with the first row of their text; None where the teacher says nothing, and an even
+            distribution stands.
         pair: the two vocabularies.
+        evidence: what went before.
         mass: log of the teacher's probability of the bytes up to each place.
-        before: log-probability of the teacher's tokens before each row of `says`.
         terms: of the bound, filled when a position is written.
         fidelity: 1 less the bound, likewise.
     """
 
     says: TeacherOutput
-    places: Sequence[Place | None]
+    places: Sequence[tuple[int, Place | None]]
     pair: Pair
+    evidence: "Evidence"
     mass: Float[Tensor, " N"]
-    before: Float[Tensor, " M"]
     terms: Float[Tensor, "N 4"]
     fidelity: Float[Tensor, " N"]
     exact: ClassVar[bool] = True
@@ -72,11 +71,11 @@ class Aligned:
     def write(self, rows: Int[Tensor, " n"] | slice, out: Float[Tensor, "n V"]) -> None:
         """Log-probabilities of the student's tokens."""
         index = torch.arange(len(self.places))[rows.cpu() if isinstance(rows, Tensor) else rows].tolist()
-        flow = Flow(self, [self.places[i] for i in index], [float(self.mass[i]) for i in index])
+        flow = Flow(self, [self.places[i] for i in index], self.mass[index])
         p, terms = flow.pushed()
         self.terms[index] = terms.to(self.terms)
         self.fidelity[index] = 1.0 - terms.sum(-1).clamp_max(1.0).to(self.fidelity)
-        out.copy_(p.log().clamp_min(LEAST_TAIL).to(out.device))
+        out.copy_(p.log_().clamp_min_(LEAST_TAIL).to(out.device))
 
     def finish(self, logits: Float[Tensor, "n V"]) -> None:
         """Nothing is missing."""
@@ -88,15 +87,13 @@ class Ragged:
 
     position: list[int] = field(default_factory=list)
     row: list[int] = field(default_factory=list)
-    weight: list[float] = field(default_factory=list)
     kind: list[int] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
 
-    def add(self, position: int, row: int, weight: float, kind: int, table: Table) -> None:
-        """One table."""
+    def add(self, position: int, row: int, kind: int, table: Table) -> None:
+        """One table; its open part is of the term `kind`."""
         self.position.append(position)
         self.row.append(row)
-        self.weight.append(weight)
         self.kind.append(kind)
         self.tables.append(table)
 
@@ -104,127 +101,123 @@ class Ragged:
 class Flow:
     """Some positions' masses on their way from the teacher's tokens to the student's."""
 
-    def __init__(self, aligned: Aligned, places: Sequence[Place | None], mass: Sequence[float]) -> None:
-        self.aligned, self.pair, self.places, self.mass = aligned, aligned.pair, places, mass
-        rows = {cover.row for place in places if place for cover in place.covers}
-        rows |= {row for place in places if place for _, row in place.ahead[:DEPTH]}
-        rows |= {row for place in places if place for row, _ in place.rivals}
+    def __init__(
+        self, aligned: Aligned, places: Sequence[tuple[int, Place | None]], mass: Float[Tensor, " n"]
+    ) -> None:
+        self.pair, self.places, self.mass, self.before = aligned.pair, places, mass, aligned.evidence.before
+        heard = [(base, place) for base, place in places if place is not None]
+        rows = {base + cover.row for base, place in heard for cover in place.covers}
+        rows |= {base + row for base, place in heard for link in place.links for row in (link.row, link.after)}
+        rows |= {base + row for base, place in heard for row, _ in place.rivals}
         wanted = torch.tensor(sorted(rows)).long()
-        self.local = {int(row): place for place, row in enumerate(wanted.tolist())}
-        self.q = logits_of(aligned.says, wanted).softmax(-1).cpu() if len(wanted) else torch.zeros(0, self.pair.heard)
+        self.local = torch.zeros(len(self.before), dtype=torch.long)
+        self.local[wanted] = torch.arange(len(wanted))
+        self.q = aligned.evidence.rows(aligned.says, wanted)
         self.p = torch.zeros(len(places), self.pair.visible + 1)
         self.terms = torch.zeros(len(places), len(TERMS))
         self.outside = torch.zeros(len(places))
 
     def pushed(self) -> tuple[Float[Tensor, "n V"], Float[Tensor, "n 4"]]:
         """Distributions, and the terms of their bounds."""
-        full: list[tuple[int, int, float]] = []
-        ragged = Ragged()
-        for n, place in enumerate(self.places):
+        whole: list[tuple[int, int]] = []
+        strays: list[tuple[int, int, Int[Tensor, " s"]]] = []
+        parts = Ragged()
+        for n, (base, place) in enumerate(self.places):
             for kind, cover in enumerate(place.covers if place else ()):
-                weight = self._share(n, cover)
-                if cover.begin and place is not None:
-                    table = self.pair.behind(place.last if kind else None, cover.begin)
-                    ragged.add(n, cover.row, weight, min(kind, 1), table)
+                if len(cover.strays):
+                    strays.append((n, base + cover.row, cover.strays))
+                if cover.begin:
+                    parts.add(n, base + cover.row, min(kind, 1), cover.table)
                 else:
-                    full.append((n, cover.row, weight))
-        self._whole(full)
-        self._add(ragged)
+                    whole.append((n, base + cover.row))
+        self._whole(whole)
+        self._add(parts, self._share(parts.position, parts.row))
         self._doubt_rivals()
-        for n, place in enumerate(self.places):
-            if place is not None:
-                self._chain(n, place)
+        self._doubt_strays(strays)
+        self._link()
         return self._settled()
 
-    def _share(self, n: int, cover: Cover) -> float:
-        return float((self.aligned.before[cover.row] - self.mass[n]).exp())
+    def _share(self, position: Sequence[int], row: Sequence[int]) -> Float[Tensor, " c"]:
+        """Probability of the tokens before a row, among all that write the bytes up to a position."""
+        return (self.before[list(row)] - self.mass[list(position)]).exp().to(self.q)
 
     def _doubt_rivals(self) -> None:
         """What the teacher could have said of the same bytes otherwise: where it would have gone on is not known."""
         found = [
-            (n, self.local[row], token, float((self.aligned.before[row] - self.mass[n]).exp()))
-            for n, place in enumerate(self.places)
+            (n, base + row, token)
+            for n, (base, place) in enumerate(self.places)
             for row, token in (place.rivals if place else ())
         ]
         if found:
-            at, row, token, weight = (torch.tensor(values) for values in zip(*found, strict=True))
-            self.outside.index_add_(0, at, self.q[row, token] * weight)
+            at, row, token = (list(values) for values in zip(*found, strict=True))
+            mass = self.q[self.local[row], token] * self._share(at, row)
+            self.outside.index_add_(0, torch.tensor(at), mass)
             self.terms[:, 1] += self.outside
 
-    def _whole(self, full: list[tuple[int, int, float]]) -> None:
+    def _doubt_strays(self, found: Sequence[tuple[int, int, Int[Tensor, " s"]]]) -> None:
+        """Tokens after which the student's boundary need not stand."""
+        if found:
+            at, row = [n for n, _, _ in found], [row for _, row, _ in found]
+            which = torch.arange(len(found)).repeat_interleave(torch.tensor([len(strays) for _, _, strays in found]))
+            mass = self.q[self.local[row][which], torch.cat([strays for _, _, strays in found])]
+            mass = mass * self._share(at, row)[which]
+            self.terms[:, 3].index_add_(0, torch.tensor(at)[which], mass)
+
+    def _whole(self, found: Sequence[tuple[int, int]]) -> None:
         """Coinciding boundaries: all of the teacher's distribution, by one scatter."""
-        if not full:
+        if not found:
             return
-        table = self.pair.after((), 0)
-        first = torch.full((self.q.shape[1],), self.pair.visible)
-        is_open = torch.zeros(self.q.shape[1])
-        first[table.tokens], is_open[table.tokens] = table.first, table.open.float()
-        at = torch.tensor([n for n, _, _ in full])
-        q = self.q[[self.local[row] for _, row, _ in full]] * torch.tensor([[weight] for _, _, weight in full])
-        self.p[at] += self.p.new_zeros(len(full), self.p.shape[1]).scatter_add_(1, first.expand_as(q), q)
-        self.terms[at, 0] += q @ is_open
+        at, row = (list(values) for values in zip(*found, strict=True))
+        table = self.pair.after(b"")
+        q = (self.q[self.local[row]] * self._share(at, row)[:, None])[:, table.tokens]
+        self.p[at] = self.p.new_zeros(len(at), self.p.shape[1]).index_add_(1, table.first, q)
+        self.terms[at, 0] += q @ table.open.to(q)
 
-    def _add(self, ragged: Ragged, sign: float = 1.0) -> None:
-        if not ragged.tables:
-            return
-        sizes = torch.tensor([len(table.tokens) for table in ragged.tables])
+    def _add(self, parts: Ragged, weight: Float[Tensor, " c"]) -> Float[Tensor, " c"]:
+        """Put tables down; returns the mass of each."""
+        if not parts.tables:
+            return weight
+        sizes = torch.tensor([len(table.tokens) for table in parts.tables])
+        which = torch.arange(len(sizes)).repeat_interleave(sizes)
+        at, tokens = torch.tensor(parts.position)[which], torch.cat([table.tokens for table in parts.tables])
+        mass = self.q[self.local[parts.row][which], tokens] * weight[which]
+        self.p.index_put_((at, torch.cat([table.first for table in parts.tables])), mass, accumulate=True)
+        is_open = torch.cat([table.open for table in parts.tables])
+        self.terms.index_put_((at, torch.tensor(parts.kind)[which]), mass * is_open, accumulate=True)
+        return torch.zeros(len(sizes)).to(mass).index_add_(0, which, mass)
 
-        def spread(values: Sequence[float]) -> Tensor:
-            return torch.tensor(values).repeat_interleave(sizes)
-
-        at, tokens = spread(ragged.position), torch.cat([table.tokens for table in ragged.tables])
-        mass = self.q[spread([self.local[row] for row in ragged.row]), tokens] * spread(ragged.weight) * sign
-        self.p.index_put_((at, torch.cat([table.first for table in ragged.tables])), mass, accumulate=True)
-        is_open = torch.cat([table.open for table in ragged.tables])
-        self.terms.index_put_((at, spread(ragged.kind)), mass * is_open, accumulate=True)
-
-    def _chain(self, n: int, place: Place) -> None:
+    def _link(self) -> None:
         """The realised token's mass, where it is open, through the teacher's next distributions."""
-        cover = place.covers[0]
-        head: tuple[int, ...] = ()
-        weight, skip, row = self._share(n, cover), len(cover.begin), cover.row
-        for token, after in place.ahead[:DEPTH]:
-            table = self.pair.after(head, skip, b"" if head else cover.begin)
-            found = (table.tokens == token).nonzero()
-            if not len(found) or not bool(table.open[found[0, 0]]):
-                return
-            u, mass = int(table.first[found[0, 0]]), weight * float(self.q[self.local[row], token])
-            head = (*head, token)
-            beyond = self.pair.after(head, skip)
-            low = self.q[self.local[after], beyond.tokens] * mass
-            u0 = self.pair.lone(head, skip)[0]
-            self.p[n, u] -= mass
-            self.terms[n, 0] -= mass
-            self.p[n, u0] += mass - low.sum()
-            self.p[n].index_add_(0, beyond.first, low)
-            self.terms[n, 0] += (low * beyond.open).sum()
-            weight, row = mass, after
+        going = [(n, base, place.links) for n, (base, place) in enumerate(self.places) if place and place.links]
+        at = [n for n, _, _ in going]
+        weight = self._share(at, [base + links[0].row for _, base, links in going]) if going else torch.zeros(0)
+        depth = 0
+        while going:
+            links = [all_[depth] for _, _, all_ in going]
+            at, rows = [n for n, _, _ in going], [base + link.row for (_, base, _), link in zip(going, links)]
+            weight = weight * self.q[self.local[rows], [link.token for link in links]]
+            parts = Ragged()
+            for (n, base, _), link in zip(going, links, strict=True):
+                parts.add(n, base + link.after, 0, link.table)
+            low = self._add(parts, weight)
+            first, alone = torch.tensor([link.first for link in links]), torch.tensor([link.alone for link in links])
+            self.p.index_put_((torch.tensor(at), first), -weight, accumulate=True)
+            self.p.index_put_((torch.tensor(at), alone), weight - low, accumulate=True)
+            self.terms[at, 0] -= weight
+            depth += 1
+            more = [m for m, (_, _, all_) in enumerate(going) if len(all_) > depth]
+            going, weight = [going[m] for m in more], weight[more]
 
     def _settled(self) -> tuple[Float[Tensor, "n V"], Float[Tensor, "n 4"]]:
         """Student tokens that contradict the student's past are out; what is left, normalised, and the bound."""
-        p, terms = self.p[:, :-1].clamp_min(0.0), self.terms.clamp_min(0.0)
-        rivals = self.outside
+        p, terms = self.p[:, :-1].clamp_min_(0.0), self.terms.clamp_min_(0.0)
         terms[:, 2] = self.p[:, -1]
-        ends = [n for n, place in enumerate(self.places) if place is not None and place.last is not None]
-        if ends:
-            last = [place.last or 0 for place in (self.places[n] for n in ends) if place is not None]
-            crossed: Bool[Tensor, "m V"] = torch.stack([self.pair.crossed(one) for one in last])
-            at_risk = p[ends] * crossed
-            best, which = at_risk.topk(min(LOOKED_AT, at_risk.shape[1]), -1)
-            terms[ends, 3] = (at_risk.sum(-1) - best.sum(-1)).clamp_min(0.0)
-            looked = (best > 0).nonzero().tolist()
-            pairs = [(last[m], int(which[m, c])) for m, c in looked]
-            wrong = [
-                (ends[m], int(which[m, c]))
-                for (m, c), fits in zip(looked, self.pair.valid(pairs), strict=True)
-                if not fits
-            ]
-            if wrong:
-                n, u = torch.tensor(wrong).T
-                p[n, u] = 0.0
-        kept = p.sum(-1)
-        doubt = terms.sum(-1)
-        settled = (kept - doubt + terms[:, 2] + rivals).clamp_min(0.0)
+        asked = [(n, self.pair.ours.contrary(place.history)) for n, (_, place) in enumerate(self.places) if place]
+        if asked:
+            which = torch.tensor([n for n, _ in asked]).repeat_interleave(torch.tensor([len(w) for _, (w, _) in asked]))
+            p[which, torch.cat([wrong for _, (wrong, _) in asked])] = 0.0
+        kept, doubt = p.sum(-1), terms.sum(-1)
+        settled = (kept - doubt + terms[:, 2] + self.outside).clamp_min(0.0)
         total = (settled + doubt).clamp_min(1e-12)
         nothing = kept <= 1e-9
         p = torch.where(nothing[:, None], 1.0 / p.shape[1], p / kept.clamp_min(1e-12)[:, None])
@@ -233,59 +226,87 @@ class Flow:
         return p, terms
 
 
-def masses(
+@dataclass(frozen=True)
+class Evidence:
+    """A teacher's probabilities of what it read.
+
+    Attributes:
+        mass: log mass of the bytes before each place.
+        before: log-probability of the teacher's tokens before each of its rows (that row's own included).
+        told: log-probability of the special token that follows a place, 0 where none does.
+        kept: distributions of all rows, or None where they are too many.
+    """
+
+    mass: Float[Tensor, " N"]
+    before: Float[Tensor, " M"]
+    told: Float[Tensor, " N"]
+    kept: Float[Tensor, "M V"] | None = None
+
+    def rows(self, says: TeacherOutput, wanted: Int[Tensor, " m"]) -> Float[Tensor, "m V"]:
+        """Distributions at some rows."""
+        if self.kept is not None:
+            return self.kept[wanted]
+        return logits_of(says, wanted).softmax(-1).cpu() if len(wanted) else torch.zeros(0, says.vocabulary)
+
+
+def evidence(
     says: TeacherOutput,
-    places: Sequence[Place | None],
+    places: Sequence[tuple[int, Place | None]],
     tokens: Int[Tensor, " M"],
     starts: Bool[Tensor, " M"],
     pair: Pair,
-) -> tuple[Float[Tensor, " N"], Float[Tensor, " M"], Float[Tensor, " N"]]:
-    """Log mass of the bytes before each place; log-probability of the tokens before each teacher row (that row's own
-    included); log-probability of the special token that follows a place, 0 where none does.
+) -> Evidence:
+    """What the teacher thinks of the text before each place.
 
     Args:
         says: M rows of the teacher, text after text.
-        places: of N positions, whose covers name these rows.
+        places: of N positions, with the first row of their text.
         tokens: the teacher's own, of each row.
         starts: a text begins at this row.
         pair: the two vocabularies.
     """
-    covers: dict[int, list[tuple[int, int, int, int]]] = {}
-    specials: dict[int, list[tuple[int, int, int]]] = {}
-    for n, place in enumerate(places):
+    within: list[list[tuple[int, int, int, int, int]]] = [[] for _ in range(0, len(tokens), ROWS)]
+    specials: list[list[tuple[int, int, int]]] = [[] for _ in within]
+    asked: list[tuple[int, int]] = []
+    for n, (base, place) in enumerate(places):
         for cover in place.covers if place else ():
+            row = base + cover.row
             if cover.begin:
-                entry = n, cover.row, *pair.order.longer(cover.begin)
-                covers.setdefault(cover.row // ROWS, []).append(entry)
+                within[row // ROWS].append((len(asked), row, *pair.order.longer(cover.begin), n))
+            asked.append((n, row))
         if place and place.special is not None:
-            row = place.covers[0].row
-            specials.setdefault(row // ROWS, []).append((n, row, place.special))
+            row = base + place.covers[0].row
+            specials[row // ROWS].append((n, row, place.special))
     step = torch.zeros(len(tokens), dtype=torch.float64)
-    inside: dict[tuple[int, int], float] = {}
+    inside = torch.zeros(len(asked), dtype=torch.float64)
     told = torch.zeros(len(places), dtype=torch.float64)
+    kept = [] if 4 * len(tokens) * pair.heard <= KEPT else None
     for start in range(0, len(tokens), ROWS):
         rows = torch.arange(start, min(start + ROWS, len(tokens)))
-        q = logits_of(says, rows).cpu().double().softmax(-1)
-        following = rows[:-1] if len(rows) and rows[-1] + 1 == len(tokens) else rows
-        step[following + 1] = q[following - start, tokens[following + 1]].log()
-        if asked := covers.get(start // ROWS):
-            running = torch.nn.functional.pad(q[:, pair.place].cumsum(-1), (1, 0))
-            at = torch.tensor([row - start for _, row, _, _ in asked])
-            low, high = torch.tensor([(low, high) for *_, low, high in asked]).T
-            found = (running[at, high] - running[at, low]).clamp_min(1e-30).log().tolist()
-            inside |= {(n, row): value for (n, row, _, _), value in zip(asked, found, strict=True)}
-        for n, row, token in specials.get(start // ROWS, ()):
-            told[n] = q[row - start, token].log()
+        q = logits_of(says, rows).softmax(-1).cpu()
+        if kept is not None:
+            kept.append(q)
+        following = rows[:-1] if rows[-1] + 1 == len(tokens) else rows
+        step[following + 1] = q[following - start, tokens[following + 1]].double().log()
+        if some := within[start // ROWS]:
+            running = torch.nn.functional.pad(q[:, pair.place].double().cumsum(-1), (1, 0))
+            which, row, low, high, _ = torch.tensor(some).T
+            inside[which] = (running[row - start, high] - running[row - start, low]).clamp_min(1e-30).log()
+        for n, row, token in specials[start // ROWS]:
+            told[n] = q[row - start, token].double().log()
     step[starts] = 0.0
     before = _since(step, starts)
     mass = torch.zeros(len(places), dtype=torch.float64)
-    for n, place in enumerate(places):
-        if place is not None:
-            parts = [before[c.row] + inside.get((n, c.row), 0.0) for c in place.covers]
-            mass[n] = torch.stack([torch.as_tensor(part) for part in parts]).logsumexp(0)
-            if place.special is not None:
-                told[n] = told[n] + before[place.covers[0].row] - mass[n]
-    return mass, before, told
+    if asked:
+        at, row = torch.tensor(asked).T
+        parts = before[row] + inside
+        most = torch.full_like(mass, -torch.inf).scatter_reduce_(0, at, parts, "amax")
+        sums = torch.zeros_like(mass).index_add_(0, at, (parts - most[at]).exp())
+        mass = torch.where(sums > 0, most + sums.log(), 0.0)
+    for n, (base, place) in enumerate(places):
+        if place and place.special is not None:
+            told[n] += before[base + place.covers[0].row] - mass[n]
+    return Evidence(mass, before, told, None if kept is None else torch.cat([torch.zeros(0, pair.heard), *kept]))
 
 
 def _since(step: Float[Tensor, " M"], starts: Bool[Tensor, " M"]) -> Float[Tensor, " M"]:

@@ -4,11 +4,18 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from polydistill.alignment.pair import Pair
+from jaxtyping import Int
+from torch import Tensor
+
+from polydistill.alignment.pair import NO_TOKENS, Pair, Table
+from polydistill.alignment.reader import boundaries, diverges
 from polydistill.alignment.spelling import whole_characters
 
-BACK = 3
-"""Teacher boundaries from which other tokens than the realised ones are looked for."""
+BACK = 6
+"""Teacher tokens of one word, from a place back, of which other ways to say their bytes are looked for first."""
+
+DEPTH = 3
+"""Realised teacher tokens through which mass is pushed."""
 
 
 class NoCounterpartError(ValueError):
@@ -22,10 +29,35 @@ class Cover:
     Attributes:
         row: of the teacher's distribution over that next token.
         begin: its first bytes, which the student has consumed; empty where the boundaries coincide.
+        table: what that next token becomes.
+        strays: next tokens behind which the student's past may turn out to be another.
     """
 
     row: int
     begin: bytes
+    table: Table
+    strays: Int[Tensor, " s"] = field(default=NO_TOKENS, repr=False)
+
+
+@dataclass(frozen=True)
+class Link:
+    """A realised teacher token that does not settle the student's, on its way through the next distribution.
+
+    Attributes:
+        row: that speaks of the token.
+        token: of the teacher.
+        first: student token that it was put down as.
+        alone: student token that it is where nothing in `table` follows.
+        after: row that speaks of the token after it.
+        table: what it becomes with that one.
+    """
+
+    row: int
+    token: int
+    first: int
+    alone: int
+    after: int
+    table: Table
 
 
 @dataclass(frozen=True)
@@ -34,16 +66,16 @@ class Place:
 
     Attributes:
         covers: the last teacher boundary at or before it first, then those whose next token may stick out over it.
-        ahead: teacher tokens that follow, with the row that speaks after each.
+        links: where the realised token after the first cover is open.
         rivals: rows and tokens that would not reach over it, and yet could have been said for other text after it.
-        last: student token before it, or None where that is no text.
+        history: student tokens before it that decide what may come next; empty where that is no text.
         special: teacher token that comes next where that is no text.
     """
 
     covers: tuple[Cover, ...]
-    ahead: tuple[tuple[int, int], ...] = ()
+    links: tuple[Link, ...] = ()
     rivals: tuple[tuple[int, int], ...] = ()
-    last: int | None = None
+    history: tuple[int, ...] = ()
     special: int | None = None
 
 
@@ -52,29 +84,26 @@ class Path:
     """A row.
 
     Attributes:
-        base: row of the first token among those of a batch.
         tokens: of the teacher.
         places: after every student token, one each; None where the teacher has nothing to say.
     """
 
-    base: int
     tokens: list[int] = field(default_factory=list)
     places: list[Place | None] = field(default_factory=list)
 
 
-def walk(pair: Pair, ids: Sequence[int], opening: Sequence[int], base: int = 0) -> Path:
+def walk(pair: Pair, ids: Sequence[int], opening: Sequence[int]) -> Path:
     """What the teacher reads of a row, and where the student's boundaries are in it.
 
     Args:
         pair: the two vocabularies.
         ids: student tokens.
         opening: special tokens that the teacher's own tokenizer begins a text with.
-        base: row of the first teacher token.
 
     Raises:
         NoCounterpartError: the row holds a special token that the teacher has nothing for.
     """
-    path, at = Path(base, places=[None] * len(ids)), 0
+    path, at = Path(places=[None] * len(ids)), 0
     theirs = {ours: other for other, ours in pair.same.items()}
     if not ids or ids[0] not in theirs:
         path.tokens += opening
@@ -101,9 +130,8 @@ def walk(pair: Pair, ids: Sequence[int], opening: Sequence[int], base: int = 0) 
             )
         after = ids[at + 1] if at + 1 < len(ids) else None
         if path.tokens and (after is None or pair.student.spelled[after] is None):
-            path.places[at] = Place(
-                (Cover(path.base + len(path.tokens) - 1, b""),), special=None if after is None else theirs.get(after)
-            )
+            cover = Cover(len(path.tokens) - 1, b"", pair.after(b""))
+            path.places[at] = Place((cover,), special=None if after is None else theirs.get(after))
         at += 1
     return path
 
@@ -114,82 +142,100 @@ def _run(pair: Pair, path: Path, ids: Sequence[int], at: int, stop: int, theirs:
     whole = b"".join(parts)
     own_lead = int(pair.student.leads and whole.startswith(b" "))
     cut = whole_characters(whole)
-    read = pair.teacher.read(whole[own_lead:cut].decode())
+    read = pair.teacher.read_words(whole[own_lead:cut].decode())
     if read is None or any(i >= pair.heard for i in read[0]):
         return False
-    tokens, lead = read
+    tokens, lead, words = read
+    borders = boundaries([pair.teacher.spelled[token] or b"" for token in tokens])
+    offset = lead - own_lead
+    marks = [offset + mark for mark in boundaries(parts)]
     stream = pair.teacher.join(tokens) or b""
-    first, borders = path.base + len(path.tokens), [0]
-    for token in tokens:
-        borders.append(borders[-1] + len(pair.teacher.spelled[token] or b""))
-    offset, a = lead - own_lead, 0
-    own = [offset]
-    for part in parts:
-        own.append(own[-1] + len(part))
-    run = _Run(tokens, borders, stream, first, list(ids[at:stop]), own)
+    run = _Run(pair, tokens, words, borders, stream, len(path.tokens), list(ids[at:stop]), marks)
     path.tokens += tokens
     after = theirs.get(ids[stop]) if stop < len(ids) else None
-    for index in range(at - 1, stop):
-        a += len(parts[index - at]) if index >= at else 0
-        end = index == stop - 1
-        if index < 0 or a + offset < 0 or a + offset > len(stream) or (end and cut < len(whole)):
-            continue
-        last = ids[index] if index >= at else None
-        special = after if end else None
-        covers = _covers(pair, path.base, run, a + offset)
-        if covers:
-            ahead, rivals = _ahead(run, a + offset), _rivals(pair, path.base, run, a + offset)
-            path.places[index] = Place(covers, ahead, rivals, last, special)
+    for index in range(max(at - 1, 0), stop):
+        a, end = marks[index - at + 1], index == stop - 1
+        if 0 <= a <= len(stream) and not (end and cut < len(whole)):
+            path.places[index] = run.place(index - at + 1, after if end else None)
     return True
 
 
 @dataclass(frozen=True)
 class _Run:
-    """Text of the teacher: its tokens, where each begins in `stream` (and the end), the row of the first one; and the
-    student's tokens and where they begin there.
+    """Text of the teacher, and the student's.
+
+    Attributes:
+        tokens: of the teacher.
+        words: first token of each one's word.
+        borders: bytes before each, and all of them.
+        stream: the bytes.
+        first: teacher tokens before it in the row.
+        own: tokens of the student.
+        marks: bytes of the stream before each, and all of them.
     """
 
+    pair: Pair
     tokens: list[int]
+    words: list[int]
     borders: list[int]
     stream: bytes
     first: int
     own: list[int]
     marks: list[int]
 
-    def between(self, start: int, end: int) -> tuple[int, ...]:
-        """Student tokens from one byte to another; none where it has no boundary at the first."""
-        low = bisect_left(self.marks, start)
-        if low == len(self.marks) or self.marks[low] != start:
+    def place(self, number: int, special: int | None) -> Place | None:
+        """Behind so many tokens of the student; None where nothing speaks there."""
+        a, last = self.marks[number], self.own[number - 1 : number]
+        history = tuple(last)
+        if last and not self.pair.student.merges:
+            history = tuple(self.own[max(number - BACK, 0) : number])
+        j = bisect_right(self.borders, a) - 1
+        if self.first + j < 1:
+            return None
+        covers = self._covers(a, j, history)
+        return Place(covers, self._links(covers[0], j), self._rivals(a, j, number), history, special)
+
+    def _covers(self, a: int, j: int, history: tuple[int, ...]) -> tuple[Cover, ...]:
+        begin = self.stream[self.borders[j] : a]
+        covers = [Cover(self.first + j - 1, begin, self.pair.after(begin), self.pair.strays(history, begin))]
+        for i in range(j - 1, -1, -1):
+            if a - self.borders[i] >= self.pair.order.longest or self.first + i < 1:
+                break
+            begin = self.stream[self.borders[i] : a]
+            low, high = self.pair.order.longer(begin)
+            if low < high:
+                table = self.pair.behind(history, begin) if history else self.pair.after(begin)
+                covers.append(Cover(self.first + i - 1, begin, table, self.pair.strays(history, begin)))
+        return tuple(covers)
+
+    def _links(self, cover: Cover, j: int) -> tuple[Link, ...]:
+        """The realised token, where it is open, and those after it."""
+        links: list[Link] = []
+        head: tuple[int, ...] = ()
+        table = cover.table
+        for token in self.tokens[j : j + DEPTH]:
+            found = table.of(token)
+            if found is None or not found[1]:
+                break
+            head = (*head, token)
+            table, row = self.pair.after(cover.begin, head), cover.row + len(links)
+            links.append(Link(row, token, found[0], self.pair.first(cover.begin, head), row + 1, table))
+        return tuple(links)
+
+    def _rivals(self, a: int, j: int, number: int) -> tuple[tuple[int, int], ...]:
+        """Other tokens for the bytes of the word before the place, and for the beginning of the one around it."""
+        if not a:
             return ()
-        return tuple(self.own[low : bisect_left(self.marks, end)])
-
-
-def _covers(pair: Pair, base: int, run: _Run, a: int) -> tuple[Cover, ...]:
-    """Covers of the first a bytes; none where nothing speaks there."""
-    j = bisect_right(run.borders, a) - 1
-    if run.first + j - 1 < base:
-        return ()
-    covers = [Cover(run.first + j - 1, run.stream[run.borders[j] : a])]
-    for i in range(j - 1, -1, -1):
-        if a - run.borders[i] >= pair.order.longest or run.first + i - 1 < base:
-            break
-        begin = run.stream[run.borders[i] : a]
-        low, high = pair.order.longer(begin)
-        if low < high:
-            covers.append(Cover(run.first + i - 1, begin))
-    return tuple(covers)
-
-
-def _ahead(run: _Run, a: int) -> tuple[tuple[int, int], ...]:
-    j = bisect_right(run.borders, a) - 1
-    return tuple((run.tokens[i], run.first + i) for i in range(j, min(j + 4, len(run.tokens))))
-
-
-def _rivals(pair: Pair, base: int, run: _Run, a: int) -> tuple[tuple[int, int], ...]:
-    j, found = bisect_right(run.borders, a) - 1, []
-    for i in range(j, max(j - BACK, -1), -1):
-        row, said = run.first + i - 1, run.tokens[i] if i < len(run.tokens) else None
-        if row >= base:
-            string = run.stream[run.borders[i] : a]
-            found += [(row, t) for t in pair.rivals(string, run.between(run.borders[i], a)) if t != said]
-    return tuple(found)
+        word = self.words[j if self.borders[j] < a else j - 1]
+        for start in (max(word, j - BACK), word) if self.pair.teacher.merges else (word,):
+            own = self.own[min(bisect_left(self.marks, self.borders[start]), number - 1) : number]
+            paths = self.pair.detours(self.stream[self.borders[start] : a], tuple(own))
+            before = self.tokens[start - 1 : start] if start > word else []
+            if not before or all(all(self.pair.theirs.fitting((before[0],), path[:1])) for path in paths):
+                break
+        found = set()
+        for path in paths:
+            at = diverges(path, self.tokens[start:])
+            if at is not None and self.first + start + at > 0:
+                found.add((self.first + start + at - 1, path[at]))
+        return tuple(sorted(found))

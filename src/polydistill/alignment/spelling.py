@@ -90,10 +90,19 @@ class Spelling:
         """Ids of a whole text, in which special tokens are text, and bytes that they have before it: 1 where the
         tokenizer begins with a space of its own (SentencePiece). None of text that they do not give back.
         """
-        ids = list(self.outer.encode(text, add_special_tokens=False).ids)
+        found = self.read_words(text)
+        return None if found is None else found[:2]
+
+    def read_words(self, text: str) -> tuple[list[int], int, list[int]] | None:
+        """As `read`, and for every token the first one of its word, over whose ends no token goes."""
+        encoding = self.outer.encode(text, add_special_tokens=False)
+        ids = list(encoding.ids)
         string, wanted = self.join(ids), text.encode()
         lead = 0 if string is None else len(string) - len(wanted)
-        return (ids, lead) if string in (wanted, b" " + wanted) else None
+        words, starts = encoding.word_ids, list(range(len(ids)))
+        for i in range(1, len(ids)):
+            starts[i] = starts[i - 1] if words[i] is not None and words[i] == words[i - 1] else i
+        return (ids, lead, starts) if string in (wanted, b" " + wanted) else None
 
     def join(self, ids: Iterable[int]) -> bytes | None:
         """Bytes of some tokens; None where one is no text."""
@@ -143,6 +152,13 @@ class Sorted:
         above = beginning.rstrip(b"\xff")
         high = len(self.keys) if not above else bisect_left(self.keys, above[:-1] + bytes([above[-1] + 1]))
         return bisect_left(self.keys, beginning), high
+
+    def exactly(self, string: bytes) -> list[int]:
+        """Ids of the string itself."""
+        low = high = bisect_left(self.keys, string)
+        while high < len(self.keys) and self.keys[high] == string:
+            high += 1
+        return self.ids[low:high]
 
     def longer(self, beginning: bytes) -> tuple[int, int]:
         """As `interval`, of strings that go on after it."""

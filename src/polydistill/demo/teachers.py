@@ -23,6 +23,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from polydistill.demo.corpus import DOMAINS, Corpus
 from polydistill.demo.passages import generation_config, train_tokenizer, windows
+from polydistill.demo.tokenizers import own_tokenizers
 from polydistill.logprobs import HiddenStates
 from polydistill.run.progress import Steps
 from polydistill.teachers import head_of, last_hidden_state
@@ -63,10 +64,10 @@ class TeacherSettings:
 
 @dataclass(frozen=True)
 class Specialists:
-    """The teachers and the tokenizer that they share.
+    """The teachers, and the tokenizer of the students.
 
     Attributes:
-        tokenizer: shared by all teachers and students.
+        tokenizer: of the students, and of teachers that have none of their own.
         models: by domain, in the order of `DOMAINS`.
         folder: where they are kept.
         seconds: spent on training them now; 0 when they were found.
@@ -104,7 +105,12 @@ def key_of(settings: TeacherSettings, corpus: Corpus) -> str:
 
 
 def specialists(
-    settings: TeacherSettings, corpus: Corpus, console: Console | None = None, folder: Path | None = None
+    settings: TeacherSettings,
+    corpus: Corpus,
+    console: Console | None = None,
+    folder: Path | None = None,
+    *,
+    own: bool = False,
 ) -> Specialists:
     """The teachers from the cache, or trained now and put there.
 
@@ -115,22 +121,24 @@ def specialists(
         corpus: its `teacher` split is learned from.
         console: for the progress of their training; silent when None.
         folder: of the cache; `cache_folder()` when None.
+        own: every teacher has a tokenizer of its own kind and size.
     """
     root = cache_folder() if folder is None else folder
-    kept = root / f"demo-teachers-{key_of(settings, corpus)}"
+    kept = root / f"demo-teachers-{'own-' if own else ''}{key_of(settings, corpus)}"
     seconds = 0.0
     if verify(kept) is not None:
         start = perf_counter()
         with finished_folder(kept) as unfinished:
             learned = train_tokenizer(corpus, settings.vocabulary)
             learned.save_pretrained(unfinished)
+            tokenizers_of = own_tokenizers(corpus) if own else dict.fromkeys(DOMAINS, learned)
             with Steps(
                 console or Console(quiet=True), "teachers (once, then kept)", len(DOMAINS) * settings.steps
             ) as steps:
                 for index, domain in enumerate(DOMAINS):
-                    model = _train(settings, corpus, learned, index, steps.update)
+                    model = _train(settings, corpus, tokenizers_of[domain], index, steps.update)
                     model.save_pretrained(unfinished / domain)
-                    learned.save_pretrained(unfinished / domain)
+                    tokenizers_of[domain].save_pretrained(unfinished / domain)
         seconds = perf_counter() - start
     tokenizer = PreTrainedTokenizerFast.from_pretrained(kept)
     models = {domain: LlamaForCausalLM.from_pretrained(kept / domain) for domain in DOMAINS}

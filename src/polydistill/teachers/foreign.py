@@ -1,13 +1,27 @@
 """A local teacher with a tokenizer of its own: it reads the same bytes, and speaks of the student's tokens."""
 
 from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from polydistill.alignment import TERMS, Aligned, NoBytesError, NoCounterpartError, Pair, Place, Spelling, masses, walk
+from polydistill.alignment import (
+    TERMS,
+    Aligned,
+    Evidence,
+    NoBytesError,
+    NoCounterpartError,
+    Pair,
+    Path,
+    Place,
+    Reader,
+    Spelling,
+    evidence,
+    walk,
+)
 from polydistill.logprobs import HiddenStates, Informed, KnownStatistics
 from polydistill.teachers.head import head_of, last_hidden_state
 from polydistill.teachers.local import LocalTeacher
@@ -15,6 +29,10 @@ from polydistill.teachers.vocabulary import VocabularyMismatchError
 
 KEPT = 200_000
 """Positions whose error terms are remembered for the record."""
+
+
+PATHS = 4096
+"""Texts of which it is remembered how they lie in the teacher's tokens."""
 
 
 class ForeignTeacher(LocalTeacher):
@@ -32,6 +50,8 @@ class ForeignTeacher(LocalTeacher):
 
     configured: ClassVar[str] = "own"
     pair: Pair
+    readers: ClassVar[WeakKeyDictionary[PreTrainedTokenizerBase, Reader]] = WeakKeyDictionary()
+    """Of students' tokenizers: several teachers ask one."""
 
     def __init__(self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
         super().__init__(name, model, tokenizer)
@@ -41,6 +61,7 @@ class ForeignTeacher(LocalTeacher):
         begun: Any = tokenizer("a")["input_ids"]
         self.opening = [begun[0]] if begun and begun[0] in self.spelling.special else []
         self.last: Aligned | None = None
+        self.paths: dict[tuple[int, ...], Path] = {}
         self.terms: list[Float[Tensor, "n 4"]] = []
 
     def _spelled(self, tokenizer: PreTrainedTokenizerBase, whose: str) -> Spelling:
@@ -55,11 +76,14 @@ class ForeignTeacher(LocalTeacher):
         Raises:
             VocabularyMismatchError: the student's tokenizer does not give text back byte for byte.
         """
-        own = self._spelled(tokenizer, "the student's tokenizer")
+        own = self.readers.get(tokenizer)
+        if own is None or own.visible != visible:
+            own = Reader(self._spelled(tokenizer, "the student's tokenizer"), visible)
+            self.readers[tokenizer] = own
         heard = min(self.model.get_output_embeddings().weight.shape[0], len(self.spelling.spelled))
-        self.pair, self.visible = Pair(self.spelling, own, visible, heard), visible
-        self.student_tokenizer = tokenizer
-        theirs, ours = self.spelling.special, own.special
+        self.pair, self.visible = Pair(Reader(self.spelling, heard), own), visible
+        self.paths, self.student_tokenizer = {}, tokenizer
+        theirs, ours = self.spelling.special, own.spelling.special
         known = [f"{theirs[one][-1]} for {ours[other][-1]}" for one, other in self.pair.same.items()]
         alone = [says[-1] for index, says in theirs.items() if index not in self.pair.same]
         named = f"; without a counterpart: {', '.join(alone[:5])}{' ...' if len(alone) > 5 else ''}" if alone else ""
@@ -78,37 +102,45 @@ class ForeignTeacher(LocalTeacher):
             VocabularyMismatchError: a text holds a special token that the teacher has nothing for.
         """
         self._take_note()
-        length, wanted = input_ids.shape[1], rows.tolist()
-        ids, real = input_ids.tolist(), attention_mask.bool()
-        rank = (real.long().cumsum(1) - 1).flatten().tolist()
+        length, real = input_ids.shape[1], attention_mask.bool()
+        rank = (real.long().cumsum(1) - 1).flatten()[rows.to(real.device)].tolist()
+        asked, ids, there = (rows // length).tolist(), input_ids.tolist(), real.tolist()
+        paths = {b: self._path([i for i, is_real in zip(ids[b], there[b], strict=True) if is_real]) for b in set(asked)}
+        places: list[tuple[int, Place | None]] = []
+        first: dict[int, int] = {}
         tokens: list[int] = []
         starts: list[int] = []
-        places: list[Place | None] = []
-        first: dict[int, int] = {}
-        texts: list[list[int]] = []
-        for b in sorted({row // length for row in wanted}):
-            text = [token for token, there in zip(ids[b], real[b].tolist(), strict=True) if there]
-            try:
-                path = walk(self.pair, text, self.opening, len(tokens))
-            except NoCounterpartError as error:
-                raise VocabularyMismatchError(f"teacher {self.name!r}: {error}") from error
+        for b, path in paths.items():
             first[b] = len(places)
-            places += path.places
-            starts.append(len(tokens))
+            places += [(len(tokens), place) for place in path.places]
+            starts += [len(tokens)] * bool(path.tokens)
             tokens += path.tokens
-            texts.append(path.tokens)
-        says = HiddenStates(self._hidden(texts), head_of(self.model, self.pair.heard))
+        says = HiddenStates(self._hidden([path.tokens for path in paths.values()]), head_of(self.model, self.pair.heard))
         begins = torch.zeros(len(tokens), dtype=torch.bool)
-        begins[[s for s, text in zip(starts, texts, strict=True) if text]] = True
-        mass, before, told = masses(says, places, torch.tensor(tokens), begins, self.pair)
-        index = [first[row // length] + rank[row] for row in wanted]
-        label = torch.tensor([_evidence(places, mass, told, i) for i in index])
+        begins[starts] = True
+        known = evidence(says, places, torch.tensor(tokens).long(), begins, self.pair)
+        index = [first[b] + r for b, r in zip(asked, rank, strict=True)]
+        label = torch.tensor([_evidence(places, known, i) for i in index])
         blank = torch.full((len(index), len(TERMS)), torch.nan)
         fidelity = torch.ones(len(index), device=input_ids.device)
-        self.last = Aligned(says, [places[i] for i in index], self.pair, mass[index], before, blank, fidelity)
+        mine = [places[i] for i in index]
+        self.last = Aligned(says, mine, self.pair, known, known.mass[index], blank, fidelity)
         return Informed(
             self.last, KnownStatistics(label_log_prob=label.float().to(input_ids.device), fidelity=fidelity)
         )
+
+    def _path(self, text: list[int]) -> Path:
+        """What it reads of a text, remembered: texts come again in every epoch."""
+        key = tuple(text)
+        if key not in self.paths:
+            try:
+                path = walk(self.pair, text, self.opening)
+            except NoCounterpartError as error:
+                raise VocabularyMismatchError(f"teacher {self.name!r}: {error}") from error
+            if len(self.paths) >= PATHS:
+                self.paths.pop(next(iter(self.paths)))
+            self.paths[key] = path
+        return self.paths[key]
 
     def _hidden(self, texts: list[list[int]]) -> Float[Tensor, "M D"]:
         """Last hidden states of the teacher's own tokens, text after text."""
@@ -138,20 +170,20 @@ class ForeignTeacher(LocalTeacher):
     @property
     def caveat(self) -> str:
         """What the bound is about."""
-        kinds = "" if self.pair.merges else " (a cut into the likeliest pieces can hang on text further away: not seen)"
-        return f"the bound is about text as its tokenizer writes it{kinds}"
+        return "the bound is about text as its tokenizer writes it"
 
     def describe(self) -> str:
         """Size, dtype and vocabulary."""
         return f"{super().describe()}, {len(self.spelling.spelled):,} tokens of its own"
 
 
-def _evidence(places: list[Any], mass: Tensor, told: Tensor, i: int) -> float:
+def _evidence(places: list[tuple[int, Place | None]], known: Evidence, i: int) -> float:
     """Log-probability of the bytes, or of the special token, between a place and the next one; 0 where unknown."""
-    place = places[i]
+    base, place = places[i]
     if place is None:
         return 0.0
     if place.special is not None:
-        return float(told[i])
-    after = places[i + 1] if i + 1 < len(places) else None
-    return 0.0 if after is None or after.last is None else min(float(mass[i + 1] - mass[i]), 0.0)
+        return float(known.told[i])
+    later, after = places[i + 1] if i + 1 < len(places) else (base, None)
+    same = after is not None and later == base and bool(after.history)
+    return min(float(known.mass[i + 1] - known.mass[i]), 0.0) if same else 0.0

@@ -1,0 +1,183 @@
+"""What a tokenizer makes of byte strings that text may follow.
+
+A canonical encoding cut off after any of its tokens is canonical (byte pairs: every pair of neighbours is; Unigram: the
+likeliest cut has likeliest parts; WordPiece: the longest match goes from the left). So the encoding of `x` and whatever
+follows begins with exactly one *cover*: the encoding of the first p bytes of x, and a token that begins with the rest of
+x and goes on after it, or nothing where p is the end. Covers are found by trying tokens, not texts.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from polydistill.alignment.spelling import Sorted, Spelling
+
+MOST = 4096
+"""Tokens that are tried behind one beginning; where there are more, anything may follow."""
+
+
+class Reader:
+    """A tokenizer, asked about strings, with a memory.
+
+    Args:
+        spelling: its bytes.
+        visible: entries of its vocabulary.
+
+    Attributes:
+        order: byte strings of the entries, in order.
+    """
+
+    def __init__(self, spelling: Spelling, visible: int) -> None:
+        self.spelling, self.visible = spelling, visible
+        self.order = Sorted(spelling.spelled[:visible])
+        self._read: dict[bytes, tuple[int, ...]] = {b"": ()}
+        self._fits: dict[tuple[tuple[int, ...], int], bool] = {}
+        self._others: dict[bytes, tuple[tuple[bytes, int], ...] | None] = {}
+        self._begins: dict[tuple[bytes, tuple[int, ...]], bool] = {}
+        self._strays: dict[tuple[bytes, tuple[int, ...]], bool] = {}
+        self._contrary: dict[tuple[int, ...], tuple[Int[Tensor, " r"], bool]] = {}
+
+    def learn(self, strings: Sequence[bytes]) -> None:
+        """Read strings that were not read before, all at once."""
+        fresh = [string for string in dict.fromkeys(strings) if string not in self._read]
+        for string, ids in zip(fresh, self.spelling.pieces(fresh) if fresh else (), strict=True):
+            self._read[string] = () if any(i >= self.visible for i in ids) else tuple(ids)
+
+    def read(self, string: bytes) -> tuple[int, ...]:
+        """Its tokens from inside a text, where nothing follows; none of what cannot be written."""
+        if string not in self._read:
+            self.learn([string])
+        return self._read[string]
+
+    def bytes_of(self, tokens: Sequence[int]) -> bytes:
+        """What tokens of text are in bytes."""
+        return b"".join(self.spelling.spelled[i] or b"" for i in tokens)
+
+    def fitting(self, path: tuple[int, ...], ids: Sequence[int]) -> list[bool]:
+        """Whether each token may come after a path as the tokenizer writes them.
+
+        In byte-pair encodings it is a matter of the last token and it.
+        """
+        before = path[-1:] if self.spelling.merges else path
+        fresh = [i for i in ids if (before, i) not in self._fits]
+        if fresh:
+            string = self.bytes_of(before)
+            strings = [string + (self.spelling.spelled[i] or b"") for i in fresh]
+            self.learn(strings)
+            for i, whole in zip(fresh, strings, strict=True):
+                self._fits[before, i] = self._read[whole] == (*before, i)
+        return [self._fits[before, i] for i in ids]
+
+    def others(self, string: bytes) -> tuple[tuple[bytes, int], ...] | None:
+        """Longer strings after which its first token is another one whatever follows, with that token; together they
+        are all of them. None where there are too many to look at.
+        """
+        if string not in self._others:
+            self._others[string] = self._find_others(string)
+        return self._others[string]
+
+    def _find_others(self, string: bytes) -> tuple[tuple[bytes, int], ...] | None:
+        own, found = self.read(string)[:1], []
+        for p in range(len(string)):
+            low, high = self.order.longer(string[p:])
+            if low == high:
+                continue
+            path = self.read(string[:p])
+            if p and (path[:1] == own or not path):
+                continue
+            if high - low > MOST:
+                return None
+            ids = self.order.ids[low:high]
+            for i, place, fits in zip(ids, range(low, high), self.fitting(path, ids), strict=True):
+                if fits and (path or (i,))[:1] != own:
+                    found.append((string[:p] + self.order.keys[place], (*path, i)[0]))
+        return tuple(found)
+
+    def may_begin(self, string: bytes, tokens: tuple[int, ...]) -> bool:
+        """Whether a text that begins with a string may begin with these tokens."""
+        if (string, tokens) not in self._begins:
+            self._begins[string, tokens] = self._find_beginning(string, tokens)
+        return self._begins[string, tokens]
+
+    def _find_beginning(self, string: bytes, tokens: tuple[int, ...]) -> bool:
+        k = len(tokens)
+        if self.read(string)[:k] == tokens:
+            return True
+        for p in range(len(string) - 1, -1, -1):
+            low, high = self.order.longer(string[p:])
+            path = self.read(string[:p]) if low < high else ()
+            if low == high or len(path) + 1 < k or path[:k] != tokens[: len(path)]:
+                continue
+            ids = [tokens[k - 1]] if len(path) + 1 == k else self.order.ids[low:high]
+            if len(path) + 1 == k and tokens[k - 1] not in self.order.ids[low:high]:
+                continue
+            if len(ids) > MOST or any(self.fitting(path, ids)):
+                return True
+        return False
+
+    def may_stray(self, string: bytes, tokens: tuple[int, ...]) -> bool:
+        """Whether a text that begins with a string may begin with other tokens than these."""
+        if (string, tokens) not in self._strays:
+            k = len(tokens)
+            within = ((self.read(string[:p]), *self.order.longer(string[p:])) for p in range(len(string)))
+            self._strays[string, tokens] = self.read(string)[:k] != tokens or any(
+                path[:k] != tokens and (high - low > MOST or any(self.fitting(path, self.order.ids[low:high])))
+                for path, low, high in within
+                if low < high
+            )
+        return self._strays[string, tokens]
+
+    def detours(self, string: bytes) -> tuple[tuple[tuple[int, ...], tuple[bytes, ...]], ...]:
+        """Covers of a string: tokens within it, and what may stick out over it (nothing, where they are all of it)."""
+        found = [(self.read(string), (b"",))]
+        for p in range(len(string)):
+            low, high = self.order.longer(string[p:])
+            path = self.read(string[:p])
+            if low == high or (p and not path):
+                continue
+            ids = self.order.ids[low:high]
+            keys = self.order.keys[low:high]
+            rests = (key[len(string) - p :] for key, fits in zip(keys, self.fitting(path, ids), strict=True) if fits)
+            if rest := tuple(dict.fromkeys(rests)):
+                found.append((path, rest))
+        return tuple(found)
+
+    def across(self, string: bytes) -> set[bytes]:
+        """What comes behind a string in tokens that begin within it and go on after it."""
+        found = set[bytes]()
+        for start in range(len(string)):
+            low, high = self.order.longer(string[start:])
+            found.update(key[len(string) - start :] for key in self.order.keys[low:high])
+        return found
+
+    def contrary(self, history: tuple[int, ...]) -> tuple[Int[Tensor, " r"], bool]:
+        """Tokens that never come after a history (byte pairs: one token), as far as they were looked at; and whether
+        these are all.
+        """
+        if history not in self._contrary:
+            places = set[int]()
+            for rest in self.across(self.bytes_of(history)):
+                places.update(range(*self.order.interval(rest)))
+                if len(places) > MOST:
+                    break
+            ids = [self.order.ids[place] for place in sorted(places)][:MOST]
+            wrong = [i for i, fits in zip(ids, self.fitting(history, ids), strict=True) if not fits]
+            self._contrary[history] = torch.tensor(wrong).long(), len(places) <= MOST
+        return self._contrary[history]
+
+
+def boundaries(parts: Sequence[bytes]) -> list[int]:
+    """Where each part begins in all of them together, and the end."""
+    marks = [0]
+    for part in parts:
+        marks.append(marks[-1] + len(part))
+    return marks
+
+
+def diverges(path: Sequence[int], said: Sequence[int]) -> int | None:
+    """First place at which two beginnings differ; None where one begins the other."""
+    return next((i for i, (a, b) in enumerate(zip(path, said, strict=False)) if a != b), None)
+
+
