@@ -10,6 +10,7 @@ at, other teacher tokens for the same bytes), any way of sharing D out is within
 variation.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -234,12 +235,14 @@ class Evidence:
         mass: log mass of the bytes before each place.
         before: log-probability of the teacher's tokens before each of its rows (that row's own included).
         told: log-probability of the special token that follows a place, 0 where none does.
+        label: log-probability of the bytes, or of the special token, between a place and the next; 0 where unknown.
         kept: distributions of all rows, or None where they are too many.
     """
 
     mass: Float[Tensor, " N"]
     before: Float[Tensor, " M"]
     told: Float[Tensor, " N"]
+    label: Float[Tensor, " N"]
     kept: Float[Tensor, "M V"] | None = None
 
     def rows(self, says: TeacherOutput, wanted: Int[Tensor, " m"]) -> Float[Tensor, "m V"]:
@@ -265,20 +268,26 @@ def evidence(
         starts: a text begins at this row.
         pair: the two vocabularies.
     """
-    within: list[list[tuple[int, int, int, int, int]]] = [[] for _ in range(0, len(tokens), ROWS)]
+    within: list[list[tuple[int, int, int, int]]] = [[] for _ in range(0, len(tokens), ROWS)]
     specials: list[list[tuple[int, int, int]]] = [[] for _ in within]
     asked: list[tuple[int, int]] = []
+    nowhere: list[int] = []
     for n, (base, place) in enumerate(places):
         for cover in place.covers if place else ():
             row = base + cover.row
             if cover.begin:
-                within[row // ROWS].append((len(asked), row, *pair.order.longer(cover.begin), n))
+                low, high = pair.order.longer(cover.begin)
+                if low < high:
+                    within[row // ROWS].append((len(asked), row, low, high))
+                else:
+                    nowhere.append(len(asked))
             asked.append((n, row))
         if place and place.special is not None:
             row = base + place.covers[0].row
             specials[row // ROWS].append((n, row, place.special))
     step = torch.zeros(len(tokens), dtype=torch.float64)
     inside = torch.zeros(len(asked), dtype=torch.float64)
+    inside[nowhere] = math.log(1e-30)
     told = torch.zeros(len(places), dtype=torch.float64)
     kept = [] if 4 * len(tokens) * pair.heard <= KEPT else None
     for start in range(0, len(tokens), ROWS):
@@ -289,9 +298,11 @@ def evidence(
         following = rows[:-1] if rows[-1] + 1 == len(tokens) else rows
         step[following + 1] = q[following - start, tokens[following + 1]].double().log()
         if some := within[start // ROWS]:
-            running = torch.nn.functional.pad(q[:, pair.place].double().cumsum(-1), (1, 0))
-            which, row, low, high, _ = torch.tensor(some).T
-            inside[which] = (running[row - start, high] - running[row - start, low]).clamp_min(1e-30).log()
+            which, row, low, high = torch.tensor(some).T
+            own, at = row.unique(return_inverse=True)
+            running = q[own - start][:, pair.place].double().cumsum(-1)
+            below = running[at, (low - 1).clamp_min(0)] * (low > 0)
+            inside[which] = (running[at, high - 1] - below).clamp_min(1e-30).log()
         for n, row, token in specials[start // ROWS]:
             told[n] = q[row - start, token].double().log()
     step[starts] = 0.0
@@ -306,7 +317,12 @@ def evidence(
     for n, (base, place) in enumerate(places):
         if place and place.special is not None:
             told[n] += before[base + place.covers[0].row] - mass[n]
-    return Evidence(mass, before, told, None if kept is None else torch.cat([torch.zeros(0, pair.heard), *kept]))
+    heard = torch.tensor([place is not None and place.special is None for _, place in places], dtype=torch.bool)
+    goes_on = torch.tensor([place is not None and bool(place.history) for _, place in places], dtype=torch.bool)
+    base = torch.tensor([base for base, _ in places]).long()
+    goes_on = (goes_on & heard.roll(1) & (base == base.roll(1))).roll(-1)
+    label = told + (mass.roll(-1) - mass).clamp_max(0.0) * goes_on
+    return Evidence(mass, before, told, label, None if kept is None else torch.cat([torch.zeros(0, pair.heard), *kept]))
 
 
 def _since(step: Float[Tensor, " M"], starts: Bool[Tensor, " M"]) -> Float[Tensor, " M"]:

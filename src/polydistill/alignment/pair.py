@@ -100,9 +100,18 @@ class Pair:
         """As `after`, of tokens that reach over a student's boundary, without those that contradict it."""
         if (history, begin) not in self._behind:
             table, before = self.after(begin), self.ours.bytes_of(history)
-            left = [self.theirs.bytes_of([token])[len(begin) :] for token in table.tokens.tolist()]
+            tokens = table.tokens.tolist()
+            left = [self.theirs.bytes_of([token])[len(begin) :] for token in tokens]
             self.ours.learn([before + rest for rest in left])
-            kept = [at for at, rest in enumerate(left) if self.ours.may_begin(before + rest, history)]
+            kept = [
+                at
+                for at, rest in enumerate(left)
+                if self.ours.may_begin(before + rest, history)
+                and any(
+                    self.theirs.may_begin(begin + way[len(before) :], (tokens[at],))
+                    for way in self.ours.ways(before + rest, history)
+                )
+            ]
             place = {int(table.tokens[old]): at for at, old in enumerate(kept)}
             self._behind[history, begin] = Table(table.tokens[kept], table.first[kept], table.open[kept], place)
         return self._behind[history, begin]
@@ -134,14 +143,19 @@ class Pair:
             found.update(self.order.ids[slice(*self.order.interval(rest))])
             for end in range(1, len(rest)):
                 found.update(self.order.exactly(rest[:end]))
-        return sorted(found)
+        ids = sorted(found)
+        return [i for i, fits in zip(ids, self.theirs.fitting(head, ids), strict=True) if fits]
 
     def _table(self, begin: bytes, head: tuple[int, ...], ids: Sequence[int], *, whole: bool) -> Table:
         before, ids = self.theirs.bytes_of(head), list(ids)
         strings = [(before + (self.teacher.spelled[i] or b""))[len(begin) :] for i in ids]
         self.ours.learn([string[:end] for string in strings for end in range(1, len(string) + 1)])
         first = [next(iter(self.ours.read(string)), self.visible) for string in strings]
-        is_open = [self._is_open(begin, (*head, i), string) for i, string in zip(ids, strings, strict=True)]
+        # Behind others it is asked of the student alone: that many questions to the teacher take longer than they help.
+        is_open = [
+            self.ours.others(string) != () if head else self._is_open(begin, i, string)
+            for i, string in zip(ids, strings, strict=True)
+        ]
         if whole:
             others = [i for i in range(self.heard) if i >= len(self.teacher.spelled) or not self.teacher.spelled[i]]
             ids += others
@@ -150,10 +164,15 @@ class Pair:
         place = {token: at for at, token in enumerate(ids)}
         return Table(torch.tensor(ids).long(), torch.tensor(first).long(), torch.tensor(is_open).bool(), place)
 
-    def _is_open(self, begin: bytes, tokens: tuple[int, ...], string: bytes) -> bool:
-        """Whether text that follows changes the student's first token and none of the teacher's."""
+    def _is_open(self, begin: bytes, token: int, string: bytes) -> bool:
+        """Whether text that follows changes the student's first token and not the teacher's."""
         others = self.ours.others(string)
-        return others is None or any(self.theirs.may_begin(begin + longer, tokens) for longer, _ in others)
+        return others is None or any(
+            self.ours.may_begin(way[len(begin) :], (first,))
+            for longer, first in others
+            if self.theirs.may_begin(begin + longer, (token,))
+            for way in self.theirs.ways(begin + longer, (token,))
+        )
 
     def detours(self, string: bytes, own: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
         """Teacher tokens within a string that the teacher may begin it with, whatever follows.

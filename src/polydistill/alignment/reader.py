@@ -6,7 +6,7 @@ follows begins with exactly one *cover*: the encoding of the first p bytes of x,
 x and goes on after it, or nothing where p is the end. Covers are found by trying tokens, not texts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Int
@@ -96,26 +96,28 @@ class Reader:
         return tuple(found)
 
     def may_begin(self, string: bytes, tokens: tuple[int, ...]) -> bool:
-        """Whether a text that begins with a string may begin with these tokens."""
+        """Whether a text that begins with a string may begin with these tokens, which are no longer than it."""
         if (string, tokens) not in self._begins:
             self._begins[string, tokens] = self._find_beginning(string, tokens)
         return self._begins[string, tokens]
 
     def _find_beginning(self, string: bytes, tokens: tuple[int, ...]) -> bool:
+        return next(self.ways(string, tokens), None) is not None
+
+    def ways(self, string: bytes, tokens: tuple[int, ...]) -> Iterator[bytes]:
+        """Strings that begin with a string and after which these tokens are the first, whatever follows."""
         k = len(tokens)
         if self.read(string)[:k] == tokens:
-            return True
-        for p in range(len(string) - 1, -1, -1):
+            yield string
+        for p in range(len(string) - 1, len(self.bytes_of(tokens)) - 1, -1):
             low, high = self.order.longer(string[p:])
-            path = self.read(string[:p]) if low < high else ()
-            if low == high or len(path) + 1 < k or path[:k] != tokens[: len(path)]:
+            if low == high or (path := self.read(string[:p]))[:k] != tokens:
                 continue
-            ids = [tokens[k - 1]] if len(path) + 1 == k else self.order.ids[low:high]
-            if len(path) + 1 == k and tokens[k - 1] not in self.order.ids[low:high]:
-                continue
-            if len(ids) > MOST or any(self.fitting(path, ids)):
-                return True
-        return False
+            if high - low > MOST:
+                yield string
+            else:
+                fitting = self.fitting(path, self.order.ids[low:high])
+                yield from (string[:p] + self.order.keys[low + at] for at, fits in enumerate(fitting) if fits)
 
     def may_stray(self, string: bytes, tokens: tuple[int, ...]) -> bool:
         """Whether a text that begins with a string may begin with other tokens than these."""

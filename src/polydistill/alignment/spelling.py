@@ -11,6 +11,9 @@ from tokenizers import Tokenizer
 PROBES = ("a", "The cat sat on 12 mats.", "def f(x):\n    return x + 1", "  two  spaces ", "naive café")
 """Ordinary text: a tokenizer that does not give it back, letter for letter, has no byte strings."""
 
+FEW = 8
+"""Strings below which they are read one by one: a batch has a price of its own."""
+
 ROLES = ("bos", "eos", "pad", "unk", "sep", "cls", "mask")
 
 
@@ -116,7 +119,10 @@ class Spelling:
         """
         cuts = [whole_characters(string) for string in strings]
         texts = [string[:cut].decode(errors="replace") for string, cut in zip(strings, cuts, strict=True)]
-        found = [list(encoding.ids) for encoding in self.inner.encode_batch(texts, add_special_tokens=False)]
+        if len(texts) < FEW:
+            found = [self.inner.encode(text, add_special_tokens=False).ids for text in texts]
+        else:
+            found = [encoding.ids for encoding in self.inner.encode_batch(texts, add_special_tokens=False)]
         return [
             ids if cut == len(string) and self.join(ids) == string else self._broken(string, ids, cut)
             for string, ids, cut in zip(strings, found, cuts, strict=True)
@@ -145,10 +151,16 @@ class Sorted:
     def __init__(self, spelled: Sequence[bytes | None]) -> None:
         pairs = sorted((string, index) for index, string in enumerate(spelled) if string)
         self.keys, self.ids = [string for string, _ in pairs], [index for _, index in pairs]
+        self._intervals: dict[bytes, tuple[int, int]] = {}
         self.longest = max(map(len, self.keys), default=0)
 
     def interval(self, beginning: bytes) -> tuple[int, int]:
         """First place, and the place after the last one, of strings that begin so."""
+        if beginning not in self._intervals:
+            self._intervals[beginning] = self._interval(beginning)
+        return self._intervals[beginning]
+
+    def _interval(self, beginning: bytes) -> tuple[int, int]:
         above = beginning.rstrip(b"\xff")
         high = len(self.keys) if not above else bisect_left(self.keys, above[:-1] + bytes([above[-1] + 1]))
         return bisect_left(self.keys, beginning), high

@@ -244,13 +244,16 @@ def demo(
     seed: Annotated[int, typer.Option(help="of the students and their data order")] = 0,
     safety: Annotated[bool, typer.Option("--safety", help="a teacher that leaks, and a limit that is kept")] = False,
     on_policy: Annotated[bool, typer.Option("--on-policy", help="the student writes, the teachers correct")] = False,
+    cross: Annotated[
+        bool, typer.Option("--cross-tokenizer", help="every teacher has a tokenizer of its own, the student a fourth")
+    ] = False,
     json_file: JsonFile = None,
 ) -> None:
     """The main job, small, on real text: three teachers, one student, no network."""
     from polydistill.config.file import ConfigError
 
-    if safety and on_policy:
-        raise ConfigError("--safety and --on-policy are two demos; ask for one of them")
+    if safety + on_policy + cross > 1:
+        raise ConfigError("--safety, --on-policy and --cross-tokenizer are demos of their own; ask for one of them")
     _quiet()
     if safety:
         from polydistill.demo.safety import main as safety_demo
@@ -263,7 +266,7 @@ def demo(
     else:
         from polydistill.demo import main as main_demo
 
-        main_demo(folder or Path("runs/demo"), seed, json_file, console)
+        main_demo(folder or Path("runs/demo-cross" if cross else "runs/demo"), seed, json_file, console, cross=cross)
 
 
 app.command()(serve)

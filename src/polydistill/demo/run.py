@@ -13,6 +13,7 @@ from rich.console import Console
 from transformers import LlamaForCausalLM
 
 from polydistill.config.file import load_config
+from polydistill.demo import cross as four
 from polydistill.demo.corpus import DOMAINS, read_corpus
 from polydistill.demo.passages import Passages, draw
 from polydistill.demo.screen import LABELS, last_screen
@@ -42,20 +43,20 @@ from polydistill.run.identity import STUDENT
 from polydistill.run.train import locked, train_run
 from polydistill.target import Pool
 
+COMMAND = "polydistill demo"
+
 RUN = "run.yaml"
 """The configuration that a demo leaves in its folder."""
 
 YAML = """\
-# The adaptive student of `polydistill demo`: three specialists teach it, and nobody tells it what a text is about.
+# The adaptive student of `{command}`: three specialists teach it, and nobody tells it what a text is about.
 #   polydistill check {path}
 #   polydistill train {path} output=runs/again    # the same student, bit by bit
 
 output: "{folder}"
 student: "{folder}/models/start"
 teachers:
-  code: "{folder}/models/code"
-  prose: "{folder}/models/prose"
-  arithmetic: "{folder}/models/arithmetic"
+{teachers}
 
 data:                                  # texts as tokens; some change domain in the middle
   train: "{folder}/data/train.jsonl"
@@ -93,6 +94,7 @@ class Result:
         seconds: by part, and `total`.
         promises: of the adaptive stack, in words.
         report: the page.
+        bounds: of teachers with tokenizers of their own, by teacher and term: median and 99th percentile.
     """
 
     students: dict[str, Scores]
@@ -100,6 +102,7 @@ class Result:
     seconds: dict[str, float]
     promises: list[str]
     report: Path
+    bounds: dict[str, dict[str, list[float]]] | None = None
 
     @property
     def gap_closed(self) -> float:
@@ -119,6 +122,7 @@ class Result:
             "seconds": self.seconds,
             "promises": self.promises,
             "report": str(self.report),
+            **({} if self.bounds is None else {"bounds": self.bounds}),
         }
 
 
@@ -131,12 +135,14 @@ class Setup:
         start: the weights that every student starts from.
         training: to learn from.
         held_out: to judge on; four mixed texts, then the whole ones, then the other mixed ones.
+        cross: every teacher has a tokenizer of its own.
     """
 
     experts: Specialists
     start: LlamaForCausalLM
     training: Passages
     held_out: Passages
+    cross: bool = False
 
     def remembered(self) -> list[Remembered]:
         """The teachers, asked once about all that is learned from."""
@@ -144,7 +150,9 @@ class Setup:
         return [Remembered(name, models[name].eval(), ids, torch.ones_like(ids)) for name in DOMAINS]
 
 
-def prepare(t: TeacherSettings, s: StudentSettings, seed: int, console: Console | None = None) -> Setup:
+def prepare(
+    t: TeacherSettings, s: StudentSettings, seed: int, console: Console | None = None, *, cross: bool = False
+) -> Setup:
     """Everything that there is before a student learns; the teachers are trained once and kept.
 
     Args:
@@ -152,20 +160,21 @@ def prepare(t: TeacherSettings, s: StudentSettings, seed: int, console: Console 
         s: of the students.
         seed: of the students and their passages; the teachers do not depend on it.
         console: for progress.
+        cross: every teacher has a tokenizer of its own.
     """
     corpus = read_corpus()
-    experts = specialists(t, corpus, console)
+    experts = specialists(t, corpus, console, own=cross)
     training = draw(corpus.documents["student"], experts.tokenizer, t.length, s.whole, s.mixed, seed)
     held_out = draw(corpus.documents["held_out"], experts.tokenizer, t.length, s.held_whole, s.held_mixed, 0)
     mixed, whole = held_out.mixed.nonzero().squeeze(1), (~held_out.mixed).nonzero().squeeze(1)
     order = torch.cat([mixed[:4], whole, mixed[4:]])
     start = small_llama(s.size, experts.tokenizer, t.length, 1000 + seed)
-    return Setup(experts, start, training, held_out.take(order))
+    return Setup(experts, start, training, held_out.take(order), cross)
 
 
-def main(folder: Path, seed: int, json_file: Path | None, console: Console) -> None:
+def main(folder: Path, seed: int, json_file: Path | None, console: Console, *, cross: bool = False) -> None:
     """Run the demo and print its last screen."""
-    result = run_demo(folder, seed, console)
+    result = run_demo(folder, seed, console, cross=cross)
     last_screen(console, result.students, result.teachers, result.gap_closed, result.promises)
     parts = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.seconds.items() if seconds >= 0.5)
     for line in (
@@ -189,6 +198,7 @@ def run_demo(
     teacher_settings: TeacherSettings | None = None,
     student_settings: StudentSettings | None = None,
     others: Mapping[str, Pipeline | None] | None = None,
+    cross: bool = False,
 ) -> Result:
     """Everything but the last screen.
 
@@ -198,33 +208,43 @@ def run_demo(
         console: for progress.
         teacher_settings, student_settings: sizes and steps.
         others: whom the adaptive student is compared with; `uniform` and `oracle` among them.
+        cross: every teacher has a tokenizer of its own.
     """
-    s, t, clock = student_settings or StudentSettings(), teacher_settings or TeacherSettings(), perf_counter()
+    t, clock = teacher_settings or TeacherSettings(), perf_counter()
+    s = student_settings or (four.settings() if cross else StudentSettings())
     console.print("reading the text of this machine's Python", highlight=False)
-    setup = prepare(t, s, seed, console)
+    setup = prepare(t, s, seed, console, cross=cross)
+    looked_at = setup.held_out.take(torch.arange(min(four.LOOKED_AT, len(setup.held_out)))) if cross else setup.held_out
     with locked(folder):
-        path = leave_run(folder, setup, s, t, seed)
-    beside = Controls(
-        controls() if others is None else others, setup.start, setup.remembered(), setup.training, ForwardKL(ce=s.ce)
-    )
+        path = leave_run(folder, setup, looked_at, s, t, seed)
+    others = others or (four.beside() if cross else controls())
+    asked = four.overheard if cross else setup.remembered()
+    beside = Controls(others, setup.start, asked, setup.training, ForwardKL(ce=s.ce))
     summary = train_run(load_config(path), f"polydistill train {path}", console, [beside])
     console.print("judging on held-out text", highlight=False)
     models = {"adaptive": LlamaForCausalLM.from_pretrained(folder / STUDENT)}
     models |= {name: student.model for name, student in beside.students.items()}
     scores = {name: judge(model, setup.held_out) for name, model in models.items()}
-    teachers = {name: judge(setup.experts.models[name], setup.held_out) for name in DOMAINS}
+    own = [teacher for teacher in beside.teachers if isinstance(teacher, four.Overheard)]
+    bounds = four.bounds(own) if own else None
+    teachers = {teacher.name: four.judge_teacher(teacher.teacher, looked_at) for teacher in own}
+    teachers = teachers or {name: judge(setup.experts.models[name], setup.held_out) for name in DOMAINS}
     seconds = {"training the teachers": setup.experts.seconds, "controls": beside.seconds, **summary.seconds}
     seconds["total"] = perf_counter() - clock
-    result = Result(scores, teachers, seconds, says(promises(STACK, Terms(Pool.LINEAR))), folder / "report.html")
+    promised = says(promises(STACK, Terms(Pool.LINEAR)))
+    result = Result(scores, teachers, seconds, promised, folder / "report.html", bounds)
     with locked(folder):
         _record(folder, beside, result, setup.held_out, s.steps)
-        write_summary(folder / SUMMARY, _summary(summary, result, seed))
+        command = f"{COMMAND}{' --cross-tokenizer' * cross} --seed {seed}"
+        write_summary(folder / SUMMARY, _summary(summary, result, command))
         seal(folder, STUDENT)
         write_report(folder)
     return result
 
 
-def leave_run(folder: Path, setup: Setup, s: StudentSettings, t: TeacherSettings, seed: int) -> Path:
+def leave_run(
+    folder: Path, setup: Setup, held_out: Passages, s: StudentSettings, t: TeacherSettings, seed: int
+) -> Path:
     """Models, data and configuration of the adaptive student's run; an earlier demo's run is removed.
 
     Returns:
@@ -241,12 +261,16 @@ def leave_run(folder: Path, setup: Setup, s: StudentSettings, t: TeacherSettings
     for part in (setup.start, setup.experts.tokenizer):
         part.save_pretrained(folder / "models" / "start")
     (folder / "data").mkdir(exist_ok=True)
-    for name, passages in (("train", setup.training), ("held-out", setup.held_out)):
+    for name, passages in (("train", setup.training), ("held-out", held_out)):
         texts = setup.experts.tokenizer.batch_decode(passages.ids)
         rows = zip(passages.ids.tolist(), texts, passages.names, strict=True)
         lines = [json.dumps({"input_ids": ids, "text": text, "domain": domain}) + "\n" for ids, text, domain in rows]
         (folder / "data" / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
     settings: dict[str, Any] = {"path": path, "folder": folder.as_posix(), "seed": seed, "length": t.length, "ce": s.ce}
+    settings["command"] = COMMAND + " --cross-tokenizer" * setup.cross
+    own = (lambda source: f"{{model: {source}, tokenizer: own}}") if setup.cross else str
+    sources = {name: json.dumps(f"{folder.as_posix()}/models/{name}") for name in DOMAINS}
+    settings["teachers"] = "\n".join(f"  {name}: {own(source)}" for name, source in sources.items())
     settings |= {"steps": s.steps, "batch": s.batch, "rate": s.learning_rate, "warm": round(0.05 * s.steps)}
     path.write_text(YAML.format(**settings), encoding="utf-8")
     return path
@@ -279,7 +303,7 @@ def _by_kind(score: Scores) -> dict[str, float]:
     return {**score.domains, "mixed texts": score.mixed}
 
 
-def _summary(summary: RunSummary, result: Result, seed: int) -> RunSummary:
+def _summary(summary: RunSummary, result: Result, command: str) -> RunSummary:
     """The run's own, with everybody's scores."""
     scores = [
         Score(
@@ -298,7 +322,7 @@ def _summary(summary: RunSummary, result: Result, seed: int) -> RunSummary:
     return summary.model_copy(
         update={
             "title": "polydistill demo",
-            "command": f"polydistill demo --seed {seed}",
+            "command": command,
             "domains": [*DOMAINS, "mixed texts"],
             "scores": scores,
             "gap_closed": result.gap_closed,

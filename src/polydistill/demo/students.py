@@ -1,7 +1,7 @@
 """The adaptive stack, and the controls that learn beside it: the same batches, and each decides whom to trust."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -12,8 +12,8 @@ from transformers import LlamaForCausalLM
 
 from polydistill.demo.corpus import DOMAINS
 from polydistill.demo.passages import Passages
-from polydistill.demo.teachers import ModelSize, Remembered, adamw, token_losses, update
-from polydistill.logprobs import HiddenStates, logits_of
+from polydistill.demo.teachers import ModelSize, adamw, token_losses, update
+from polydistill.logprobs import TeacherOutput, logits_of
 from polydistill.objective import Divergence
 from polydistill.pipeline import Pipeline
 from polydistill.records import StepRecord
@@ -105,7 +105,7 @@ class Named:
         who: index of the one that is named.
     """
 
-    outputs: Sequence[HiddenStates]
+    outputs: Sequence[TeacherOutput]
     who: Int[Tensor, " N"]
     exact: bool = True
 
@@ -138,7 +138,7 @@ class NamedTeacher:
     """
 
     name: str
-    teachers: Sequence[Remembered]
+    teachers: Sequence[TeacherSource]
     who: Int[Tensor, "B T"]
 
     def speak(
@@ -148,7 +148,7 @@ class NamedTeacher:
         return Named([t.speak(input_ids, attention_mask, rows) for t in self.teachers], self.who.flatten()[rows])
 
 
-def told(passages: Passages, teachers: Sequence[Remembered]) -> dict[str, list[NamedTeacher]]:
+def told(passages: Passages, teachers: Sequence[TeacherSource]) -> dict[str, list[NamedTeacher]]:
     """Student -> the teacher that it is told: of the text's first domain, or of the token's that is to be predicted."""
     first = passages.domain[:, :1].expand_as(passages.domain)
     own = torch.cat([passages.domain[:, 1:], passages.domain[:, -1:]], 1)
@@ -200,7 +200,7 @@ class Controls:
     Args:
         pipelines: by name.
         start: the weights that every student starts from.
-        teachers: that remember the passages.
+        teachers: that remember the passages, or whom of a run's to ask beside it.
         passages: all that the run learns from.
         divergence: what is learned.
 
@@ -215,12 +215,13 @@ class Controls:
         self,
         pipelines: Mapping[str, Pipeline | None],
         start: LlamaForCausalLM,
-        teachers: Sequence[Remembered],
+        teachers: Sequence[TeacherSource] | Callable[[Sequence[object]], Sequence[TeacherSource]],
         passages: Passages,
         divergence: Divergence,
     ) -> None:
         self.students = {name: Control(name, pipeline, start) for name, pipeline in pipelines.items()}
-        self.teachers, self.passages, self.divergence = teachers, passages, divergence
+        self.asked, self.passages, self.divergence = teachers, passages, divergence
+        self.teachers: Sequence[TeacherSource] = () if callable(teachers) else teachers
         self.row = {tuple(ids): i for i, ids in enumerate(passages.ids.tolist())}
         self.records: list[StepRecord] = []
         self.weights: dict[int, dict[str, dict[str, float]]] = {}
@@ -229,6 +230,8 @@ class Controls:
     def __call__(self, done: StepOutcome, trainer: Taught) -> dict[str, float]:
         """One step of every student, at the run's learning rate; nothing is logged with the run's own figures."""
         clock = perf_counter()
+        if callable(self.asked) and not self.teachers:
+            self.teachers = self.asked(trainer.teachers)
         assert done.batch is not None
         assert trainer.optimizer is not None
         rows = torch.tensor([self.row[tuple(ids)] for ids in done.batch.input_ids.tolist()])
@@ -276,6 +279,11 @@ def judge(model: LlamaForCausalLM, passages: Passages) -> Scores:
     model.eval()
     losses = torch.cat([token_losses(model, part.ids) for part in passages.batches(32)]).double()
     model.train(was_training)
+    return scores_of(losses, passages)
+
+
+def scores_of(losses: Float[Tensor, "B T-1"], passages: Passages) -> Scores:
+    """Means of losses at every position but the last."""
     predicted, mixed = passages.domain[:, 1:], passages.mixed
     return Scores(
         mean=float(losses.mean()),

@@ -11,7 +11,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from polydistill.alignment import (
     TERMS,
     Aligned,
-    Evidence,
     NoBytesError,
     NoCounterpartError,
     Pair,
@@ -120,13 +119,12 @@ class ForeignTeacher(LocalTeacher):
         begins[starts] = True
         known = evidence(says, places, torch.tensor(tokens).long(), begins, self.pair)
         index = [first[b] + r for b, r in zip(asked, rank, strict=True)]
-        label = torch.tensor([_evidence(places, known, i) for i in index])
         blank = torch.full((len(index), len(TERMS)), torch.nan)
         fidelity = torch.ones(len(index), device=input_ids.device)
         mine = [places[i] for i in index]
         self.last = Aligned(says, mine, self.pair, known, known.mass[index], blank, fidelity)
         return Informed(
-            self.last, KnownStatistics(label_log_prob=label.float().to(input_ids.device), fidelity=fidelity)
+            self.last, KnownStatistics(label_log_prob=known.label[index].float().to(input_ids.device), fidelity=fidelity)
         )
 
     def _path(self, text: list[int]) -> Path:
@@ -175,15 +173,3 @@ class ForeignTeacher(LocalTeacher):
     def describe(self) -> str:
         """Size, dtype and vocabulary."""
         return f"{super().describe()}, {len(self.spelling.spelled):,} tokens of its own"
-
-
-def _evidence(places: list[tuple[int, Place | None]], known: Evidence, i: int) -> float:
-    """Log-probability of the bytes, or of the special token, between a place and the next one; 0 where unknown."""
-    base, place = places[i]
-    if place is None:
-        return 0.0
-    if place.special is not None:
-        return float(known.told[i])
-    later, after = places[i + 1] if i + 1 < len(places) else (base, None)
-    same = after is not None and later == base and bool(after.history)
-    return min(float(known.mass[i + 1] - known.mass[i]), 0.0) if same else 0.0

@@ -1,0 +1,77 @@
+"""The demo with four tokenizers: every teacher has one of its own kind and size, and the students a fourth."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from polydistill.demo.passages import Passages
+from polydistill.demo.students import Scores, StudentSettings, controls, scores_of
+from polydistill.logprobs import Dense, Informed
+from polydistill.pipeline import Pipeline
+from polydistill.teachers import ForeignTeacher
+
+LOOKED_AT = 48
+"""Held-out passages that the run itself and its teachers are judged on; students are judged on all."""
+
+
+def settings() -> StudentSettings:
+    """Fewer passages and steps than with one tokenizer: text that a teacher meets for the first time is translated."""
+    return StudentSettings(whole=36, mixed=12, steps=140, batch=8)
+
+
+def beside() -> dict[str, Pipeline | None]:
+    """The controls that the gap is measured with, and labels only."""
+    return {name: pipeline for name, pipeline in controls().items() if name in ("labels_only", "uniform", "oracle")}
+
+
+class Overheard:
+    """A translated teacher of the run, asked once about a batch for all the students that learn beside it.
+
+    Args:
+        teacher: of the run.
+    """
+
+    def __init__(self, teacher: ForeignTeacher) -> None:
+        self.name, self.teacher = teacher.name, teacher
+        self.asked: Int[Tensor, "B T"] | None = None
+        self.said: Informed | None = None
+
+    def speak(
+        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"], rows: Int[Tensor, " N"]
+    ) -> Informed:
+        """Distributions at the flattened positions `rows`, the same at every call about a batch."""
+        if self.said is None or self.asked is None or not torch.equal(self.asked, input_ids):
+            said = self.teacher.speak(input_ids, attention_mask, rows)
+            logits = torch.empty(len(rows), said.vocabulary)
+            said.says.write(slice(None), logits)
+            self.asked, self.said = input_ids, Informed(Dense(logits), said.known)
+        return self.said
+
+
+def overheard(teachers: Sequence[object]) -> list[Overheard]:
+    """Those of a run."""
+    return [Overheard(teacher) for teacher in teachers if isinstance(teacher, ForeignTeacher)]
+
+
+def judge_teacher(teacher: ForeignTeacher, passages: Passages) -> Scores:
+    """A teacher's evidence of held-out passages, in nats per token of the student: of the same bytes for everybody."""
+    losses = []
+    for part in passages.batches(16):
+        rows = torch.arange(part.ids.numel()).view_as(part.ids)[:, :-1].flatten()
+        known = teacher.speak(part.ids, torch.ones_like(part.ids), rows).known
+        assert known.label_log_prob is not None
+        losses.append(-known.label_log_prob.view(len(part), -1))
+    return scores_of(torch.cat(losses).double(), passages)
+
+
+def bounds(teachers: Sequence[Overheard]) -> dict[str, dict[str, list[float]]]:
+    """Teacher -> term -> median and 99th percentile of what its distributions may be off by, total variation."""
+    return {
+        teacher.name: {
+            term: [float(values.quantile(share)) for share in (0.5, 0.99)]
+            for term, values in teacher.teacher.errors().items()
+        }
+        for teacher in teachers
+    }
