@@ -23,14 +23,12 @@ def test_equal_tokenizers_are_exact_and_their_bound_is_0():
             assert apart(truth, q) < 1e-5
 
 
-def test_with_unigrams_the_bound_holds_nearly_everywhere():
-    """A cut into the likeliest pieces can hang on text further away than is looked at: no bound is promised."""
-    over, number = 0, 0
-    for first, second in ((bpe, unigram), (unigram, bpe)):
-        for seed in range(1, 2):
-            for _, truth, q, error in positions(Enumerated(first(seed, 3), second(seed + 100, 3), seed), 12):
-                over, number = over + (apart(truth, q) > error + 1e-5), number + 1
-    assert over <= 0.1 * number
+@pytest.mark.parametrize(("first", "second"), [(bpe, unigram), (unigram, bpe), (unigram, unigram)])
+def test_with_unigrams_the_bound_holds_as_well(first, second):
+    """A cut into the likeliest pieces hangs on text further away: what may stray is part of the bound."""
+    for seed in (1, 3):
+        for ids, truth, q, error in positions(Enumerated(first(seed, 3), second(seed + 100, 3), seed), 12):
+            assert apart(truth, q) <= error + 1e-5, (ids, truth, q)
 
 
 @pytest.mark.parametrize("student", [bpe(101, 3), bpe(102, 4), bpe(1, 3), unigram(5, 3)])

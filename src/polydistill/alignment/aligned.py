@@ -25,7 +25,7 @@ from polydistill.logprobs import LEAST_TAIL, ROWS, TeacherOutput, logits_of
 
 TERMS = ("open", "straddling", "residual", "boundary")
 """Of the bound: open strings at the last teacher boundary; those at earlier ones, and other tokens for the same bytes;
-what the student lacks; boundaries that were not looked at."""
+what the student lacks; boundaries of the student that need not stand."""
 
 KEPT = 2**27
 """Bytes of a teacher's distributions that are kept between the evidence and the target, so that its head is read once;
@@ -102,9 +102,7 @@ class Ragged:
 class Flow:
     """Some positions' masses on their way from the teacher's tokens to the student's."""
 
-    def __init__(
-        self, aligned: Aligned, places: Sequence[tuple[int, Place | None]], mass: Float[Tensor, " n"]
-    ) -> None:
+    def __init__(self, aligned: Aligned, places: Sequence[tuple[int, Place | None]], mass: Float[Tensor, " n"]) -> None:
         self.pair, self.places, self.mass, self.before = aligned.pair, places, mass, aligned.evidence.before
         heard = [(base, place) for base, place in places if place is not None]
         rows = {base + cover.row for base, place in heard for cover in place.covers}
@@ -121,7 +119,7 @@ class Flow:
     def pushed(self) -> tuple[Float[Tensor, "n V"], Float[Tensor, "n 4"]]:
         """Distributions, and the terms of their bounds."""
         whole: list[tuple[int, int]] = []
-        strays: list[tuple[int, int, Int[Tensor, " s"]]] = []
+        strays: list[tuple[int, int, Tensor]] = []
         parts = Ragged()
         for n, (base, place) in enumerate(self.places):
             for kind, cover in enumerate(place.covers if place else ()):
@@ -155,7 +153,7 @@ class Flow:
             self.outside.index_add_(0, torch.tensor(at), mass)
             self.terms[:, 1] += self.outside
 
-    def _doubt_strays(self, found: Sequence[tuple[int, int, Int[Tensor, " s"]]]) -> None:
+    def _doubt_strays(self, found: Sequence[tuple[int, int, Tensor]]) -> None:
         """Tokens after which the student's boundary need not stand."""
         if found:
             at, row = [n for n, _, _ in found], [row for _, row, _ in found]
@@ -195,7 +193,10 @@ class Flow:
         depth = 0
         while going:
             links = [all_[depth] for _, _, all_ in going]
-            at, rows = [n for n, _, _ in going], [base + link.row for (_, base, _), link in zip(going, links)]
+            at, rows = (
+                [n for n, _, _ in going],
+                [base + link.row for (_, base, _), link in zip(going, links, strict=True)],
+            )
             weight = weight * self.q[self.local[rows], [link.token for link in links]]
             parts = Ragged()
             for (n, base, _), link in zip(going, links, strict=True):
@@ -289,7 +290,7 @@ def evidence(
     inside = torch.zeros(len(asked), dtype=torch.float64)
     inside[nowhere] = math.log(1e-30)
     told = torch.zeros(len(places), dtype=torch.float64)
-    kept = [] if 4 * len(tokens) * pair.heard <= KEPT else None
+    kept: list[Tensor] | None = [] if 4 * len(tokens) * pair.heard <= KEPT else None
     for start in range(0, len(tokens), ROWS):
         rows = torch.arange(start, min(start + ROWS, len(tokens)))
         q = logits_of(says, rows).softmax(-1).cpu()
@@ -319,8 +320,8 @@ def evidence(
             told[n] += before[base + place.covers[0].row] - mass[n]
     heard = torch.tensor([place is not None and place.special is None for _, place in places], dtype=torch.bool)
     goes_on = torch.tensor([place is not None and bool(place.history) for _, place in places], dtype=torch.bool)
-    base = torch.tensor([base for base, _ in places]).long()
-    goes_on = (goes_on & heard.roll(1) & (base == base.roll(1))).roll(-1)
+    text = torch.tensor([base for base, _ in places]).long()
+    goes_on = (goes_on & heard.roll(1) & (text == text.roll(1))).roll(-1)
     label = told + (mass.roll(-1) - mass).clamp_max(0.0) * goes_on
     return Evidence(mass, before, told, label, None if kept is None else torch.cat([torch.zeros(0, pair.heard), *kept]))
 

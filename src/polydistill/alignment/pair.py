@@ -14,7 +14,6 @@ from torch import Tensor
 from polydistill.alignment.reader import Reader
 from polydistill.alignment.spelling import ROLES
 
-
 NO_TOKENS = torch.zeros(0, dtype=torch.long)
 
 

@@ -1,9 +1,9 @@
 """What a tokenizer makes of byte strings that text may follow.
 
 A canonical encoding cut off after any of its tokens is canonical (byte pairs: every pair of neighbours is; Unigram: the
-likeliest cut has likeliest parts; WordPiece: the longest match goes from the left). So the encoding of `x` and whatever
-follows begins with exactly one *cover*: the encoding of the first p bytes of x, and a token that begins with the rest of
-x and goes on after it, or nothing where p is the end. Covers are found by trying tokens, not texts.
+likeliest cut has likeliest parts). So the encoding of `x` and whatever follows begins with exactly one *cover*: the
+encoding of the first p bytes of x, and a token that begins with the rest of x and goes on after it, or nothing where p
+is the end. Covers are found by trying tokens, not texts.
 """
 
 from collections.abc import Iterator, Sequence
@@ -133,7 +133,7 @@ class Reader:
 
     def detours(self, string: bytes) -> tuple[tuple[tuple[int, ...], tuple[bytes, ...]], ...]:
         """Covers of a string: tokens within it, and what may stick out over it (nothing, where they are all of it)."""
-        found = [(self.read(string), (b"",))]
+        found: list[tuple[tuple[int, ...], tuple[bytes, ...]]] = [(self.read(string), (b"",))]
         for p in range(len(string)):
             low, high = self.order.longer(string[p:])
             path = self.read(string[:p])
@@ -181,5 +181,3 @@ def boundaries(parts: Sequence[bytes]) -> list[int]:
 def diverges(path: Sequence[int], said: Sequence[int]) -> int | None:
     """First place at which two beginnings differ; None where one begins the other."""
     return next((i for i, (a, b) in enumerate(zip(path, said, strict=False)) if a != b), None)
-
-

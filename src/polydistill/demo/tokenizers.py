@@ -49,9 +49,7 @@ def unigram(texts: Sequence[str], size: int = 2560) -> PreTrainedTokenizerFast:
     plain = [line for text in texts for line in text.split("\n") if line.isascii()]
     raw.train_from_iterator(
         plain,
-        trainers.UnigramTrainer(
-            vocab_size=size - 256, unk_token=UNKNOWN, special_tokens=special, show_progress=False
-        ),
+        trainers.UnigramTrainer(vocab_size=size - 256, unk_token=UNKNOWN, special_tokens=special, show_progress=False),
     )
     told = json.loads(raw.to_str())
     told["model"]["vocab"] += [[byte, -20.0] for byte in BYTES]

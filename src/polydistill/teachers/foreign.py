@@ -114,7 +114,9 @@ class ForeignTeacher(LocalTeacher):
             places += [(len(tokens), place) for place in path.places]
             starts += [len(tokens)] * bool(path.tokens)
             tokens += path.tokens
-        says = HiddenStates(self._hidden([path.tokens for path in paths.values()]), head_of(self.model, self.pair.heard))
+        says = HiddenStates(
+            self._hidden([path.tokens for path in paths.values()]), head_of(self.model, self.pair.heard)
+        )
         begins = torch.zeros(len(tokens), dtype=torch.bool)
         begins[starts] = True
         known = evidence(says, places, torch.tensor(tokens).long(), begins, self.pair)
@@ -124,7 +126,8 @@ class ForeignTeacher(LocalTeacher):
         mine = [places[i] for i in index]
         self.last = Aligned(says, mine, self.pair, known, known.mass[index], blank, fidelity)
         return Informed(
-            self.last, KnownStatistics(label_log_prob=known.label[index].float().to(input_ids.device), fidelity=fidelity)
+            self.last,
+            KnownStatistics(label_log_prob=known.label[index].float().to(input_ids.device), fidelity=fidelity),
         )
 
     def _path(self, text: list[int]) -> Path:
