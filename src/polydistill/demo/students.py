@@ -282,7 +282,7 @@ def judge(model: LlamaForCausalLM, passages: Passages) -> Scores:
     return scores_of(losses, passages)
 
 
-def scores_of(losses: Float[Tensor, "B T-1"], passages: Passages) -> Scores:
+def scores_of(losses: Float[Tensor, "B n"], passages: Passages) -> Scores:
     """Means of losses at every position but the last."""
     predicted, mixed = passages.domain[:, 1:], passages.mixed
     return Scores(
