@@ -1,11 +1,11 @@
-"""What runs promise: the starter, the three safety examples and an on-policy run, each checked with small teachers.
+"""What runs promise: README's stack, the starter, from a cache too, the safety examples, an on-policy run.
 
     python benchmarks/promises.py
 
-Prints, for each, the lines of `polydistill check`, and for every bound the bound, what the worst case on the run's own
-probe reaches, the average, and their ratio. Teachers are tiny models, trained for a moment on a topic each, so that the
-measured numbers are those of a toy; bounds are those of the stacks. Needs no network. Kept in
-`benchmarks/results/promises.md`.
+Each is checked with small teachers. Prints, for each, the lines of `polydistill check`, and for every bound the bound,
+what the worst case on the run's own probe reaches, the average, and their ratio. Teachers are tiny models, trained for
+a moment on a topic each, so that the measured numbers are those of a toy; bounds are those of the stacks. Needs no
+network. Kept in `benchmarks/results/promises.md`.
 """
 
 import json
@@ -27,11 +27,13 @@ from polydistill.config.run import RunConfig
 from polydistill.promises import Terms, at_most
 from polydistill.promises.made import TIGHT, _off_bound
 from polydistill.run.build import build_trainer
+from polydistill.run.cache import build_cache
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "safety"
 CODE, SUMS = models.SENTENCES[1::2], models.SENTENCES[::2]
 TOPICS = ((*CODE, *SUMS), CODE, SUMS, CODE + SUMS)
 STEPS = 60
+FROM_CACHE = "starter, from a cache"
 
 
 def taught(folder: Path, seed: int, topic: tuple[str, ...]) -> None:
@@ -51,10 +53,28 @@ def taught(folder: Path, seed: int, topic: tuple[str, ...]) -> None:
 def trees() -> dict[str, dict[str, Any]]:
     """The configurations as they are shipped."""
     starter = yaml.safe_load(STARTER.format(path="run.yaml"))
+    readme = {
+        **starter,
+        "tasks": ["code", "maths"],
+        "teachers": dict.fromkeys(("code", "maths", "safe")),
+        "weighting": [
+            {"kind": "task_prior", "table": {"maths": {"maths": 3, "code": 1, "safe": 1}}},
+            {"kind": "prefix_posterior", "share": 0.02},
+            {"kind": "softmax", "signal": "entropy", "temperature": 2.0, "spread": 4.0},
+        ],
+        "floor": 0.02,
+        "safety": {
+            "kind": "tilt",
+            "scores": {"safe": 1},
+            "strength": 8,
+            "severity": {"kind": "column", "name": "risk"},
+        },
+        "objective": {"kind": "forward_kl", "ce": 0.1},
+    }
     on_policy = {**starter, "training": {**starter["training"], "mode": "on_policy", "completion_length": 12}}
     del on_policy["objective"]
     examples = {path.stem: yaml.safe_load(path.read_text("utf-8")) for path in sorted(EXAMPLES.glob("*.yaml"))}
-    return {"starter": starter, **examples, "on-policy": on_policy}
+    return {"README": readme, "starter": starter, FROM_CACHE: starter, **examples, "on-policy": on_policy}
 
 
 def fitted(tree: dict[str, Any], folder: Path) -> RunConfig:
@@ -86,6 +106,14 @@ def fitted(tree: dict[str, Any], folder: Path) -> RunConfig:
     )
 
 
+def from_cache(config: RunConfig) -> RunConfig:
+    """The same run, its teachers read from a cache."""
+    folder = str(Path(config.output).parent / "cache")
+    build_cache(config, folder)
+    tree = config.model_dump(by_alias=True)
+    return RunConfig.model_validate(tree | {"teachers": {name: {"cache": folder} for name in config.teachers}})
+
+
 def looked_at(config: RunConfig) -> tuple[list[str], list[str]]:
     """Lines of the promises, and a row for every bound."""
     trainer = build_trainer(config)
@@ -99,10 +127,9 @@ def looked_at(config: RunConfig) -> tuple[list[str], list[str]]:
     rows = []
     if terms.probe is not None:
         guarantee = trainer.pipeline.guarantee()
-        bounds = {
-            "log-ratios off by 0.01 nat": (_off_bound(trainer.pipeline, terms), terms.probe.off),
-            "losing a teacher": (guarantee.target_shift_if_corrupted(), terms.probe.lost),
-        }
+        bounds = {"losing a teacher": (guarantee.target_shift_if_corrupted(), terms.probe.lost)}
+        if terms.off:
+            bounds[f"stored within {terms.off:g} nat"] = _off_bound(trainer.pipeline, terms), terms.probe.off
         for name, (bound, seen) in bounds.items():
             ratio = bound / max(seen.worst, 1e-12)
             told = "printed" if bound <= 0.98 and ratio <= TIGHT else "not printed"
@@ -125,7 +152,8 @@ def main() -> None:
         for k, topic in enumerate(TOPICS):
             taught(Path(folder) / f"model{k}", k, topic)
         for name, tree in trees().items():
-            lines, rows = looked_at(fitted(tree, Path(folder) / name))
+            config = fitted(tree, Path(folder) / name)
+            lines, rows = looked_at(from_cache(config) if name == FROM_CACHE else config)
             print(f"## {name}\n\n" + "\n".join(f"{i}. {line}" for i, line in enumerate(lines, 1)) + "\n")
             if rows:
                 print("| bound | promised | worst on the probe | average | ratio | |\n|---|---|---|---|---|---|")

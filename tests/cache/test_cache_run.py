@@ -293,6 +293,31 @@ def test_another_run_is_refused_field_by_field(config: RunConfig, copy: Path) ->
         verify_cache(RunConfig.model_validate(other), str(copy), texts=2, seed=0, command=COMMAND)
 
 
+def test_a_run_says_by_how_much_its_stored_teachers_are_off_and_they_are(config: RunConfig, cache: Path) -> None:
+    made = build_trainer(from_cache(config, cache))
+    batch = made.batch_of(made._prepare_inputs(next(iter(made.get_train_dataloader()))))
+    made.probe(batch)
+    terms = made.terms
+    assert terms.stored == ("c", "a", "b")
+    assert 0.0 < terms.evidence_off == made.teachers[0].cache.codec.signal_step < terms.off
+    assert "its mass on average on the probe" in next(p.says for p in made.promises() if p.name == "off")
+    rows, _ = batch.positions(reads_prefix=True)
+    at = torch.arange(len(rows))
+    live = listen_to(build_trainer(config).teachers, batch, rows)
+    for teacher, heard, true in zip(made.teachers, listen_to(made.teachers, batch, rows), live, strict=True):
+        log_p, says = logits_of(true, at).log_softmax(-1), heard.says
+        if teacher.sparse is None:
+            apart = log_p - logits_of(heard, at).log_softmax(-1)
+            counts = torch.ones_like(apart, dtype=torch.bool)
+        else:
+            named = log_p.gather(1, says.ids)
+            rest = torch.log1p(-named.exp().where(says.fresh, 0.0).sum(-1).clamp_max(1 - 1e-7))
+            apart = torch.cat([named - says.log_p, (rest - says.log_tail)[:, None]], -1)
+            counts = torch.cat([says.fresh, (says.log_tail > -8.0)[:, None]], -1)
+        osc = apart.masked_fill(~counts, -torch.inf).amax(-1) - apart.masked_fill(~counts, torch.inf).amin(-1)
+        assert 0.0 < float(osc.max()) <= teacher.off_by(heard) + 1e-3
+
+
 def test_verify_measures_against_live_teachers(config: RunConfig, cache: Path) -> None:
     found = verify_cache(config, str(cache), texts=6, seed=0, command=COMMAND)
     assert [one.teacher for one in found] == ["c", "a", "b"]

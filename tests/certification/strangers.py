@@ -517,6 +517,123 @@ def only_the_safest_counts(evidence, severity, safety):
     return torch.log_softmax(evidence.clamp(-1, 1) + 5 * severity[..., None] * safest, -1)
 
 
+@flawed("N F", keeps="")
+def over_the_batch(evidence):
+    """Softmax along the wrong axis."""
+    return torch.softmax(evidence.tanh(), 0)
+
+
+@flawed("C")
+def min_max(evidence):
+    low, high = evidence.amin(-1, keepdim=True), evidence.amax(-1, keepdim=True)
+    return torch.softmax((evidence - low) / (high - low + 1e-8), -1)
+
+
+@flawed("B C", keeps="F M")
+def sparsemax(evidence):
+    """The Euclidean projection onto the simplex: exact zeros."""
+    ordered = evidence.sort(-1, descending=True).values
+    sizes = torch.arange(1, evidence.shape[-1] + 1, dtype=evidence.dtype)
+    sums = ordered.cumsum(-1)
+    support = (1 + sizes * ordered > sums).sum(-1, keepdim=True)
+    threshold = (sums.gather(-1, support - 1) - 1) / support
+    return (evidence - threshold).clamp_min(0)
+
+
+@flawed("F")
+class Buffered:
+    """Writes its answers into one buffer: the next answer overwrites the last one."""
+
+    def __init__(self):
+        self.buffers = {}
+
+    def __call__(self, evidence):
+        kept = self.buffers.setdefault((evidence.shape, evidence.dtype), torch.empty_like(evidence))
+        kept.copy_(clipped(evidence))
+        return kept
+
+
+@flawed("F")
+class RememberedByShape:
+    """A cache with too short a key."""
+
+    def __init__(self):
+        self.known = {}
+
+    def __call__(self, evidence):
+        key = (tuple(evidence.shape), round(float(evidence.detach().sum()), 1))
+        return self.known.setdefault(key, clipped(evidence))
+
+
+@flawed("F")
+def another_with_gradients(evidence):
+    return clipped(evidence, 3.0 if torch.is_grad_enabled() else 1.0)
+
+
+@flawed("F")
+def severity_in_place(evidence, severity, safety):
+    severity.clamp_(min=0.5)
+    return torch.log_softmax(evidence.clamp(-1, 1) + 400 * severity[..., None] * safety, -1)
+
+
+@flawed("M", keeps="N B C F")
+def loyal_to_the_median(evidence):
+    middle = evidence.quantile(0.5, -1, keepdim=True)
+    return torch.softmax(-(evidence - middle).abs().clamp(max=3), -1)
+
+
+@flawed("C", keeps="F")
+def jittered_by_hash(evidence):
+    """Pseudo-random ties, from the digits of the evidence."""
+    jitter = 0.05 * torch.frac((evidence * 1e3).sin() * 43758.5453)
+    return torch.softmax(evidence.clamp(-2, 2) + jitter, -1)
+
+
+@flawed("N C")
+def in_steps_of_255(evidence):
+    return (clipped(evidence) * 255).round() / 255
+
+
+@flawed("N")
+def always_three(evidence):
+    return clipped(evidence) * evidence.shape[-1] / 3
+
+
+@flawed("O1", keeps="N F M")
+def safe_or_not(evidence, severity, safety):
+    """Safety scores only as above or below one half."""
+    return torch.log_softmax(evidence.clamp(-1, 1) + 40 * severity[..., None] * (safety > 0.5), -1)
+
+
+@flawed("O1 O2")
+def there_and_back(evidence, severity, safety):
+    level = torch.sin(torch.pi * severity)[..., None]
+    return torch.log_softmax(evidence.clamp(-1, 1) + 300 * level * safety, -1)
+
+
+@flawed("F S")
+def temperature_of_the_batch(evidence):
+    return torch.softmax(3 * evidence / evidence.abs().amax().clamp_min(30.0), -1)
+
+
+@flawed("F S")
+def mean_so_far(evidence):
+    so_far = evidence.cumsum(0) / torch.arange(1, len(evidence) + 1, dtype=evidence.dtype)[:, None]
+    return torch.softmax(so_far.tanh(), -1)
+
+
+@flawed("B C")
+def best_two(evidence):
+    kept = evidence >= evidence.topk(min(2, evidence.shape[-1]), -1).values[..., -1:]
+    return torch.softmax(evidence.clamp(-3, 3).masked_fill(~kept, -math.inf), -1)
+
+
+@flawed("N B C", domain=(0.0, 1.0))
+def odds_of_accuracy(evidence):
+    odds = evidence / (1 - evidence)
+    return odds / odds.sum(-1, keepdim=True)
+
+
 @sound_if()
 def clip_then_softmax(evidence):
     return clipped(evidence)
@@ -683,3 +800,68 @@ def earlier_rows(evidence):
     """The rows are one document's positions; a position is weighed by those before it."""
     before = torch.cat([torch.zeros_like(evidence[:1]), evidence[:-1]])
     return torch.softmax(before.clamp(-2, 2), -1)
+
+
+@sound_if()
+def huber(evidence):
+    lag = (evidence.amax(-1, keepdim=True) - evidence).clamp(max=4.5)
+    return torch.softmax(-torch.where(lag < 1, lag.square() / 2, lag - 0.5), -1)
+
+
+@sound_if()
+def solved(evidence):
+    """Sigmoids whose common offset is bisected until they sum to 1."""
+    score = (evidence - evidence.amax(-1, keepdim=True)).clamp(min=-3)
+    low, high = score.amin(-1, keepdim=True) - 60, score.amax(-1, keepdim=True) + 60
+    for _ in range(80):
+        middle = (low + high) / 2
+        much = torch.sigmoid(score - middle).sum(-1, keepdim=True) > 1
+        low, high = torch.where(much, middle, low), torch.where(much, high, middle)
+    return torch.sigmoid(score - (low + high) / 2)
+
+
+@sound_if()
+def mapped_over_rows(evidence):
+    return torch.vmap(lambda row: torch.log_softmax(row.clamp(-2, 2), 0))(evidence)
+
+
+@sound_if()
+def always_double(evidence):
+    return clipped(evidence.double(), 4.0)
+
+
+@sound_if()
+def keywords_only(evidence, *, severity, safety):
+    rank = (safety[:, None] > safety[None, :]).sum(-1).to(evidence)
+    return torch.log_softmax(evidence.clamp(-1, 1) + 3 * severity[..., None] ** 2 * rank, -1)
+
+
+@sound_if()
+def in_chunks(evidence):
+    return torch.cat([clipped(part, 2.0) for part in evidence.split(64)])
+
+
+@functools.lru_cache
+def _positions(teachers):
+    return torch.linspace(0, 0.5, teachers, dtype=torch.float64)
+
+
+@sound_if()
+def remembered_constants(evidence):
+    return torch.log_softmax(evidence.clamp(-2, 2) + _positions(evidence.shape[-1]).to(evidence), -1)
+
+
+@sound_if()
+class NoDropout(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.drop = nn.Dropout(0.0)
+        self.register_buffer("scale", torch.tensor(1.5))
+
+    def forward(self, evidence):
+        return torch.log_softmax(self.scale * self.drop(evidence).tanh(), -1)
+
+
+@sound_if(domain=(0.0, 1.0))
+def accuracies(evidence):
+    return torch.softmax(4 * evidence, -1)

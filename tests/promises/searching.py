@@ -280,13 +280,12 @@ def scene(pipeline: Pipeline, terms: Terms, documents: int = 4, seed: int = 7) -
 
 def _off(says: str, pipeline: Pipeline, terms: Terms, steps: int = 4) -> float:
     """Random log-ratios, and those that ascent finds, within the stated size."""
-    size = float(re.search(r"off by at most ([\d.]+) nat", says).group(1))
     bound, there = percent("move a target by at most", says), scene(pipeline, terms)
     generator = torch.Generator().manual_seed(11)
     free = torch.randn(there.log_p.shape, generator=generator, dtype=torch.float64).requires_grad_(True)
     climb, worst = torch.optim.Adam([free], lr=0.5, maximize=True), float(there.off().worst)
     for _ in range(steps):
-        moved = there.moved((there.log_p + size * torch.sigmoid(free)).log_softmax(-1))
+        moved = there.moved_by(torch.sigmoid(free))
         worst = max(worst, float(moved.detach().max()))
         climb.zero_grad()
         moved.sum().backward()

@@ -46,7 +46,8 @@ def test_a_probed_run_says_seven_sentences_at_most_and_bounds_contain_what_was_s
     probe = made.terms.probe
     assert probe.positions > 0
     assert probe.least >= made.pipeline.guarantee().floor
-    for shift in (probe.off, probe.broken, probe.lost):
+    assert "off" not in {promise.name for promise in made.promises()}  # nothing is stored, served or quantised
+    for shift in (probe.broken, probe.lost):
         assert 0.0 < shift.average <= shift.worst <= 1.0
     said = {promise.name: promise.line for promise in made.promises()}
     assert len(said) <= 7
@@ -62,13 +63,18 @@ def test_a_bound_that_the_probe_does_not_come_near_is_not_printed():
         Probe(9, 0.1, Shift(worst, 0.01), Shift(0.9, 0.4), Shift(0.9, 0.4), gap=1.5) for worst in (0.02, 0.2)
     )
     far, near = (
-        {p.name: p.says for p in promises(pipeline, Terms(Pool.LINEAR, vocabulary=50_000, probe=probe))}
+        {
+            p.name: p.says
+            for p in promises(
+                pipeline, Terms(Pool.LINEAR, vocabulary=50_000, stored=("a",), off=0.01, evidence_off=0.01, probe=probe)
+            )
+        }
         for probe in (small, large)
     )
     assert "by at most 35.6% (20% at worst" in near["off"]
     assert "were seen to move a target (2% at worst" in far["off"]
-    assert "quantised" in far["nothing"]
-    assert "quantised" not in near["nothing"]
+    assert "storing" in far["nothing"]
+    assert "storing" not in near["nothing"]
 
 
 def test_what_to_change_makes_of_the_number_what_it_says():

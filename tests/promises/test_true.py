@@ -49,7 +49,10 @@ PIPELINES = {
     for stack, order, tiers in product(STACKS, ORDERS, TIERS)
 } | {(stack, "", ""): Pipeline.of(operator, NAMES, floor=floor) for stack, (operator, floor) in STACKS.items()}
 TEMPERATURES = (1.0, 3.0)
+STORED = {"stored": ("a",), "off": 0.05, "evidence_off": 0.01}
 OF_TARGETS = ("evidence", "sustained", "corrupted", "off")
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 FIRST = next(iter(STACKS))
 SHORT = [w for i, w in enumerate(PIPELINES) if w[0] == FIRST or not w[1] or i % 5 == 1]
 """Every order with every structure of tiers behind one stack, and some of them behind the others."""
@@ -84,9 +87,8 @@ def false_sentences(which, cases, steps):
     for terms, objective in every.items():
         made = promises(pipeline, terms)
         if terms.pool in (Pool.LINEAR, Pool.LUMPED, Pool.LOG, Pool.POWER, Pool.OWN):
-            made += promises(
-                pipeline, replace(terms, vocabulary=V, optimiser="adamw_torch with gradients clipped at 1")
-            )
+            optimiser = "adamw_torch with gradients clipped at 1"
+            made += promises(pipeline, replace(terms, vocabulary=V, optimiser=optimiser, **STORED))
         for promise in made:
             pooled_by = (terms.pool, terms.temperature, terms.exponent, terms.largest, terms.aggregator)
             key = (promise.says, pooled_by) if promise.name in OF_TARGETS else promise.says

@@ -11,10 +11,10 @@ from commands import write_run
 from polydistill.certification import certify
 from polydistill.certification.certificate import Basis
 from polydistill.config.file import ConfigError, load_config
+from polydistill.config.safety import build_safety
 from polydistill.config.weighting import build_stack
 from polydistill.pipeline import Pipeline
 from polydistill.records import METRICS, read_metrics
-from polydistill.run.build import build_safety
 from polydistill.run.measure import measure_run, measure_teachers, refusal_rates, tiers_of
 from polydistill.run.train import refuse_unmet, train_run
 from polydistill.safety import Forbidden, Tilt, Veto

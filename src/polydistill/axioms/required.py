@@ -95,12 +95,20 @@ def _ordered(
     rule: Rule, evidence: Tensor, severity: Tensor, sigma: Sequence[float], critical: float
 ) -> dict[str, Tensor]:
     log_w = rule(evidence, severity)
-    score = torch.as_tensor(sigma, dtype=log_w.dtype)
-    safer = score[:, None] > score[None, :]
-    # [n, i, j]: by how much the less safe j outweighs the safer i; two that weigh 0 are equal
-    behind = _difference(log_w[:, None, :], log_w[:, :, None], 0.0).masked_fill(~safer, -math.inf)
-    gap = behind.flatten(1).amax(-1)
+    order, first, _ = _tiers(sigma)
+    log_w = log_w[:, order]
+    # Two that weigh 0 are equal; who has nobody safer than itself cannot be ahead of anybody.
+    safer = torch.cat([log_w.new_full((len(log_w), 1), math.inf), log_w.cummin(-1).values], -1)[:, first]
+    gap = _difference(log_w, safer, 0.0).amax(-1)
     return {"gap": gap.masked_fill(severity < critical, -math.inf)}
+
+
+def _tiers(sigma: Sequence[float]) -> tuple[list[int], list[int], list[int]]:
+    """Teachers from the safest on; for each of these the place where its tier begins, and where it ends."""
+    order = sorted(range(len(sigma)), key=lambda k: -sigma[k])
+    falling = [sigma[k] for k in order]
+    first = [falling.index(score) for score in falling]
+    return order, first, [place + falling.count(score) - 1 for place, score in zip(first, falling, strict=True)]
 
 
 def _difference(first: Tensor, second: Tensor, of_equal_infinities: float) -> Tensor:
@@ -113,14 +121,13 @@ def _rising(
 ) -> dict[str, Tensor]:
     """`least`: the log-weight that smaller ones are counted as; a fall that may be due to this is not one."""
     below, above = rule(evidence, low), rule(evidence, high)
-    score = torch.as_tensor(sigma, dtype=below.dtype)
-    safer = score[:, None] >= score[None, :]
-    # Odds of two that weigh 0 are not defined, and nothing is said about them.
-    odds_below = _difference(below[:, :, None], below[:, None, :], -math.inf)
-    odds_above = _difference(above[:, :, None], above[:, None, :], math.inf)
-    fallen = _difference(odds_below, odds_above, -math.inf).masked_fill(~safer, -math.inf)
-    fallen = fallen.masked_fill((below <= least)[:, :, None] | (above <= least)[:, None, :], -math.inf)
-    return {"gap": fallen.flatten(1).amax(-1).masked_fill(low > high, -math.inf)}
+    order, _, last = _tiers(sigma)
+    # log(w_i / w_j) falls by what log w_i loses less what log w_j does. Nothing is said where i counts as `least`
+    # before or j after it: what they really lose is less, or more.
+    lost = (below - above)[:, order]
+    most = lost.masked_fill((below <= least)[:, order], -math.inf).cummax(-1).values[:, last]
+    fallen = _difference(most, lost, -math.inf).masked_fill((above <= least)[:, order], -math.inf)
+    return {"gap": fallen.amax(-1).masked_fill(low > high, -math.inf)}
 
 
 N = Axiom(

@@ -111,6 +111,21 @@ class CachedTeacher:
             says, KnownStatistics(**{n: torch.as_tensor(v).float().to(input_ids.device) for n, v in known.items()})
         )
 
+    def off_by(self, stored: TeacherOutput) -> float:
+        """Nats by which log-ratios of what was stored are off at most: among its entries and the tail as a whole.
+
+        Entries are rounded to within half a step, and normalising moves all of them alike.
+        """
+        return self.cache.codec.step if self.sparse is not None else 2.0 * self.logit_error(stored)
+
+    def logit_error(self, stored: TeacherOutput, rows: Int[Tensor, " n"] | slice = slice(None)) -> float:
+        """Stated bound of a logit made from stored hidden states: half a level times the largest row of the head."""
+        says = stored.says if isinstance(stored, Informed) else stored
+        assert isinstance(says, HiddenStates)
+        head, levels = says.head, 2 ** (self.cache.codec.hidden[self.place].bits - 1) - 1
+        row = max(float(block.float().abs().sum(-1).max()) for block in head.weight[: head.vocabulary].split(4096))
+        return float(says.hidden[rows].abs().max()) / levels / 2 * row * abs(head.scale)
+
     def _says(self, examples: list[Example], at: Int[np.ndarray, " N"], device: torch.device) -> TeacherOutput:
         if self.sparse is None:
             width = self.cache.codec.hidden[self.place].width

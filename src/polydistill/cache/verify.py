@@ -109,16 +109,12 @@ def _one(
         ids, fresh = says.ids[part], says.fresh[part]  # type: ignore[attr-defined]
         error = (log_p.gather(1, ids) - says.log_p[part]).abs()[fresh]  # type: ignore[attr-defined]
         return kl, float(error.max()), cache.codec.step, signal
-    scale = says_scale(stored, part, cache, k)
-    return kl, float((logits - ours).abs().max()), scale, signal
-
-
-def says_scale(stored: Informed, part: Int[Tensor, " n"], cache: Cache, k: int) -> float:
-    """Stated bound of a logit made from stored hidden states: half a level times the largest row of the head."""
-    hidden, head = stored.says.hidden[part], stored.says.head  # type: ignore[attr-defined]
-    levels = 2 ** (cache.codec.hidden[k].bits - 1) - 1
-    row = max(float(block.float().abs().sum(-1).max()) for block in head.weight[: head.vocabulary].split(4096))
-    return float(hidden.abs().max()) / levels / 2 * row * abs(head.scale)
+    return (
+        kl,
+        float((logits - ours).abs().max()),
+        CachedTeacher(cache.names[k], cache).logit_error(stored, part),
+        signal,
+    )
 
 
 def _summary(cache: Cache, k: int, name: str, parts: list[tuple[Tensor, float, float, float]]) -> Compared:

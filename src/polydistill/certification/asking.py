@@ -31,7 +31,8 @@ def _same(rule: Rule, evidence: Tensor, again: Rule, way: str, times: int = 1) -
     asked = evidence.repeat(times, *(1,) * (evidence.ndim - 1))
     first, second = rule(asked).exp(), again(asked).exp()
     gap = (first - second).abs()
-    apart = torch.where(torch.isnan(first) & torch.isnan(second), 0.0, gap).nan_to_num(nan=math.inf)
+    same = (first == second) | (torch.isnan(first) & torch.isnan(second))  # inf is what it was, too
+    apart = torch.where(same, 0.0, gap).nan_to_num(nan=math.inf)
     # Rows that are repeated have to agree with each other as well.
     among = (first - first[:1]).abs() if times > 1 and len(evidence) == 1 else torch.zeros_like(first)
     return {"gap": torch.maximum(apart, among).amax()[None] if len(asked) else torch.zeros(1)}
@@ -41,7 +42,8 @@ F = Axiom(
     name="F",
     title="a function of its evidence",
     words="The same evidence gives the same weights: asked twice, in one batch or in several, in float32 as in "
-    "float64, in training as in evaluation mode, at the start and at the end; and evidence is left as it was.",
+    "float64, with gradients and without, in training as in evaluation mode, at the start and at the end; and what it "
+    "is given is left as it was.",
     formula="W(e) is determined by e",
     source=OURS,
     required=True,
@@ -76,22 +78,33 @@ def batched(rule: FunctionRule) -> Rule:
     return (lambda evidence: whole(evidence, (1.0 + (7.3 * evidence[:, 0]).sin()) / 2)) if rule.graded else whole
 
 
+def with_gradients(rule: Rule) -> Rule:
+    """Where gradients are recorded, as for a gate that learns."""
+
+    def ask(evidence: Tensor) -> Tensor:
+        with torch.enable_grad():
+            return rule(evidence.detach().requires_grad_()).detach()
+
+    return ask
+
+
 def in_training(rule: FunctionRule) -> Rule:
     """A module that is told that it is trained."""
     return guarded(replace(rule, function=copy.deepcopy(rule.given).double().train()))
 
 
 def unprotected(rule: FunctionRule) -> Rule:
-    """Without the copy: weights where the evidence stays as it was, NaN where it is written into."""
+    """Without the copy: weights where what is given stays as it was, NaN where it is written into."""
 
     def ask(evidence: Tensor) -> Tensor:
         handed = evidence.to(rule.dtype).clone()
         before = handed.clone()
-        rows = handed if rule.vector else handed[None]
+        rows, kept = handed if rule.vector else handed[None], True
         for row in rows:
             level = row.new_full(row.shape[:-1], rule.severity)
             guarded(rule.ask)(row, level)
-        same = bool(((handed == before) | (handed.isnan() & before.isnan())).all())
+            kept &= bool((level == rule.severity).all())
+        same = kept and bool(((handed == before) | (handed.isnan() & before.isnan())).all())
         return guarded(rule)(before) if same else torch.full_like(evidence, math.nan)
 
     return ask
@@ -120,7 +133,7 @@ def asked_again(rule: FunctionRule, rows: Tensor, tolerance: float, cost: int, d
     """
     safe = guarded(rule)
     first = rows[:8]
-    way = "it writes into the evidence that it is given"
+    way = "it writes into what it is given"
     yield from _found(safe, unprotected(rule), first, 1.0, way, "unprotected(function_rule)")
     yield from _twice(safe, rows, tolerance)
     if not dependent and not rule.vector:
@@ -128,6 +141,8 @@ def asked_again(rule: FunctionRule, rows: Tensor, tolerance: float, cost: int, d
         asked, source = batched(rule), "rule = batched(function_rule)"
         yield from _in_batches(asked, rows[: 4096 if cost == 1 else 300], tolerance, source, few)
     yield from _in_single(rule, rows[:256], tolerance)
+    way = "where gradients are recorded, a weight is not the one without"
+    yield from _found(safe, with_gradients(safe), rows[:256], tolerance, way, "with_gradients(rule)")
     if isinstance(rule.given, nn.Module):
         way = "in training mode, a weight is not the one of evaluation mode"
         yield from _found(safe, in_training(rule), rows[:256], tolerance, way, "in_training(function_rule)")
@@ -174,7 +189,8 @@ def _twice(rule: Rule, rows: Tensor, tolerance: float) -> Iterator[Witness]:
 def _in_batches(rule: Rule, rows: Tensor, tolerance: float, source: str, head: int) -> Iterator[Witness]:
     with torch.no_grad():
         ends = {size for size in SIZES if size <= len(rows)}
-        one_by_one = {i: rule(rows[i : i + 1])[0] for size in ends for i in {*range(min(head, size)), size - 1}}
+        looked_at = {*range(min(head, len(rows)))} | {size - 1 for size in ends}
+        one_by_one = {i: rule(rows[i : i + 1])[0] for i in sorted(looked_at)}
         for size in sorted(ends):
             together = rule(rows[:size]).exp()
             places = [*range(min(head, size)), size - 1]

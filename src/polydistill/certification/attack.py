@@ -118,12 +118,12 @@ def confirmed(
         if not len(excess) or not excess.max() > 0:
             return None
 
-        def gap(row: dict[str, Tensor]) -> float:
-            return float((missed(axiom, rule, **row, **fixed) - tolerance - bench.slack(row, name))[0])
+        def gap(some: dict[str, Tensor]) -> Tensor:
+            return missed(axiom, rule, **some, **fixed) - tolerance - bench.slack(some, name)
 
         for worst in excess.sort(descending=True, stable=True).indices[:3].tolist():
             row = {key: value[worst : worst + 1].detach() for key, value in rows.items()}
-            alone = gap(row)
+            alone = float(gap(row)[0])
             if excess[worst] > 0 and alone > 0:
                 break
             if excess[worst] > 0:
@@ -132,7 +132,7 @@ def confirmed(
         else:
             return None
         least = 0.25 * min(alone, 1.0)
-        row = simplified(row, lambda trial: bench.allows(trial) and gap(trial) > least)
+        row = simplified(row, lambda some: bench.allows(some) & (gap(some) > least))
         return stated(axiom, bench, rule, row, tolerance, fixed)
 
 

@@ -145,18 +145,21 @@ class Bench:
             size = size + rows[name].abs().reshape(len(size), -1).amax(-1) if name in rows else size
         return 64 * self.epsilon * (1.0 + size)
 
-    def allows(self, rows: Mapping[str, Tensor]) -> bool:
-        """Whether inputs are in the domain, severities in [0, 1] and rises above 0."""
+    def allows(self, rows: Mapping[str, Tensor]) -> Tensor:
+        """Of each row, whether its inputs are in the domain, its severities in [0, 1] and its rises above 0."""
         low, high = self.domain
         evidence = [rows[name] for name in ("evidence", "first", "second") if name in rows]
         evidence += [rows["evidence"] + rows[name][..., None] for name in ("shift", "rise") if name in rows][
             : not self.channels
         ]
-        levels = [rows[name] for name in ("severity", "severity_then", "low", "high") if name in rows]
-        inside = all(bool(((e >= low) & (e <= high)).all()) for e in evidence)
-        rising = not ("low" in rows and bool((rows["low"] > rows["high"]).any()))
-        rising = rising and not ("rise" in rows and not bool((rows["rise"] >= 0).all() and (rows["rise"] > 0).any()))
-        return inside and rising and all(bool(((s >= 0) & (s <= 1)).all()) for s in levels)
+        fine = [(e >= low) & (e <= high) for e in evidence]
+        fine += [(rows[n] >= 0) & (rows[n] <= 1) for n in ("severity", "severity_then", "low", "high") if n in rows]
+        if "low" in rows:
+            fine.append(rows["low"] <= rows["high"])
+        if "rise" in rows:
+            up = rows["rise"].reshape(len(rows["rise"]), -1)
+            fine += [up >= 0, (up > 0).any(-1)]
+        return torch.stack([part.reshape(len(part), -1).all(-1) for part in fine]).all(0)
 
     def in_float32(self) -> "Bench":
         """The same, asked in float32."""

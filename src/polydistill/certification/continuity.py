@@ -143,7 +143,7 @@ def _shown(
         return None
 
     def fails(one: Tensor, other: Tensor) -> bool:
-        inside = bench.allows({"first": one, "second": other})
+        inside = bool(bench.allows({"first": one, "second": other})[0])
         return inside and float(excess_of(one, other)[0]) > 0.25 * min(alone, 1.0)
 
     middle = (first + second) / 2

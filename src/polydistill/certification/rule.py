@@ -65,7 +65,9 @@ class FunctionRule:
     def raw(self, evidence: Float[Tensor, "n K"], severity: Float[Tensor, " n"] | None = None) -> Float[Tensor, "n K"]:
         """Log-weights, float64, as they are."""
         evidence = evidence.to(self.dtype).clone()
-        level = evidence.new_full((len(evidence),), self.severity) if severity is None else severity.to(evidence)
+        level = (
+            evidence.new_full((len(evidence),), self.severity) if severity is None else severity.to(evidence).clone()
+        )
         if self.vector:
             rows = [self.ask(e, s) for e, s in zip(evidence, level, strict=True)]
             out = torch.stack(rows) if rows else evidence

@@ -1,49 +1,72 @@
 """Structured evidence: the inputs on which weighting rules go wrong."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-NAME = "structured-1"
+NAME = "structured-2"
 """Of this sampler, for the certificate: ten families of evidence, sizes log-uniform from 1e-3 to 1e4 nats."""
 
 
+@dataclass(frozen=True)
+class _Draw:
+    """What families are made of, for `n` rows of `teachers`."""
+
+    n: int
+    teachers: int
+    generator: Generator
+
+    def normal(self, columns: int | None = None) -> Tensor:
+        shape = self.n, self.teachers if columns is None else columns
+        return torch.randn(*shape, dtype=torch.float64, generator=self.generator)
+
+    def size(self, low: float, high: float) -> Tensor:
+        """From 10^low to 10^high nats."""
+        return 10.0 ** (low + (high - low) * torch.rand(self.n, 1, dtype=torch.float64, generator=self.generator))
+
+    def hot(self) -> Tensor:
+        index = torch.randint(self.teachers, (self.n,), generator=self.generator)
+        return torch.nn.functional.one_hot(index, self.teachers).double()
+
+    def bits(self) -> Tensor:
+        return torch.randint(2, (self.n, self.teachers), generator=self.generator)
+
+    def sign(self) -> Tensor:
+        return torch.randint(2, (self.n, 1), generator=self.generator).double() * 2 - 1
+
+    def round_size(self) -> Tensor:
+        return 10.0 ** torch.randint(-1, 4, (self.n, 1), generator=self.generator).double()
+
+    def sized_or_round(self) -> Tensor:
+        return torch.where(self.sign() > 0, self.size(-3, 4), self.round_size())
+
+
+FAMILIES: tuple[Callable[[_Draw], Tensor], ...] = (
+    lambda d: d.normal() * d.size(-3, 4),
+    lambda d: d.sign() * d.hot() * d.sized_or_round(),
+    lambda d: d.normal(1) * d.size(0, 2) + d.normal() * d.size(-12, -1),
+    lambda d: (d.normal(2) * d.size(-1, 2)).gather(1, d.bits()),
+    lambda d: d.sign() * d.bits() * d.size(-3, 4),
+    lambda d: d.normal() / d.normal().abs().clamp_min(1e-3) * d.size(-2, 1),
+    lambda d: d.normal(1) * d.size(-1, 2) + d.sign() * d.hot() * d.size(-3, 3),
+    lambda d: -d.normal().abs() * d.size(-2, 2),
+    lambda d: d.hot() * d.round_size() + d.normal() * d.size(-9, -1),
+    lambda d: torch.softmax(d.hot() * d.size(0, 1.6), -1),
+)
+"""Gaussian, one-hot, near ties, duplicates, two levels, heavy tails, one against all, likelihoods (<= 0), nearly
+one-hot, points of the simplex close to a corner."""
+
+
 def vectors(n: int, teachers: int, generator: Generator) -> Float[Tensor, "n K"]:
-    """Evidence from ten families in turn.
-
-    Gaussian, one-hot, near ties, duplicates, two levels, heavy tails, one against all, likelihoods (<= 0),
-    nearly one-hot, points of the simplex close to a corner.
-    """
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, dtype=torch.float64, generator=generator)
-
-    def size(low: float, high: float) -> Tensor:
-        return 10.0 ** (low + (high - low) * torch.rand(n, 1, dtype=torch.float64, generator=generator))
-
-    def hot() -> Tensor:
-        index = torch.randint(teachers, (n,), generator=generator)
-        return torch.nn.functional.one_hot(index, teachers).double()
-
-    bits = torch.randint(2, (n, teachers), generator=generator).double()
-    sign = torch.randint(2, (n, 1), generator=generator).double() * 2 - 1
-    round_size = 10.0 ** torch.randint(-1, 4, (n, 1), generator=generator).double()
-    choices = normal(n, 2) * size(-1, 2)
-    spiky = torch.softmax(hot() * size(0, 1.6), -1)
-    families = [
-        normal(n, teachers) * size(-3, 4),
-        sign * hot() * torch.where(bits[:, :1] > 0, size(-3, 4), round_size),
-        normal(n, 1) * size(0, 2) + normal(n, teachers) * size(-12, -1),
-        choices.gather(1, bits.long()),
-        sign * bits * size(-3, 4),
-        normal(n, teachers) / normal(n, teachers).abs().clamp_min(1e-3) * size(-2, 1),
-        normal(n, 1) * size(-1, 2) + sign * hot() * size(-3, 3),
-        -normal(n, teachers).abs() * size(-2, 2),
-        hot() * round_size + normal(n, teachers) * size(-9, -1),
-        spiky,
-    ]
-    family = torch.arange(n) % len(families)
-    return torch.stack(families)[family, torch.arange(n)].clamp(-1e4, 1e4)
+    """Evidence from ten families in turn."""
+    made = torch.empty(n, teachers, dtype=torch.float64)
+    for first, family in enumerate(FAMILIES[:n]):
+        rows = made[first :: len(FAMILIES)]
+        rows.copy_(family(_Draw(len(rows), teachers, generator)))
+    return made.clamp(-1e4, 1e4)
 
 
 def evidence(n: int, shape: tuple[int, ...], generator: Generator) -> Float[Tensor, "n *channels K"]:

@@ -1,7 +1,7 @@
 """A witness that is shorter to read: rounder numbers on which the same law still fails."""
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from torch import Tensor
 from polydistill.axioms.pools import Scene
 
 Inputs = dict[str, Tensor]
-Fails = Callable[[Inputs], bool]
+Fails = Callable[[Inputs], Tensor]
 ROUNDS = 3
 
 
@@ -18,7 +18,7 @@ def simplified(inputs: Inputs, fails: Fails) -> Inputs:
 
     Args:
         inputs: of one row, each `[1, ...]`; integers are left alone.
-        fails: whether the law still fails for such inputs.
+        fails: for each of several rows, whether the law still fails there.
     """
     for _ in range(ROUNDS):
         before = {name: value.clone() for name, value in inputs.items()}
@@ -31,25 +31,30 @@ def simplified(inputs: Inputs, fails: Fails) -> Inputs:
 
 
 def _rounder(name: str, inputs: Inputs, fails: Fails) -> Inputs:
-    for candidate in _candidates(inputs[name]):
-        trial = {**inputs, name: candidate}
-        if not torch.equal(candidate, inputs[name]) and fails(trial):
-            inputs = trial
-            break
-    value = inputs[name]
-    if value.numel() > 64:
+    inputs = _first(name, list(_candidates(inputs[name])), inputs, fails)
+    if inputs[name].numel() > 64:
         return inputs
-    for place in range(value.numel()):
+    for place in range(inputs[name].numel()):
+        value, tried = inputs[name].flatten(), []
         for digits in (None, 0, 1, 2, 3):
-            changed = value.clone().flatten()
-            changed[place] = 0.0 if digits is None else changed[place].round(decimals=digits)
-            changed = changed.reshape(value.shape)
+            changed = value.clone()
+            changed[place] = 0.0 if digits is None else value[place].round(decimals=digits)
             if torch.equal(changed, value):
                 break
-            if fails({**inputs, name: changed}):
-                value = changed
-                inputs = {**inputs, name: value}
-                break
+            tried.append(changed.reshape(inputs[name].shape))
+        inputs = _first(name, tried, inputs, fails)
+    return inputs
+
+
+def _first(name: str, values: Sequence[Tensor], inputs: Inputs, fails: Fails) -> Inputs:
+    """The inputs with the first of the values with which the law fails, in one batch and then by itself."""
+    values = [value for value in values if not torch.equal(value, inputs[name])]
+    if values:
+        together = {key: rows.repeat(len(values), *(1,) * (rows.ndim - 1)) for key, rows in inputs.items()}
+        for place in fails({**together, name: torch.cat(values)}).nonzero().flatten().tolist():
+            trial = {**inputs, name: values[place]}
+            if bool(fails(trial)[0]):
+                return trial
     return inputs
 
 

@@ -150,14 +150,18 @@ def _numbers(option: str, text: str, count: int | None = None) -> tuple[Any, ...
 def _pipeline_of(path: str) -> Any:
     """The bound pipeline of a configuration; no model is loaded."""
     from polydistill.config.file import load_config
+    from polydistill.config.safety import build_safety
     from polydistill.config.weighting import build_stack
     from polydistill.pipeline import Pipeline
-    from polydistill.run.build import build_gradient, build_safety
-    from polydistill.training.gradient import AcrossTeachers
 
     config = load_config(path)
-    gradient, stack = build_gradient(config), build_stack(config.weighting)
-    stack = stack * gradient.factor() if isinstance(gradient, AcrossTeachers) else stack
+    stack = build_stack(config.weighting)
+    if config.gradient is not None and config.gradient.across == "teachers":  # its room brings trl along: 3 seconds
+        from polydistill.run.build import build_gradient
+        from polydistill.training.gradient import AcrossTeachers
+
+        gradient = build_gradient(config)
+        stack = stack * gradient.factor() if isinstance(gradient, AcrossTeachers) else stack
     tasks = config.tasks
     if tasks is None:
         named = (getattr(factor, "table", None) or getattr(factor, "losses", None) or {} for factor in config.weighting)
@@ -175,9 +179,14 @@ def _pipeline_of(path: str) -> Any:
 def _order_known(path: str) -> list[str]:
     """Whether the declared safety order was measured, and how it compares."""
     from polydistill.config.file import load_config
+    from polydistill.config.safety import OrderSection
+
+    config = load_config(path)
+    if not isinstance(config.safety, OrderSection):
+        return []
     from polydistill.run.order import check_order
 
-    order = check_order(load_config(path))
+    order = check_order(config)
     return [] if order is None else order.lines()
 
 

@@ -1,10 +1,13 @@
 """The `safety:` section: who is safer, where it matters, and limits on the student."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from polydistill.config.section import Section
+
+if TYPE_CHECKING:
+    from polydistill.safety import Order
 
 
 class ColumnSeverity(Section):
@@ -179,3 +182,18 @@ class ConstraintsOnlyConfig(SafetySection):
 
 
 AnySafety = TiltConfig | OrderedConfig | VetoConfig | ConstraintsOnlyConfig
+
+
+def build_safety(section: AnySafety | None) -> "Order | None":
+    """The enforcement, unbound; None where nothing orders the teachers."""
+    from polydistill.safety import Ordered, Tilt, Veto, scores_of
+
+    match section:
+        case TiltConfig():
+            return Tilt(section.scores or scores_of(section.tiers), section.strength)
+        case OrderedConfig():
+            scores = section.scores or scores_of(section.tiers)
+            return Ordered(scores, section.critical, low=section.low, high=section.high)
+        case VetoConfig():
+            return Veto(section.scores or scores_of(section.tiers), section.least, section.critical)
+    return None

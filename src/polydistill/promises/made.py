@@ -89,14 +89,16 @@ def promises(pipeline: Pipeline, terms: Terms | None = None) -> list[Promise]:
     terms, made = Terms() if terms is None else terms, _Made()
     guarantee = pipeline.guarantee()
     _weights(pipeline, terms, made)
-    if terms.vocabulary:
+    if terms.off:
         _off(pipeline, terms, made)
-    elif guarantee.moduli:
+    elif terms.not_whole:
+        made.add("heard", _not_whole(terms))
+    if not terms.vocabulary and guarantee.moduli:
         _evidence(guarantee, terms, made, sustained=False)
         if guarantee.distance(OFF, sustained=True) > guarantee.distance(OFF):
             _evidence(guarantee, terms, made, sustained=True)
-    if terms.not_whole and not terms.vocabulary:
-        made.add("heard", _not_whole(terms))
+    if terms.quantised:
+        made.open.append(f"how far quantising moved {listed(terms.quantised)} (not measured)")
     _corrupted(pipeline, terms, made)
     _follow(pipeline, terms, made)
     _order(pipeline, terms, made)
@@ -122,18 +124,19 @@ def _weights(pipeline: Pipeline, terms: Terms, made: _Made) -> None:
 
 
 def _off(pipeline: Pipeline, terms: Terms, made: _Made) -> None:
-    """Teachers that are quantised, stored or served: from their logits to the target."""
+    """Teachers that are stored: from their logits to the target."""
     heard = f"; {_not_whole(terms)}" if terms.not_whole else ""
-    subject = f"teachers whose log-ratios are off by at most {terms.off:g} nat (quantised, cached, served)"
+    off = nats_at_most(terms.off)
+    subject = f"stored teachers ({listed(terms.stored)}), whose log-ratios are off by at most {off} nat,"
     bound = _off_bound(pipeline, terms)
     seen = terms.probe.off if terms.probe is not None else None
     if bound <= WORTH and (seen is None or bound <= TIGHT * seen.worst):
         change = better(pipeline, lambda other: _off_bound(other, terms), at_most)
-        weights = [] if pipeline.distance_off(terms.off, terms.vocabulary) == 0.0 else ["TV in weights"]
+        weights = [] if pipeline.distance_off(terms.evidence_off, terms.vocabulary) == 0.0 else ["TV in weights"]
         laws = _by_laws(terms, *weights, *sorted(OF_ERRORS & terms.laws)[:1])
         made.add("off", f"{subject} move a target by at most {at_most(bound)}{_seen(seen, terms)}{laws}{heard}", change)
         return
-    made.open.append("teachers that are quantised, cached or served")
+    made.open.append("how far storing its teachers moves a target")
     if seen is not None or heard:
         measured = f"{subject} were seen to move a target{_seen(seen, terms)}" if seen is not None else ""
         made.add("off", f"{measured}{heard}".removeprefix("; "))
@@ -141,7 +144,7 @@ def _off(pipeline: Pipeline, terms: Terms, made: _Made) -> None:
 
 def _off_bound(pipeline: Pipeline, terms: Terms) -> float:
     """Bound on the target's movement; infinite where there is none."""
-    delta, distance = terms.off / terms.temperature, pipeline.distance_off(terms.off, terms.vocabulary)
+    delta, distance = terms.off / terms.temperature, pipeline.distance_off(terms.evidence_off, terms.vocabulary)
     match terms.pool:
         case Pool.LINEAR | Pool.LUMPED:
             return linear_pool_shift(tv_of(distance), 1.0, delta)
@@ -309,9 +312,10 @@ def _learning(pipeline: Pipeline, terms: Terms, made: _Made) -> None:
 
 
 def _not_whole(terms: Terms) -> str:
+    unnamed = "" if terms.probe is None else f", {at_most(terms.probe.unnamed)} of its mass on average on the probe,"
     return (
         f"of {listed(terms.not_whole)} only what is stored or served is heard, and what is said of targets is about "
-        "that; what such a teacher gives to entries that it does not name is not bounded entry by entry"
+        f"that; what such a teacher gives to entries that it does not name{unnamed} is not bounded entry by entry"
     )
 
 

@@ -28,12 +28,13 @@ class Probe:
     Attributes:
         positions: looked at.
         least: least weight of an active teacher.
-        off: all teachers' log-ratios off by at most `Terms.off`.
+        off: stored teachers' log-ratios off by at most `Terms.off`.
         broken: a teacher says other words, and its evidence is what it then would be.
         lost: a teacher is done without.
         gap: nats per token by which a document's best teacher is ahead of the next one, mean over documents; 0 where it
             is unknown.
         beyond: share of the data at or above the severity from which the order holds; NaN where there is none.
+        unnamed: mass that teachers who are not heard whole do not name: mean over the positions, of the worst of them.
         safest: sentence about whether the safest teacher is within the limits on the student; empty without limits.
     """
 
@@ -44,6 +45,7 @@ class Probe:
     lost: Shift
     gap: float = 0.0
     beyond: float = math.nan
+    unnamed: float = 0.0
     safest: str = ""
 
 
@@ -62,8 +64,11 @@ class Terms:
         skipped: total weight of teachers that need not run.
         absent: names of teachers whose servers may be out, and who are then done without.
         not_whole: names of teachers of whom only some entries are heard: cached or served with a tail.
+        quantised: names of teachers whose weights are quantised; how far that moves them nobody knows.
         vocabulary: V; 0 where it is unknown.
-        off: nats by which a teacher's log-ratios are taken to be off: quantised, stored, served.
+        stored: names of teachers that are read from a cache.
+        off: nats by which their log-ratios are off at most, as their codec states; 0 where nothing is stored.
+        evidence_off: the same of log-ratios that give the evidence, which is stored beside them.
         optimiser: what takes the steps, in words; empty where nothing is trained.
         plain: the steps are those of plain gradient descent.
         own_text: the student learns on text of its own, which moves with it.
@@ -80,8 +85,11 @@ class Terms:
     skipped: float = 0.0
     absent: tuple[str, ...] = ()
     not_whole: tuple[str, ...] = ()
+    quantised: tuple[str, ...] = ()
     vocabulary: int = 0
-    off: float = 0.01
+    stored: tuple[str, ...] = ()
+    off: float = 0.0
+    evidence_off: float = 0.0
     optimiser: str = ""
     plain: bool = False
     own_text: bool = False

@@ -13,14 +13,13 @@ from trl import DistillationConfig, SFTConfig
 
 from polydistill.cache import Cache, CachedTeacher
 from polydistill.config import run as c
-from polydistill.config import safety as config_safety
 from polydistill.config.file import ConfigError
+from polydistill.config.safety import build_safety
 from polydistill.config.served import ServedTeacherConfig
 from polydistill.config.weighting import build_stack
 from polydistill.data.load import Part, load_data, load_mixture
 from polydistill.objective import Divergence
 from polydistill.run.build_safety import build_constraints, build_severity
-from polydistill.safety import Order, Ordered, Tilt, Veto, scores_of
 from polydistill.teachers import ForeignTeacher, LocalTeacher, Teacher
 from polydistill.teachers.local import NotLoadedError, load_model, reason_of
 from polydistill.teachers.served import Patience, ServedTeacher
@@ -46,19 +45,6 @@ PLACEMENTS: dict[str, type[Copied] | type[Sharded] | type[Offloaded]] = {
     "sharded": Sharded,
     "offloaded": Offloaded,
 }
-
-
-def build_safety(section: config_safety.AnySafety | None) -> Order | None:
-    """The enforcement, unbound; None where nothing orders the teachers."""
-    match section:
-        case config_safety.TiltConfig():
-            return Tilt(section.scores or scores_of(section.tiers), section.strength)
-        case config_safety.OrderedConfig():
-            scores = section.scores or scores_of(section.tiers)
-            return Ordered(scores, section.critical, low=section.low, high=section.high)
-        case config_safety.VetoConfig():
-            return Veto(section.scores or scores_of(section.tiers), section.least, section.critical)
-    return None
 
 
 def build_gradient(config: c.RunConfig) -> AcrossTeachers | AcrossGroups | None:

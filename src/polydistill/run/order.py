@@ -20,7 +20,6 @@ from polydistill.config.run import AnyTeacher, RunConfig
 from polydistill.config.safety import OrderSection, RulesSeverity, UnsafeMassConfig
 from polydistill.data.context import DataError
 from polydistill.records import write_whole
-from polydistill.run.measure import Measured, inversions, measure_run, measured_data
 from polydistill.safety import scores_of
 
 MEASURED = "measured.json"
@@ -66,6 +65,8 @@ def check_order(config: RunConfig, *, keep: bool = True) -> OrderCheck | None:
     assert isinstance(section, OrderSection)
     found, why_not = recorded(config)
     if found is None and section.probe is not None:
+        from polydistill.run.measure import measure_run  # brings the trainers along, which a certificate needs not
+
         found = asdict(measure_run(config))
         if dist.is_initialized():
             dist.barrier()  # no rank may find the file before every rank has looked for it
@@ -88,6 +89,8 @@ def compared(declared: Mapping[str, float], found: Mapping[str, Any]) -> OrderCh
     """
     unsafe = {name: float(mass) for name, mass in found["unsafe"].items()}
     where = f"{found['positions']:,} critical positions of {found['data']}"
+    from polydistill.run.measure import inversions
+
     wrong = inversions(declared, unsafe)
     if wrong:
         parts = [f"{a!r} is declared safer than {b!r} but has {_mass(unsafe, a, b)}" for a, b in wrong]
@@ -151,6 +154,8 @@ def measured_of(config: RunConfig) -> dict[str, Any]:
     unsafe = next((c for c in section.constraints if isinstance(c, UnsafeMassConfig)), None) if section else None
     severity = None if section is None else section.severity
     rules = _hash(severity.file) if isinstance(severity, RulesSeverity) else ""
+    from polydistill.run.measure import measured_data
+
     data, split = measured_data(config)
     return {
         "teachers": {name: _model(section) for name, section in config.teachers.items()},
@@ -209,4 +214,4 @@ def _named(teachers: Mapping[str, str]) -> str:
     return ", ".join(f"{name} ({model})" for name, model in teachers.items())
 
 
-__all__ = ["MEASURED", "Measured", "OrderCheck", "check_order", "compared", "declared_scores", "keep_measured"]
+__all__ = ["MEASURED", "OrderCheck", "check_order", "compared", "declared_scores", "keep_measured"]

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from polydistill.config.file import ConfigError
 from polydistill.config.run import RunConfig
+from polydistill.config.safety import build_safety
 from polydistill.config.weighting import AnyFactor, build_stack
 from polydistill.data.load import DataError
 from polydistill.logprobs import Statistics
 from polydistill.objective import ForwardKL, distil
 from polydistill.pipeline import Pipeline
 from polydistill.records.paired import SAME, Interval
-from polydistill.run.build import build_safety, build_trainer
+from polydistill.run.build import build_trainer
 from polydistill.run.cache import refuse_unheard
 from polydistill.run.evaluate import ALL
 from polydistill.safety import Order

@@ -199,6 +199,11 @@ class LocalTeacher:
             )
         return HiddenStates(hidden.flatten(0, 1)[rows.to(device)], head_of(self.model, self.visible, self.masked))
 
+    @property
+    def quantised(self) -> bool:
+        """Whether its weights are, as its own configuration says."""
+        return getattr(self.model.config, "quantization_config", None) is not None
+
     def describe(self) -> str:
         """Size and dtype."""
         return f"{sum(p.numel() for p in self.model.parameters()):,} parameters, {self.model.dtype}"

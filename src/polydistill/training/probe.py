@@ -20,6 +20,7 @@ from polydistill.simplex import NoActiveTeacherError, mask
 from polydistill.target import Pool
 from polydistill.training.batch import Batch
 from polydistill.training.hearing import listen_to
+from polydistill.training.terms import stored_terms, unnamed_by
 from polydistill.training.watch import probe_of
 
 BYTES = 2**28
@@ -42,8 +43,9 @@ def probed(trainer: Any, terms: Terms, batch: Batch) -> Terms:
     outputs = listen_to(trainer.teachers, few, rows)
     places = torch.arange(min(number, len(rows)), device=rows.device)
     log_p = torch.stack([logits_of(s, places).float().log_softmax(-1) for s in outputs])
-    scene = Scene(trainer.pipeline, positions.at(places), log_p, terms)
-    return replace(terms, vocabulary=trainer.visible, probe=scene.probe(_beyond(trainer), _safest(trainer)))
+    terms = stored_terms(terms, trainer, outputs)
+    seen = Scene(trainer.pipeline, positions.at(places), log_p, terms).probe(_beyond(trainer), _safest(trainer))
+    return replace(terms, probe=replace(seen, unnamed=unnamed_by(outputs, positions.has_loss)))
 
 
 class Scene:
@@ -89,9 +91,16 @@ class Scene:
     def _distance(self, target: Float[Tensor, "n V"]) -> Float[Tensor, " m"]:
         return ((target - self.target).abs().sum(-1) / 2)[self.positions.has_loss]
 
+    def moved_by(self, raised: Float[Tensor, "K n V"]) -> Float[Tensor, " m"]:
+        """How far the target moves when log-ratios are off by this, from 0 to 1, of what they may be."""
+        said, evidence = (
+            (self.log_p + size * raised).log_softmax(-1) for size in (self.terms.off, self.terms.evidence_off)
+        )
+        return self._distance(self.pool(self.decide(evidence), said))
+
     def off(self) -> Shift:
-        """Every teacher's log-ratios off by `Terms.off`: at random, for or against the label or the likeliest word."""
-        log_p, size = self.log_p, self.terms.off
+        """Log-ratios off by `Terms.off`: at random, for or against the label or the likeliest word."""
+        log_p = self.log_p
         draws = torch.Generator(device="cpu").manual_seed(0)
         found = []
         for sign in (1.0, -1.0):
@@ -100,9 +109,8 @@ class Scene:
             label = torch.nn.functional.one_hot(self.positions.target, log_p.shape[-1]).to(log_p)
             top = torch.nn.functional.one_hot(self.target.argmax(-1), log_p.shape[-1]).to(log_p)
             for raised in (signs * label, sign * label.expand_as(log_p), signs * top, sign * top.expand_as(log_p)):
-                found.append(self.moved((log_p + size * raised).log_softmax(-1)))
-        noise = torch.rand(log_p.shape, generator=draws).to(log_p)
-        found.append(self.moved((log_p + size * noise).log_softmax(-1)))
+                found.append(self.moved_by(raised))
+        found.append(self.moved_by(torch.rand(log_p.shape, generator=draws).to(log_p)))
         return Shift(float(torch.stack(found).max()), float(found[-1].mean()))
 
     def broken(self) -> Shift:

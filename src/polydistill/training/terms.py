@@ -1,10 +1,16 @@
 """What a run's promises depend on beside its weights: objective, temperature, and how its teachers are heard."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from jaxtyping import Bool
+from torch import Tensor
+
 from polydistill.cache import CachedTeacher
+from polydistill.cache.label import SIGNALS
 from polydistill.certification.pools import certified_pool
+from polydistill.logprobs import Informed, TeacherOutput
 from polydistill.objective import Divergence, OwnPool
 from polydistill.promises import Terms
 from polydistill.teachers.served import ServedTeacher
@@ -35,7 +41,27 @@ def _heard(terms: Terms, trainer: Any) -> Terms:
         skipped=trainer.skip_below or 0.0,
         absent=tuple(teacher.name for teacher in served if teacher.on_outage == "drop"),
         not_whole=tuple(teacher.name for teacher in truncated),
+        quantised=tuple(teacher.name for teacher in trainer.teachers if getattr(teacher, "quantised", False)),
     )
+
+
+def stored_terms(terms: Terms, trainer: Any, outputs: Sequence[TeacherOutput]) -> Terms:
+    """With what the codecs of the run's caches state about these outputs."""
+    stored = [(t, said) for t, said in zip(trainer.teachers, outputs, strict=True) if isinstance(t, CachedTeacher)]
+    if not stored:
+        return terms
+    off = max(teacher.off_by(said) for teacher, said in stored)
+    apart = max(teacher.cache.codec.signal_step for teacher, _ in stored)
+    told = trainer.pipeline.stack.needs <= set(SIGNALS)
+    names = tuple(teacher.name for teacher, _ in stored)
+    return replace(terms, stored=names, off=off, evidence_off=min(apart, off) if told else off)
+
+
+def unnamed_by(outputs: Sequence[TeacherOutput], counts: Bool[Tensor, " N"]) -> float:
+    """Mass that truncated teachers do not name: mean over the positions that count, of the worst of them."""
+    says = [said.says if isinstance(said, Informed) else said for said in outputs]
+    tails = [said.log_tail.exp()[counts] for said in says if not said.exact and hasattr(said, "log_tail")]
+    return max((float(tail.mean()) for tail in tails), default=0.0)
 
 
 def _name(args: Any) -> str:
