@@ -252,3 +252,122 @@ Proof.
     with (a O - inf + B / 2 * rsum T v) by (field; lra).
   lra.
 Qed.
+
+(* A clipped step with noise: samples o of probability pi o. A sample whose noise is below half of the gradient's length
+   makes progress in proportion to the length h o of its clipped gradient. *)
+Definition len d (x : nat -> R) := sqrt (rsum d (fun i => x i * x i)).
+
+Lemma len_nonneg d x : 0 <= len d x. Proof. apply sqrt_pos. Qed.
+
+Lemma len_square d x : len d x * len d x = rsum d (fun i => x i * x i).
+Proof. apply sqrt_sqrt, rsum_nonneg. intros i _. nra. Qed.
+
+Lemma cauchy_schwarz d x y : rsum d (fun i => x i * y i) <= len d x * len d y.
+Proof.
+  set (S := rsum d (fun i => x i * y i)). pose proof (len_square d x) as X. pose proof (len_square d y) as Y.
+  pose proof (len_nonneg d x) as X0. pose proof (len_nonneg d y) as Y0.
+  assert (Q : forall t, 0 <= len d x * len d x - 2 * t * S + t * t * (len d y * len d y)).
+  { intros t. rewrite X, Y. unfold S. rewrite <- !rsum_scal, <- rsum_minus, <- rsum_plus. apply rsum_nonneg.
+    intros i _. replace (x i * x i - 2 * t * (x i * y i) + t * t * (y i * y i)) with ((x i - t * y i) * (x i - t * y i)) by ring.
+    exact (Rle_0_sqr (x i - t * y i)). }
+  destruct (Req_dec (len d y) 0) as [Z|Z].
+  - rewrite Z in *. destruct (Rle_or_lt S 0) as [A|A]; [lra|]. exfalso.
+    specialize (Q ((len d x * len d x + 1) / (2 * S))).
+    replace (2 * ((len d x * len d x + 1) / (2 * S)) * S) with (len d x * len d x + 1) in Q by (field; lra). lra.
+  - assert (P : 0 < len d y) by lra. specialize (Q (len d x / len d y)).
+    replace (2 * (len d x / len d y) * S) with (2 * len d x * (S / len d y)) in Q by (field; lra).
+    replace (len d x / len d y * (len d x / len d y) * (len d y * len d y)) with (len d x * len d x) in Q by (field; lra).
+    destruct (Rle_or_lt S 0) as [A|A]; [nra|].
+    assert (N : 0 < S / len d y) by (apply Rdiv_lt_0_compat; assumption).
+    destruct (Req_dec (len d x) 0) as [Zx|Zx].
+    + exfalso. assert (R : rsum d (fun i => x i * x i) = 0) by (rewrite <- X, Zx; ring).
+      assert (V : 0 <= len d x * len d x - 2 * (S / (len d y * len d y)) * S +
+        S / (len d y * len d y) * (S / (len d y * len d y)) * (len d y * len d y)).
+      { rewrite X, Y. unfold S. set (t := rsum d (fun i => x i * y i) / rsum d (fun i => y i * y i)).
+        rewrite <- !rsum_scal, <- rsum_minus, <- rsum_plus. apply rsum_nonneg. intros i _.
+        replace (x i * x i - 2 * t * (x i * y i) + t * t * (y i * y i)) with ((x i - t * y i) * (x i - t * y i)) by ring.
+    exact (Rle_0_sqr (x i - t * y i)). }
+      rewrite Zx in V. replace (0 * 0 - 2 * (S / (len d y * len d y)) * S +
+        S / (len d y * len d y) * (S / (len d y * len d y)) * (len d y * len d y)) with (- (S / len d y * (S / len d y))) in V by (field; lra).
+      nra.
+    + assert (Px : 0 < len d x) by lra. apply Rmult_le_reg_r with (/ len d y); [apply Rinv_0_lt_compat, P|].
+      replace (len d x * len d y * / len d y) with (len d x) by (field; lra). unfold Rdiv in *. nra.
+Qed.
+
+Lemma sample_pulls d (a g : nat -> R) :
+  len d g * (len d a - 2 * len d (fun i => g i - a i)) <= rsum d (fun i => a i * g i).
+Proof.
+  set (e := len d (fun i => g i - a i)). pose proof (len_nonneg d g) as G0. pose proof (len_nonneg d a) as A0.
+  assert (E0 : 0 <= e) by apply len_nonneg.
+  pose proof (cauchy_schwarz d (fun i => g i - a i) g) as C. fold e in C.
+  pose proof (len_square d g) as G. pose proof (len_square d a) as A. pose proof (len_square d (fun i => g i - a i)) as E. fold e in E. cbv beta in E, C.
+  assert (I : rsum d (fun i => (g i - a i) * g i) = rsum d (fun i => g i * g i) - rsum d (fun i => a i * g i)).
+  { rewrite <- rsum_minus. apply rsum_ext. intros; ring. }
+  assert (J : rsum d (fun i => (g i - a i) * (g i - a i)) =
+    rsum d (fun i => a i * a i) - rsum d (fun i => g i * g i) + 2 * rsum d (fun i => (g i - a i) * g i)).
+  { rewrite <- rsum_scal, <- rsum_minus, <- rsum_plus. apply rsum_ext. intros; ring. }
+  assert (T : len d a <= len d g + e).
+  { pose proof (cauchy_schwarz d (fun i => a i - g i) g) as C'.
+    assert (E' : len d (fun i => a i - g i) = e) by (unfold e, len; f_equal; apply rsum_ext; intros; ring).
+    assert (I' : rsum d (fun i => (a i - g i) * g i) = - rsum d (fun i => (g i - a i) * g i)).
+    { rewrite I, <- G. rewrite (rsum_ext d _ (fun i => a i * g i - g i * g i)) by (intros; ring).
+      rewrite rsum_minus, G. ring. }
+    rewrite E', I' in C'. destruct (Rle_or_lt (len d a) (len d g + e)) as [W|W]; [exact W|]. exfalso.
+    assert ((len d g + e) * (len d g + e) < len d a * len d a) by (apply Rmult_le_0_lt_compat; lra).
+    rewrite J, <- A, <- G in E. lra. }
+  assert (P : 0 <= len d g * (len d g + e - len d a)) by (apply Rmult_le_pos; lra).
+  rewrite I, <- G in C. lra.
+Qed.
+
+Theorem T13_clipped_expected O d pi (G : nat -> nat -> R) (grad after : nat -> R) f L eta c :
+  let s o := Rmin 1 (c / len d (G o)) in let h o := Rmin (len d (G o)) c in
+  (forall o, (o < O)%nat -> 0 <= pi o) -> rsum O pi = 1 -> 0 <= eta -> 0 < c ->
+  (forall o, (o < O)%nat -> 0 < len d (G o)) ->
+  (forall o, (o < O)%nat -> after o <= f - eta * (s o * rsum d (fun i => grad i * G o i)) +
+    L * (eta * eta) / 2 * rsum d (fun i => (s o * G o i) * (s o * G o i))) ->
+  rsum O (fun o => pi o * after o) <=
+    f - eta * rsum O (fun o => pi o * (h o * (len d grad - 2 * len d (fun i => G o i - grad i)))) +
+    L * (eta * eta) / 2 * rsum O (fun o => pi o * (h o * h o)).
+Proof.
+  intros s h Hp Hs He Hc Hl Hd.
+  assert (Is : forall o, (o < O)%nat -> 0 <= s o /\ s o * len d (G o) = h o).
+  { intros o Ho. specialize (Hl o Ho). unfold s, h. assert (P : 0 < c / len d (G o)) by (apply Rdiv_lt_0_compat; assumption).
+    split; [unfold Rmin; destruct Rle_dec; lra|].
+    assert (W : c / len d (G o) * len d (G o) = c) by (field; lra).
+    unfold Rmin. destruct (Rle_dec 1 (c / len d (G o))) as [A|A]; destruct Rle_dec as [A'|A']; nra. }
+  eapply Rle_trans.
+  - apply (rsum_le O _ (fun o => pi o * (f - eta * (h o * (len d grad - 2 * len d (fun i => G o i - grad i))) +
+      L * (eta * eta) / 2 * (h o * h o)))).
+    intros o Ho. apply Rmult_le_compat_l; [auto|]. eapply Rle_trans; [apply Hd, Ho|].
+    destruct (Is o Ho) as [S0 S1]. pose proof (sample_pulls d grad (G o)) as Q.
+    assert (Sq : rsum d (fun i => (s o * G o i) * (s o * G o i)) = h o * h o).
+    { rewrite (rsum_ext d _ (fun i => s o * s o * (G o i * G o i))) by (intros; ring).
+      rewrite rsum_scal, <- len_square, <- S1. ring. }
+    rewrite Sq. apply Rplus_le_compat_r. apply Rplus_le_compat_l, Ropp_le_contravar, Rmult_le_compat_l; [exact He|].
+    rewrite <- S1, Rmult_assoc. apply Rmult_le_compat_l; assumption.
+  - right. rewrite (rsum_ext O _ (fun o => f * pi o -
+      eta * (pi o * (h o * (len d grad - 2 * len d (fun i => G o i - grad i)))) +
+      L * (eta * eta) / 2 * (pi o * (h o * h o)))) by (intros; ring).
+    rewrite rsum_plus, rsum_minus, !rsum_scal, Hs. ring.
+Qed.
+
+(* Many such steps, with weights that move: p t is the expected progress and q t the expected square of the step's length
+   at step t, as above. *)
+Theorem T13_clipped_noise (T : nat) (L eta B inf : R) (a n p q v : nat -> R) :
+  (0 < T)%nat -> 0 < eta ->
+  (forall t, (t < T)%nat -> n t <= a t - eta * p t + L * (eta * eta) / 2 * q t) ->
+  (forall t, (t < T)%nat -> a (S t) - n t <= B / 2 * v t) ->
+  inf <= a T ->
+  rsum T p / INR T <= (a O - inf) / (eta * INR T) + L * eta / 2 * (rsum T q / INR T) + B * rsum T v / (2 * eta * INR T).
+Proof.
+  intros HT He Hd Hv Hinf. assert (PT : 0 < INR T) by (apply lt_0_INR; exact HT).
+  assert (Sum : forall m, (m <= T)%nat ->
+    eta * rsum m p <= a O - a m + L * (eta * eta) / 2 * rsum m q + B / 2 * rsum m v).
+  { induction m as [|m IH]; intros Hm; [simpl; lra|]. simpl rsum. specialize (IH ltac:(lia)).
+    specialize (Hd m ltac:(lia)). specialize (Hv m ltac:(lia)). lra. }
+  specialize (Sum T (Nat.le_refl T)). apply Rmult_le_reg_l with (eta * INR T); [apply Rmult_lt_0_compat; lra|].
+  replace (eta * INR T * (rsum T p / INR T)) with (eta * rsum T p) by (field; lra).
+  replace (eta * INR T * ((a O - inf) / (eta * INR T) + L * eta / 2 * (rsum T q / INR T) + B * rsum T v / (2 * eta * INR T)))
+    with (a O - inf + L * (eta * eta) / 2 * rsum T q + B / 2 * rsum T v) by (field; lra).
+  lra.
+Qed.

@@ -259,3 +259,38 @@ Proof.
     { intros a. rewrite <- rsum_minus. apply rsum_ext. intros; ring. }
     rewrite !E. ring.
 Qed.
+
+(* Evidence from teachers whose log-ratios are off: the log-probability of a label, and the margin between the likeliest
+   symbol a and the next one b, move by at most the spread of the log-ratios. *)
+Theorem T4_label_moves V p p' v : (v < V)%nat -> rsum V p = rsum V p' ->
+  pos V p -> pos V p' -> Rabs (ln (p v) - ln (p' v)) <= hilbert V p p'.
+Proof.
+  assert (Up : forall x y, (v < V)%nat -> rsum V x = rsum V y -> pos V x -> pos V y -> ln (x v) - ln (y v) <= hilbert V x y).
+  { intros x y Hv Hs Hx Hy. assert (HV : (0 < V)%nat) by lia.
+    destruct (rmin_attained V (fun u => x u - y u) HV) as [u [Hu Eu]].
+    assert (Le : x u <= y u).
+    { destruct (Rle_or_lt (x u) (y u)) as [A|A]; [exact A|]. exfalso.
+      assert (0 < rsum V (fun i => x i - y i)).
+      { apply rsum_pos; [exact HV|]. intros i Hi. pose proof (rmin_le V (fun u => x u - y u) i Hi). simpl in *. lra. }
+      rewrite rsum_minus in H. lra. }
+    pose proof (ln_le (x u) (y u) (Hx u Hu) Le).
+    pose proof (osc_ge V (fun i => ln (x i) - ln (y i)) v u Hv Hu). unfold hilbert. simpl in *. lra. }
+  intros Hv Hs Hp Hp'. assert (HV : (0 < V)%nat) by lia. apply Rabs_le. split.
+  - pose proof (Up p' p Hv (eq_sym Hs) Hp' Hp). rewrite (hilbert_sym V p p' HV). lra.
+  - apply Up; assumption.
+Qed.
+
+Theorem T4_margin_moves V p p' a b a' b' :
+  (a < V)%nat -> (b < V)%nat -> (a' < V)%nat -> (b' < V)%nat -> a <> b ->
+  (forall i, (i < V)%nat -> ln (p i) <= ln (p a)) -> (forall i, (i < V)%nat -> i <> a -> ln (p i) <= ln (p b)) ->
+  (forall i, (i < V)%nat -> i <> a' -> ln (p' i) <= ln (p' b')) ->
+  (ln (p' a') - ln (p' b')) - (ln (p a) - ln (p b)) <= hilbert V p' p.
+Proof.
+  intros Ha Hb Ha' Hb' Hab Top Second Second'. unfold hilbert.
+  pose proof (Top b Hb). pose proof (Top a' Ha').
+  destruct (Nat.eq_dec a' a) as [E|E].
+  - subst a'. pose proof (Second' b Hb ltac:(auto)).
+    pose proof (osc_ge V (fun i => ln (p' i) - ln (p i)) a b Ha Hb). simpl in *. lra.
+  - pose proof (Second' a Ha ltac:(auto)).
+    pose proof (osc_ge V (fun i => ln (p' i) - ln (p i)) a' a Ha' Ha). simpl in *. lra.
+Qed.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import polydistill.certification  # noqa: F401  imports every room that makes rules
 from polydistill import guarantee
-from polydistill.guarantee import Rule
+from polydistill.guarantee import Derivation
 from polydistill.theory import STATEMENTS
 
 HERE = Path(__file__).resolve().parent
@@ -29,7 +29,7 @@ its independent checker (`make proofs`). They rest on these axioms of Coq's stan
   business of tests: every fast path has a float64 twin, every rule of the calculus is evaluated at the rational points of
   `proofs/instances.toml` in both worlds, and `certify` searches for violations of each bound with the code itself.
 * **The model of training.** T13 speaks of plain SGD with weights that do not come from the same minibatch, under smoothness
-  and bounded variance. AdamW, clipping and schedules are outside; there drift is a diagnostic, not a bound.
+  and bounded variance. AdamW, momentum and schedules are outside, clipping is in as a recurrence; there drift is a diagnostic, not a bound.
 * **The world.** That evidence is off by at most 0.1 nat, that a teacher's tier is right, that the prompts of tomorrow look like
   those of today: these are assumptions of the reader.
 * **Rules marked derived.** The learned gate, the clone-robust softmax, domain similarity, convex sums and vetoes have derivations on
@@ -53,7 +53,7 @@ def main():
     index = json.loads((HERE / "index.json").read_text())
     axioms = sorted({axiom.rsplit(".", 1)[-1] for entry in index for axiom in entry["axioms"]})
     print(WHAT_IT_COVERS.format(axioms=", ".join(f"`{a}`" for a in axioms)), end="")
-    rules = [value for value in vars(guarantee).values() if isinstance(value, Rule)]
+    rules = [value for value in vars(guarantee).values() if isinstance(value, Derivation)]
     used = defaultdict(list)
     for rule in rules:
         cited = ", ".join(f"`{name}`" for name in rule.theorems) or "derived"
