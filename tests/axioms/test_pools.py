@@ -18,6 +18,7 @@ KEPT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", POOLS)
 def test_a_pool_has_the_laws_that_it_is_said_to_have_and_no_others(name):
     certificate = certify_pool(POOLS[name], effort=1.0 if "alpha" in name else 0.3)  # its order breaks rarely
@@ -120,6 +121,7 @@ def test_what_is_no_aggregator_is_refused(what, message):
         certify_pool(linear_pool, laws="X")
 
 
+@pytest.mark.slow
 def test_the_page_has_the_table_of_today():
     """By the cells that a quick look refutes as well: what is "yes" on the page is not refuted here."""
     page = (Path(__file__).parents[2] / "docs" / "choosing.md").read_text(encoding="utf-8")

@@ -47,6 +47,7 @@ ONES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operator", ONES, ids=repr)
 def test_none_of_ours_is_refuted(operator):
     certificate = certify(operator, teachers=NAMES, tasks=["sums", "prose"], effort=0.02)

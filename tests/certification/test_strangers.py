@@ -64,6 +64,7 @@ QUICK = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
 def test_a_flaw_of_each_kind_is_found_in_a_quick_look_and_its_witness_fails_again(name):
     certificate = quick(name)
@@ -74,6 +75,7 @@ def test_a_flaw_of_each_kind_is_found_in_a_quick_look_and_its_witness_fails_agai
         assert printed_by(finding.witness.reproduce) == str(finding.witness)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["float32_logs", "half_outside", "tilted", "clipped_likelihood", "soft_clip", "Mixing"]
 )
@@ -98,6 +100,7 @@ def test_nine_of_ten_flaws_are_found_with_defaults_and_every_sound_rule_passes()
     assert len(missed) <= len(FLAWED) // 10, missed
 
 
+@pytest.mark.slow
 def test_the_order_that_breaks_for_five_teachers_holds_for_four():
     assert certify(strangers.only_five, teachers=4, effort=0.05).exit_ok
     assert not certify(strangers.only_five, teachers=5, effort=0.05).exit_ok
@@ -113,6 +116,7 @@ def test_a_sound_stranger_is_not_refuted_and_gets_no_proof():
     assert {f.axiom for f in certificate.findings if f.refuted} == {"D"}  # not claimed: evidence alone cannot have it
 
 
+@pytest.mark.slow
 def test_a_sentence_says_what_happened_to_which_teacher():
     said = str(quick("when_the_sum_passes").finding("C").witness)
     assert said.startswith("C fails: teacher ")

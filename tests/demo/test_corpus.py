@@ -16,12 +16,14 @@ def corpus() -> Corpus:
     return read_corpus(seed=3, characters=SMALL)
 
 
+@pytest.mark.slow
 def test_the_same_seed_reads_the_same_corpus(corpus):
     again = read_corpus(seed=3, characters=SMALL)
     assert again == corpus
     assert again.fingerprint == corpus.fingerprint
 
 
+@pytest.mark.slow
 def test_another_seed_splits_and_generates_differently(corpus):
     assert read_corpus(seed=4, characters=SMALL).fingerprint != corpus.fingerprint
 

@@ -47,9 +47,10 @@ def ran(tmp_path_factory) -> tuple[Path, Result]:
         patch.setattr(demo, "read_corpus", partial(read_corpus, characters=150_000))  # a second instead of six
         patch.chdir(place)
         sizes = {"teacher_settings": TEACHERS, "student_settings": STUDENTS}
-        first = run_demo(Path("runs/demo"), 3, Console(quiet=True), **sizes)
+        few = {name: controls()[name] for name in ("uniform", "oracle")}
+        first = run_demo(Path("runs/demo"), 3, Console(quiet=True), others=few, **sizes)
         second = run_demo(Path("runs/demo"), 3, Console(quiet=True), **sizes)
-    assert first.students == second.students
+    assert first.students.items() <= second.students.items()
     return place / "runs/demo", second
 
 

@@ -35,6 +35,7 @@ def lost_of(faults: Iterable[injected.Fault], whole: Path, place: Path) -> list[
     return lost
 
 
+@pytest.mark.slow
 def test_some_faults_of_every_class_are_survived(whole: Path, tmp_path: Path) -> None:
     chosen = [fault for kind in injected.CLASSES for fault in list(kind(whole))[::7]]
     assert not lost_of(chosen, whole, tmp_path)

@@ -91,6 +91,7 @@ def test_check_says_what_the_ranks_of_an_accelerate_config_hold(place, tmp_path)
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_whole_run_is_evaluated_on_the_data_s_answers(place, tmp_path):
     config = _config(place, tmp_path / "run", log_steps=1)
     summary = train_run(config, "test")

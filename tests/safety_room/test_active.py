@@ -29,6 +29,7 @@ def certified(order, stack=STACK, names=NAMES):
     return certify(Pipeline.of(stack, names, floor=0.05, safety=order), effort=0.02)
 
 
+@pytest.mark.slow
 def test_b_holds_among_the_active_teachers_of_a_veto_and_its_certificate_stands():
     veto = Veto(TIERS, least=1, critical=0.8)
     certificate = certified(veto)
@@ -54,6 +55,7 @@ class Liar(Veto):
         return torch.ones(len(severity), len(NAMES), dtype=torch.bool)
 
 
+@pytest.mark.slow
 def test_a_teacher_that_counts_as_active_and_weighs_nothing_refutes_b():
     certificate = certified(Liar(TIERS, least=1, critical=0.8))
     assert certificate.finding("B").refuted
@@ -104,6 +106,7 @@ def test_two_that_weigh_nothing_are_equal_and_have_no_odds():
     assert O2(only_the_safest_goes, evidence=x, low=low, high=high, sigma=sigma) is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("order", "proved"),
     [(Tilt(TIERS, 8.0), {"O1", "O2"}), (Ordered(TIERS, low=0.05, high=0.8), {"O1"})],

@@ -35,6 +35,7 @@ def of(measured, name: str, *, wrong: bool, more: str = "") -> Path:
     return configured(folder, name, tiers=tiers)
 
 
+@pytest.mark.slow
 def test_certify_says_whether_the_declared_order_is_the_measured_one(measured):
     said = command("certify", of(measured, "right", wrong=False), "--effort", "0.01").out
     assert RIGHT in said

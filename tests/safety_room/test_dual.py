@@ -90,6 +90,7 @@ def coopers(steps: int, kp: float, ki: float, nu: float, rate: float = 0.02) -> 
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kp", "ki", "nu"), [(0.0, 0.05, 0.0), (0.5, 0.05, 0.9), (1.0, 0.1, 0.0)])
 @pytest.mark.filterwarnings("ignore")
 def test_every_step_equals_coopers(kp, ki, nu):
@@ -99,6 +100,7 @@ def test_every_step_equals_coopers(kp, ki, nu):
     assert worst < 1e-10, worst
 
 
+@pytest.mark.slow
 def test_the_known_optimum_and_its_multipliers_are_found():
     x, multipliers = solution()
     _, dual, found = ours(1200, Controller(integral=0.1, proportional=0.5, **PLAIN), rate=0.1)
@@ -121,6 +123,7 @@ def test_before_anything_is_seen_multipliers_are_0_and_a_measured_nan_is_not_hid
     assert torch.isnan(dual.multiplier[1])
 
 
+@pytest.mark.slow
 def test_what_the_dual_reads_may_differ_from_what_the_student_descends():
     """Rate constraint: the dual reads a step function without gradient, the student descends a smooth surrogate."""
     x = torch.tensor(0.0, dtype=torch.float64, requires_grad=True)
@@ -140,6 +143,7 @@ def test_what_the_dual_reads_may_differ_from_what_the_student_descends():
     assert verdict.value == pytest.approx(0.25, abs=0.03)
 
 
+@pytest.mark.slow
 def test_an_impossible_constraint_is_named_and_not_chased_for_ever():
     """`|x| <= -1` cannot be met; the best attainable value is 0."""
     x = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)

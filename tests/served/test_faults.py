@@ -51,6 +51,7 @@ def test_nobody_listens():
     assert servers.seconds(started) < 15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reply", [servers.stalls, servers.drips, servers.drips_headers])
 def test_a_stalled_or_dripping_server_ends_in_bounded_time(scorer, reply):
     said, faulty, spent = refused(scorer, reply, patience=SHORT)

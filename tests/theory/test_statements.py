@@ -24,6 +24,7 @@ def expected(statement: theory.Statement) -> str:
     return CONFIRMED if statement.counterexample else HOLDS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("statement", STATEMENTS, ids=lambda s: s.name)
 def test_a_statement_stands_at_low_effort_and_is_tight_where_its_bound_is_attained(statement: theory.Statement) -> None:
     finding = check(statement, Trial(seed=1, effort=0.05))

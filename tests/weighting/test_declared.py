@@ -64,6 +64,7 @@ UNDECLARED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("operator", "law"), UNDECLARED, ids=lambda x: repr(x))
 def test_a_law_that_is_not_declared_fails_somewhere(operator, law):
     assert law not in operator.laws
