@@ -5,6 +5,7 @@ import shlex
 import pytest
 
 from polydistill.config.file import ConfigError, key_of, load_config
+from polydistill.run.cache import refuse_uncachable
 
 NAMES = ("qwen2.5", "llama-3.1-8b", "it's", "a=b", "two words", "plain")
 
@@ -37,6 +38,14 @@ def test_the_longest_name_that_is_there_is_meant(run):
     assert load_config(run, ["teachers.llama-3.1-8b=other"]).teachers["llama-3.1-8b"].model == "other"
     assert "gpt4.1" in load_config(run, ['teachers."gpt4.1"=new']).teachers
     assert load_config(run, ["weighting.0.share=0.5"]).weighting[0].share == 0.5
+
+
+def test_a_stream_needs_an_end(run):
+    with pytest.raises(ConfigError, match=r"run.yaml: data\.streaming: a stream has no length; say with training\.max"):
+        load_config(run, ["data.streaming=true"])
+    config = load_config(run, ["data.streaming=true", "training.max_steps=3"])
+    with pytest.raises(ConfigError, match="a cache stores every text"):
+        refuse_uncachable(config)
 
 
 @pytest.mark.parametrize("override", ["data..train=x", ".data=x", "data.=x", "=x", "data", 'teachers."a=x'])

@@ -7,7 +7,8 @@ import torch
 from models import llama
 
 from polydistill.teachers import LocalTeacher, ModelRefusedError, TeacherUnavailableError, examine
-from polydistill.teachers.head import PARTS
+from polydistill.teachers.examine import keeps_apart
+from polydistill.teachers.head import PARTS, last_hidden_state
 from polydistill.training.student import teach_forward
 
 LOADED_OTHERWISE = {"emu3", "mllama", "gemma3n", "gemma4_assistant", "musicgen", "musicgen_melody", "dots3_note"}
@@ -66,6 +67,26 @@ def test_a_family_is_right_wherever_it_stands_or_refused_there(name):
     wrong = {where: said for where, said in found.items() if said != sweep.RIGHT}
     assert all(said.startswith("refused: ") for said in wrong.values()), wrong
     assert bool(wrong) == (name in STUDENTS)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", NAMES)
+def test_documents_that_share_a_row_are_read_apart_or_the_class_is_refused_for_packing(name):
+    if name in REFUSED:
+        return
+    model = tiny_models.build(name).eval()
+    examine(model)
+    if not keeps_apart(model):
+        return
+    dice = torch.Generator().manual_seed(1)
+    rows = [torch.randint(3, 290, (1, length), generator=dice) for length in (21, 1, 5, 14)]
+    places = torch.cat([torch.arange(row.shape[1]) for row in rows])[None]
+    with torch.no_grad():
+        alone = [last_hidden_state(model, input_ids=row, attention_mask=torch.ones_like(row)) for row in rows]
+        packed = last_hidden_state(model, input_ids=torch.cat(rows, 1), position_ids=places)
+    expected = torch.cat(alone, 1)
+    torch.testing.assert_close(packed, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -19,8 +19,11 @@ def _stack():
     return Hedge(0.5)(Entropy()) * PrefixPosterior(0.1) * Softmax(2.0)(Entropy())
 
 
-def test_a_resumed_run_is_the_uninterrupted_one_with_its_operators_state(tmp_path):
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_resumed_run_is_the_uninterrupted_one_with_its_operators_state(tmp_path, streamed):
     options = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 2}
+    if streamed:
+        options["dataset"] = prompts().remove_columns("task").to_iterable_dataset()
     whole = ours(tmp_path, _stack(), two(), **options)
     whole.train()
     shutil.rmtree(tmp_path / "ours" / "checkpoint-4")

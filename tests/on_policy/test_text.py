@@ -97,6 +97,10 @@ def test_prompts_without_room_are_left_out_and_text_ends_at_max_length(tmp_path)
     done = made._generate_and_score_completions([made.train_dataset[0]] * 4)
     assert (done["prompt_mask"].sum(1) + done["completion_mask"].sum(1)).max() <= 12
     assert made.longest == 12
+    streamed = ours(tmp_path, dataset=data.to_iterable_dataset(), max_length=12, max_completion_length=32)
+    assert [row["prompt"] for row in streamed.train_dataset] == ["a b"]
+    with pytest.raises(DataError, match="no prompt is shorter than max_length=2"):
+        ours(tmp_path, dataset=data.to_iterable_dataset(), max_length=2)
 
 
 def test_the_student_writes_by_its_own_law(tmp_path):

@@ -11,6 +11,7 @@ from peft import PromptTuningConfig, get_peft_model
 from transformers import BloomConfig, BloomForCausalLM
 
 from polydistill import PrefixPosterior, TeacherRouter
+from polydistill.run.cache import texts_of
 from polydistill.teachers import LocalTeacher, ModelRefusedError
 from polydistill.training.watch import probe_of
 
@@ -107,6 +108,14 @@ def test_a_teacher_that_lives_elsewhere_is_asked_about_whole_documents(tmp_path)
     packed = runs.trainer(tmp_path, data=documents(), teachers=teachers, packing=True)
     agree(packed, plain)
     assert sorted(teachers["b"].asked) == sorted(plain.train_dataset["input_ids"])
+
+
+def test_a_cache_has_the_documents_of_packed_rows(tmp_path):
+    plain, packed = (runs.trainer(tmp_path, data=documents(), packing=packing) for packing in (False, True))
+    texts, tasks = texts_of(packed)
+    expected, same = texts_of(plain)
+    assert tasks == same
+    assert {(*text.tokens.tolist(), text.task) for text in texts} == {(*t.tokens.tolist(), t.task) for t in expected}
 
 
 def test_held_out_rows_and_the_probe_are_documents_by_themselves(tmp_path):

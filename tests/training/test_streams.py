@@ -40,6 +40,12 @@ def test_the_rows_of_a_stream_are_those_of_the_data_and_are_looked_at_as_they_co
         runs.trainer(tmp_path, data=wrong).train()
 
 
+def test_a_stream_that_leaves_nothing_to_learn_is_refused(tmp_path):
+    data = Dataset.from_dict({"prompt": ["word " * 100] * 4, "completion": ["cut off"] * 4}).to_iterable_dataset()
+    with pytest.raises(DataError, match="every label of the training data is masked"):
+        runs.trainer(tmp_path, data=data, max_length=16)
+
+
 def test_tasks_of_a_stream_have_to_be_named(tmp_path):
     with pytest.raises(DataError, match="the training data is a stream with a column `task`"):
         runs.trainer(tmp_path, data=stream())

@@ -242,7 +242,8 @@ def _sentence(fault: Any, tree: CommentedMap, path: str | Path, given: set[tuple
     secret = bool(location) and location[-1] in ("api_key_env", "url", "proxy")  # where a key may have been pasted
     secret = secret or bool(SECRET.search(str(fault["input"])))
     shown = "" if secret or isinstance(fault["input"], dict | list | BaseModel) else f", got {fault['input']!r}"
-    return f"{where}: {name}: {message[0].lower() + message[1:]}{shown}"
+    where = f"{where}: {name}" if name else where
+    return f"{where}: {message[0].lower() + message[1:]}{shown}"
 
 
 def _tagged(parent: type[Section] = Section) -> list[type[BaseModel]]:

@@ -188,13 +188,18 @@ def ids_in(dataset: Any) -> set[int]:
     return found
 
 
+def is_empty(dataset: Any) -> bool:
+    """Whether there is no row; a stream is asked for its first one."""
+    return len(dataset) == 0 if hasattr(dataset, "__len__") else next(iter(dataset), None) is None
+
+
 def refuse_masked(dataset: Any, name: str, columns: Sequence[str] = ("labels",)) -> None:
-    """After preparation some example must be left, that is, have a label that is not masked.
+    """After preparation some example must be left, that is, have a label that is not masked; of a stream its first.
 
     Raises:
         DataError: every label of every example is masked.
     """
-    if hasattr(dataset, "__len__") and len(dataset) == 0:
+    if is_empty(dataset):
         raise DataError(
             f"every label of {name} is masked after preparation: no token would be learned or measured; check "
             "completion_only_loss and assistant_only_loss, the chat template, and that max_length does not cut the "

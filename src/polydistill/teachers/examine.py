@@ -19,6 +19,9 @@ from torch.distributed.tensor import DTensor
 from polydistill.logprobs import Head
 from polydistill.teachers.head import PARTS, Parts, at_head, declared, head_of, last_hidden_state
 
+DOCUMENT = 16
+"""Tokens of each of two documents that are tried in one row."""
+
 EXACT, ROUNDED = 5e-3, 5e-2
 """Largest difference relative to the largest value: in single precision, and in half."""
 
@@ -86,23 +89,20 @@ def _trains(model: Any, ids: Int[Tensor, "1 T"]) -> None:
 
 def keeps_apart(model: Any) -> bool:
     """Whether two documents in one row, told apart by positions that begin anew, are read as each is by itself."""
+    if hasattr(model.config.get_text_config(), "index_topk"):  # attends to some tokens of the row; few are all of them
+        return False
     if _elsewhere(model):
         return True
     with _undisturbed(model):
-        first = _tokens(model, model.get_input_embeddings().weight.shape[0])
+        first = _tokens(model, model.get_input_embeddings().weight.shape[0], DOCUMENT)
         both = torch.cat([first, first.flip(1)])
-        row = both.view(1, -1)
-        place = torch.arange(row.shape[1], device=row.device)[None]
+        place = torch.arange(both.numel(), device=both.device)[None] % DOCUMENT
         try:
             alone = last_hidden_state(model, input_ids=both, attention_mask=torch.ones_like(both)).float()
-            joined, packed = (
-                last_hidden_state(model, input_ids=row, position_ids=ids).view_as(alone).float()
-                for ids in (place, place % both.shape[1])
-            )
+            packed = last_hidden_state(model, input_ids=both.view(1, -1), position_ids=place).view_as(alone).float()
         except Exception:  # whatever a model raises that takes no positions
             return False
-    limit = 1e-3 if model.dtype in (torch.float32, torch.float64) else max(1e-3, _apart(joined, alone) / 4)
-    return _apart(packed, alone) <= limit
+    return _apart(packed, alone) <= (EXACT if model.dtype in (torch.float32, torch.float64) else ROUNDED)
 
 
 def _parts(
@@ -143,13 +143,13 @@ def _apart(made: Tensor, expected: Tensor) -> float:
     return float((made - expected).abs().max() / expected.abs().max().clamp_min(1e-6))
 
 
-def _tokens(model: Any, rows: int) -> Int[Tensor, "1 4"]:
-    """Four ordinary tokens: none that the configuration names (padding, images), which a model may read otherwise."""
+def _tokens(model: Any, rows: int, number: int = 4) -> Int[Tensor, "1 T"]:
+    """A few ordinary tokens: none that the configuration names (padding, images), which a model may read otherwise."""
     config = model.config.get_text_config()
     named = [value for key, value in config.to_dict().items() if key.endswith(("_token_id", "_token_index"))]
     special = {i for value in named for i in (value if isinstance(value, list) else [value])}
     usable = [i for i in range(min(rows, 64)) if i not in special] or [0]
-    return torch.tensor([[usable[-(1 + 5 * i) % len(usable)] for i in range(4)]], device=model.device)
+    return torch.tensor([[usable[-(1 + 5 * i) % len(usable)] for i in range(number)]], device=model.device)
 
 
 def _elsewhere(model: Any) -> bool:

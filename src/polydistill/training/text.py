@@ -7,7 +7,7 @@ from typing import Any
 
 from trl.data_utils import _tokenize, common_prefix_length, is_conversational
 
-from polydistill.data.context import DataError
+from polydistill.data.context import DataError, is_empty
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,9 @@ def measured(dataset: Any, name: str, text: Text, max_length: int | None, answer
         return None, 0, []
     if not hasattr(dataset, "__len__"):
         room = dataset if max_length is None else dataset.filter(lambda row: len(text.prompt(row)) < max_length)
-        return room, 0, []
+        if is_empty(room):
+            raise DataError(_no_room(name, max_length))
+        return room, max_length or 0, []
     if isinstance(dataset, dict):
         parts = {key: measured(part, f"{name} {key!r}", text, max_length, answered) for key, part in dataset.items()}
         said = [sentence for _, _, sentences in parts.values() for sentence in sentences]
@@ -95,12 +97,14 @@ def measured(dataset: Any, name: str, text: Text, max_length: int | None, answer
             longest = max(longest, length)
     lost = len(dataset) - len(kept)
     if not kept:
-        raise DataError(
-            f"{name}: no prompt is shorter than max_length={max_length}; nothing can be written behind them"
-        )
+        raise DataError(_no_room(name, max_length))
     if not lost:
         return dataset, longest, []
     said = [
         f"{name}: {lost:,} of {len(dataset):,} prompts have max_length={max_length} tokens or more and are left out"
     ]
     return dataset.select(kept), longest, said
+
+
+def _no_room(name: str, max_length: int | None) -> str:
+    return f"{name}: no prompt is shorter than max_length={max_length}; nothing can be written behind them"
