@@ -15,11 +15,13 @@ from typing import Any
 
 from peft import PeftModel
 
+from polydistill.config.run import CompletionsConfig
 from polydistill.promises import says
 from polydistill.records import SUMMARY
 from polydistill.records.seal import SEAL
 from polydistill.report import write_report
 from polydistill.run.certificates import NOT_TRAINED, certify_learned, write_certificate
+from polydistill.run.completions import Completions
 from polydistill.run.described import describe
 from polydistill.run.devices import main_alone
 from polydistill.run.evaluate import evaluate_trainer
@@ -49,8 +51,10 @@ class _Recorded(Taught):
         with locked(folder):
             recorder = Recorder(folder)
             recorder.trainer = self
+            writing = Completions(folder, CompletionsConfig(), self)
             self.observers.append(recorder)
             self.add_callback(recorder)
+            self.add_callback(writing)
             if self.is_world_process_zero():
                 for name in (SUMMARY, SEAL):  # what they speak of is about to change
                     (folder / name).unlink(missing_ok=True)
@@ -61,7 +65,8 @@ class _Recorded(Taught):
             finally:
                 self.observers.remove(recorder)
                 self.remove_callback(recorder)
-            self._leave(recorder, started)
+                self.remove_callback(writing)
+            self._leave(recorder, writing, started)
         return output
 
     def report(self) -> Path:
@@ -78,7 +83,7 @@ class _Recorded(Taught):
         student: Any = self.accelerator.unwrap_model(self.model)
         return getattr(student.config, "_name_or_path", "") or type(student).__name__
 
-    def _leave(self, recorder: Recorder, started: datetime) -> None:
+    def _leave(self, recorder: Recorder, writing: Completions, started: datetime) -> None:
         student = whole_student(self)
         virtual = isinstance(student, PeftModel) and student.active_peft_config.is_prompt_learning
         if student is not None and self.is_world_process_zero():
@@ -93,6 +98,7 @@ class _Recorded(Taught):
         with main_alone(self.is_world_process_zero()):
             evaluation = None if virtual else evaluate_trainer(self, student)
             if self.is_world_process_zero():
+                writing.write(student, self.state.global_step)
                 command = shlex.join(["python", *sys.argv])
                 summary = with_held_out(summarised(self, evaluation, recorder, command, started), evaluation)
                 leave_behind(self, evaluation, summary, self._base, {t.name: _source(t) for t in self.given})

@@ -11,9 +11,11 @@ import pytest
 from system import need
 
 from polydistill.records import (
+    COMPLETIONS,
     METRICS,
     RIBBONS,
     SUMMARY,
+    CompletionRecord,
     RecordWriter,
     Ribbon,
     RunSummary,
@@ -96,6 +98,36 @@ def test_every_plot_of_the_page_is_drawn_and_nothing_is_asked_of_the_network(dem
     assert seen.dom.count('class="js-line"') >= plots
 
 
+HOSTILE = (
+    "<script>MARK</script>",
+    "<img src=x onerror=MARK>",
+    "<svg onload=MARK>",
+    "<svg><script>MARK</script></svg>",
+    "<iframe src='javascript:MARK'></iframe>",
+    "<a href=javascript:MARK autofocus>x</a>",
+    "<input autofocus onfocus=MARK>",
+    "<details open ontoggle=MARK>",
+    "<body onload=MARK>",
+    "<math><mtext></mtext><script>MARK</script></math>",
+    '"><script>MARK</script>',
+    "' onmouseover='MARK' x='",
+    "</textarea></title></style></script><script>MARK</script>",
+    "--><script>MARK</script><!--",
+    "]]><script>MARK</script>",
+    "{{ MARK }}{% raw %}<script>MARK</script>",
+    "\u202e<script>MARK</script>\u2066",
+    "\x1b]0;MARK\x07<script>MARK</script>",
+    "<meta http-equiv=refresh content='0;url=javascript:MARK'>",
+    "\u2028</script \n><script\n>MARK</script\t>",
+)
+"""What would run if it were anything but text."""
+
+
+def written_by(student: str, nasty: str, step: int) -> CompletionRecord:
+    asked = {"teachers": [student, "b"], "weights": [[0.4, 0.6]], "log_prob": [[-1.0, -2.0]]}
+    return CompletionRecord(step=step, student=student, prompt=nasty, tokens=[nasty], student_log_prob=[-1.0], **asked)
+
+
 def test_a_script_in_the_data_does_not_run_and_is_shown_as_text(tmp_path, tmp_path_factory):
     mark = "document.documentElement.dataset.owned=1"
     nasty = f"</script><script>{mark}</script><img src=x onerror={mark}><b>&amp;</b>"
@@ -110,13 +142,20 @@ def test_a_script_in_the_data_does_not_run_and_is_shown_as_text(tmp_path, tmp_pa
                     diagnostics={nasty: float(step)},
                 )
             )
-    write_summary(tmp_path / SUMMARY, RunSummary(title=nasty, teachers=[nasty, "b"], says=[nasty]))
+    hostile = [nasty, *(text.replace("MARK", mark) for text in HOSTILE)]
+    write_summary(tmp_path / SUMMARY, RunSummary(title=nasty, teachers=[nasty, "b"], says=hostile))
     write_ribbons(tmp_path / RIBBONS, [Ribbon(name=nasty, teachers=[nasty, "b"], tokens=[nasty], weights=[[0.4, 0.6]])])
+    with RecordWriter(tmp_path / COMPLETIONS) as writer:
+        for step in (1, 2):
+            for text in hostile:
+                writer.write(written_by(nasty, text, step))
     seen = visit(write_report(tmp_path), tmp_path_factory.mktemp("browser"))
     assert "data-owned" not in seen.dom
     assert seen.console == []
     assert seen.hosts == set()
     assert drawn(seen.dom) == 4
+    assert "javascript:" in seen.dom
+    assert seen.dom.count("What it wrote before") == 6, "of twenty, six are shown"
     legend = re.search(r'class="legendtext"[^>]*>(.*?)</text>', seen.dom, re.DOTALL)[1]
     assert legend.startswith("&lt;/script&gt;&lt;script&gt;")
 
@@ -125,7 +164,8 @@ def test_a_token_is_reached_by_keyboard_and_says_its_weights(demo_run, tmp_path_
     page = write_report(demo_run).read_text(encoding="utf-8")
     page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
     script = """<script>
-      const text = document.querySelector(".ribbon .text"), panel = document.querySelector(".ribbon .panel");
+      const here = document.querySelector('[aria-labelledby="h-ribbon"]');
+      const text = here.querySelector(".text"), panel = here.querySelector(".panel");
       const press = (key) => text.dispatchEvent(new KeyboardEvent("keydown", { key }));
       const said = [];
       text.dispatchEvent(new FocusEvent("focus"));
@@ -151,5 +191,5 @@ def test_a_token_is_reached_by_keyboard_and_says_its_weights(demo_run, tmp_path_
     assert end.startswith("“⏎”")
     assert home.startswith("“def” · first token, nobody was asked")
     assert hover.startswith("“(”")
-    assert (active, tab) == ("r0-2", "0")
+    assert (active, tab) == ("r3-2", "0")
     assert (before, after) == ("undefined", "dark")

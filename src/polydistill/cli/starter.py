@@ -55,5 +55,7 @@ training:
   gradient_accumulation: 1
   learning_rate: 2.0e-5
   save_steps: 100
+  # evaluation_steps: 100                # the held-out curve of the report
+  # completions: {{every: 100}}            # what the student writes; by default after the last step only
   # extra: {{packing: true}}             # anything that trl.SFTConfig takes
 """

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas
 import torch
+from peft import PeftModel
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -83,9 +84,10 @@ class Completions(TrainerCallback):
             self.write(self.trainer.accelerator.unwrap_model(self.trainer.model), step)
 
     def write(self, student: Any, step: int) -> None:
-        """Let a whole student write, unless it has after this step."""
+        """Let a whole student write, unless it has after this step; one that learns virtual tokens does not."""
         trainer = self.trainer
-        if not trainer.is_world_process_zero() or not self.section.prompts or step == self.done:
+        virtual = isinstance(student, PeftModel) and student.active_peft_config.is_prompt_learning
+        if not trainer.is_world_process_zero() or not self.section.prompts or step == self.done or virtual:
             return
         self.done = step
         records = completions(trainer, student, self.section, step)
