@@ -256,7 +256,7 @@ class Taught(Checkpointed):
         """Means over all ranks for the log, and the number of tokens; operators and observers take note in training."""
         outcome = done.outcome
         totals = torch.stack([outcome.divergence.sum(), outcome.cross_entropy.sum(), batch.attention_mask.sum()])
-        own = totals.new_tensor([float(outcome.count), float(done.loss.detach())])
+        own = totals.new_tensor([float(outcome.count), float(outcome.loss.detach())])  # without a penalty
         totals = self.accelerator.reduce(torch.cat([totals, own]), "sum")
         divergence, cross_entropy, tokens, count, loss = totals.tolist()
         if mode == "eval":
