@@ -78,6 +78,7 @@ docs: $(VENV)/.docs
 # Pages that are made from a run of the code.
 pages: $(VENV)/.dev
 	$(BIN)/python -m polydistill.theory proofs/index.json > docs/_theory.md && mv docs/_theory.md docs/theory.md
+	$(BIN)/python -m polydistill.config.reference > docs/_configuration.md && mv docs/_configuration.md docs/configuration.md
 	$(BIN)/python proofs/document.py > docs/_proofs.md && mv docs/_proofs.md docs/proofs.md
 
 bench: $(VENV)/.dev

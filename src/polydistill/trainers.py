@@ -17,7 +17,7 @@ from peft import PeftModel
 
 from polydistill.config.run import CompletionsConfig
 from polydistill.promises import says
-from polydistill.records import SUMMARY
+from polydistill.records import BENCHMARKS, SUMMARY
 from polydistill.records.seal import SEAL
 from polydistill.report import write_report
 from polydistill.run.certificates import NOT_TRAINED, certify_learned, write_certificate
@@ -56,7 +56,7 @@ class _Recorded(Taught):
             self.add_callback(recorder)
             self.add_callback(writing)
             if self.is_world_process_zero():
-                for name in (SUMMARY, SEAL):  # what they speak of is about to change
+                for name in (SUMMARY, SEAL, BENCHMARKS):  # what they speak of is about to change
                     (folder / name).unlink(missing_ok=True)
                 describe(self, self._base, folder)
                 write_certificate(folder, self.pipeline, says(self.promises()), NOT_TRAINED)

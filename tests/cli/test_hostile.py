@@ -10,12 +10,13 @@ import pytest
 
 from polydistill.cli.say import Terminal
 from polydistill.config.file import ConfigError, load_config
+from polydistill.config.run import RunConfig
 from polydistill.data.context import DataError
 from polydistill.data.load import load_data
-from polydistill.records import RunSummary, Score, write_summary
+from polydistill.records import BenchmarkRecord, BenchmarkScore, RunSummary, Score, write_summary
 from polydistill.report import write_report
 from polydistill.run.build import build_student, code_says
-from polydistill.run.card import write_card
+from polydistill.run.card import Facts, write_card
 from polydistill.teachers import LocalTeacher, TeacherUnavailableError
 from polydistill.teachers.adapters import adapters_on
 from polydistill.visible import code, markdown, visible
@@ -125,17 +126,22 @@ def test_names_are_text_on_the_terminal_in_the_card_and_on_the_page(tmp_path: Pa
     losses = dict.fromkeys(NAMES, 1.0)
     scores = [Score(name=name, role="teacher", losses=losses, mean=1.0) for name in NAMES]
     summary = RunSummary(title=NAMES[2], command=" ".join(NAMES), domains=list(NAMES), scores=scores, says=list(NAMES))
-    write_card(tmp_path, summary, list(NAMES), {name: name for name in NAMES}, NAMES[4])
+    sections = {"output": NAMES[2], "student": NAMES[4], "teachers": {name: name for name in NAMES}, "weighting": []}
+    config = RunConfig.model_validate({**sections, "data": {"train": NAMES[1], "evaluation": NAMES[3]}})
+    score = BenchmarkScore(model="student", task=NAMES[1], metric=NAMES[3], value=1.0)
+    benchmarks = BenchmarkRecord(version=NAMES[4], scores=[score])
+    write_card(tmp_path, Facts(summary, list(NAMES), NAMES[4], {n: n for n in NAMES}, config, benchmarks=benchmarks))
     card = (tmp_path / "README.md").read_text()
     assert card.count("\n---\n") + card.startswith("---\n") == 2  # its own front matter
     assert all(c.isprintable() or c == "\n" for c in card)
-    assert "<img" not in card.replace("`<img src=x>`", "").replace("    ".join(NAMES), "").split("## Command")[0]
+    body = card.split("\n---\n", 1)[1]
+    assert "<img" not in body.replace("`<img src=x>`", "").replace("    ".join(NAMES), "").split("## Command")[0]
     (row,) = [line for line in card.splitlines() if line.startswith("| model |")]
     assert row.replace("\\|", "").count("|") == len(NAMES) + 3
     write_summary(tmp_path / "summary.json", summary)
     page = write_report(tmp_path).read_text()
-    body = page.split("<body")[1].split("<script")[0]
-    assert "\x1b" not in body
+    shown = page.split("<body")[1].split("<script")[0]
+    assert "\x1b" not in shown
     assert "\u202e" not in page
     assert "\\u202egnp.exe" in page
     Terminal(width=200).print(*NAMES)

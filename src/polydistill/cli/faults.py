@@ -13,6 +13,7 @@ CONFIG, DATA, TEACHER, NUMERICS, LOCKED, STORAGE = 2, 3, 4, 5, 6, 7
 CODES = {
     "ConfigError": CONFIG,
     "DataError": DATA,
+    "TaskFailedError": DATA,
     "CheckpointError": DATA,
     "VocabularyMismatchError": DATA,
     "RecordError": DATA,
@@ -27,6 +28,7 @@ CODES = {
     "StudentDiffersError": NUMERICS,
     "LockedError": LOCKED,
     "StorageError": STORAGE,
+    "PushError": STORAGE,
 }
 """Exit code by the name of the error, so that no room has to be imported to fail in its words."""
 

@@ -13,7 +13,9 @@ from rich.text import Text
 
 from polydistill.cli.cache import app as cache_app
 from polydistill.cli.certify import certify
+from polydistill.cli.evaluate import evaluate
 from polydistill.cli.faults import leave
+from polydistill.cli.push import push
 from polydistill.cli.say import console
 from polydistill.cli.serve import serve
 from polydistill.cli.talk import talk
@@ -163,30 +165,7 @@ def train(config: ConfigFile, overrides: Overrides = None, json_file: JsonFile =
     refuse_unmet(run, summary)
 
 
-@app.command("eval")
-def evaluate(
-    run: Annotated[Path, typer.Argument(help="folder of a finished run")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="data.evaluation=FILE, over the run's own")] = None,
-    json_file: JsonFile = None,
-) -> None:
-    """Held-out losses: the student beside every teacher, and how far it is from each and from the pool."""
-    from polydistill.run.train import evaluate_run
-
-    _quiet()
-    record = evaluate_run(run, overrides or ()).record
-    table = _table("nats per token", *record.losses, title=f"{run}: held-out data")
-    table.add_row("student", *(f"{x:.3f}" for x in record.losses.values()), style="bold")
-    for name, losses in record.teacher_losses.items():
-        table.add_row(_plain(f"teacher {name}"), *(f"{x:.3f}" for x in losses.values()))
-    for name, gaps in record.kl_to_teacher.items():
-        table.add_row(_plain(f"KL({name} || student)"), *(f"{x:.3f}" for x in gaps.values()), style="dim")
-    table.add_row("KL(pool || student)", *(f"{x:.3f}" for x in record.kl_to_pool.values()), style="dim")
-    console.print(table)
-    for name, value in record.constraints.items():
-        console.print(f"constraint {name}: {value:.4g}")
-    _write(json_file, record.model_dump(mode="json"))
-
-
+app.command("eval")(evaluate)
 app.command()(certify)
 
 
@@ -274,6 +253,7 @@ app.command()(recommend)
 app.command()(baselines)
 app.command()(compare)
 app.command("try")(talk)
+app.command()(push)
 
 
 app.add_typer(cache_app, name="cache")

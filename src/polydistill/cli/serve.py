@@ -1,4 +1,4 @@
-"""`polydistill serve`: a model on this machine as a teacher for students elsewhere."""
+"""`polydistill serve`: a model on this machine as a teacher for students elsewhere, or to talk to."""
 
 import os
 import socket
@@ -14,7 +14,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def serve(  # noqa: PLR0913
-    model: Annotated[str, typer.Argument(help="hub id or local folder of a causal language model")],
+    model: Annotated[str, typer.Argument(help="hub id or folder of a causal language model, or of a finished run")],
     host: Annotated[str, typer.Option(help="address to listen on; 0.0.0.0 lets other machines in")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one")] = 8000,
     name: Annotated[str | None, typer.Option(help="under which the model is served; MODEL by default")] = None,
@@ -30,8 +30,12 @@ def serve(  # noqa: PLR0913
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="torch threads")] = None,
 ) -> None:
-    """Serve a model's prompt log-probabilities, OpenAI-compatible: a teacher on another machine."""
+    """Serve a model, OpenAI-compatible: prompt log-probabilities for students elsewhere, and text that it writes."""
+    from pathlib import Path
+
     import torch
+
+    from polydistill.records import SUMMARY
 
     try:
         import uvicorn
@@ -50,6 +54,8 @@ def serve(  # noqa: PLR0913
         raise ValueError(f"--api-key-env: the environment variable {api_key_env} is not set, or empty")
     if threads is not None:
         torch.set_num_threads(threads)
+    if (Path(model) / SUMMARY).is_file():
+        model = str(Path(model) / "student")
     teacher = LocalTeacher.load(name or model, model, dtype=dtype, revision=revision)
     teacher.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     scorer = Scorer(teacher)

@@ -64,9 +64,9 @@ class CacheConfig(Section):
         description="small: the few likeliest entries; standard: entries of at least 1/256; exact: hidden states of "
         "8 bits where a teacher has them, else every entry up to 256; keys of `expert` take the place of its own",
     )
-    examples_per_shard: int = Field(default=256, ge=1)
+    examples_per_shard: int = Field(default=256, ge=1, description="texts in one file of the cache")
     batch: int = Field(default=8, ge=1, description="examples that the teachers hear at once")
-    expert: ExpertCacheConfig = ExpertCacheConfig()
+    expert: ExpertCacheConfig = Field(default=ExpertCacheConfig(), description="how it is coded")
 
     def coding(self) -> dict[str, Any]:
         """How likeliest entries are chosen and coded: fields of a cache's plan."""

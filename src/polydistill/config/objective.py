@@ -51,9 +51,11 @@ class ObjectiveConfig(Section):
     aggregator: str | None = Field(
         default=None, description="own_pool: module:name or file.py:name of (weights, log_p) -> log_p"
     )
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0, description="of teachers and student, in the divergence alone")
     ce: float = Field(default=0.0, ge=0, le=1, description="share of cross-entropy on the labels")
-    temperature_squared: bool = False
+    temperature_squared: bool = Field(
+        default=False, description="multiply the divergence by the square of the temperature, as Hinton does"
+    )
 
     @field_validator("kind", mode="before")
     @classmethod

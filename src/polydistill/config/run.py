@@ -19,7 +19,9 @@ class ModelConfig(Section):
     """A causal language model: hub id or local folder."""
 
     model: str = Field(description="hub id or local folder")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="of its weights; auto: as they are stored, float32 for a student trained in full"
+    )
     revision: str | None = Field(default=None, description="branch, tag or commit on the hub")
     trust_remote_code: bool = Field(default=False, description="run Python code that the model's repository brings")
     device_map: str | None = Field(default=None, description="as in Transformers; teachers only")
@@ -89,16 +91,20 @@ AnyTeacher = Annotated[
 class LoraConfig(Section):
     """A LoRA student through peft."""
 
-    r: int = Field(default=16, ge=1)
-    alpha: int = Field(default=32, ge=1)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    target_modules: list[str] | Literal["all-linear"] = "all-linear"
+    r: int = Field(default=16, ge=1, description="rank of the adapters")
+    alpha: int = Field(default=32, ge=1, description="they are scaled by alpha / r")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="of what goes into an adapter")
+    target_modules: list[str] | Literal["all-linear"] = Field(
+        default="all-linear", description="names of the layers that get one"
+    )
 
 
 class StudentConfig(ModelConfig):
     """The student, in full or with LoRA adapters; `dtype: auto` is float32 where it is trained in full."""
 
-    lora: LoraConfig | None = None
+    lora: LoraConfig | None = Field(
+        default=None, description="train adapters instead of the whole model; they are merged"
+    )
     chat_template: str | None = Field(
         default=None, description="of its tokenizer, instead of its own: a folder with a tokenizer, or a Jinja file"
     )
@@ -115,7 +121,7 @@ class SourceConfig(Section):
     """One of several sources of training data."""
 
     data: str = Field(description="a file, a pattern of files, or the id of a hub data set")
-    split: str = "train"
+    split: str = Field(default="train", description="of a hub data set")
     name: str | None = Field(default=None, description="configuration of a hub data set that has several")
     task: str | None = Field(default=None, description="of all of its rows; by default their own column")
     share: float | None = Field(
@@ -136,9 +142,9 @@ class DataConfig(Section):
     )
     name: str | None = Field(default=None, description="configuration of hub data sets that have several")
     evaluation: str | None = Field(default=None, description="held-out data, likewise")
-    train_split: str = "train"
-    evaluation_split: str = "test"
-    text_field: str = "text"
+    train_split: str = Field(default="train", description="of a hub data set")
+    evaluation_split: str = Field(default="test", description="of a hub data set")
+    text_field: str = Field(default="text", description="column of the text")
     loss: Literal["all", "completion", "assistant"] | None = Field(
         default=None, description="which tokens are learned; by default completions where the data has them, else all"
     )
@@ -168,14 +174,16 @@ class GradientConfig(Section):
 
     gone: ClassVar[dict[str, str]] = moved("gradient", ExpertGradientConfig)
 
-    method: Literal["upgrad", "mgda", "pcgrad", "cagrad", "imtl_g", "nash_mtl", "graddrop"] = "upgrad"
+    method: Literal["upgrad", "mgda", "pcgrad", "cagrad", "imtl_g", "nash_mtl", "graddrop"] = Field(
+        default="upgrad", description="aggregator of torchjd"
+    )
     across: Literal["teachers", "labels", "severity"] = Field(
         default="teachers",
         description="between teachers (in logit space), distillation and labels, or critical contexts and the others",
     )
     share: float = Field(default=0.05, gt=0, le=1, description="teachers: share of uniform weights in the coefficients")
     critical: float = Field(default=0.5, gt=0, le=1, description="severity: from which a context is critical")
-    expert: ExpertGradientConfig = ExpertGradientConfig()
+    expert: ExpertGradientConfig = Field(default=ExpertGradientConfig(), description="what coefficients are made from")
 
 
 class CompletionsConfig(Section):
@@ -235,35 +243,39 @@ class TrainingConfig(Section):
         default=0.0, ge=0, lt=1, description="teachers whose weight is known to be at most this in total need not run"
     )
     max_steps: int = Field(default=-1, ge=-1, description="optimizer steps; -1: `epochs` decides")
-    epochs: float = Field(default=1.0, gt=0)
+    epochs: float = Field(default=1.0, gt=0, description="passes over the data")
     batch_size: int = Field(default=8, ge=1, description="sequences per device and forward")
-    gradient_accumulation: int = Field(default=1, ge=1)
-    learning_rate: float = Field(default=2e-5, gt=0)
-    schedule: str = "cosine"
-    warmup_steps: int = Field(default=0, ge=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    max_grad_norm: float = Field(default=1.0, gt=0)
-    seed: int = Field(default=0, ge=0)
+    gradient_accumulation: int = Field(default=1, ge=1, description="forwards per optimizer step")
+    learning_rate: float = Field(default=2e-5, gt=0, description="at its height")
+    schedule: str = Field(default="cosine", description="of the learning rate, as in Transformers")
+    warmup_steps: int = Field(default=0, ge=0, description="steps until the learning rate is at its height")
+    weight_decay: float = Field(default=0.0, ge=0, description="of AdamW")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="gradients are scaled down to this norm")
+    seed: int = Field(default=0, ge=0, description="of everything that is drawn, the order of the data included")
     skip_spikes: bool = Field(
         default=True, description="leave out updates of steps whose loss is far above its level; often, and it stops"
     )
-    bf16: bool = False
-    gradient_checkpointing: bool = False
-    log_steps: int = Field(default=10, ge=1)
+    bf16: bool = Field(default=False, description="compute in bfloat16, keep weights as they are")
+    gradient_checkpointing: bool = Field(default=False, description="less memory for more time")
+    log_steps: int = Field(default=10, ge=1, description="steps between two records")
     evaluation_steps: int | None = Field(
         default=None, ge=1, description="evaluate every so many steps; at the end always"
     )
-    completions: CompletionsConfig = CompletionsConfig()
-    save_steps: int = Field(default=100, ge=1)
-    keep_checkpoints: int = Field(default=2, ge=1)
+    completions: CompletionsConfig = Field(
+        default=CompletionsConfig(), description="what the student writes while it learns"
+    )
+    save_steps: int = Field(default=100, ge=1, description="steps between two checkpoints")
+    keep_checkpoints: int = Field(default=2, ge=1, description="that are left on disk")
     cpu: bool = Field(default=False, description="stay on the CPU even if there is a GPU")
     placement: Literal["copied", "sharded", "offloaded"] = Field(
         default="copied", description="teachers: a copy on every rank, sharded over ranks, or in main memory"
     )
     threads: int | None = Field(default=None, ge=1, description="torch threads of this process")
     loss_mib: int | None = Field(default=None, ge=1, description="memory of the objective's chunks, MiB")
-    report_to: list[str] = Field(default=[])
-    extra: dict[str, Any] = Field(default={})
+    report_to: list[str] = Field(
+        default=[], description="trackers, as in Transformers: wandb, trackio, tensorboard, ..."
+    )
+    extra: dict[str, Any] = Field(default={}, description="further arguments of trl's configuration")
 
     @field_validator("extra")
     @classmethod
@@ -284,19 +296,21 @@ class RunConfig(Section):
     """A run: one student, its teachers, the data, and whom to trust."""
 
     output: str = Field(description="folder of the run")
-    student: StudentConfig
+    student: StudentConfig = Field(description="hub id or folder, or a section")
     teachers: dict[str, AnyTeacher] = Field(
         min_length=1, description="name -> model, cache or server; the order is the order of weights"
     )
-    data: DataConfig
+    data: DataConfig = Field(description="what is learned from, and what is held out")
     tasks: list[str] | None = Field(default=None, description="names of the tasks; found in the data when left out")
     weighting: list[AnyFactor] = Field(description="factors, multiplied; none is plain averaging")
     floor: float = Field(default=0.02, ge=0, le=1, description="share of uniform weights mixed in after composition")
-    safety: Annotated[AnySafety, Field(discriminator="kind")] | None = None
-    objective: ObjectiveConfig = ObjectiveConfig()
-    cache: CacheConfig = CacheConfig()
-    gradient: GradientConfig | None = None
-    training: TrainingConfig = TrainingConfig()
+    safety: Annotated[AnySafety, Field(discriminator="kind")] | None = Field(
+        default=None, description="who is safer, where it matters, and limits on the student"
+    )
+    objective: ObjectiveConfig = Field(default=ObjectiveConfig(), description="what is learned from the teachers")
+    cache: CacheConfig = Field(default=CacheConfig(), description="how much `polydistill cache build` stores")
+    gradient: GradientConfig | None = Field(default=None, description="what is made of gradients that conflict")
+    training: TrainingConfig = Field(default=TrainingConfig(), description="the loop")
 
     @model_validator(mode="before")
     @classmethod

@@ -14,7 +14,7 @@ class ColumnSeverity(Section):
     """The data says how critical a context is, in a column of numbers from 0 to 1, or of lists, one number a token."""
 
     kind: Literal["column"]
-    name: str = "severity"
+    name: str = Field(default="severity", description="of the column")
 
 
 class RulesSeverity(Section):
@@ -41,8 +41,8 @@ AnySeverity = Annotated[ColumnSeverity | RulesSeverity | ClassifierSeverity, Fie
 class ConstraintConfig(Section):
     """A limit on the student's expectation of something."""
 
-    name: str
-    limit: float = Field(gt=0)
+    name: str = Field(description="in reports")
+    limit: float = Field(gt=0, description="that the student's expectation must not exceed")
 
 
 class UnsafeMassConfig(ConstraintConfig):
@@ -64,7 +64,7 @@ class KLToTeacherConfig(ConstraintConfig):
     """KL divergence from a teacher, usually the safest."""
 
     kind: Literal["kl_to_teacher"]
-    teacher: str
+    teacher: str = Field(description="name of the teacher")
     severity: float = Field(default=0.5, ge=0, le=1, description="contexts from this severity on")
 
 
@@ -72,7 +72,7 @@ class TaskLossConfig(ConstraintConfig):
     """Cap on the loss of a protected task, nats per token."""
 
     kind: Literal["task_loss"]
-    task: str
+    task: str = Field(description="as the data names it")
     step: float = Field(default=0.1, gt=0, description="nats that count as one unit of violation")
 
 
@@ -85,7 +85,7 @@ class GeneratedRateConfig(ConstraintConfig):
     pattern: str | None = Field(default=None, description="flagged when it is found in the continuation")
     model: str | None = Field(default=None, description="or: text-classification model")
     label: str | None = Field(default=None, description="its label that counts as flagged")
-    threshold: float = Field(default=0.5, gt=0, lt=1)
+    threshold: float = Field(default=0.5, gt=0, lt=1, description="score from which the model flags a text")
     every: int = Field(default=50, ge=1, description="optimizer steps between two evaluations")
 
     @model_validator(mode="after")
@@ -108,8 +108,8 @@ class ExpertSafetyConfig(Section):
     }
 
     integral: float = Field(default=0.02, gt=0, description="rise per step at an error of one scale")
-    proportional: float = Field(default=0.2, ge=0)
-    smoothing: float = Field(default=0.9, ge=0, lt=1)
+    proportional: float = Field(default=0.2, ge=0, description="part of the multiplier that follows the error at once")
+    smoothing: float = Field(default=0.9, ge=0, lt=1, description="share of the past in the running mean of values")
     most: float = Field(default=100.0, gt=0, description="greatest multiplier, in scales")
     window: int = Field(default=50, ge=1, description="steps over which values are averaged")
     patience: int = Field(default=200, ge=1, description="steps without progress until a constraint is given up")
@@ -121,13 +121,15 @@ class SafetySection(Section):
 
     gone: ClassVar[dict[str, str]] = {"dual": "is now safety.expert, with the same keys"}
 
-    severity: AnySeverity | None = None
-    constraints: list[AnyConstraint] = Field(default=[])
+    severity: AnySeverity | None = Field(
+        default=None, description="where it matters; by default the column `severity` of the data"
+    )
+    constraints: list[AnyConstraint] = Field(default=[], description="limits on the student, kept by dual ascent")
     infeasible: Literal["report", "fail"] = Field(
         default="report", description="`fail` ends a run whose constraints are not met with exit code 5"
     )
     safest: str | None = Field(default=None, description="teacher whose own feasibility is measured")
-    expert: ExpertSafetyConfig = ExpertSafetyConfig()
+    expert: ExpertSafetyConfig = Field(default=ExpertSafetyConfig(), description="gains of the multipliers")
 
 
 class OrderSection(SafetySection):
@@ -155,14 +157,14 @@ class TiltConfig(OrderSection):
     """Safer teachers gain `severity * strength * score` nats."""
 
     kind: Literal["tilt"]
-    strength: float = Field(default=3.0, ge=0)
+    strength: float = Field(default=3.0, ge=0, description="nats per unit of score at severity 1")
 
 
 class OrderedConfig(OrderSection):
     """Weights are projected onto the order of the scores from severity `critical` on, and into bounds."""
 
     kind: Literal["ordered"]
-    critical: float = Field(default=0.5, gt=0, le=1)
+    critical: float = Field(default=0.5, gt=0, le=1, description="severity from which it is enforced")
     low: float | None = Field(default=None, gt=0, lt=1, description="least weight of any teacher")
     high: float = Field(default=1.0, gt=0, le=1, description="greatest weight of any teacher; needs `low`")
 
@@ -171,8 +173,8 @@ class VetoConfig(OrderSection):
     """Teachers with a score below `least` are out from severity `critical` on."""
 
     kind: Literal["veto"]
-    least: float = 1.0
-    critical: float = Field(default=0.5, gt=0, le=1)
+    least: float = Field(default=1.0, description="score below which a teacher is out")
+    critical: float = Field(default=0.5, gt=0, le=1, description="severity from which it is enforced")
 
 
 class ConstraintsOnlyConfig(SafetySection):

@@ -42,7 +42,7 @@ class ServedTeacherConfig(Section):
     )
     concurrency: int = Field(default=8, ge=1, description="requests under way at most, one sequence each")
     body_limit_mib: int = Field(default=64, ge=1, description="of an answer that is read at most")
-    expert: ExpertServedConfig = ExpertServedConfig()
+    expert: ExpertServedConfig = Field(default=ExpertServedConfig(), description="patience")
 
     @property
     def source(self) -> str:

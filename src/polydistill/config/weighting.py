@@ -45,8 +45,8 @@ class SoftmaxFactor(Factor):
     """Softmax of a signal at temperature `temperature`."""
 
     kind: Literal["softmax"]
-    signal: SignalName = "entropy"
-    temperature: float = Field(default=2.0, gt=0)
+    signal: SignalName = Field(default="entropy", description="what is noticed of each teacher at a position")
+    temperature: float = Field(default=2.0, gt=0, description="of the softmax; smaller is sharper")
     spread: float = Field(default=4.0, gt=0, description="evidence is clipped to this spread, nats")
 
 
@@ -71,7 +71,7 @@ class TaskRouterFactor(Factor):
     """Each task is handed to one teacher."""
 
     kind: Literal["task_router"]
-    route: dict[str, str]
+    route: dict[str, str] = Field(description="task -> teacher")
     strength: float = Field(default=4.0, ge=0, description="lead of the named teacher, nats")
 
 
@@ -86,21 +86,21 @@ class HedgeFactor(Factor):
     """Multiplicative weights per task, learned from earlier steps."""
 
     kind: Literal["hedge"]
-    signal: SignalName = "label_likelihood"
-    rate: float = Field(default=0.5, gt=0)
-    share: float = Field(default=0.02, gt=0, le=1)
-    spread: float = Field(default=4.0, gt=0)
+    signal: SignalName = Field(default="label_likelihood", description="what is noticed of each teacher")
+    rate: float = Field(default=0.5, gt=0, description="of learning, per step")
+    share: float = Field(default=0.02, gt=0, le=1, description="of uniform weights mixed in at every step")
+    spread: float = Field(default=4.0, gt=0, description="evidence is clipped to this spread, nats")
 
 
 class GateFactor(Factor):
     """Learned gate on signals of the position, trained on the likelihood of the pooled target."""
 
     kind: Literal["gate"]
-    signals: list[SignalName] = Field(default=["entropy"], min_length=1)
+    signals: list[SignalName] = Field(default=["entropy"], min_length=1, description="that the gate reads")
     bound: float = Field(default=4.0, gt=0, description="range of its weights, nats")
-    modulus: float = Field(default=1.0, gt=0)
+    modulus: float = Field(default=1.0, gt=0, description="its log-odds move at most this per nat of evidence")
     rate: float = Field(default=0.1, gt=0, description="learning rate per optimizer step")
-    spread: float = Field(default=4.0, gt=0)
+    spread: float = Field(default=4.0, gt=0, description="evidence is clipped to this spread, nats")
 
 
 class PrefixPosteriorFactor(Factor):
@@ -114,15 +114,15 @@ class DiscountedPosteriorFactor(Factor):
     """Posterior that forgets geometrically."""
 
     kind: Literal["discounted_posterior"]
-    discount: float = Field(default=0.8, ge=0, lt=1)
-    spread: float = Field(default=8.0, gt=0)
+    discount: float = Field(default=0.8, ge=0, lt=1, description="share of the past that is kept per token")
+    spread: float = Field(default=8.0, gt=0, description="bound on its log-odds, nats")
 
 
 class ClippedPosteriorFactor(Factor):
     """Posterior whose log-odds never exceed `spread`."""
 
     kind: Literal["clipped_posterior"]
-    spread: float = Field(default=8.0, gt=0)
+    spread: float = Field(default=8.0, gt=0, description="bound on its log-odds, nats")
 
 
 class CustomFactor(Factor):
@@ -130,8 +130,8 @@ class CustomFactor(Factor):
 
     kind: Literal["custom"]
     function: str = Field(pattern=r"^[\w.]+:[\w.]+$", description="module:name, importable where the run starts")
-    signal: SignalName = "entropy"
-    spread: float = Field(default=4.0, gt=0)
+    signal: SignalName = Field(default="entropy", description="that the function reads")
+    spread: float = Field(default=4.0, gt=0, description="evidence is clipped to this spread, nats")
 
 
 AnyFactor = Annotated[

@@ -8,6 +8,7 @@ A run folder holds
     summary.json       `RunSummary`: what came out, once the run has ended
     certificate.json   `CertificateRecord`, and whatever else the certificate says
     certificate_before.json   the same before training, where the weights have learned something since
+    benchmarks.json    `BenchmarkRecord`: what the EleutherAI harness found, once it was asked
     config.yaml        the resolved configuration
     identity.json      fingerprints of what the run learns from
 
@@ -27,6 +28,7 @@ and divergences are in nats per token, times in seconds, weights in [0, 1] and s
 
 from polydistill.records.files import (
     BEFORE,
+    BENCHMARKS,
     CERTIFICATE,
     COMPLETIONS,
     CONFIG,
@@ -40,6 +42,7 @@ from polydistill.records.files import (
     RecordWriter,
     SchemaVersionError,
     StorageError,
+    read_benchmarks,
     read_certificate,
     read_completions,
     read_lines,
@@ -53,6 +56,8 @@ from polydistill.records.files import (
 )
 from polydistill.records.schema import (
     SCHEMA_VERSION,
+    BenchmarkRecord,
+    BenchmarkScore,
     CertificateRecord,
     CompletionRecord,
     ConstraintRecord,
@@ -69,6 +74,7 @@ from polydistill.records.schema import (
 
 __all__ = [
     "BEFORE",
+    "BENCHMARKS",
     "CERTIFICATE",
     "COMPLETIONS",
     "CONFIG",
@@ -78,6 +84,8 @@ __all__ = [
     "RIBBONS",
     "SCHEMA_VERSION",
     "SUMMARY",
+    "BenchmarkRecord",
+    "BenchmarkScore",
     "CertificateRecord",
     "CompletionRecord",
     "ConstraintRecord",
@@ -95,6 +103,7 @@ __all__ = [
     "Score",
     "StepRecord",
     "StorageError",
+    "read_benchmarks",
     "read_certificate",
     "read_completions",
     "read_lines",

@@ -16,6 +16,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from polydistill.records.schema import (
     SCHEMA_VERSION,
+    BenchmarkRecord,
     CertificateRecord,
     CompletionRecord,
     EvaluationRecord,
@@ -34,6 +35,7 @@ CERTIFICATE = "certificate.json"
 BEFORE = "certificate_before.json"
 CONFIG = "config.yaml"
 REPORT = "report.html"
+BENCHMARKS = "benchmarks.json"
 
 
 class RecordError(ValueError):
@@ -267,6 +269,20 @@ def read_summary(path: Path | str) -> RunSummary:
     """
     try:
         return RunSummary.model_validate_json(Path(path).read_bytes())
+    except ValidationError as error:
+        raise _refusal(error, str(path)) from error
+
+
+def read_benchmarks(path: Path | str) -> BenchmarkRecord | None:
+    """What the EleutherAI harness found on a run's models; None before it was asked.
+
+    Raises:
+        RecordError: the file is there and cannot be read.
+    """
+    try:
+        return BenchmarkRecord.model_validate_json(Path(path).read_bytes())
+    except FileNotFoundError:
+        return None
     except ValidationError as error:
         raise _refusal(error, str(path)) from error
 

@@ -246,6 +246,7 @@ class RunSummary(Record):
         title: of the report.
         command: that started the run.
         package_version: of polydistill.
+        versions: of what it rides on.
         finished: the run reached its last step.
         hardware: in words.
         started: ISO 8601 date and time.
@@ -271,6 +272,7 @@ class RunSummary(Record):
     title: str = "polydistill run"
     command: str = ""
     package_version: str = ""
+    versions: dict[str, str] = {}
     finished: bool = True
     hardware: str = ""
     started: str = ""
@@ -290,6 +292,61 @@ class RunSummary(Record):
     says: list[str] = []
     seconds: dict[str, float] = {}
     wall_seconds: float | None = None
+
+
+class BenchmarkScore(BaseModel):
+    """One model on one task of the EleutherAI harness.
+
+    Attributes:
+        model: `student`, `before` or a teacher's name.
+        task, metric: as the harness calls them.
+        value: of the metric.
+        stderr: its standard error: the harness's, else by bootstrap over documents; None when neither is known.
+        documents: that were asked.
+        higher_is_better: None when the task does not say.
+        ahead: the student's value less this one's, on the same documents; None for the student itself, and for metrics
+            that are no mean over documents.
+        half: half-width of its 95% interval.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+
+    model: str
+    task: str
+    metric: str
+    value: float
+    stderr: float | None = None
+    documents: int = 0
+    higher_is_better: bool | None = None
+    ahead: float | None = None
+    half: float | None = None
+
+    @property
+    def shown(self) -> str:
+        """The value with the half-width of its 95% interval."""
+        return f"{self.value:.4g}" + ("" if self.stderr is None else f" ± {1.96 * self.stderr:.2g}")
+
+    @property
+    def difference(self) -> str:
+        """The student's lead with its interval; empty when there is none."""
+        return "" if self.ahead is None or self.half is None else f"{self.ahead:+.4f} ± {self.half:.4f}"
+
+
+class BenchmarkRecord(Record):
+    """What `polydistill eval RUN --lm-eval` found.
+
+    Attributes:
+        version: of lm-eval.
+        limit: documents per task that were asked for; None for all.
+        seeds: as they were given to it.
+        scores: a row per task, metric and model.
+    """
+
+    kind: Literal["benchmarks"] = "benchmarks"
+    version: str
+    limit: int | None = None
+    seeds: dict[str, int] = {}
+    scores: list[BenchmarkScore]
 
 
 class FindingRecord(BaseModel):

@@ -6,12 +6,14 @@ from pathlib import Path
 
 from polydistill.records import (
     BEFORE,
+    BENCHMARKS,
     CERTIFICATE,
     COMPLETIONS,
     CONFIG,
     METRICS,
     RIBBONS,
     SUMMARY,
+    BenchmarkRecord,
     CertificateRecord,
     CompletionRecord,
     EvaluationRecord,
@@ -19,6 +21,7 @@ from polydistill.records import (
     RunSummary,
     Score,
     StepRecord,
+    read_benchmarks,
     read_certificate,
     read_completions,
     read_metrics,
@@ -43,6 +46,7 @@ class Run:
         completions: what the student wrote, in order of steps.
         baselines: what came out of the students beside it, where `polydistill baselines` trained some.
         path: the folder as it was asked for.
+        benchmarks: of the EleutherAI harness, None before it was asked.
         config: the resolved configuration as it was written, None without one.
     """
 
@@ -57,6 +61,7 @@ class Run:
     completions: Sequence[CompletionRecord] = ()
     baselines: RunSummary | None = None
     path: str = "RUN"
+    benchmarks: BenchmarkRecord | None = None
 
     @property
     def students(self) -> list[str]:
@@ -143,6 +148,7 @@ def read_run(folder: Path | str) -> Run:
         completions=read_completions(folder / COMPLETIONS) if (folder / COMPLETIONS).exists() else (),
         baselines=_beside(folder),
         path=str(folder),
+        benchmarks=read_benchmarks(folder / BENCHMARKS),
     )
 
 

@@ -16,6 +16,7 @@ from polydistill.records import CONFIG
 from polydistill.run.build import build_trainer
 from polydistill.run.identity import STUDENT
 from polydistill.teachers import head_of, last_hidden_state
+from polydistill.teachers.writing import Sampling, write
 from polydistill.training.batch import Batch
 from polydistill.training.hearing import Method, hear
 from polydistill.training.step import distilled
@@ -78,21 +79,10 @@ class Talk:
             raise ConfigError("the prompt has no token; write at least one character")
         return ids
 
-    @torch.no_grad()
     def answer(self, ids: Tensor, tokens: int, temperature: float, seed: int = 0) -> Tensor:
         """What the student writes, `[1, N]`: the likeliest token each time at temperature 0, else a sample."""
-        sampling: dict[str, Any] = {"do_sample": temperature > 0}
-        if temperature > 0:
-            sampling |= {"temperature": temperature, "top_k": 0, "top_p": 1.0}
-        torch.manual_seed(seed)
-        written: Tensor = self.model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=tokens,
-            pad_token_id=self.tokenizer.pad_token_id,
-            **sampling,
-        )
-        return written[:, ids.shape[1] :]
+        how = Sampling(tokens, temperature, seed=seed)
+        return torch.tensor([write(self.model, self.tokenizer, ids[0].tolist(), how)], dtype=torch.long)
 
     def text(self, ids: Tensor) -> str:
         """Ids as text, without special tokens."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from polydistill.data.severity import shares
 from polydistill.promises import says
 from polydistill.records import (
     BEFORE,
+    BENCHMARKS,
     CERTIFICATE,
     CONFIG,
     METRICS,
@@ -42,7 +44,7 @@ from polydistill.records.files import storing
 from polydistill.records.seal import SEAL, refuse_broken, seal
 from polydistill.run.build import build_trainer
 from polydistill.run.cache import refuse_unheard
-from polydistill.run.card import write_card
+from polydistill.run.card import Facts, fingerprints_of, write_card
 from polydistill.run.certificates import NOT_TRAINED, certify_learned, write_certificate
 from polydistill.run.completions import Completions
 from polydistill.run.devices import leave, main_alone, rejoin
@@ -173,7 +175,7 @@ def _train(
     identify(config, folder, trainer)
     main = trainer.is_world_process_zero()
     if main:
-        for stale in (SEAL, SUMMARY):  # what they speak of is about to change
+        for stale in (SEAL, SUMMARY, BENCHMARKS):  # what they speak of is about to change
             (folder / stale).unlink(missing_ok=True)
         dump_config(located(config), folder / CONFIG)
         write_certificate(folder, trainer.pipeline, says(trainer.promises()), NOT_TRAINED)
@@ -279,6 +281,7 @@ def summarised(
         title=Path(str(trainer.args.output_dir)).name,
         command=command,
         package_version=__version__,
+        versions={name: version(name) for name in ("torch", "transformers", "trl", "peft", "datasets")},
         hardware=hardware(),
         started=started.isoformat(timespec="seconds"),
         steps=trainer.state.global_step,
@@ -335,7 +338,12 @@ def leave_behind(
         with RecordWriter(folder / METRICS) as writer:
             writer.write(evaluation.record)
         write_ribbons(folder / RIBBONS, evaluation.ribbons)
-    write_card(folder / STUDENT, summary, says(trainer.promises()), sources, base)
+    config = None
+    with suppress(ConfigError):  # a trainer of Python may hold what a file cannot say
+        config = load_config(folder / CONFIG)
+    record = None if evaluation is None else evaluation.record
+    marks = fingerprints_of(folder)
+    write_card(folder / STUDENT, Facts(summary, says(trainer.promises()), base, sources, config, record, None, marks))
     write_summary(folder / SUMMARY, summary)  # a run that has one is finished
     seal(folder, STUDENT)
 

@@ -1,12 +1,14 @@
-"""The server: three routes, one model, one text at a time, and a bound on everything that somebody can ask for."""
+"""The server: four routes, one model, one text at a time, and a bound on everything that somebody can ask for."""
 
 import hmac
 import ipaddress
 import json
 import time
+from asyncio import Queue, get_running_loop
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from functools import partial
 from threading import Event
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 from anyio import CapacityLimiter
@@ -17,8 +19,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from polydistill.serve.answer import parts
-from polydistill.serve.request import RequestError, ScoreRequest
+from polydistill.serve.request import RequestError, ScoreRequest, read_as
 from polydistill.serve.scoring import GoneError, NonFiniteScoresError, Scored, Scorer
+from polydistill.serve.writing import WRITTEN, ChatRequest, CompletionRequest, Form, Writer, WriteRequest
 
 BODY_LIMIT = 2**22
 """Bytes of a request that are read at most."""
@@ -60,11 +63,16 @@ def application(
             Route("/health", server.health),
             Route("/v1/models", server.models),
             Route("/v1/completions", server.completions, methods=["POST"]),
+            Route("/v1/chat/completions", server.chat, methods=["POST"]),
         ]
     )
 
 
 T = TypeVar("T")
+Asked = TypeVar("Asked", bound=WriteRequest)
+
+ASKS_SCORES = ("prompt_logprobs", "echo", "logprobs")
+"""Keys of a request that is about the prompt."""
 
 
 class _Server:
@@ -72,6 +80,7 @@ class _Server:
         self, scorer: Scorer, name: str, limit: int, key: bytes | None, hosts: set[str], body_s: float
     ) -> None:
         self.scorer, self.name, self.limit, self.key, self.hosts = scorer, name, limit, key, hosts
+        self.writer = Writer(scorer)
         self.body_s = body_s
         # One thread each: more would compete with the event loop for the interpreter, and be no faster.
         self.one_reads, self.one_scores, self.one_writes = (CapacityLimiter(1) for _ in range(3))
@@ -104,24 +113,103 @@ class _Server:
         )
 
     async def completions(self, request: Request) -> Response:
-        """Score the prompts; the answer is written as it is read."""
+        """Score the prompts, or go on writing them; what is scored is written as it is read."""
         try:
-            self._admit(request)
-            kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-            if kind != "application/json":
-                raise RequestError("the request must be of content-type application/json", 415)
-            body = await self._body(request)
-            found = await _while_there(request, lambda _: self._read(body), self.one_reads)
-            if found is None:
-                return Response(status_code=499)
-            asked, prompts = found
-            scored = await _while_there(request, lambda gone: self._score(asked, prompts, gone), self.one_scores)
+            content = await self._content(request)
+            if not isinstance(content, dict) or any(_asked(content, key) for key in ASKS_SCORES):
+                return await self._scores(request, content)
+            return await self._write(request, CompletionRequest, content, chat=False)
+        except GoneError:
+            return Response(status_code=499)
         except RequestError as error:
             return _refusal(error)
-        if scored is None:
+
+    async def chat(self, request: Request) -> Response:
+        """Write the next turn."""
+        try:
+            return await self._write(request, ChatRequest, await self._content(request), chat=True)
+        except GoneError:
             return Response(status_code=499)
+        except RequestError as error:
+            return _refusal(error)
+
+    async def _content(self, request: Request) -> Any:
+        """What was sent, decoded."""
+        self._admit(request)
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            raise RequestError("the request must be of content-type application/json", 415)
+        body = await self._body(request)
+        return await _while_there(request, lambda _: _decoded(body), self.one_reads)
+
+    async def _scores(self, request: Request, content: Any) -> Response:
+        asked, prompts = await _while_there(request, lambda _: self._read(content), self.one_reads)
+        scored = await _while_there(request, lambda gone: self._score(asked, prompts, gone), self.one_scores)
         answer = _in_a_thread(self._answer(asked, prompts, scored), self.one_writes)
         return StreamingResponse(answer, media_type="application/json")
+
+    async def _write(self, request: Request, kind: type[Asked], content: Any, chat: bool) -> Response:
+        asked, prompts = await _while_there(request, lambda _: self._prompts(kind, content), self.one_reads)
+        form = Form(self.name, chat)
+        if asked.stream:
+            (prompt,) = prompts
+            return StreamingResponse(self._events(form, asked, *prompt), media_type="text/event-stream")
+
+        def work(gone: Event) -> dict[str, Any]:
+            made: list[tuple[str, str]] = []
+            new = 0
+            for ids, tokens in prompts:
+                said: list[str] = []
+                count, why = self.writer.write(ids, asked.sampling(tokens), asked.stops, gone.is_set, said.append)
+                made, new = [*made, ("".join(said), why)], new + count
+            return form.whole(made, sum(len(ids) for ids, _ in prompts), new)
+
+        return JSONResponse(await _while_there(request, work, self.one_scores))
+
+    def _prompts(self, kind: type[Asked], content: Any) -> tuple[Asked, list[tuple[list[int], int]]]:
+        """The request, and of every prompt its ids and the tokens that may be written."""
+        asked = read_as(kind, content)
+        self._named(asked.model)
+        if isinstance(asked, ChatRequest):
+            found, most, usual = [self.writer.chat(asked.messages)], asked.max_completion_tokens, WRITTEN
+        else:
+            assert isinstance(asked, CompletionRequest)
+            found, most, usual = [self._ids(prompt, asked.add_special_tokens) for prompt in asked.prompts], None, 16
+        if not found:
+            raise RequestError("prompt: there is none")
+        prompts = [(ids, self.writer.room(ids, most or asked.max_tokens, usual)) for ids in found]
+        if (tokens := sum(room for _, room in prompts)) > WRITTEN:
+            raise RequestError(f"{tokens:,} tokens are to be written; at most {WRITTEN:,} are at once", 413)
+        return asked, prompts
+
+    async def _events(self, form: Form, asked: WriteRequest, ids: list[int], tokens: int) -> AsyncIterator[bytes]:
+        """Pieces as they are written; who does not read them holds nobody else up, and who goes ends the work."""
+        gone, pieces = Event(), Queue[str | None]()
+        ended: list[tuple[int, str]] = []
+
+        def work() -> None:
+            try:
+                ended.append(self.writer.write(ids, asked.sampling(tokens), asked.stops, gone.is_set, say))
+            except GoneError:
+                pass
+            finally:
+                loop.call_soon_threadsafe(pieces.put_nowait, None)
+
+        def say(piece: str) -> None:
+            loop.call_soon_threadsafe(pieces.put_nowait, piece)
+
+        loop = get_running_loop()
+        async with anyio.create_task_group() as group:
+            group.start_soon(partial(run_sync, work, limiter=self.one_scores))
+            try:
+                while (piece := await pieces.get()) is not None:
+                    yield form.event(piece)
+            finally:
+                gone.set()
+        for count, why in ended:
+            yield form.event(None, why)
+            for last in form.last(len(ids), count, asked.with_usage):
+                yield last
 
     def _admit(self, request: Request) -> None:
         if self.key is None:
@@ -160,23 +248,19 @@ class _Server:
             raise RequestError(f"the request did not come within {self.body_s:g} s", 408) from None
         return bytes(body)
 
-    def _read(self, body: bytes) -> tuple[ScoreRequest, list[list[int]]]:
-        try:
-            asked = ScoreRequest.read(json.loads(body))
-        except RecursionError:
-            raise RequestError("the request is nested too deeply") from None
-        except RequestError:
-            raise
-        except ValueError as error:
-            raise RequestError(f"the request is not JSON: {str(error)[:SHOWN]}") from None
-        if asked.model not in (None, self.name):
-            raise RequestError(f"there is no model {asked.model[:SHOWN]!r} here; this server has {self.name!r}", 404)
+    def _named(self, model: str | None) -> None:
+        if model not in (None, self.name):
+            raise RequestError(f"there is no model {model[:SHOWN]!r} here; this server has {self.name!r}", 404)
+
+    def _read(self, content: Any) -> tuple[ScoreRequest, list[list[int]]]:
+        asked = ScoreRequest.read(content)
+        self._named(asked.model)
         if asked.k > min(self.limit, self.scorer.visible):
             raise RequestError(
                 f"{asked.k} log-probabilities per position were asked for; this server gives at most "
                 f"{min(self.limit, self.scorer.visible)} (--top-logprobs-limit)"
             )
-        prompts = [self._ids(prompt, asked) for prompt in asked.prompts]
+        prompts = [self._ids(prompt, asked.add_special_tokens) for prompt in asked.prompts]
         if not prompts:
             raise RequestError("prompt: there is none")
         tokens = sum(map(len, prompts))
@@ -189,7 +273,7 @@ class _Server:
             )
         return asked, prompts
 
-    def _ids(self, prompt: str | list[int], asked: ScoreRequest) -> list[int]:
+    def _ids(self, prompt: str | list[int], add_special_tokens: bool) -> list[int]:
         longest = self.scorer.longest
         if isinstance(prompt, str):
             if longest is not None and len(prompt) > longest * self.scorer.longest_word:
@@ -198,7 +282,7 @@ class _Server:
                 prompt.encode()
             except UnicodeEncodeError:
                 raise RequestError("prompt: it has half a surrogate pair, which is no text") from None
-            ids = self.scorer.encode(prompt, asked.add_special_tokens)
+            ids = self.scorer.encode(prompt, add_special_tokens)
         else:
             ids = prompt
         if not ids:
@@ -238,8 +322,27 @@ async def _in_a_thread(pieces: Iterator[str], limiter: CapacityLimiter) -> Async
         yield piece
 
 
-async def _while_there(request: Request, work: Callable[[Event], T], limiter: CapacityLimiter) -> T | None:
-    """What a thread makes of it; None when the client has gone, which the work is told."""
+def _asked(content: dict[str, Any], key: str) -> bool:
+    """Whether a request has a key that is not null or false; 0 is neither."""
+    return content.get(key) is not None and content[key] is not False
+
+
+def _decoded(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except RecursionError:
+        raise RequestError("the request is nested too deeply") from None
+    except ValueError as error:
+        raise RequestError(f"the request is not JSON: {str(error)[:SHOWN]}") from None
+
+
+async def _while_there(request: Request, work: Callable[[Event], T], limiter: CapacityLimiter) -> T:
+    """What a thread makes of it.
+
+    Raises:
+        GoneError: the client has gone, which the work is told.
+        RequestError: the work's.
+    """
     gone, found, failed = Event(), list[T](), list[RequestError]()
     async with anyio.create_task_group() as group:
 
@@ -259,7 +362,9 @@ async def _while_there(request: Request, work: Callable[[Event], T], limiter: Ca
         group.cancel_scope.cancel()
     if failed:
         raise failed[0]
-    return found[0] if found and not gone.is_set() else None
+    if gone.is_set() or not found:
+        raise GoneError
+    return found[0]
 
 
 def _refusal(error: RequestError) -> JSONResponse:

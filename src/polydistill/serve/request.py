@@ -1,6 +1,6 @@
-"""What may be asked: the part of `POST /v1/completions` that is about the prompt's log-probabilities."""
+"""What may be asked of `POST /v1/completions` about the prompt's log-probabilities."""
 
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -38,7 +38,7 @@ class ScoreRequest(BaseModel):
     @model_validator(mode="after")
     def _honoured(self) -> "ScoreRequest":
         if self.stream:
-            raise ValueError("this server does not stream; leave `stream` out")
+            raise ValueError("log-probabilities of a prompt are not streamed; leave `stream` out")
         if self.logprobs is not None and not self.echo:
             raise ValueError("`logprobs` is answered for the prompt only, with `echo: true`; or use `prompt_logprobs`")
         if self.max_tokens == 0 and not self.echo and self.prompt_logprobs is None:
@@ -66,15 +66,26 @@ class ScoreRequest(BaseModel):
         Raises:
             RequestError: naming the field and what it may be.
         """
-        try:
-            return cls.model_validate(content)
-        except ValidationError as error:
-            fault = error.errors()[0]
-            name = str(fault["loc"][0]) if fault["loc"] else "request"
-            if name in ("max_tokens", "temperature", "n"):
-                allowed = {"max_tokens": "0 or 1", "temperature": "0", "n": "1"}[name]
-                raise RequestError(
-                    f"{name} must be {allowed}: this server scores text and writes no more than the likeliest next "
-                    "token"
-                ) from None
-            raise RequestError(f"{name}: {fault['msg'].removeprefix('Value error, ')}") from None
+        return read_as(cls, content)
+
+
+T = TypeVar("T", bound=BaseModel)
+
+
+def read_as(kind: type[T], content: Any) -> T:
+    """A request of a kind, or what is wrong with it.
+
+    Raises:
+        RequestError: naming the field and what it may be.
+    """
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        name = str(fault["loc"][0]) if fault["loc"] else "request"
+        if kind is ScoreRequest and name in ("max_tokens", "temperature", "n"):
+            allowed = {"max_tokens": "0 or 1", "temperature": "0", "n": "1"}[name]
+            raise RequestError(
+                f"{name} must be {allowed} where log-probabilities of the prompt are asked for"
+            ) from None
+        raise RequestError(f"{name}: {fault['msg'].removeprefix('Value error, ')}") from None

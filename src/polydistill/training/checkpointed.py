@@ -75,6 +75,9 @@ class Checkpointed(Trainer):
             )
         return norm
 
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """None in the folder of checkpoints: trl's knows neither the student's origin nor its teachers."""
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(str(self.args.output_dir)) / f"{checkpoint.PREFIX}{self.state.global_step}"
         keep, self.args.save_total_limit = self.args.save_total_limit, None
