@@ -286,6 +286,21 @@ def test_what_changes_nothing_learned_may_change_and_the_rest_that_may_is_said(p
     assert read_summary(project / "longer" / "summary.json").steps == 9
 
 
+def test_a_rate_that_is_far_too_high_ends_with_5_and_a_lower_one_goes_on_in_the_same_folder(project: Path) -> None:
+    more = ("training.max_steps=14", "training.save_steps=1", "training.keep_checkpoints=1")
+    done = train(project, "wild", "SIGTERM 1", *more)
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    done = train(project, "wild", None, *more, "training.learning_rate=10")
+    assert done.returncode == 5, done.stderr
+    assert "its update is left out, number 5 in 50 steps" in done.stderr
+    assert "the loss stays far above its level" in done.stderr
+    assert "lower training.learning_rate" in done.stderr
+    done = train(project, "wild", None, *more, "training.learning_rate=0.0001")
+    assert done.returncode == 0, done.stderr
+    says = read_summary(project / "wild" / "summary.json").says
+    assert any("updates were left out" in one for one in says), says
+
+
 def test_a_first_try_that_failed_before_a_step_can_be_mended(project: Path, whole: Path) -> None:
     run = project / "mended"
     run.mkdir()

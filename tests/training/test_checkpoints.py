@@ -79,6 +79,25 @@ DAMAGES = {
 }
 
 
+def test_threads_are_those_of_the_checkpoint_unless_others_are_asked_for(finished, tmp_path):
+    before = torch.get_num_threads()
+    try:
+        for asked, threads, said in (
+            (None, before, ()),
+            (before + 1, before + 1, (f"threads {before + 1}, {before}",)),
+        ):
+            run = tmp_path / str(asked)
+            shutil.copytree(finished[0] / "checkpoint-4", run / "checkpoint-4")
+            torch.set_num_threads(before + 1)
+            made = again(run)
+            made.threads = asked
+            made.train(resume_from_checkpoint=True)
+            assert torch.get_num_threads() == threads
+            assert made.changes == tuple(f"from step 5 on: {one} before" for one in said)
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_passed_over_for_an_older_one_and_refused_by_name(finished, tmp_path, damage, caplog):
     folder, student, state = finished

@@ -27,6 +27,7 @@ class Level(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs) -> None:
         if state.global_step % EVERY == 0:
             self.found[state.global_step] = resident()
+            print(state.global_step, self.found[state.global_step] >> 10, "KiB", flush=True)
 
 
 @pytest.mark.long
@@ -48,7 +49,6 @@ def test_memory_and_checkpoints_do_not_grow_with_the_steps(tmp_path: Path) -> No
         save_total_limit=10,
     )
     made.train()
-    print({step: found >> 20 for step, found in level.found.items()})
     warm = max(found for step, found in level.found.items() if step <= WARM)
     assert level.found[STEPS] < 1.01 * warm
     sizes = [sum(f.stat().st_size for f in c.rglob("*") if f.is_file()) for c in sorted(tmp_path.glob("checkpoint-*"))]

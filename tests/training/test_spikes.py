@@ -37,6 +37,15 @@ def test_five_in_fifty_steps_are_too_many_and_are_forgotten_after_fifty():
     assert fed(*[3.0] * 100, *[9.0] * 5).too_often()
 
 
+def test_a_level_that_rose_slowly_is_said():
+    assert not fed(*[3.0] * 150).says()
+    slowly = fed(*[3.0 + step / 100 for step in range(300)])
+    assert slowly.total == 0
+    assert slowly.says() == [
+        "WARNING: the level of the loss, 5.495 at the end, was 3.095 before; the checkpoint with the lowest level is kept"
+    ]
+
+
 def test_steps_without_a_position_say_nothing():
     made = Spikes()
     made.add(0.0, 0.0)

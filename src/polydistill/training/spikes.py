@@ -27,6 +27,7 @@ class Spikes:
         losses: means per position with loss of the last steps that were learned from, nats.
         skipped: steps left out among the last 50, counted from 1.
         total: steps left out so far.
+        lowest: level of the loss so far; None before it says something.
         returns: to a checkpoint since the run began, or since it last ended by them.
         said: what was done, a sentence each.
     """
@@ -34,6 +35,7 @@ class Spikes:
     def __init__(self) -> None:
         self.losses: list[float] = []
         self.skipped: list[int] = []
+        self.lowest: float | None = None
         self.total, self.returns = 0, 0
         self.said: list[str] = []
         self.sums = [0.0, 0.0]
@@ -69,6 +71,8 @@ class Spikes:
                     f"out, number {len(self.skipped)} in {WITHIN} steps"
                 )
         self.losses = [*self.losses[-WINDOW + 1 :], loss]
+        if (level := self.level()) is not None:
+            self.lowest = level if self.lowest is None else min(level, self.lowest)
         return ""
 
     def too_often(self) -> bool:
@@ -93,7 +97,7 @@ class Spikes:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps, as JSON."""
-        kept = ("losses", "skipped", "total", "returns", "said")
+        kept = ("losses", "skipped", "lowest", "total", "returns", "said")
         return {name: getattr(self, name) for name in kept} | {"level": self.level()}
 
     def load(self, state: dict[str, Any]) -> None:
@@ -101,8 +105,14 @@ class Spikes:
         vars(self).update({name: value for name, value in state.items() if name != "level"})
 
     def says(self) -> list[str]:
-        """For the summary; nothing where nothing was done."""
-        if not self.total:
-            return []
-        number = "1 update was" if self.total == 1 else f"{self.total} updates were"
-        return [f"{number} left out, the loss being finite and far above its level", *self.said]
+        """For the summary; nothing where all went well."""
+        found, level = list[str](), self.level()
+        if self.total:
+            number = "1 update was" if self.total == 1 else f"{self.total} updates were"
+            found = [f"{number} left out, the loss being finite and far above its level", *self.said]
+        if level is not None and self.lowest is not None and level > self.lowest + NATS:
+            found.append(
+                f"WARNING: the level of the loss, {level:.4g} at the end, was {self.lowest:.4g} before; the checkpoint "
+                "with the lowest level is kept"
+            )
+        return found
