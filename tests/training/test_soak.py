@@ -39,7 +39,7 @@ def test_memory_and_checkpoints_do_not_grow_with_the_steps(tmp_path: Path) -> No
         student=models.llama(0, width=16),
         teachers={"a": models.llama(1, width=16), "b": models.llama(2, width=16)},
         weighting=LEARNING,
-        data=Dataset.from_dict({"text": ["a b c d"] * 64}),
+        data=Dataset.from_dict({"text": ["a b c d"] * 64, "task": ["code"] * 64}),
         made={"observers": [recorder], "callbacks": [recorder, level]},
         max_steps=STEPS,
         per_device_train_batch_size=1,

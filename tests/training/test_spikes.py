@@ -42,7 +42,8 @@ def test_a_level_that_rose_slowly_is_said():
     slowly = fed(*[3.0 + step / 100 for step in range(300)])
     assert slowly.total == 0
     assert slowly.says() == [
-        "WARNING: the level of the loss, 5.495 at the end, was 3.095 before; the checkpoint with the lowest level is kept"
+        "WARNING: the level of the loss, 5.495 at the end, was 3.095 before; the checkpoint with the lowest level is "
+        "kept"
     ]
 
 
