@@ -23,6 +23,7 @@ from polydistill.cli.faults import code_of
 from polydistill.config.file import ConfigError, dump_config, load_config
 from polydistill.data.context import DataError
 from polydistill.data.load import load_data
+from polydistill.data.rows import Reading, readable
 from polydistill.records import RecordError, RecordWriter, StepRecord, StorageError, read_summary, write_summary
 from polydistill.records.seal import refuse_broken, seal
 from polydistill.report import write_report
@@ -243,7 +244,8 @@ def of_data(whole: Path) -> Iterator[Fault]:
         def inject(whole: Path, place: Path, file: str = file, content: bytes | None = content) -> None:
             if content is not None:
                 (place / file).write_bytes(content)
-            refused(DataError, lambda: load_data(str(place / file), "train", "text"), file)
+            path = str(place / file)
+            refused(DataError, lambda: readable(load_data(path, "train"), path, Reading("text")), file)
 
         yield Fault("data", name, inject)
 
