@@ -287,7 +287,7 @@ def test_what_changes_nothing_learned_may_change_and_the_rest_that_may_is_said(p
 
 
 def test_a_rate_that_is_far_too_high_ends_with_5_and_a_lower_one_goes_on_in_the_same_folder(project: Path) -> None:
-    more = ("training.max_steps=14", "training.save_steps=1", "training.keep_checkpoints=1")
+    more = ("training.max_steps=30", "training.save_steps=1", "training.keep_checkpoints=1")
     done = train(project, "wild", "SIGTERM 1", *more)
     assert done.returncode == 128 + signal.SIGTERM, done.stderr
     done = train(project, "wild", None, *more, "training.learning_rate=10")
