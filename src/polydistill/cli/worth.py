@@ -68,6 +68,7 @@ def baselines(
 
     from polydistill.cli.main import _plain, _quiet, _table, _write
     from polydistill.config.file import load_config
+    from polydistill.records import SUMMARY
     from polydistill.report import write_report
     from polydistill.run.baselines import baselines_run
 
@@ -86,6 +87,9 @@ def baselines(
     for sentence in found.says:
         _say(sentence)
     _say(f"report: {write_report(found.folder)}")
+    run = Path(str(found.folder).removesuffix("-baselines"))
+    if (run / SUMMARY).is_file():
+        write_report(run)  # which now says what it was worth
     content = asdict(found)
     for one in content["contestants"]:
         one.pop("evaluations")

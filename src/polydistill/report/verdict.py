@@ -160,7 +160,7 @@ def _next(run: Run) -> list[str]:
         said.append("name held-out text in data.evaluation")
     if run.baselines is None and run.summary is not None and run.config is not None and record is not None:
         said.append(
-            f"polydistill baselines {run.path}/config.yaml: was it worth it, against averaging, labels and one teacher?"
+            f"was it worth it, against averaging, labels and one teacher: polydistill baselines {run.path}/config.yaml"
         )
     said += _trend(run)
     if hardly := _hardly(run):
