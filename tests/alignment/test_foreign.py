@@ -6,9 +6,9 @@ import pytest
 import torch
 from datasets import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM
-from trl import SFTConfig
+from trl import DistillationConfig, SFTConfig
 
-from polydistill import LocalTeacher, PrefixPosterior, ReverseKL, Softmax, Uniform
+from polydistill import ForwardKL, LocalTeacher, PrefixPosterior, ReverseKL, Softmax, Uniform
 from polydistill.config.file import ConfigError
 from polydistill.config.run import RunConfig
 from polydistill.logprobs import logits_of
@@ -16,7 +16,8 @@ from polydistill.run.build import build_teachers
 from polydistill.run.cache import refuse_uncachable
 from polydistill.run.check import check_run
 from polydistill.teachers import ForeignTeacher, VocabularyMismatchError
-from polydistill.training import PolyDistillTrainer
+from polydistill.training import OnPolicyPolyDistillTrainer, PolyDistillTrainer
+from polydistill.training.sampled import SampledLinearPool
 from polydistill.weighting.signals import Fidelity
 
 TEXTS = Dataset.from_dict({"text": [line * 2 for line in made.TEXT[:7]]})
@@ -102,6 +103,20 @@ def test_what_has_no_bound_is_refused(tmp_path):
         trainer(tmp_path, teachers, Uniform(), objective=ReverseKL())
     with pytest.raises(VocabularyMismatchError, match="teacher 'a' has no tokenizer of its own"):
         ForeignTeacher("a", model(made.byte_level(300)))
+
+
+@pytest.mark.parametrize("objective", [None, ForwardKL(), SampledLinearPool()])
+def test_text_that_the_student_writes_is_not_translated(tmp_path, objective):
+    student = made.byte_level(300)
+    with pytest.raises(ValueError, match="teacher 'a' has a tokenizer of its own, and such teachers are heard"):
+        OnPolicyPolyDistillTrainer(
+            model(student, 0),
+            {"a": foreign("a", made.tiktoken_like())},
+            Uniform(),
+            args=DistillationConfig(str(tmp_path), **models.SMALL),
+            processing_class=student,
+            objective=objective,
+        )
 
 
 def test_a_special_token_without_a_counterpart_is_refused():

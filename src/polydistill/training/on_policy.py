@@ -19,7 +19,7 @@ from polydistill.data.severity import FromRules, Source, along, annotate
 from polydistill.objective import Divergence, ForwardKL, ReverseKL
 from polydistill.safety import Order
 from polydistill.safety.constrained import Constrained
-from polydistill.teachers import Teachers, head_of, last_hidden_state, named_teachers
+from polydistill.teachers import ForeignTeacher, Teachers, head_of, last_hidden_state, named_teachers
 from polydistill.training.batch import IGNORED, Batch
 from polydistill.training.fixed import fixed_turn
 from polydistill.training.hearing import hear
@@ -349,6 +349,12 @@ def _base(student: Any) -> Any:
 
 
 def _refuse_unsupported(trainer: OnPolicyPolyDistillTrainer, args: DistillationConfig, kwargs: dict[str, Any]) -> None:
+    for teacher in trainer.teachers:
+        if isinstance(teacher, ForeignTeacher):
+            raise ValueError(
+                f"teacher {teacher.name!r} has a tokenizer of its own, and such teachers are heard about given text "
+                "only; use PolyDistillTrainer (`training.mode: off_policy`), or a teacher with the student's tokenizer"
+            )
     if not 0.0 <= trainer.fixed_share <= 1.0:
         raise ValueError(f"the share of fixed data (lambda) must lie in [0, 1], got {trainer.fixed_share}")
     goal = trainer.objective

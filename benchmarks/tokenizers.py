@@ -1,0 +1,69 @@
+"""What a teacher with a tokenizer of its own costs beside one of the same size with the student's, on CPU.
+
+    python benchmarks/tokenizers.py --json benchmarks/results/tokenizers.json
+
+Models have the demo's size and random weights; the tokenizers are the demo's. Processor seconds of one batch: hidden
+states, and all distributions over the student's vocabulary; of text that the teacher meets for the first time, and of the
+same text again, as in every later epoch.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from time import process_time
+
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from polydistill.demo.corpus import DOMAINS, read_corpus
+from polydistill.demo.passages import draw, train_tokenizer
+from polydistill.demo.teachers import TeacherSettings, small_llama
+from polydistill.demo.tokenizers import own_tokenizers
+from polydistill.logprobs import logits_of
+from polydistill.teachers import ForeignTeacher, LocalTeacher
+
+ROUNDS = 3
+
+
+def seconds(teacher: LocalTeacher, ids: torch.Tensor) -> float:
+    """One batch."""
+    rows = torch.arange(ids.numel()).view_as(ids)[:, :-1].flatten()
+    start = process_time()
+    said = teacher.speak(ids, torch.ones_like(ids), rows)
+    logits_of(said, torch.arange(len(rows))).log_softmax(-1)
+    return process_time() - start
+
+
+def compared(student: PreTrainedTokenizerFast, own: PreTrainedTokenizerFast, ids: torch.Tensor) -> dict[str, float]:
+    """Seconds of both, and the ratio of text that is met again."""
+    settings = TeacherSettings()
+    plain = LocalTeacher("plain", small_llama(settings.size, student, settings.length, 0), student)
+    foreign = ForeignTeacher("foreign", small_llama(settings.size, own, settings.length, 0), own)
+    for teacher in (plain, foreign):
+        teacher.agree_with(student, len(student))
+    first = seconds(foreign, ids)
+    again = min(seconds(foreign, ids) for _ in range(ROUNDS))
+    same = min(seconds(plain, ids) for _ in range(ROUNDS))
+    return {"first": first, "again": again, "same_tokenizer": same, "ratio": again / same}
+
+
+def main() -> None:
+    """Every kind of the demo's tokenizers."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--passages", type=int, default=1, help="of every domain and change of domain")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    corpus = read_corpus(characters=400_000)
+    student = train_tokenizer(corpus, TeacherSettings().vocabulary)
+    ids = draw(corpus.documents["student"], student, 128, given.passages, given.passages, 0).ids
+    found = {domain: compared(student, own, ids) for domain, own in own_tokenizers(corpus).items() if domain in DOMAINS}
+    result = {"torch": torch.__version__, "positions": ids.numel() - len(ids), "seconds": found}
+    text = json.dumps(result, indent=2)
+    print(text)
+    if given.json is not None:
+        given.json.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
