@@ -1,10 +1,10 @@
 """What a teacher with a tokenizer of its own costs beside one of the same size with the student's, on CPU.
 
-    python benchmarks/tokenizers.py --json benchmarks/results/tokenizers.json
+    python benchmarks/foreign.py --json benchmarks/results/foreign.json
 
 Models have the demo's size and random weights; the tokenizers are the demo's. Processor seconds of one batch: hidden
-states, and all distributions over the student's vocabulary; of text that the teacher meets for the first time, and of the
-same text again, as in every later epoch.
+states, and all distributions over the student's vocabulary; of text that the teacher meets for the first time, and of
+the same text again, as in every later epoch.
 """
 
 import argparse
