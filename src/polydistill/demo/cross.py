@@ -12,13 +12,13 @@ from polydistill.logprobs import Dense, Informed
 from polydistill.pipeline import Pipeline
 from polydistill.teachers import ForeignTeacher
 
-LOOKED_AT = 48
+LOOKED_AT = 24
 """Held-out passages that the run itself and its teachers are judged on; students are judged on all."""
 
 
 def settings() -> StudentSettings:
     """Fewer passages and steps than with one tokenizer: text that a teacher meets for the first time is translated."""
-    return StudentSettings(whole=36, mixed=12, steps=140, batch=8)
+    return StudentSettings(whole=20, mixed=7, steps=90, batch=8)
 
 
 def beside() -> dict[str, Pipeline | None]:
