@@ -113,7 +113,7 @@ class Custom(Weighting):
 
     @property
     def name(self) -> str:
-        """`module:function`, where it can be imported by that."""
+        """Module and name of the function, where it can be imported by those."""
         module, name = getattr(self.function, "__module__", "__main__"), getattr(self.function, "__qualname__", "")
         if not name:
             return repr(self.function)
