@@ -358,6 +358,7 @@ class FindingRecord(BaseModel):
         detail: the numbers, or what the witness shows.
         title: its name.
         words: the statement.
+        fails: a counterexample is known, whether the law is claimed or not.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -367,6 +368,7 @@ class FindingRecord(BaseModel):
     detail: str = ""
     title: str = ""
     words: str = ""
+    fails: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -388,7 +390,7 @@ class FindingRecord(BaseModel):
         ]
         detail = witness["says"] if witness else "; ".join([*numbers, *filter(None, [given.get("note")])])
         named = {name: given.get(name) or "" for name in ("title", "words")}
-        return {"law": given["axiom"], "verdict": verdict, "detail": detail, **named}
+        return {"law": given["axiom"], "verdict": verdict, "detail": detail, "fails": bool(witness), **named}
 
 
 class CertificateRecord(BaseModel):

@@ -85,8 +85,8 @@ def certified(run: Run) -> str:
     said = f"Certified {now.state}."
     if before is None:
         return said
-    first = {finding.law: finding.verdict for finding in before.findings}
-    moved = [f.law for f in now.findings if (first.get(f.law) == "refuted") != (f.verdict == "refuted")]
+    failed = {finding.law for finding in before.findings if finding.fails}
+    moved = [finding.law for finding in now.findings if finding.fails != (finding.law in failed)]
     other = f"differs in {', '.join(moved)}" if moved else "refutes and upholds the same laws"
     return f"{said} That of before training {other}; it is in certificate_before.json."
 
