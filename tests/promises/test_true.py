@@ -51,7 +51,6 @@ PIPELINES = {
 TEMPERATURES = (1.0, 3.0)
 STORED = {"stored": ("a",), "off": 0.05, "evidence_off": 0.01}
 OF_TARGETS = ("evidence", "sustained", "corrupted", "off")
-pytestmark = pytest.mark.usefixtures("unchecked")
 
 FIRST = next(iter(STACKS))
 SHORT = [w for i, w in enumerate(PIPELINES) if w[0] == FIRST or not w[1] or i % 5 == 1]

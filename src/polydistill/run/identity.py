@@ -136,13 +136,19 @@ def identify(config: RunConfig, folder: Path, trainer: Taught) -> None:
         write_whole(folder / IDENTITY, json.dumps(said["fingerprints"], indent=1) + "\n")
 
 
-def refuse_others(config: RunConfig, folder: Path) -> None:
+def refuse_others(config: RunConfig, folder: Path, *, other_data: bool = False) -> None:
     """What a finished run's student is measured with is what it was trained with.
+
+    Args:
+        config: what it is measured with.
+        folder: of the run.
+        other_data: held-out data were named for this measurement, and are not those of the run.
 
     Raises:
         ConfigError: held-out data, a teacher or a function is another; names each.
     """
-    now = {k: v for k, v in _fingerprints(config).items() if not k.startswith(("the training data", "the student"))}
+    free = ("the training data", "the student", *(["the held-out data"] if other_data else []))
+    now = {name: digest for name, digest in _fingerprints(config).items() if not name.startswith(free)}
     if different := _different(now, folder, set(now)):
         raise ConfigError(
             f"{folder} was trained and measured with something else: {', '.join(different)} changed since; restore it"

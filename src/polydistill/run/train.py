@@ -372,7 +372,7 @@ def evaluate_run(folder: Path, overrides: Sequence[str] = ()) -> Evaluation:
         raise ConfigError(f"{folder}: the run has no held-out data; give some: {command} data.evaluation=FILE")
     student = config.student.model_copy(update={"model": str(folder / STUDENT), "lora": None, "revision": None})
     trainer = build_trainer(config.model_copy(update={"student": student}))
-    refuse_others(config, folder)
+    refuse_others(config, folder, other_data=bool(overrides))
     evaluation = evaluate_trainer(trainer, whole_student(trainer))
     if evaluation is None:
         raise ConfigError(f"{folder}: the held-out data has no `completion`, so that there is no loss to measure")
