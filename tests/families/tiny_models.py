@@ -310,7 +310,8 @@ def tiny(name, cls=None):
     cls = cls or CONFIG_MAPPING[name]
     default = cls()
     known = default.to_dict()
-    wanted = {key: value for key, value in TINY.items() if key in known}
+    # Some families take their 0.0 for an integer, and refuse the other.
+    wanted = {k: 0 if value == 0 and type(known[k]) is int else value for k, value in TINY.items() if k in known}
     for part in getattr(cls, "sub_configs", None) or {}:
         sub = getattr(default, part, None)
         if sub is not None and hasattr(sub, "model_type"):

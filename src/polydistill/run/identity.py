@@ -63,6 +63,17 @@ def _is_here(source: str) -> bool:
     return "://" not in source and (Path(source).exists() or bool(files_of(source)))
 
 
+def read_from(config: RunConfig, folder: Path) -> set[str]:
+    """What of a folder the run reads: names of files and folders right in it."""
+    names, place = set(), folder.resolve()
+    for key, value in _leaves(config.model_dump(by_alias=True)):
+        last = next((part for part in reversed(key.split(".")) if not part.isdigit()), "")
+        if last in PLACES and isinstance(value, str) and _is_here(value):
+            source = Path(value).resolve()
+            names |= set(source.relative_to(place).parts[:1]) if place in source.parents else set()
+    return names
+
+
 def started(folder: Path) -> bool:
     """Whether something was learned there: a first try that failed before may be mended and made again."""
     return (folder / STUDENT).is_dir() or any((one / checkpoint.MANIFEST).exists() for one in in_order(folder))

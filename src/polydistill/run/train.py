@@ -49,7 +49,15 @@ from polydistill.run.certificates import NOT_TRAINED, certify_learned, write_cer
 from polydistill.run.completions import Completions
 from polydistill.run.devices import leave, main_alone, rejoin
 from polydistill.run.evaluate import ALL, Evaluation, evaluate_trainer, weighted_mean
-from polydistill.run.identity import IDENTITY, STUDENT, identify, located, refuse_another, refuse_others
+from polydistill.run.identity import (
+    IDENTITY,
+    STUDENT,
+    identify,
+    located,
+    read_from,
+    refuse_another,
+    refuse_others,
+)
 from polydistill.run.interrupted import InterruptedRunError, StopOnSignal, stopping_on_signals
 from polydistill.run.order import check_order
 from polydistill.run.progress import ProgressCallback
@@ -237,7 +245,9 @@ def learning_of(trainer: Taught) -> str:
 
 
 def refuse_place(config: RunConfig, folder: Path) -> None:
-    """A run writes into a new or empty folder, or into its own; what a terminal or a scheduler logs there may be there.
+    """A run writes into a new or empty folder, or into its own.
+
+    What it reads may lie there too (data, models, its YAML), and what a terminal or a scheduler logs.
 
     Raises:
         ConfigError: the folder is someone else's, or a model that the run reads is in it.
@@ -255,7 +265,8 @@ def refuse_place(config: RunConfig, folder: Path) -> None:
         if inside is not None and (not inside or inside[0] == STUDENT or inside[0].startswith(PREFIX)):
             raise ConfigError(f"output: {folder} would write over {who}, which is read from {source}; choose another")
     there = [] if own or not folder.is_dir() else sorted(one.name for one in folder.iterdir())
-    theirs = [name for name in there if not (name in BESIDE or name.startswith(".") or name.endswith(LOGS))]
+    beside = BESIDE | read_from(config, folder) | {name for name in there if name.endswith(".yaml") and name != CONFIG}
+    theirs = [name for name in there if not (name in beside or name.startswith(".") or name.endswith(LOGS))]
     if theirs:
         raise ConfigError(
             f"output: {folder} is not empty and holds no run ({', '.join(theirs[:3])}{', ...' if theirs[3:] else ''}); "
