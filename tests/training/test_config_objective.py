@@ -117,7 +117,7 @@ def test_an_aggregator_of_ones_own_is_trained_with_and_promises_what_its_laws_ca
     inputs = made._prepare_inputs(next(iter(made.get_train_dataloader())))
     made.probe(made.batch_of(inputs))
     said = " ".join(promise.line for promise in made.promises())
-    assert "if its aggregator has the law TV in teachers" in said
+    assert "if its aggregator has the laws TV in teachers and TV in weights" in said
     assert "cases did not refute" in said
     other = trainer(tmp_path / "other", made={"objective": OwnPool(aggregator=power_pool(2.0))})
     assert "if its aggregator has" not in " ".join(promise.line for promise in other.promises())
