@@ -195,6 +195,8 @@ def test_the_schema_names_every_section(project: Path) -> None:
         ("weighting.1.kind=posterior", 2, "prefix_posterior"),
         ("weighting.0.table={a: {cod: 1}}", 2, "names the teacher 'cod'"),
         ("student=nowhere", 2, "student.model: 'nowhere' could not be loaded"),
+        ("student.lora={target_modules: [nope]}", 2, "student.lora.target_modules: no layer is called 'nope'"),
+        ("student.lora={target_modules: [q_proj, lm_head]}", 2, "'lm_head' is the head, which takes no adapter"),
         ("teachers.code.model=nowhere", 4, "teacher 'code': 'nowhere'"),
         ("data.train=empty.jsonl", 3, "empty.jsonl is empty"),
         ("data.train=broken.jsonl", 3, "broken.jsonl, line 2: not valid JSON"),

@@ -165,10 +165,11 @@ def other_shape(folder):
         (without_head, "lacks 1 of the weights that its config asks for, the first being lm_head.weight"),
         (other_shape, "could not be loaded"),
         (lambda folder: (folder / "model.safetensors").unlink(), "could not be loaded: Error no file named"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "could not be loaded: there is no tokenizer with it"),
         (lambda folder: (folder / "config.json").write_text("{"), "could not be loaded: .*not a valid JSON"),
         (lambda folder: (folder / "config.json").write_text('{"model_type": "wizard"}'), "model type `wizard`"),
     ],
-    ids=["truncated", "without head", "other shape", "no weights", "broken config", "unknown family"],
+    ids=["truncated", "without head", "other shape", "no weights", "no tokenizer", "broken config", "unknown family"],
 )
 def test_a_damaged_folder_is_refused_naming_teacher_folder_and_reason(folder, tmp_path, damage, sentence):
     broken = tmp_path / "broken"

@@ -48,6 +48,15 @@ def test_the_loss_of_a_step_is_the_mean_over_its_tokens_and_not_over_its_rows(tm
     assert losses(made)[0] == pytest.approx(total / count, rel=1e-5)
 
 
+def test_what_is_recorded_of_a_step_adds_up_to_its_loss_however_it_is_split(tmp_path):
+    whole = run(tmp_path, 8, 1, ForwardKL(ce=0.3), max_steps=2)
+    split = run(tmp_path, 1, 8, ForwardKL(ce=0.3), max_steps=2)
+    for name in ("divergence", "cross_entropy"):
+        assert losses(split, name) == pytest.approx(losses(whole, name), rel=1e-5)
+    parts = zip(losses(split, "divergence"), losses(split, "cross_entropy"), strict=True)
+    assert losses(split) == pytest.approx([0.7 * divergence + 0.3 * labels for divergence, labels in parts], rel=1e-5)
+
+
 def test_the_last_smaller_batch_of_an_epoch_has_its_own_mean(tmp_path):
     made = trainer(
         tmp_path, data=models.texts(5), per_device_train_batch_size=2, gradient_accumulation_steps=2, max_steps=4

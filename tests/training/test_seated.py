@@ -159,6 +159,9 @@ def test_a_student_whose_dtype_rounds_its_updates_away_is_said(tmp_path):
     half = models.llama(0).to(torch.bfloat16)
     made = trainer(tmp_path, student=half, data=PLAIN, teachers={"w": models.llama(1)}, learning_rate=2e-5)
     assert any(said.startswith("the student is trained in bfloat16, which rounds most updates") for said in made.masked)
+    half = models.llama(0).to(torch.float16)
+    made = trainer(tmp_path, student=half, data=PLAIN, teachers={"w": models.llama(1)}, learning_rate=1e-3)
+    assert any(said.startswith("the student is trained in float16, in which the squares") for said in made.masked)
     made = trainer(tmp_path, data=PLAIN, teachers={"w": models.llama(1)}, learning_rate=2e-5)
     assert not any("rounds most updates" in said for said in made.masked)
 

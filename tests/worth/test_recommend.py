@@ -118,3 +118,8 @@ def test_what_cannot_be_compared_is_refused(tmp_path, monkeypatch, words, says):
     (tmp_path / "few.jsonl").write_text('{"text": "two plus", "task": "sums"}\n' * 2)
     done = CliRunner().invoke(app, [words[0], str(path), *words[1:]])
     assert says in str(done.exception)
+
+
+def test_a_student_with_adapters_is_looked_at_as_it_stands(tmp_path):
+    path = written(tmp_path, "identical", student={"model": str(tmp_path / "student"), "lora": {"r": 2}})
+    assert "averaging is enough" in run("recommend", path)

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
+from torch import nn
 from transformers import AutoTokenizer, Trainer, get_scheduler
 from transformers.integrations import get_reporting_integration_callbacks
 from trl import DistillationConfig, SFTConfig
@@ -122,6 +123,20 @@ def _served(name: str, section: ServedTeacherConfig) -> ServedTeacher:
         concurrency=section.concurrency,
         body_limit=section.body_limit_mib * 2**20,
     )
+
+
+def _refuse_targets(model: Any, names: list[str] | str) -> None:
+    """Every name must be that of a layer, and not the head's, whose adapter would never be trained."""
+    if isinstance(names, str):
+        return
+    layers, head = dict(model.named_modules()), model.get_output_embeddings()
+    for name in names:
+        hit = [module for path, module in layers.items() if path == name or path.endswith(f".{name}")]
+        if not hit:
+            there = sorted({path.rsplit(".", 1)[-1] for path, layer in layers.items() if isinstance(layer, nn.Linear)})
+            raise ConfigError(f"student.lora.target_modules: no layer is called {name!r}; there are {', '.join(there)}")
+        if any(module is head for module in hit):
+            raise ConfigError(f"student.lora.target_modules: {name!r} is the head, which takes no adapter; leave it out")
 
 
 def build_student(section: c.StudentConfig) -> tuple[Any, Any]:
@@ -320,6 +335,7 @@ def build_trainer(config: c.RunConfig, observers: list[Observer] | None = None) 
     model, tokenizer = build_student(config.student)
     adapters = None
     if lora is not None:
+        _refuse_targets(model, lora.target_modules)
         adapters = PeftLoraConfig(
             r=lora.r,
             lora_alpha=lora.alpha,

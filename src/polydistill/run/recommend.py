@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from peft import PeftModel
 from pydantic import TypeAdapter
 from torch import Tensor
 
@@ -165,8 +166,8 @@ def _raised(factors: Sections, powers: Float[Tensor, " S"]) -> Sections:
 @torch.no_grad()
 def _heard(trainer: Taught) -> Iterator[Heard]:
     """What student and teachers say of every held-out batch."""
-    student: Any = trainer.model
-    student.eval()
+    student: Any = trainer.model.eval()
+    student = student.get_base_model() if isinstance(student, PeftModel) else student  # adapters stay in its layers
     batches, seen = trainer.held_out(), 0
     if batches is None:
         raise ConfigError("data.evaluation has no `completion`, so that there is no loss to compare on")

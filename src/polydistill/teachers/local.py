@@ -78,7 +78,10 @@ def reason_of(error: Exception) -> str:
     """Why a model could not be loaded, in one sentence."""
     if isinstance(error, UnpicklingError):
         return "its weights are a pickle that would run code, or no weights at all; save it as safetensors"
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    said = str(error).strip()
+    if said.startswith("Couldn't instantiate the backend tokenizer"):
+        return "there is no tokenizer with it; save one there (tokenizer.save_pretrained), or name another folder"
+    return next(iter(said.splitlines()), type(error).__name__)
 
 
 class LocalTeacher:

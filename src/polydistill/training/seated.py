@@ -72,6 +72,11 @@ def refuse_joined(student: Any, teachers: Sequence[Teacher]) -> None:
 def too_coarse(student: Any, rate: float) -> str | None:
     """A sentence about weights whose dtype rounds updates of the learning rate away; None where they are fine."""
     halves = {p.dtype for p in student.parameters() if p.requires_grad and p.dtype in (torch.bfloat16, torch.float16)}
+    if torch.float16 in halves:
+        return (
+            "the student is trained in float16, in which the squares of small gradients are 0, so that a step of AdamW "
+            "has no bound and the student can be ruined; load it in float32"
+        )
     for kind in halves:
         # An update of Adam's is about the learning rate; a weight of 0.02 keeps what is more than half its last bit.
         if rate < 0.02 * torch.finfo(kind).eps / 2:

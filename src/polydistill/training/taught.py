@@ -78,6 +78,7 @@ class Taught(Checkpointed):
     masked: list[str]
     placement: Placement
     last_step: StepOutcome | None = None
+    _step_sums: tuple[float, float, float] = (0.0, 0.0, 0.0)
     observers: "list[Observer]"
     loss_bytes: int | None = None
     skip_below: float | None = 0.0
@@ -263,11 +264,16 @@ class Taught(Checkpointed):
             self._sums += totals[[0, 1, 3, 4]].double().cpu()
             by_task = losses_by_task(outcome, len(self.pipeline.tasks))
             self.evaluated += self.accelerator.reduce(by_task, "sum").double().cpu()
-        heard = {
-            "divergence": divergence / max(count, 1.0),
-            "cross_entropy": cross_entropy / max(count, 1.0),
-            "tokens": tokens,
-        }
+        if mode == "train":  # of the whole step, as the loss is: its forwards have different numbers of tokens
+            before = self._step_sums
+            self._step_sums = before[0] + divergence, before[1] + cross_entropy, before[2] + count
+            divergence, cross_entropy, whole = self._step_sums
+        else:
+            whole = count
+        heard = {"tokens": tokens}
+        if mode != "train" or self.accelerator.sync_gradients:
+            heard |= {"divergence": divergence / max(whole, 1.0), "cross_entropy": cross_entropy / max(whole, 1.0)}
+            self._step_sums = (0.0, 0.0, 0.0) if mode == "train" else self._step_sums
         if done.runs is not None:
             heard["teachers_run"] = float(done.runs.float().mean())
         if mode == "train":
