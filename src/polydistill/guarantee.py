@@ -249,10 +249,21 @@ def power(base: Guarantee, exponent: float) -> Guarantee:
     return replace(powered, severity_modulus=size * base.severity_modulus)
 
 
+def _silences(step: Step) -> bool:
+    """Whether constant weights of 0 go into it."""
+    return (step.rule is STATIC and math.isinf(step.range)) or any(map(_silences, step.premises))
+
+
 def mix(base: Guarantee, share: float) -> Guarantee:
-    """The floor: a share of uniform weights mixed in (T3). The floor `(1-lam) floor + lam / K` is exact."""
+    """The floor: a share of uniform weights mixed in (T3). The floor `(1-lam) floor + lam / K` is exact.
+
+    A constant weight of 0 takes its teacher out, and no floor brings it back: then nothing is gained.
+    """
     if share == 0.0:
         return base
+    if _silences(base.step):  # who is at 0 stays there: the floor is for the others, and how many they are varies
+        detail = f"uniform share {share:g} among teachers that have a weight"
+        return replace(base, step=Step(MIX, detail, base.range, (base.step,)))
     teachers = base.teachers
     range = mix_range(base.range, teachers, share)
     factor = mix_modulus(base.range, teachers, share)

@@ -10,7 +10,7 @@ from polydistill.promises import Terms, at_least, at_most, promises
 from polydistill.safety import Ordered, Tilt
 from polydistill.simplex import mix, normalise
 from polydistill.target import Pool
-from polydistill.weighting import Custom, PrefixPosterior, Softmax, TaskPrior, UnboundOperatorError, Uniform
+from polydistill.weighting import Custom, Fixed, PrefixPosterior, Softmax, TaskPrior, UnboundOperatorError, Uniform
 from polydistill.weighting.signals import Entropy, LabelLikelihood
 
 NAMES = ("a", "b", "c")
@@ -129,3 +129,11 @@ def test_a_number_in_a_promise_is_rounded_to_the_side_on_which_it_is_true():
     assert (at_most(0.0731), at_most(0.07321), at_least(0.07329)) == ("7.31%", "7.33%", "7.32%")
     assert (at_most(0.25), at_least(1e-5), at_most(1.01e-5)) == ("25%", "0.0010%", "0.0011%")
     assert (at_most(0.123401), at_most(1.0), at_most(0.0)) == ("12.4%", "100%", "0%")
+
+
+@pytest.mark.parametrize("stack", [Fixed({"code": 1.0}), Fixed({"code": 3.0, "maths": 1.0}) * PrefixPosterior(0.05)])
+def test_no_floor_is_promised_to_a_teacher_whose_constant_weight_is_0(stack):
+    pipe = Pipeline.of(stack, ("code", "maths", "safe"), floor=0.1)
+    guarantee = pipe.guarantee()
+    assert (guarantee.floor, guarantee.ceiling) == (0.0, 1.0)
+    assert not any("ever weighs" in promise.says for promise in promises(pipe))
