@@ -105,3 +105,8 @@ def test_a_row_in_held_out_data_that_does_not_fit_is_refused_before_the_first_st
     held = Dataset.from_dict({"text": ["a b", "c d"], "teacher_id": ["a", "nobody"]})
     with pytest.raises(DataError, match="the held-out data, row 2: column 'teacher_id' says 'nobody'"):
         trainer(tmp_path, made={"eval_dataset": held})
+
+
+def test_ids_that_no_tokenizer_of_the_run_gives_are_refused_before_the_first_step(tmp_path):
+    with pytest.raises(DataError, match="'input_ids' has the id 9999, and the student's tokenizer ends at"):
+        trainer(tmp_path, data=Dataset.from_list([{"input_ids": [5, 6, 7]}, {"input_ids": [5, 9999]}]))

@@ -75,6 +75,7 @@ class PolyDistillTrainer(Taught, SFTTrainer):
     """
 
     objective: Divergence
+    brings_ids: bool = False
 
     def __init__(  # noqa: PLR0913
         self,
@@ -159,6 +160,12 @@ class PolyDistillTrainer(Taught, SFTTrainer):
             found = ids_in(dataset)
             for who, ids in lacks.items():
                 refuse_in(found, ids, who, self._tokenizer)
+        for dataset in (*parts(self.train_dataset), *parts(self.eval_dataset)) if self.brings_ids else ():
+            if (most := max(ids_in(dataset), default=0)) >= max(tokens, self.visible):
+                raise DataError(
+                    f"column 'input_ids' has the id {most}, and the student's tokenizer ends at {tokens - 1}; the rows "
+                    "were made with another tokenizer"
+                )
 
     def _prepare_dataset(
         self, dataset: Any, processor: Any, args: Any, packing: bool, formatting: Any, dataset_name: str
@@ -167,6 +174,7 @@ class PolyDistillTrainer(Taught, SFTTrainer):
         name = DATA.get(f"{dataset_name}_dataset", f"the data {dataset_name!r}")
         source, reading = self.severity_of, self.reading
         dataset = readable(dataset, name, reading)
+        self.brings_ids = self.brings_ids or "input_ids" in columns_of(dataset)
         self._refuse_format(columns_of(dataset), name, processor)
         if source is not None:
             dataset = annotate(dataset, source, reading.text_field)
