@@ -37,7 +37,7 @@ weighting:                             # factors, multiplied: each sees somethin
   #   table:
   #     algebra: {{maths: 3, code: 1, safe: 1}}
 
-floor: 0.02                            # share of plain averaging that is always mixed in
+floor: 0.02                            # share of plain averaging that is mixed in
 
 # safety:                              # where `severity` is high, the safer teacher counts more
 #   kind: tilt

@@ -54,7 +54,9 @@ class TaskPriorFactor(Factor):
     """Fixed weights per task, from a table or from held-out losses."""
 
     kind: Literal["task_prior"]
-    table: dict[str, dict[str, float]] | None = Field(default=None, description="task -> teacher -> weight")
+    table: dict[str, dict[str, float]] | None = Field(
+        default=None, description="task -> teacher -> weight; who is left out gets the row's least"
+    )
     losses: dict[str, dict[str, float]] | None = Field(
         default=None, description="task -> teacher -> held-out loss, nats"
     )
@@ -115,7 +117,7 @@ class DiscountedPosteriorFactor(Factor):
 
     kind: Literal["discounted_posterior"]
     discount: float = Field(default=0.8, ge=0, lt=1, description="share of the past that is kept per token")
-    spread: float = Field(default=8.0, gt=0, description="bound on its log-odds, nats")
+    spread: float = Field(default=8.0, gt=0, description="bound on what one token says, nats")
 
 
 class ClippedPosteriorFactor(Factor):

@@ -67,7 +67,7 @@ weighting:                             # factors, multiplied
   - {{kind: hedge, signal: label_likelihood, rate: 0.2, share: 0.2, power: 0.25}}  # task: who was right so far
   - {{kind: prefix_posterior, share: 0.02}}  # context: who predicted the text so far
   - {{kind: softmax, signal: entropy, temperature: 2.0}}  # token: who is sure here
-floor: 0.02                            # share of plain averaging that is always mixed in
+floor: 0.02                            # share of plain averaging that is mixed in
 
 objective: {{kind: forward_kl, ce: {ce}}}
 training:

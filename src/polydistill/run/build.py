@@ -136,7 +136,9 @@ def _refuse_targets(model: Any, names: list[str] | str) -> None:
             there = sorted({path.rsplit(".", 1)[-1] for path, layer in layers.items() if isinstance(layer, nn.Linear)})
             raise ConfigError(f"student.lora.target_modules: no layer is called {name!r}; there are {', '.join(there)}")
         if any(module is head for module in hit):
-            raise ConfigError(f"student.lora.target_modules: {name!r} is the head, which takes no adapter; leave it out")
+            raise ConfigError(
+                f"student.lora.target_modules: {name!r} is the head, which takes no adapter; leave it out"
+            )
 
 
 def build_student(section: c.StudentConfig) -> tuple[Any, Any]:
