@@ -166,7 +166,8 @@ def _raised(factors: Sections, powers: Float[Tensor, " S"]) -> Sections:
 @torch.no_grad()
 def _heard(trainer: Taught) -> Iterator[Heard]:
     """What student and teachers say of every held-out batch."""
-    student: Any = trainer.model.eval()
+    student: Any = trainer.model
+    student.eval()
     student = student.get_base_model() if isinstance(student, PeftModel) else student  # adapters stay in its layers
     batches, seen = trainer.held_out(), 0
     if batches is None:
