@@ -52,3 +52,8 @@ def test_a_stream_needs_an_end(run):
 def test_a_key_that_cannot_be_read_is_refused(run, override):
     with pytest.raises(ConfigError, match=r"an override reads key\.path=value"):
         load_config(run, [override])
+
+
+def test_a_folder_is_no_configuration(tmp_path):
+    with pytest.raises(ConfigError, match=r"is a folder; give the YAML file of a run, e.g. .*config.yaml"):
+        load_config(tmp_path)

@@ -4,6 +4,7 @@ import inspect
 import json
 from pathlib import Path
 
+import jaxtyping
 import models
 import pytest
 import torch
@@ -180,3 +181,18 @@ OPERATORS = {
     "DiscountedPosteriorFactor": weighting.DiscountedPosterior,
     "ClippedPosteriorFactor": weighting.ClippedPosterior,
 }
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"safety": "tilt"}, r"safety='tilt': in Python it is an object such as Tilt\(\{'safe': 1\}\)"),
+        ({"objective": "forward_kl"}, r"objective='forward_kl': in Python it is an object such as ForwardKL\(\)"),
+        ({"train_dataset": [{"text": "x"}]}, "the training data is a list; `datasets.Dataset.from_list"),
+    ],
+)
+def test_words_and_rows_in_place_of_objects_are_refused(place, monkeypatch, wrong, sentence):
+    monkeypatch.setattr(jaxtyping.config, "off", True)  # no user has annotations checked
+    given = {"train_dataset": models.texts(8), "args": SFTConfig(str(place / "none"), **models.SMALL)} | wrong
+    with pytest.raises((TypeError, ValueError), match=sentence):
+        PolyDistillTrainer(str(place / "student"), {n: str(place / n) for n in "ab"}, STACK, **given)

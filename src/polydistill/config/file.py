@@ -93,6 +93,8 @@ def _read(path: Path) -> CommentedMap:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file; `polydistill init {path}` writes a starter") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path} is a folder; give the YAML file of a run, e.g. {path / 'config.yaml'}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
     try:

@@ -173,8 +173,12 @@ def refuse_empty(dataset: Any, name: str) -> None:
     """A data set of known length must not be empty.
 
     Raises:
-        DataError: it is.
+        DataError: it is, or it is no data set at all.
     """
+    if isinstance(dataset, list | tuple):
+        raise DataError(
+            f"{name} is a {type(dataset).__name__}; `datasets.Dataset.from_list(rows)` makes a data set of it"
+        )
     if hasattr(dataset, "__len__") and len(dataset) == 0:
         raise DataError(f"{name} is empty; nothing can be learned from it")
 

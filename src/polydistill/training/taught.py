@@ -120,7 +120,11 @@ class Taught(Checkpointed):
         Raises:
             GradientRefusedError: the gradient modification would break what the run promises.
             ValueError: an aggregator of the user's own is no pool.
+            TypeError: words of run.yaml in place of objects.
         """
+        for key, value, like in (("objective", self.objective, "ForwardKL()"), ("safety", safety, "Tilt({'safe': 1})")):
+            if isinstance(value, str | dict):
+                raise TypeError(f"{key}={value!r}: in Python it is an object such as {like}; words are for run.yaml")
         if isinstance(self.objective, OwnPool):
             terms_of(self.objective)
         self.teachers = self.given = teachers
