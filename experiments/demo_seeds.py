@@ -26,24 +26,15 @@ from polydistill.demo.corpus import DOMAINS
 from polydistill.demo.run import Setup, prepare, run_demo
 from polydistill.demo.students import StudentSettings, context_scale, controls, task_scale, token_scale, untold
 from polydistill.demo.teachers import TeacherSettings
-from polydistill.simplex import normalise
 from polydistill.training import Batch
 from polydistill.training.hearing import listen_to
-from polydistill.weighting import ClippedPosterior, DiscountedPosterior, Operator
+from polydistill.weighting import ClippedPosterior, DiscountedPosterior, Fixed
+from polydistill.worth import tuned
 
 
-class Fixed(Operator):
-    """The same weights everywhere."""
-
-    scale = "task"
-
-    def __init__(self, weights: list[float]) -> None:
-        super().__init__()
-        self.weights = weights
-
-    def weigh(self, statistics, carry):
-        log_w = normalise(torch.tensor(self.weights).clamp_min(1e-12).log())
-        return log_w.to(statistics.label_log_prob).expand(len(statistics.positions), -1), carry
+def fixed(weights: list[float]) -> Fixed:
+    """The same weights everywhere, in the order of the domains."""
+    return Fixed(dict(zip(DOMAINS, weights, strict=True)))
 
 
 @torch.no_grad()
@@ -61,23 +52,15 @@ def label_log_probs(setup: Setup) -> torch.Tensor:
     return torch.cat(found)
 
 
-def tuned(log_p: torch.Tensor) -> list[float]:
-    """Static weights that maximise the likelihood of the text under the linear pool (EM, to convergence)."""
-    log_w = torch.full((log_p.shape[-1],), -math.log(log_p.shape[-1]), dtype=torch.float64)
-    for _ in range(500):
-        log_w = (log_p + log_w).log_softmax(-1).logsumexp(0) - math.log(len(log_p))
-    return log_w.exp().tolist()
-
-
 def further(log_p: torch.Tensor, seed: int) -> dict:
     """Everything that the demo itself does not show."""
     best = int(log_p.mean(0).argmax())
     generator = torch.Generator().manual_seed(seed)
     drawn = -torch.rand(len(DOMAINS), generator=generator).log()  # Dirichlet(1, 1, 1), normalised by the operator
     return {
-        "best_single": untold(Fixed([float(k == best) for k in range(len(DOMAINS))]), floor=0.0),
-        "tuned_static": untold(Fixed(tuned(log_p)), floor=0.0),
-        "random_static": untold(Fixed(drawn.tolist()), floor=0.0),
+        "best_single": untold(fixed([float(k == best) for k in range(len(DOMAINS))]), floor=0.0),
+        "tuned_static": untold(fixed(tuned(log_p).exp().tolist()), floor=0.0),
+        "random_static": untold(fixed(drawn.tolist()), floor=0.0),
         "without_task": untold(context_scale() * token_scale()),
         "without_context": untold(task_scale() * token_scale()),
         "without_token": untold(task_scale() * context_scale()),

@@ -43,7 +43,6 @@ class Judged:
 
     Attributes:
         excess: nats per token above the least that is possible, the entropy of the law when its hidden facts are known.
-        disputed: the same at the tokens where teachers differ in who is right about them.
         seconds: of processor time that its training took.
     """
 
@@ -60,6 +59,7 @@ class Data:
         found: teachers' log-probabilities of the training labels at the positions with loss.
         routed: teacher per training text that predicted it best.
         order: rows of every step.
+        start: initial weights of every student.
     """
 
     problem: Problem
@@ -75,7 +75,6 @@ def prepare(problem: Problem, settings: Settings, seed: int) -> Data:
     """Draw texts, initial weights and the order of learning."""
     generator = torch.Generator().manual_seed(1000 + seed)
     train, held_out = problem.draw(settings.texts, generator), problem.draw(settings.held_out, generator)
-    batch = train.batch()
     target = torch.cat([train.ids[:, 1:], train.ids[:, -1:]], 1)
     said = torch.stack([teacher.log_p[train.ids, target] for teacher in problem.teachers], -1)
     learned = has_loss(train)
@@ -93,7 +92,6 @@ def prepare(problem: Problem, settings: Settings, seed: int) -> Data:
         max_position_embeddings=train.ids.shape[1],
         tie_word_embeddings=False,
     )
-    del batch
     return Data(
         problem,
         train,

@@ -1,6 +1,5 @@
 """`polydistill eval RUN --lm-eval`: the harness on the models of a run, in this process and over the network."""
 
-import importlib.util
 import json
 import os
 import sys
@@ -13,10 +12,8 @@ from typer.testing import CliRunner
 
 from polydistill.cli.main import app
 from polydistill.config.file import ConfigError
+from polydistill.judging.benchmark import HarnessMissingError, _ahead, _by_document, benchmark_run
 from polydistill.records import BENCHMARKS, read_benchmarks
-from polydistill.run.benchmark import HarnessMissingError, _ahead, _by_document, benchmark_run
-
-installed = pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed")
 
 
 def polydistill(*arguments: object, code: int = 0) -> str:
@@ -26,7 +23,6 @@ def polydistill(*arguments: object, code: int = 0) -> str:
     return done.stdout + done.stderr
 
 
-@installed
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_student_before_and_teachers_on_tasks_that_need_no_network(finished, tmp_path: Path) -> None:
@@ -54,7 +50,6 @@ def test_student_before_and_teachers_on_tasks_that_need_no_network(finished, tmp
     assert "6 documents" in said
 
 
-@installed
 @pytest.mark.slow
 def test_what_there_is_not_is_said_in_one_sentence(finished) -> None:
     with pytest.raises(ConfigError, match="has no task 'no_such_task'"):

@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 from polydistill.cli.main import app
 from polydistill.config.file import ConfigError
+from polydistill.judging.push import PushError, push_run
 from polydistill.records import RecordError
 from polydistill.run.card import edited, renew_card
-from polydistill.run.push import PushError, push_run
 
 
 @pytest.fixture

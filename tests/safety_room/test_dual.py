@@ -204,3 +204,14 @@ def test_a_step_without_critical_text_moves_nothing():
 def test_gains_out_of_range_are_refused(options):
     with pytest.raises(ValueError, match="the dual"):
         Controller(**options)
+
+
+def test_a_step_that_is_left_out_takes_its_own_sums_and_not_what_the_safest_teacher_was_found_to_be():
+    dual = Dual(["harm"], [0.1], [1.0], Controller())
+    one = torch.ones(1, dtype=torch.float64)
+    dual.observe_safest(0.2 * one, one)
+    dual.observe(5 * one, one)
+    dual.discard()
+    dual.commit()
+    assert float(dual.mu) == 0.0
+    assert dual.verdicts()[0].safest == pytest.approx(0.2)

@@ -1,7 +1,6 @@
 """`polydistill serve` writes text: OpenAI's completions and chat, whole and as events, against the shipped server."""
 
 import http.client
-import importlib.util
 import json
 import time
 from collections.abc import Iterator
@@ -142,7 +141,6 @@ def test_settings_of_the_checkpoint_are_not_obeyed_and_come_back() -> None:
     )
 
 
-@pytest.mark.skipif(importlib.util.find_spec("openai") is None, reason="openai is not installed")
 def test_openais_own_client_talks_to_it(url) -> None:
     from openai import OpenAI
 

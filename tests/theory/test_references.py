@@ -7,8 +7,7 @@ from scipy.optimize import minimize
 from polydistill.theory import surgery
 from polydistill.theory.constraint import dual_ascent, infeasibility, known_dual
 from polydistill.theory.cost import Counter
-from polydistill.theory.descent import constant, sgd
-from polydistill.theory.problems import collinear, network, softmax_regression
+from polydistill.theory.descent import collinear, constant, network, sgd, softmax_regression
 
 
 @pytest.fixture

@@ -13,15 +13,17 @@ from polydistill.axioms import B, C
 from polydistill.certification import certify
 from polydistill.weighting import (
     ConvexSum,
+    Hedge,
     PrefixPosterior,
     Product,
     Softmax,
     Tag,
     TaskPrior,
     Uniform,
+    WeightedProduct,
     tempered_product,
 )
-from polydistill.weighting.signals import Entropy, Margin
+from polydistill.weighting.signals import Entropy, LabelLikelihood, Margin
 
 NAMES = ("a", "b", "c")
 
@@ -120,3 +122,19 @@ def test_bad_sums_are_refused():
         ConvexSum(parts(), [1, 0])
     with pytest.raises(ValueError, match="got 0 parts"):
         ConvexSum([])
+
+
+def test_what_a_step_that_is_left_out_observed_is_forgotten_in_every_part():
+    made = Hedge(1.0, 0.1)(LabelLikelihood()) * WeightedProduct(parts()) ** 0.5
+    stack, other = made.bind(NAMES), made.bind(NAMES)
+    for step in range(2):
+        heard = cases.statistics(8, 3, seed=step)
+        stack.observe(heard)
+        if step == 1:
+            stack.discard()
+        else:
+            other.observe(heard)
+        stack.commit(), other.commit()
+    before, after = other.state_dict(), stack.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert not torch.equal(stack(heard)[0], made.bind(NAMES)(heard)[0])

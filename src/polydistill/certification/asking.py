@@ -30,9 +30,7 @@ ROUGH = 0.01
 def _same(rule: Rule, evidence: Tensor, again: Rule, way: str, times: int = 1) -> dict[str, Tensor]:
     asked = evidence.repeat(times, *(1,) * (evidence.ndim - 1))
     first, second = rule(asked).exp(), again(asked).exp()
-    gap = (first - second).abs()
-    same = (first == second) | (torch.isnan(first) & torch.isnan(second))  # inf is what it was, too
-    apart = torch.where(same, 0.0, gap).nan_to_num(nan=math.inf)
+    apart = _gaps(first, second)
     # Rows that are repeated have to agree with each other as well.
     among = (first - first[:1]).abs() if times > 1 and len(evidence) == 1 else torch.zeros_like(first)
     return {"gap": torch.maximum(apart, among).amax()[None] if len(asked) else torch.zeros(1)}
@@ -176,7 +174,7 @@ def _twice(rule: Rule, rows: Tensor, tolerance: float) -> Iterator[Witness]:
     apart = _apart(first, second)
     if float(apart.max()) > tolerance:
         row = int(apart.argmax())
-        teacher = int((first[row] - second[row]).abs().nan_to_num().argmax())
+        teacher = int(_gaps(first[row], second[row]).argmax())
         often = int((apart > tolerance).sum())
         way = (
             f"asked twice about the same evidence, teacher {teacher}'s weight is {float(first[row, teacher]):.4g} and "
@@ -197,7 +195,7 @@ def _in_batches(rule: Rule, rows: Tensor, tolerance: float, source: str, head: i
             apart = _apart(together[places], torch.stack([one_by_one[i] for i in places]).exp())
             if float(apart.max()) > tolerance:
                 row = places[int(apart.argmax())]
-                teacher = int((together[row] - one_by_one[row].exp()).abs().nan_to_num().argmax())
+                teacher = int(_gaps(together[row], one_by_one[row].exp()).argmax())
                 way = (
                     f"{BATCH} of {size} rows teacher {teacher}'s weight in row {row} is "
                     f"{float(together[row, teacher]):.4g}, and alone it is {float(one_by_one[row][teacher].exp()):.4g}"
@@ -216,10 +214,10 @@ def _in_single(rule: FunctionRule, rows: Tensor, tolerance: float) -> Iterator[W
         nearby = [safe(rows * (1 + sign * 5e-7)).exp() for sign in (1.0, -1.0)]
         rounding = torch.stack([_apart(fine, near) for near in nearby]).amax(0)
     apart = _apart(fine, rough)
-    excess = apart - 8 * rounding
+    excess = torch.where(rounding.isinf(), 0.0, apart - 8 * rounding)  # too near the end of its numbers to tell
     if float(excess.max()) > max(tolerance, ROUGH):
         row = int(excess.argmax())
-        teacher = int((fine[row] - rough[row]).abs().nan_to_num(nan=1.0).argmax())
+        teacher = int(_gaps(fine[row], rough[row]).argmax())
         way = (
             f"in float32, as in training, teacher {teacher}'s weight is {float(rough[row, teacher]):.4g}, in float64 "
             f"it is {float(fine[row, teacher]):.4g}"
@@ -234,7 +232,7 @@ def at_the_end(rule: Rule, rows: Tensor, at_first: Tensor, tolerance: float) -> 
     apart = _apart(at_first.exp(), now)
     if float(apart.max()) > tolerance:
         row = int(apart.argmax())
-        teacher = int((at_first[row].exp() - now[row]).abs().nan_to_num().argmax())
+        teacher = int(_gaps(at_first[row].exp(), now[row]).argmax())
         way = (
             f"teacher {teacher}'s weight was {float(at_first[row, teacher].exp()):.4g} when it was asked first and is "
             f"{float(now[row, teacher]):.4g} after the search: it keeps a state"
@@ -242,6 +240,16 @@ def at_the_end(rule: Rule, rows: Tensor, at_first: Tensor, tolerance: float) -> 
         yield witness_of(rows[row : row + 1], float(apart[row]), way, "later(rule)")
 
 
+def _gaps(first: Tensor, second: Tensor) -> Tensor:
+    """How far answers are apart, weight by weight: infinitely where only one is a number, not at all where none is.
+
+    An answer that is no number whenever it is asked is a question of law N.
+    """
+    same = (first == second) | (first.isnan() & second.isnan())  # inf is what it was, too
+    gap = torch.where(first.isnan() | second.isnan(), math.inf, (first - second).abs())
+    return torch.where(same, 0.0, gap)
+
+
 def _apart(first: Tensor, second: Tensor) -> Tensor:
-    """Largest difference of each row; what is no number is a question of law N."""
-    return (first - second).abs().nan_to_num(nan=0.0).amax(-1)
+    """Largest difference of each row."""
+    return _gaps(first, second).amax(-1)

@@ -390,8 +390,7 @@ def _modulus(driven: Driven, statistic: str, moduli: Sequence[Modulus]) -> float
 
 
 def _words(driven: Driven) -> str:
-    pipeline = driven.pipeline
-    parts = []
+    pipeline, parts = driven.pipeline, []
     if driven.task != UNKNOWN:
         parts.append(f"task {pipeline.tasks[driven.task]}")
     if driven.teacher != UNKNOWN:

@@ -67,8 +67,8 @@ def _benchmarks(
 ) -> "BenchmarkRecord":
     from polydistill.cli.main import _plain, _table
     from polydistill.demo.benchmarks import NAMES, write_tasks
+    from polydistill.judging.benchmark import benchmark_run
     from polydistill.report import write_report
-    from polydistill.run.benchmark import benchmark_run
     from polydistill.run.card import renew_card
 
     with tempfile.TemporaryDirectory() as folder:

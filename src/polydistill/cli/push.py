@@ -17,7 +17,7 @@ def push(
 ) -> None:
     """Push the student with its card and its certificate; checkpoints, data and reports stay here."""
     from polydistill.cli.main import _plain, _quiet, _table, _write
-    from polydistill.run.push import push_run
+    from polydistill.judging.push import push_run
 
     _quiet()
     found = push_run(run, repo, private=private, dry_run=dry_run, told=lambda text: console.print(text))

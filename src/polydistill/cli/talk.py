@@ -26,7 +26,7 @@ def talk(
     """Talk to a finished student; with --teachers look at its teachers' candidates beside its own."""
     from polydistill.cli.main import _plain, _quiet, _table
     from polydistill.config.section import ConfigError
-    from polydistill.run.talk import Talk
+    from polydistill.judging.talk import Talk
 
     if at is not None and not teachers:
         raise ConfigError("--token is of --teachers; give both")

@@ -24,7 +24,7 @@ def recommend(
 
     from polydistill.cli.main import _plain, _quiet, _table, _write
     from polydistill.config.file import as_yaml, load_config, rewrite
-    from polydistill.run.recommend import recommend_run
+    from polydistill.judging.recommend import recommend_run
 
     _quiet()
     found = recommend_run(load_config(config, overrides or ()), texts)
@@ -68,9 +68,9 @@ def baselines(
 
     from polydistill.cli.main import _plain, _quiet, _table, _write
     from polydistill.config.file import load_config
+    from polydistill.judging.baselines import baselines_run
     from polydistill.records import SUMMARY
     from polydistill.report import write_report
-    from polydistill.run.baselines import baselines_run
 
     _quiet()
     known = [*(overrides or ()), *([] if steps is None else [f"training.max_steps={steps}"])]

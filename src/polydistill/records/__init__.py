@@ -26,6 +26,7 @@ and divergences are in nats per token, times in seconds, weights in [0, 1] and s
 4.0
 """
 
+from polydistill.records.certified import CertificateRecord, FindingRecord
 from polydistill.records.files import (
     BEFORE,
     BENCHMARKS,
@@ -58,11 +59,9 @@ from polydistill.records.schema import (
     SCHEMA_VERSION,
     BenchmarkRecord,
     BenchmarkScore,
-    CertificateRecord,
     CompletionRecord,
     ConstraintRecord,
     EvaluationRecord,
-    FindingRecord,
     FrontierPoint,
     Record,
     ResumeRecord,

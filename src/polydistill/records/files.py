@@ -14,10 +14,10 @@ from typing import Annotated, Any
 import xxhash
 from pydantic import Field, TypeAdapter, ValidationError
 
+from polydistill.records.certified import CertificateRecord
 from polydistill.records.schema import (
     SCHEMA_VERSION,
     BenchmarkRecord,
-    CertificateRecord,
     CompletionRecord,
     EvaluationRecord,
     Record,

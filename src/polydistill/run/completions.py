@@ -13,7 +13,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import GenerationConfig, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
 from polydistill.cache import CachedTeacher
@@ -24,6 +24,7 @@ from polydistill.objective import ForwardKL, distil
 from polydistill.records import COMPLETIONS, CompletionRecord, RecordWriter
 from polydistill.teachers import LocalTeacher, head_of, last_hidden_state
 from polydistill.teachers.served import ServedTeacher
+from polydistill.teachers.writing import Sampling, ends, own_law
 from polydistill.training.batch import IGNORED, Batch
 from polydistill.training.hearing import listen_to
 from polydistill.training.off_policy import PolyDistillTrainer
@@ -165,18 +166,9 @@ def written(trainer: Taught, student: Any, prompts: Sequence[Prompt], length: in
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     ids = pad_sequence([torch.tensor(p.ids) for p in prompts], True, pad, padding_side="left").to(device)
     mask = pad_sequence([torch.ones(len(p.ids), dtype=torch.long) for p in prompts], True, 0, padding_side="left")
-    rows, own = student.get_output_embeddings().weight.shape[0], getattr(student, "generation_config", None)
-    ends = own.eos_token_id if own is not None and own.eos_token_id is not None else tokenizer.eos_token_id
-    config = GenerationConfig(
-        max_new_tokens=length,
-        do_sample=False,
-        use_cache=True,
-        pad_token_id=pad,
-        eos_token_id=ends,
-        suppress_tokens=list(range(trainer.visible, rows)) or None,
-    )
-    made = student.generate(ids, attention_mask=mask.to(device), generation_config=config)[:, ids.shape[1] :].tolist()
-    stops = set(ends if isinstance(ends, list) else [ends])
+    with own_law(student, tokenizer, Sampling(length)):
+        made = student.generate(ids, attention_mask=mask.to(device))[:, ids.shape[1] :].tolist()
+    stops = set(ends(student, tokenizer))
     return [row[: next((i + 1 for i, token in enumerate(row) if token in stops), len(row))] for row in made]
 
 

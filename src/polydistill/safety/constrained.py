@@ -163,6 +163,10 @@ class Constrained:
         flags = {r.name: r.classify(generate(r.prompts)) for r in rates if isinstance(r, GeneratedRate)}
         return {name: sum(found) / len(found) for name, found in flags.items()}
 
+    def discard(self) -> None:
+        """End of a step whose update is left out."""
+        self.dual.discard()
+
     def commit(self) -> None:
         """End of an optimizer step."""
         self.dual.commit()

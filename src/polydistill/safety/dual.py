@@ -177,12 +177,16 @@ class Dual(nn.Module):
         self.safest_total += totals.detach().to(self.safest_total)
         self.safest_count += counts.detach().to(self.safest_count)
 
+    def discard(self) -> None:
+        """End of a step whose update is left out: its own sums go; what is known of the safest teacher stays."""
+        self.total.zero_()
+        self.count.zero_()
+
     @torch.no_grad()
     def commit(self) -> None:
         """End of an optimizer step: sums over all ranks, then one step of ascent. Unseen constraints stay."""
         total, count = _everywhere(self.total), _everywhere(self.count)
-        self.total.zero_()
-        self.count.zero_()
+        self.discard()
         seen = count > 0
         mean = total / count.clamp_min(1.0)
         c, limit, scale = self.controller, self.limit.to(self.mu), self.scale.to(self.mu)

@@ -1,6 +1,7 @@
 """What a model writes, token by token, by its own law: nothing of its checkpoint's generation settings but the end."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +48,29 @@ def ends(model: Any, tokenizer: Any) -> list[int]:
     return [] if found is None else list(found) if isinstance(found, list | tuple) else [int(found)]
 
 
+@contextmanager
+def own_law(model: Any, tokenizer: Any, how: Sampling) -> Iterator[None]:
+    """`model.generate` draws as `how` says: whatever else its checkpoint asks for (penalties, biases) is set aside."""
+    rows = model.get_output_embeddings().weight.shape[0]
+    known = tokens_by_id(tokenizer)
+    nothing = [index for index in range(rows) if index >= len(known) or known[index] is None]
+    stops = ends(model, tokenizer)
+    config = GenerationConfig(
+        max_new_tokens=how.tokens,
+        do_sample=how.temperature > 0,
+        eos_token_id=stops or None,
+        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else next(iter(stops), 0),
+        suppress_tokens=nothing or None,
+    )
+    if how.temperature > 0:
+        config.update(temperature=how.temperature, top_p=how.top_p, top_k=how.top_k)
+    kept, model.generation_config = model.generation_config, config
+    try:
+        yield
+    finally:
+        model.generation_config = kept
+
+
 @torch.inference_mode()
 def write(
     model: Any,
@@ -64,26 +88,11 @@ def write(
         how: tokens are chosen.
         heard: is told every token; True stops.
     """
-    rows = model.get_output_embeddings().weight.shape[0]
-    known = tokens_by_id(tokenizer)
-    nothing = [index for index in range(rows) if index >= len(known) or known[index] is None]
-    stops = ends(model, tokenizer)
-    config = GenerationConfig(
-        max_new_tokens=how.tokens,
-        do_sample=how.temperature > 0,
-        eos_token_id=stops or None,
-        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else next(iter(stops), 0),
-        suppress_tokens=nothing or None,
-    )
     if how.temperature > 0:
-        config.update(temperature=how.temperature, top_p=how.top_p, top_k=how.top_k)
         torch.seed() if how.seed is None else torch.manual_seed(how.seed)
     prompt = torch.tensor([list(ids)], device=model.device)
-    kept, model.generation_config = model.generation_config, config
-    try:
+    with own_law(model, tokenizer, how):
         written: Tensor = model.generate(
             prompt, attention_mask=torch.ones_like(prompt), stopping_criteria=StoppingCriteriaList([_Heard(heard)])
         )
-    finally:
-        model.generation_config = kept
     return [int(token) for token in written[0, len(ids) :].tolist()]

@@ -12,17 +12,21 @@ from polydistill.theory.collapse import kl
 from polydistill.theory.descent import (
     BATCH,
     RUNS,
+    Problem,
     Weigh,
     alternating,
     averaged,
+    collinear,
     constant,
     easy_first,
     easy_positions,
     hard_first,
+    network,
+    opposed,
     sgd,
     soft_minimum,
+    softmax_regression,
 )
-from polydistill.theory.problems import Problem, collinear, network, opposed, softmax_regression
 from polydistill.theory.statement import (
     Claim,
     Curve,

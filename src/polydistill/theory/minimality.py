@@ -9,9 +9,8 @@ from polydistill import guarantee as calculus
 from polydistill.safety import Ordered, Tilt
 from polydistill.simplex import NoActiveTeacherError, compose, mask, mix, normalise, spread, total_variation
 from polydistill.theory.collapse import kl
-from polydistill.theory.descent import constant, sgd
+from polydistill.theory.descent import constant, opposed, sgd
 from polydistill.theory.onpolicy import log_reward, policy_gradient
-from polydistill.theory.problems import opposed
 from polydistill.theory.scene import linear_pool, tv, with_likelihood
 from polydistill.theory.search import one_apart
 from polydistill.theory.statement import Claim, Trial, at_least

@@ -2,25 +2,23 @@
 
 import copy
 import json
-import random
 import shutil
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import numpy
 import torch
 from safetensors.torch import load_file, save_file
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer
 from transformers.utils import logging
 
 from polydistill.objective.distil import chunk_bytes
 from polydistill.pipeline import Pipeline
-from polydistill.safety.constrained import Constrained, student_writer
+from polydistill.safety.constrained import Constrained
 from polydistill.teachers import TeacherUnavailableError
 from polydistill.training import checkpoint
+from polydistill.training.between import WholeStep
 from polydistill.training.checkpoint import CheckpointError
 from polydistill.training.spikes import RETURNS, DivergedError, Spikes
 from polydistill.training.step import NonFiniteValueError
@@ -30,10 +28,6 @@ logger = logging.get_logger(__name__)
 
 HISTORY = 1000
 """Rows of a trainer's `log_history` after its oldest evaluations."""
-
-
-PENDING = ("pending", "pending_count"), ("total", "count", "safest_total", "safest_count")
-"""Buffers of an operator, and of the dual, that hold what was observed since the last commit."""
 
 
 class Checkpointed(Trainer):
@@ -64,7 +58,7 @@ class Checkpointed(Trainer):
     resumed: Path | None = None
     _total_train_tokens: int
     _metrics: dict[str, Any]
-    _good: "_Good | None" = None
+    _good: WholeStep | None = None
 
     def _clip_grad_norm(self, model: Any) -> Any:
         norm = super()._clip_grad_norm(model)
@@ -128,13 +122,9 @@ class Checkpointed(Trainer):
         self._metrics["train"]["distil/updates_left_out"] = [float(self.spikes.total)]
         for parameter in cast(Any, self.model).parameters():
             parameter.grad = None  # to every optimizer: this one does not take part
-        of_an_operator, of_the_dual = PENDING
-        noted = [getattr(part, name, None) for part in self.pipeline.stack.modules() for name in of_an_operator]
+        self.pipeline.stack.discard()
         if self.constraints is not None:
-            noted += [getattr(self.constraints.dual, name) for name in of_the_dual]
-        for buffer in noted:
-            if isinstance(buffer, torch.Tensor):
-                buffer.zero_()
+            self.constraints.discard()
         return True
 
     def go_back(self) -> str:
@@ -246,7 +236,7 @@ class Checkpointed(Trainer):
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         super()._maybe_log_save_evaluate(*args, **kwargs)
-        self._good = _Good.now(self)
+        self._good = WholeStep.now(self)
 
     def _rescue(self, error: Exception) -> None:
         """A checkpoint of the last whole step, as it would have been written then, when the next one failed.
@@ -393,79 +383,3 @@ def _last_good(run: Path, identity: str | None) -> Path | None:
     """The newest checkpoint that verifies and had no step left out shortly before it."""
     calm = (folder for folder in reversed(checkpoint.in_order(run)) if not _spikes_of(folder).get("skipped"))
     return next((folder for folder in calm if checkpoint.verify(folder, identity) is None), None)
-
-
-@dataclass(frozen=True)
-class _Good:
-    """What a failing step has changed before it fails, as it was after the step before: little, but not the model.
-
-    Attributes:
-        step: that ended well.
-        random: states of Python's, NumPy's and torch's generators.
-        method: state of operators, constraints and probe.
-        progress: what was counted.
-    """
-
-    step: int
-    random: tuple[Any, Any, torch.Tensor, list[torch.Tensor]]
-    method: dict[str, torch.Tensor]
-    progress: dict[str, Any]
-
-    @classmethod
-    def now(cls, trainer: Checkpointed) -> "_Good":
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        states = random.getstate(), numpy.random.get_state(), torch.get_rng_state(), cuda
-        method = {name: value.clone() for name, value in trainer._method_state().items()}
-        return cls(trainer.state.global_step, states, method, trainer.progress())
-
-    def back(self, trainer: Checkpointed) -> None:
-        python, of_numpy, of_torch, cuda = self.random
-        random.setstate(python)
-        numpy.random.set_state(of_numpy)
-        torch.set_rng_state(of_torch)
-        if cuda:
-            torch.cuda.set_rng_state_all(cuda)
-        trainer._load_method_state(dict(self.method))
-        trainer.take_up(self.progress)
-
-
-class Commit(TrainerCallback):
-    """What operators observed during a step takes effect after it, and multipliers move."""
-
-    def __init__(self, trainer: Checkpointed) -> None:
-        self.trainer, self.left_out = trainer, False
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Counts go on where the checkpoint's do; one of fewer ranks has none for the others."""
-        folder, self.trainer.resumed = self.trainer.resumed, None
-        path = None if folder is None else folder / checkpoint.PROGRESS.format(rank=args.process_index)
-        if path is not None and path.is_file():
-            self.trainer.take_up(json.loads(path.read_text()))
-
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """A step whose loss is far above its level teaches nobody: neither student nor operators nor multipliers."""
-        trainer = self.trainer
-        self.left_out = trainer.spikes is not None and trainer.leaves_out(state.global_step + 1)
-
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Commit the observed evidence; multipliers move."""
-        trainer = self.trainer
-        if self.left_out:
-            return
-        trainer.pipeline.stack.commit()
-        if trainer.constraints is not None:
-            student = trainer.accelerator.unwrap_model(trainer.model)
-            trainer.constraints.rates(state.global_step + 1, student_writer(student, trainer.processing_class))
-            trainer.constraints.commit()
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """After too many such steps the student goes back."""
-        spikes = self.trainer.spikes
-        if spikes is not None and spikes.too_often():
-            logger.warning(self.trainer.go_back())

@@ -22,7 +22,8 @@ from polydistill.safety.constrained import Constrained
 from polydistill.teachers import ForeignTeacher, LocalTeacher, ModelRefusedError, Teacher, check_rows, examine
 from polydistill.teachers.vocabulary import refuse_in, reserved_ids, tokens_by_id
 from polydistill.training.batch import Batch
-from polydistill.training.checkpointed import Checkpointed, Commit
+from polydistill.training.between import Commit
+from polydistill.training.checkpointed import Checkpointed
 from polydistill.training.gradient.across_groups import AcrossGroups
 from polydistill.training.gradient.across_teachers import AcrossTeachers
 from polydistill.training.hearing import Heard, Method, skipping

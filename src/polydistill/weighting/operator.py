@@ -114,6 +114,19 @@ class Operator(nn.Module):
     def commit(self) -> None:
         """End of an optimizer step: what was observed takes effect (lagged, equal on all ranks)."""
 
+    def discard(self) -> None:
+        """End of a step whose update is left out: what was observed in it is forgotten, here and in the parts.
+
+        The default zeroes `pending` and `pending_count`; override it where they have other names.
+        """
+        for buffer in (getattr(self, "pending", None), getattr(self, "pending_count", None)):
+            if isinstance(buffer, Tensor):
+                buffer.zero_()
+        for child in self.children():
+            for part in child if isinstance(child, nn.ModuleList) else [child]:
+                if isinstance(part, Operator):
+                    part.discard()
+
     def bind(self: Bindable, teachers: Sequence[str], tasks: Sequence[str] = ()) -> Bindable:
         """A copy of this stack that runs, bound to named teachers and tasks."""
         for kind, given in (("teachers", teachers), ("tasks", tasks)):

@@ -24,7 +24,8 @@ from polydistill.run.build import build_trainer
 from polydistill.run.cache import refuse_unheard
 from polydistill.run.evaluate import ALL
 from polydistill.safety import Order
-from polydistill.teachers import head_of, last_hidden_state
+from polydistill.teachers import TeacherSource, head_of, last_hidden_state
+from polydistill.training.batch import Batch
 from polydistill.training.hearing import listen_to
 from polydistill.training.taught import Taught
 from polydistill.weighting import Operator, Uniform
@@ -47,6 +48,8 @@ POSTERIOR: dict[str, Any] = {"kind": "prefix_posterior", "share": 0.02}
 ENTROPY: dict[str, Any] = {"kind": "softmax", "signal": "entropy", "temperature": 0.5, "spread": 4.0}
 LEAST_POWER = 0.05
 """A factor whose exponent is less is left out."""
+ENTROPIES = frozenset({"entropy"})
+"""Statistics that every comparison reads."""
 LEAST_TEXTS = 8
 """Fewer than this say nothing about any other text."""
 
@@ -152,6 +155,38 @@ class Heard:
     loss: Float[Tensor, " N"]
     text: Int[Tensor, " N"]
 
+    @classmethod
+    @torch.no_grad()
+    def of(
+        cls,
+        student: Any,
+        batch: Batch,
+        teachers: Sequence[TeacherSource],
+        *,
+        needs: frozenset[str] = ENTROPIES,
+        first: int = 0,
+        visible: int | None = None,
+    ) -> "Heard | None":
+        """Student and teachers on a batch; None where nothing in it has a loss.
+
+        Args:
+            student: without adapters around it.
+            batch: one text to a sequence.
+            teachers: in order.
+            needs: statistics that a candidate reads.
+            first: index of the batch's first text.
+            visible: entries of the vocabulary that are real.
+        """
+        rows, positions = batch.positions(reads_prefix=True)
+        if not bool(positions.has_loss.any()):
+            return None
+        hidden = last_hidden_state(student, input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+        flat, head = hidden.flatten(0, 1)[rows], head_of(student, visible)
+        outputs = listen_to(teachers, batch, rows)
+        averaging = Pipeline.of(Uniform(), [teacher.name for teacher in teachers]).decide
+        found = distil(flat, head, outputs, positions, averaging, ForwardKL(), needs=needs | ENTROPIES)
+        return cls(found.statistics, found.cross_entropy, first + rows // batch.input_ids.shape[1])
+
 
 def _stack(weighting: Sections) -> Operator:
     return build_stack(TypeAdapter(list[AnyFactor]).validate_python(weighting))
@@ -172,16 +207,11 @@ def _heard(trainer: Taught) -> Iterator[Heard]:
     batches, seen = trainer.held_out(), 0
     if batches is None:
         raise ConfigError("data.evaluation has no `completion`, so that there is no loss to compare on")
-    needs = trainer.pipeline.stack.needs | {"entropy"}
-    averaging = Pipeline.of(Uniform(), trainer.pipeline.teachers, trainer.pipeline.tasks).decide
+    needs, teachers = trainer.pipeline.stack.needs, trainer.teachers
     for batch in batches:
-        rows, positions = batch.positions(reads_prefix=True)
-        if bool(positions.has_loss.any()):
-            hidden = last_hidden_state(student, input_ids=batch.input_ids, attention_mask=batch.attention_mask)
-            flat, head = hidden.flatten(0, 1)[rows], head_of(student, trainer.visible)
-            outputs = listen_to(trainer.teachers, batch, rows)
-            found = distil(flat, head, outputs, positions, averaging, ForwardKL(), needs=needs)
-            yield Heard(found.statistics, found.cross_entropy, seen + rows // batch.input_ids.shape[1])
+        heard = Heard.of(student, batch, teachers, needs=needs, first=seen, visible=trainer.visible)
+        if heard is not None:
+            yield heard
         seen += len(batch.input_ids)
 
 

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from polydistill.config.file import ConfigError, load_config
 from polydistill.config.run import CachedTeacherConfig, ModelConfig, RunConfig
+from polydistill.judging.recommend import Recommendation, Sections, recommend_run
 from polydistill.records import (
     CONFIG,
     METRICS,
@@ -23,7 +24,6 @@ from polydistill.records.files import read_metrics
 from polydistill.records.paired import Interval, better
 from polydistill.run.cache import build_cache
 from polydistill.run.evaluate import ALL, weighted_mean
-from polydistill.run.recommend import Recommendation, Sections, recommend_run
 from polydistill.run.train import finished, train_run
 
 OWN, LABELS, UNIFORM, BEST, ROUTER, STATIC = "as configured", "labels", "uniform", "best", "router", "static"
