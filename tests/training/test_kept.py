@@ -130,6 +130,7 @@ def table(name: str = "b") -> dict:
         TaskRouter({"code": "b"}, 2.0) * Gate([Entropy(3.0), StudentGap(3.0, hard_first=True)], bound=2.0),
         Custom(models.saved)(Entropy()),
         weighting.Fixed({"a": 1.0, "b": 3.0}) * weighting.Uniform(),
+        weighting.WeightedProduct([PrefixPosterior(0.05), Softmax(2.0)(Entropy())]) * TaskRouter({"code": "b"}, 2.0),
         weighting.DiscountedPosterior() * weighting.ClippedPosterior() * weighting.TeacherRouter(),
     ],
     ids=repr,
@@ -142,6 +143,8 @@ def test_a_stack_that_is_written_down_is_built_again(stack):
 def test_what_has_no_words_in_a_configuration_is_said():
     with pytest.raises(ValueError, match="cannot be imported; put it into a module"):
         factors_of(Custom(lambda evidence: evidence.softmax(-1))(Entropy()))
+    with pytest.raises(ValueError, match="has settings that a configuration does not know"):
+        factors_of(weighting.WeightedProduct([PrefixPosterior()], most=3.0))
     with pytest.raises(ValueError, match="is no factor that a configuration knows"):
         factors_of(weighting.Balanced(STACK))
 

@@ -168,7 +168,16 @@ def factors_of(stack: w.Operator) -> list[dict[str, Any]]:
         ValueError: an operator has no words there.
     """
     parts = stack.factors if isinstance(stack, w.Product) else [stack]
-    return [_factor(part) for part in parts]
+    return [factor for part in parts for factor in _factors(part)]
+
+
+def _factors(part: w.Operator) -> list[dict[str, Any]]:
+    if not isinstance(part, w.WeightedProduct):
+        return [_factor(part)]
+    found = [_factor(factor) for factor in part.product.factors]
+    if repr(part) != repr(w.WeightedProduct(part.product.factors)) or any("power" in factor for factor in found):
+        raise _NotWrittenError(f"{part!r} has settings that a configuration does not know")
+    return [{**factor, "power": "learned"} for factor in found]
 
 
 def _factor(part: w.Operator) -> dict[str, Any]:

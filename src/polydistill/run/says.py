@@ -9,7 +9,7 @@ from polydistill.run.evaluate import Evaluation
 from polydistill.safety import attenuation
 from polydistill.training.taught import Taught
 from polydistill.training.terms import terms_of
-from polydistill.weighting import TeacherRouter
+from polydistill.weighting import TeacherRouter, WeightedProduct
 
 
 def safety_says(trainer: Taught) -> list[str]:
@@ -50,9 +50,16 @@ def unheard_says(trainer: Taught) -> list[str]:
 
 
 def learning_says(trainer: Taught) -> list[str]:
-    """What may be said about how it learned: a modified gradient, weights as fast as the student, updates left out."""
+    """What may be said about how it learned: a modified gradient, weights as fast as the student, updates left out, and
+    exponents that were learned."""
+    learned = [part.says() for part in trainer.pipeline.stack.modules() if isinstance(part, WeightedProduct)]
     warned = "" if trainer.watch is None else trainer.watch.warned
-    return [*trainer.said, *filter(None, [warned]), *([] if trainer.spikes is None else trainer.spikes.says())]
+    return [
+        *trainer.said,
+        *filter(None, [warned]),
+        *([] if trainer.spikes is None else trainer.spikes.says()),
+        *learned,
+    ]
 
 
 def with_held_out(summary: RunSummary, evaluation: Evaluation | None) -> RunSummary:

@@ -190,6 +190,11 @@ class WeightedProduct(Operator):
         """That of the product with every exponent at its largest."""
         return calculus.product(*(calculus.power(f.guarantee(), self.most) for f in self.product.factors))
 
+    def says(self) -> str:
+        """What was learned, in words."""
+        found = zip(self.product.factors, self.exponents.tolist(), strict=True)
+        return "exponents learned: " + ", ".join(f"{factor!r} ** {exponent:.2f}" for factor, exponent in found)
+
     def __repr__(self) -> str:
         return f"WeightedProduct({self.product.factors!r}, most={self.most:g}, rate={self.rate:g})"
 
