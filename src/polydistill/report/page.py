@@ -87,8 +87,9 @@ def render(run: Run) -> str:
         time=time_shares(run),
         duration=duration,
         data=visible_tree({figure.name: figure.as_plotly() for figure in every}),
-        style=Markup(_asset("page.css")),  # nosec B704: our own file
-        scripts=[Markup(script) for script in scripts],  # nosec B704: our own and plotly's
+        # Files of our own and plotly's, and nothing that a run says.
+        style=Markup(_asset("page.css")),  # nosec B704
+        scripts=[Markup(script) for script in scripts],  # nosec B704
         policy=" ".join(f"'{_hash(script)}'" for script in scripts),
     )
 
