@@ -69,6 +69,20 @@ def test_the_whole_vocabulary_with_a_part_of_the_mass_is_refused(scorer):
     assert "token 1: its 300 entries have a mass of 0.301, and the others" in said
 
 
+def test_a_server_that_begins_texts_with_a_token_of_its_own_is_named(scorer):
+    student, texts = models.tokenizer(), [[{"role": "user", "content": "no text"}], "a b c"]
+    with servers.Faulty(servers.well, scorer).running() as url:
+        assert asked_once(url).reads_otherwise(student, texts) is None
+    begins = servers.scorer()
+    plain = begins.encode
+    begins.encode = lambda text, special: [1, *plain(text, special)] if special else plain(text, special)
+    with servers.Faulty(servers.well, begins).running() as url:
+        said = asked_once(url).reads_otherwise(student, texts)
+    assert said.startswith(
+        "teacher 'big': its server makes other ids of the run's text: token 0 is id 1 there and 68 here"
+    )
+
+
 def test_texts_longer_than_the_server_takes_are_refused_before_the_first_step(scorer):
     with servers.Faulty(servers.well, scorer).running() as url:
         made = asked_once(url)  # max_model_len: 64, which counts one token to be written

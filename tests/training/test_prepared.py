@@ -7,9 +7,11 @@ import pytest
 from datasets import Dataset, DatasetDict
 from runs import trainer
 
+from polydistill import Uniform
 from polydistill.data.severity import FromRules, SeverityRule
 from polydistill.run.evaluate import evaluate
-from polydistill.training import DataError
+from polydistill.run.says import slow_says
+from polydistill.training import DataError, PolyDistillTrainer
 
 LONG = " ".join(models.SENTENCES)
 
@@ -110,3 +112,32 @@ def test_a_row_in_held_out_data_that_does_not_fit_is_refused_before_the_first_st
 def test_ids_that_no_tokenizer_of_the_run_gives_are_refused_before_the_first_step(tmp_path):
     with pytest.raises(DataError, match="'input_ids' has the id 9999, and the student's tokenizer ends at"):
         trainer(tmp_path, data=Dataset.from_list([{"input_ids": [5, 6, 7]}, {"input_ids": [5, 9999]}]))
+
+
+def test_what_never_acts_is_said_before_the_run(tmp_path):
+    rows = [*models.texts(6)["text"], "only held out"]
+    data = Dataset.from_dict({"text": rows[:6], "task": ["code"] * 6})
+    held = DatasetDict({"old": Dataset.from_dict({"text": rows[4:]}), "new": Dataset.from_dict({"text": rows[6:]})})
+    made = trainer(
+        tmp_path, data=data, made={"eval_dataset": held, "tasks": ["code", "law"]}, warmup_steps=9, max_steps=5
+    )
+    idle, repeated = made.data_says[:2]
+    assert idle.startswith("WARNING: no row of the training data has the task law: ")
+    assert repeated.startswith("WARNING: 2 of 3 rows of the held-out data 'old' are training rows as well")
+    assert not any("'new' are training rows" in said for said in made.data_says)
+    (slow,) = slow_says(made)
+    assert slow.startswith("WARNING: warmup_steps is 9 and the run has 5 steps: the learning rate never reaches ")
+
+
+@pytest.mark.filterwarnings("ignore:.*use_cpu")
+def test_without_arguments_a_trainer_is_made_on_a_cpu(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    student, teacher = models.llama(0), models.llama(1)
+    made = PolyDistillTrainer(
+        student,
+        {"code": teacher},
+        Uniform(),
+        train_dataset=models.texts().remove_columns("teacher_id"),
+        processing_class=models.tokenizer(),
+    )
+    assert not made.args.bf16

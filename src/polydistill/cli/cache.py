@@ -75,6 +75,7 @@ def build(  # noqa: PLR0913
             codec_of=codec_of,
             command=shlex.join(["polydistill", "cache", "build", str(config), *(overrides or ())]),
             progress=tell,
+            told=screen.print,
         )
     for line in described(address, manifest):
         _say(line)

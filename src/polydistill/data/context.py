@@ -169,6 +169,15 @@ def unlisted(dataset: Any, tasks: Sequence[str], name: str) -> str | None:
     return f"{name} has the tasks {', '.join(other)}, which are none of `tasks`: no weight knows them"
 
 
+def uncalled(dataset: Any, tasks: Sequence[str]) -> str | None:
+    """A sentence about tasks that no row of the training data has; None without any, and for streams."""
+    called = task_names(dataset)
+    idle = [task for task in tasks if task not in called]
+    if not idle or not hasattr(dataset, "unique"):
+        return None
+    return f"WARNING: no row of the training data has the task {', '.join(idle)}: what the weighting says of it is idle"
+
+
 def refuse_empty(dataset: Any, name: str) -> None:
     """A data set of known length must not be empty.
 

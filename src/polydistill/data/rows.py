@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from numbers import Integral, Real
@@ -65,6 +65,32 @@ def begun(dataset: Any, name: str, reading: Reading) -> Any:
     for row in islice(iter(dataset), 1):
         _accepted(row, 0, name, reading)
     return dataset
+
+
+def repeated(train: Any, held_out: Any, text_field: str = "text") -> list[str]:
+    """A sentence for each held-out data set with rows that are training rows as well; nothing is asked of streams."""
+    sets = held_out if isinstance(held_out, dict) else {"": held_out}
+    said = []
+    for name, part in sets.items():
+        if not hasattr(part, "__len__") or not hasattr(train, "__len__"):
+            continue
+        content = {"input_ids", "prompt", "completion", "messages", text_field} & set(columns_of(part))
+        shared = sorted(content & set(columns_of(train)))
+        seen = set(_contents(part, shared)) & set(_contents(train, shared)) if shared else set()
+        number = sum(row in seen for row in _contents(part, shared)) if seen else 0
+        if number:
+            which = f" {name!r}" if name else ""
+            said.append(
+                f"WARNING: {number:,} of {len(part):,} rows of the held-out data{which} are training rows as well: "
+                "what is measured on them says little about new text"
+            )
+    return said
+
+
+def _contents(dataset: Any, columns: Sequence[str]) -> Iterator[int]:
+    """A hash of every row's content."""
+    for part in dataset.select_columns(list(columns)).iter(10_000):
+        yield from map(hash, zip(*([repr(value) for value in part[column]] for column in columns), strict=True))
 
 
 def columns_of(dataset: Any) -> list[str]:

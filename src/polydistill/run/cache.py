@@ -24,6 +24,7 @@ from polydistill.config import run as c
 from polydistill.config.file import ConfigError
 from polydistill.logprobs import UNKNOWN
 from polydistill.run.build import build_student, build_teachers, build_trainer
+from polydistill.run.says import reading_says
 from polydistill.teachers import LocalTeacher, Teacher, TeacherUnavailableError
 from polydistill.teachers.vocabulary import tokens_by_id
 from polydistill.training.taught import Taught, parts
@@ -59,6 +60,7 @@ class Caching:
         trainer = build_trainer(config)
         self.texts, tasks = texts_of(trainer)
         self.plan = plan_of(config, trainer, self.texts, tasks)
+        self.said = reading_says(config, trainer)
         self.labeller = Labeller(trainer.teachers, self.plan, str(trainer.args.device))
 
     def make(self, codec: bytes) -> Callable[[], Label]:
@@ -77,6 +79,7 @@ def build_cache(
     codec_of: str | None = None,
     command: str = "polydistill cache build RUN.yaml",
     progress: Callable[[Progress], None] = lambda _: None,
+    told: Callable[[str], None] = lambda _: None,
 ) -> Manifest:
     """Label the training and held-out data of a run with its teachers.
 
@@ -88,11 +91,14 @@ def build_cache(
         codec_of: address of a cache whose codec is taken over, so that the two can be merged.
         command: for messages.
         progress: told after every shard.
+        told: about teachers whose own tokenizer would make other ids of the texts.
 
     Raises:
         FingerprintError: there is a cache of something else.
     """
     run = Caching(config, engine=engine, workers=workers)
+    for sentence in run.said:
+        told(sentence)
     plan, codec = run.plan, None
     if codec_of is not None:
         other = Cache(codec_of)

@@ -3,7 +3,6 @@
 import math
 import shutil
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -20,17 +19,13 @@ from polydistill.run.build import build_trainer
 from polydistill.run.cache import refuse_unheard
 from polydistill.run.devices import Layout, Sizes, memory, read_layout, where
 from polydistill.run.order import check_order
-from polydistill.run.says import safety_says_before
+from polydistill.run.says import reading_says, says_before
 from polydistill.run.train import refuse_place
 from polydistill.teachers import ForeignTeacher, LocalTeacher
-from polydistill.teachers.reading import reads_otherwise, samples_of
 from polydistill.training.partial import foreign_says
 from polydistill.training.taught import Taught
 
 MIB = 2**20
-
-SAMPLE = 32
-"""Rows of the training data that every teacher's tokenizer is tried on."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +104,8 @@ def _check(config: RunConfig, trainer: Taught, layout: Layout | None) -> Check:
         *_kernel_says(trainer.args.device),
         f"data: {rows}; tasks: {', '.join(trainer.pipeline.tasks) or 'none'}",
         *trainer.data_says,
-        *_read_otherwise(config, trainer),
-        *safety_says_before(trainer),
+        *reading_says(config, trainer),
+        *says_before(trainer),
         *([] if trainer.constraints is None else trainer.constraints.says()),
     ]
     loader = trainer.get_train_dataloader()
@@ -144,20 +139,6 @@ def _check(config: RunConfig, trainer: Taught, layout: Layout | None) -> Check:
     trainer.probe(done.batch)
     guarantee = trainer.pipeline.guarantee()
     return Check(facts, says(trainer.promises()), guarantee.lines(), estimate)
-
-
-def _read_otherwise(config: RunConfig, trainer: Taught) -> list[str]:
-    """Of every teacher that has the student's vocabulary: where its own tokenizer would make other ids of the data."""
-    data: Any = trainer.train_dataset
-    tokenizer: Any = trainer.processing_class
-    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
-    samples = samples_of(islice(iter(data), SAMPLE), tokenizer, config.data.text_field)
-    return [
-        sentence
-        for teacher in trainer.teachers
-        if isinstance(teacher, LocalTeacher) and not isinstance(teacher, ForeignTeacher) and teacher.tokenizer
-        for sentence in reads_otherwise(teacher.name, tokenizer, teacher.tokenizer, samples)
-    ]
 
 
 def _kernel_says(device: torch.device) -> list[str]:

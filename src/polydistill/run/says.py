@@ -1,27 +1,35 @@
 """Sentences about a run: its safety, what no row calls upon, how it learned, constraints on held-out data."""
 
+from itertools import islice
 from typing import Any
 
+from polydistill.config.run import RunConfig
 from polydistill.data.severity import says_of, shares
 from polydistill.logprobs import UNKNOWN
 from polydistill.records import RunSummary
 from polydistill.run.evaluate import Evaluation
 from polydistill.safety import attenuation
+from polydistill.teachers import ForeignTeacher, LocalTeacher
+from polydistill.teachers.reading import reads_otherwise, samples_of
+from polydistill.teachers.served import ServedTeacher
 from polydistill.training.taught import Taught
 from polydistill.training.terms import terms_of
 from polydistill.weighting import TeacherRouter, WeightedProduct
 
+SAMPLE = 32
+"""Rows of the training data that every teacher's tokenizer is tried on."""
+
 
 def safety_says(trainer: Taught) -> list[str]:
     """What may be said about safety after a run: what could be said before it, and how the constraints stand."""
-    said = safety_says_before(trainer)
+    said = says_before(trainer)
     if trainer.constraints is not None:
         said += [verdict.says() for verdict in trainer.constraints.verdicts()]
     return said
 
 
-def safety_says_before(trainer: Taught) -> list[str]:
-    """What may be said about safety before a run: the attenuation claim, and the data's severity."""
+def says_before(trainer: Taught) -> list[str]:
+    """What may be said before a run: the attenuation claim, the data's severity, and what will never act."""
     pipeline, said = trainer.pipeline, []
     if pipeline.safety is not None:
         terms = terms_of(trainer.objective)
@@ -29,7 +37,7 @@ def safety_says_before(trainer: Taught) -> list[str]:
         said.append(claim.says)
     if pipeline.safety is not None or trainer.constraints is not None:
         said += filter(None, [says_of(shares(trainer.train_dataset))])
-    return said + unheard_says(trainer)
+    return said + unheard_says(trainer) + slow_says(trainer)
 
 
 def unheard_says(trainer: Taught) -> list[str]:
@@ -47,6 +55,32 @@ def unheard_says(trainer: Taught) -> list[str]:
     if routed and not any({*(x if isinstance(x, list) else [x])} - {None, UNKNOWN} for x in ids):
         said.append("WARNING: no row of the training data has a `teacher_id`, so that teacher_router weighs all alike")
     return said
+
+
+def reading_says(config: RunConfig, trainer: Taught) -> list[str]:
+    """Of every teacher with the student's vocabulary: where its own tokenizer would make other ids of the data."""
+    data: Any = trainer.train_dataset
+    tokenizer: Any = trainer.processing_class
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+    samples = samples_of(islice(iter(data), SAMPLE), tokenizer, config.data.text_field)
+    said: list[str] = []
+    for teacher in trainer.teachers:
+        if isinstance(teacher, ServedTeacher):
+            said += filter(None, [teacher.reads_otherwise(tokenizer, samples)])
+        elif isinstance(teacher, LocalTeacher) and not isinstance(teacher, ForeignTeacher) and teacher.tokenizer:
+            said += reads_otherwise(teacher.name, tokenizer, teacher.tokenizer, samples)
+    return said
+
+
+def slow_says(trainer: Taught) -> list[str]:
+    """That the learning rate rises until the end of the run, or beyond it."""
+    warm, steps = trainer.args.get_warmup_steps(trainer.args.max_steps), trainer.args.max_steps
+    if steps <= 0 or warm < steps:
+        return []
+    return [
+        f"WARNING: warmup_steps is {warm} and the run has {steps} steps: the learning rate never reaches "
+        f"{trainer.args.learning_rate:g}"
+    ]
 
 
 def learning_says(trainer: Taught) -> list[str]:

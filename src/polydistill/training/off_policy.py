@@ -17,7 +17,7 @@ from transformers.utils import logging
 from trl import SFTConfig, SFTTrainer
 
 from polydistill.data.context import COLUMNS, PLACE, ContextCollator, DataError, ids_in, refuse_empty, refuse_masked
-from polydistill.data.rows import Reading, begun, columns_of, readable
+from polydistill.data.rows import Reading, begun, columns_of, readable, repeated
 from polydistill.data.severity import Source, annotate, annotate_tokens
 from polydistill.logprobs import Head, HiddenStates
 from polydistill.objective import Divergence, ForwardKL, Outcome
@@ -97,7 +97,7 @@ class PolyDistillTrainer(Taught, SFTTrainer):
         skip_below: float | None = 0.0,
         **kwargs: Any,
     ) -> None:
-        args = SFTConfig("polydistill-run") if args is None else args
+        args = SFTConfig("polydistill-run", bf16=False) if args is None else args
         _refuse_unsupported(args, kwargs)
         for name, words in DATA.items():
             if kwargs.get(name) is not None:
@@ -125,6 +125,7 @@ class PolyDistillTrainer(Taught, SFTTrainer):
             formatted=kwargs.get("formatting_func") is not None,
         )
         kwargs |= {n: begun(kwargs[n], words, self.reading) for n, words in DATA.items() if kwargs.get(n) is not None}
+        self.data_says += repeated(kwargs.get("train_dataset"), kwargs.get("eval_dataset"), args.dataset_text_field)
         self.packing = Packing.of(args, names, found)
         if not hasattr(kwargs.get("train_dataset"), "__len__"):
             cast(Any, args.accelerator_config).dispatch_batches = False  # every rank takes its own rows of a stream

@@ -14,7 +14,7 @@ from trl import DistillationConfig, DistillationTrainer
 
 from polydistill.data.context import COLUMNS, ContextCollator, DataError, refuse_empty, to_the_left
 from polydistill.data.prompts import with_prompts
-from polydistill.data.rows import Reading, readable
+from polydistill.data.rows import Reading, readable, repeated
 from polydistill.data.severity import FromRules, Source, along, annotate
 from polydistill.objective import Divergence, ForwardKL, ReverseKL
 from polydistill.safety import Order
@@ -90,7 +90,7 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
         placement: Placement | None = None,
         **kwargs: Any,
     ) -> None:
-        args = DistillationConfig("polydistill-run") if args is None else args
+        args = DistillationConfig("polydistill-run", bf16=False) if args is None else args
         args.logging_nan_inf_filter = False  # it would hide a NaN in the logged loss
         self.tokens: list[TokenScorer] | None = None
         chosen = ReverseKL() if objective is None else objective
@@ -111,6 +111,7 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
                 if severity is not None:
                     kwargs[name] = annotate(kwargs[name], severity)
         found = self._tasks(tasks, *(kwargs.get(name) for name in DATA))
+        self.data_says += repeated(kwargs.get("train_dataset"), kwargs.get("eval_dataset"))
         self._bind(local, weighting, names, found, floor, safety, constraints, placement)
         if self.pipeline.stack.reads_prefix_labels:
             self.pipeline.stack.tag = Tag.DYNAMIC  # the prefix is the student's own text

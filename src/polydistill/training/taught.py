@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from polydistill.data.context import refuse_unlisted_stream, task_names, unlisted
+from polydistill.data.context import refuse_unlisted_stream, task_names, uncalled, unlisted
 from polydistill.diagnostics import losses_by_task
 from polydistill.logprobs import HiddenStates
 from polydistill.objective import Divergence, OwnPool
@@ -101,7 +101,8 @@ class Taught(Checkpointed):
                 refuse_unlisted_stream(dataset, name)
         found = task_names(*datasets) if given is None else tuple(given)
         pairs = zip(datasets, DATA.values(), strict=True)
-        self.data_says = list(filter(None, [unlisted(dataset, found, name) for dataset, name in pairs]))
+        said = [unlisted(dataset, found, name) for dataset, name in pairs]
+        self.data_says = list(filter(None, [*said, uncalled(datasets[0], found)]))
         return found
 
     def _bind(  # noqa: PLR0913

@@ -27,7 +27,16 @@ PADDED = 1.25
 
 
 class OtherTokensError(RefusedError):
-    """The server read other tokens than it was sent."""
+    """The server read other tokens than it was sent.
+
+    Args:
+        said: the whole sentence.
+        difference: the first token that is another.
+    """
+
+    def __init__(self, said: object, difference: str) -> None:
+        super().__init__(str(said))
+        self.difference = difference
 
 
 @dataclass(frozen=True)
@@ -93,7 +102,8 @@ def read_entries(
     choice = _choice(read_json(body, refuse), models, refuse)
     echoed = choice.get("prompt_token_ids")
     if echoed is not None and echoed != list(ids):
-        raise OtherTokensError(str(refuse(f"it is about other tokens than were sent; {_difference(echoed, ids)}")))
+        other = _difference(echoed, ids)
+        raise OtherTokensError(refuse(f"it is about other tokens than were sent; {other}"), other)
     told = choice.get("prompt_logprobs")
     if not isinstance(told, list):
         raise refuse(
@@ -133,9 +143,8 @@ def _row(t: int, entry: Any, follows: int, k: int, vocabulary: int, refuse: Call
         if value > SLACK or not isinstance(rank, int):
             raise refuse(f"token {t}, id {i}: log-probability {value!r}, rank {rank!r}")
     if follows not in named:
-        raise OtherTokensError(
-            str(refuse(f"token {t} was sent as id {follows}, which is not among those that it speaks of"))
-        )
+        other = f"token {t} was sent as id {follows}, which is not among those that it speaks of"
+        raise OtherTokensError(refuse(other), other)
     own, rank = named[follows]
     outside = rank > k or len(named) > k
     tops = sorted(((r, v, i) for i, (v, r) in named.items() if not (outside and i == follows)), key=lambda x: x[:1])

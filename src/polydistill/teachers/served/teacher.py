@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,10 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from polydistill.data.pieces import inner_pieces
 from polydistill.logprobs import TAIL_STATISTICS, Informed, KnownStatistics, Sparse, TeacherOutput
 from polydistill.teachers.served.address import Address, Patience
 from polydistill.teachers.served.answer import Entries, OtherTokensError, read_entries, read_json
+from polydistill.teachers.served.asked import Ask, probe_text, sequences
 from polydistill.teachers.served.client import REASON, Client, OutageError, RefusedError
 from polydistill.teachers.served.lost import TeacherLostError
 from polydistill.teachers.source import TeacherUnavailableError
@@ -61,15 +61,6 @@ class Tally:
     def mean(self, total: float) -> float:
         """Of a sum over the answered positions."""
         return total / max(self.positions, 1)
-
-
-@dataclass(frozen=True)
-class _Ask:
-    """One sequence: its tokens, which rows are wanted, and where they go."""
-
-    ids: list[int]
-    wanted: Int[Tensor, " m"]
-    places: Int[Tensor, " m"]
 
 
 class ServedTeacher:
@@ -163,6 +154,32 @@ class ServedTeacher:
         limit = "" if p.longest is None else f", which takes up to {p.longest:,}"
         return f"{told} (a probe of {p.tokens} tokens{limit}: {p.seconds:.2f} s, {p.bytes:,} bytes)"
 
+    def reads_otherwise(self, tokenizer: PreTrainedTokenizerBase, samples: Iterable[Any]) -> str | None:
+        """A sentence where the server makes other ids of a text than the student does, such as one more at its begin.
+
+        Args:
+            tokenizer: the student's.
+            samples: of the run; the first text short enough is asked.
+
+        Raises:
+            TeacherUnavailableError: it does not answer.
+        """
+        limit = min(PROBE, self.probed.longest or PROBE) - 2
+        text = next((s for s in samples if isinstance(s, str) and 0 < len(tokenizer(s)["input_ids"]) < limit), None)
+        if text is None:
+            return None
+        try:
+            (body,) = self._sent([{"prompt": text}])
+            self._read(body, list(tokenizer(text)["input_ids"]))
+        except OtherTokensError as error:
+            return (
+                f"teacher {self.name!r}: its server makes other ids of the run's text: {error.difference} (the "
+                "student's); it is asked about the student's ids all the same"
+            )
+        except (OutageError, RefusedError) as error:
+            raise self._named(error) from error
+        return None
+
     def speak(
         self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"], rows: Int[Tensor, " N"]
     ) -> TeacherOutput:
@@ -172,7 +189,7 @@ class ServedTeacher:
             TeacherUnavailableError: the server is out (and the run does not go on without it), or its answer cannot be
                 used.
         """
-        asked = _sequences(input_ids, attention_mask, rows)
+        asked = sequences(input_ids, attention_mask, rows)
         try:
             bodies = self._sent([{"prompt": one.ids} for one in asked])
         except OutageError as error:
@@ -279,7 +296,7 @@ class ServedTeacher:
 
         return read_entries(body, ids, self.names, self.k, self._visible(), refuse)
 
-    def _assembled(self, asked: Sequence[_Ask], heard: Sequence[Entries], rows: Int[Tensor, " N"]) -> TeacherOutput:
+    def _assembled(self, asked: Sequence[Ask], heard: Sequence[Entries], rows: Int[Tensor, " N"]) -> TeacherOutput:
         """One truncated distribution over all rows, and the numbers beside it."""
         for one, entries in zip(asked, heard, strict=True):
             self._count(entries, one.wanted)
@@ -359,40 +376,3 @@ class _Probe:
     text: str = ""
     ids: Sequence[int] = ()
     follows: Float[Tensor, " n"] | None = None
-
-
-def probe_text(tokenizer: PreTrainedTokenizerBase, visible: int, tokens: int) -> tuple[str, list[int]]:
-    """A text that leads through the whole vocabulary in even steps, and its ids.
-
-    Args:
-        tokenizer: the student's.
-        visible: entries of the vocabulary, V.
-        tokens: length at most.
-    """
-    special = set(tokenizer.all_special_ids)
-    step = max(1, visible // tokens)
-    words = inner_pieces(tokenizer, [i for i in range(0, visible, step) if i not in special])
-    text = " ".join(word for word in words if word.isprintable() and "\ufffd" not in word)
-    while True:
-        ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-        if len(ids) <= tokens or len(text) < 2:
-            return text, ids
-        text = text[: max(1, len(text) * tokens // (len(ids) + 1))]
-
-
-def _sequences(
-    input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"], rows: Int[Tensor, " N"]
-) -> list[_Ask]:
-    """One request per sequence that has rows: its real tokens up to the one after the last row."""
-    ids, mask, rows = input_ids.cpu(), attention_mask.cpu().bool(), rows.cpu()
-    length, made = ids.shape[1], []
-    sequence, token = rows // length, rows % length
-    for b in sequence.unique().tolist():
-        places = (sequence == b).nonzero().squeeze(1)
-        index = mask[b].long().cumsum(0) - 1
-        wanted = index[token[places]]
-        real = ids[b][mask[b]].tolist()
-        if int(wanted.max()) + 1 >= len(real):
-            raise ValueError(f"row {b} of the batch: the last token of a sequence predicts nothing")
-        made.append(_Ask(real[: int(wanted.max()) + 2], wanted, places))
-    return made
