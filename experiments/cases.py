@@ -1,10 +1,10 @@
-"""What is compared in E1 to E4: cases, which are problems under some teachers, and the methods that try them."""
+"""What is compared in E1 to E4 and E6: cases, which are problems under some teachers, and the methods that try them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from experiments.methods import CONTROLS, METHODS, ORACLE, RULES, SCALES
+from experiments.methods import CONTROLS, GRADIENTS, METHODS, ORACLE, RULES, SCALES
 from experiments.planted import Planted, Problem, domains, problems, smoothed
 
 Case = Callable[[int], Problem]
@@ -115,5 +115,12 @@ E4 = Experiment(
     ("labels only", "averaging", "tuned weights", "context", "all three", RECOMMENDED),
 )
 
-EXPERIMENTS: Mapping[str, Experiment] = {"E1": E1, "E2": E2, "E3": E3, "E4": E4}
+E6 = Experiment(
+    "Weighting and gradients that conflict",
+    {name: E1.cases[name] for name in ("(b) switches", "(e) everything")},
+    ("averaging", "context", "all three, learned", *_names(GRADIENTS), "oracle"),
+    ("averaging", "context", "averaging, mgda", "context, mgda"),
+)
+
+EXPERIMENTS: Mapping[str, Experiment] = {"E1": E1, "E2": E2, "E3": E3, "E4": E4, "E6": E6}
 assert all(name in METHODS or name == RECOMMENDED for e in EXPERIMENTS.values() for name in e.methods)

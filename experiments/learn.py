@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from polydistill.objective import ForwardKL
 from polydistill.teachers import head_of, last_hidden_state
 from polydistill.training import hearing
+from polydistill.training.gradient.across_teachers import factor_of
 from polydistill.training.step import step
 
 
@@ -132,6 +133,10 @@ def learn(data: Data, method: Method, settings: Settings, seed: int) -> Judged:
             hidden = last_hidden_state(student, input_ids=batch.input_ids, attention_mask=batch.attention_mask)
             done = step(heard.of(hidden, head_of(student)), heard, bound)
             bound.pipeline.stack.observe(done.outcome.statistics)
+            if method.gradient is not None:
+                factor = factor_of(bound.pipeline)
+                taken = hidden.flatten(0, 1).detach(), head_of(student), heard.outputs, done.outcome, 1.0
+                method.gradient.observe(factor, bound.pipeline, *taken)
             bound.pipeline.stack.commit()
             loss = done.loss / done.outcome.count
         for group in optimizer.param_groups:

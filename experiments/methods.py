@@ -12,6 +12,7 @@ from torch import Tensor
 from polydistill.certification.published_rules import confidence_aware, inverse_loss, probability_softmax
 from polydistill.pipeline import Pipeline
 from polydistill.simplex import normalise
+from polydistill.training.gradient import AcrossTeachers
 from polydistill.weighting import (
     Custom,
     Fixed,
@@ -58,11 +59,13 @@ class Method:
         name: in tables.
         make: problem, teachers' log-probabilities of the labels, seed -> a pipeline; None learns from labels only.
         told: the position's expert is named to it, which no user can do.
+        gradient: what is made of teachers' gradients that conflict, as a factor of the stack.
     """
 
     name: str
     make: Make
     told: bool = False
+    gradient: AcrossTeachers | None = None
 
 
 def _stack(build: Callable[[], Operator]) -> Make:
@@ -121,9 +124,24 @@ SCALES = (
     Method("all three, learned", _stack(lambda: WeightedProduct([task(), context(), token()]))),
     Method("gate", _stack(lambda: Gate([Entropy(spread=4.0), Margin(spread=4.0)]))),
 )
+WEIGHTED = {"averaging": Uniform, "context": context, "learned": lambda: WeightedProduct([task(), context(), token()])}
+MODIFIED = ("upgrad", "mgda", "cagrad")
+
+
+def _modified(build: Callable[[], Operator], gradient: AcrossTeachers) -> Make:
+    return _stack(lambda: build() * gradient.factor())
+
+
+GRADIENTS = tuple(
+    Method(f"{name}, {how}", _modified(build, gradient), gradient=gradient)
+    for how in MODIFIED
+    for gradient in [AcrossTeachers(how)]
+    for name, build in WEIGHTED.items()
+)
+"""Weighting times gradient modification, across teachers."""
 RULES = (
     Method("CA-MKD", _rule(confidence_aware, lambda: LabelLikelihood(spread=math.inf))),
     Method("inverse loss", _rule(lambda e: inverse_loss(e.clamp_max(-1e-6)), lambda: LabelLikelihood(spread=math.inf))),
     Method("softmax of exp(-CE)", _rule(probability_softmax, lambda: LabelLikelihood(spread=math.inf))),
 )
-METHODS: Mapping[str, Method] = {method.name: method for method in (*CONTROLS, *SCALES, *RULES, ORACLE)}
+METHODS: Mapping[str, Method] = {method.name: method for method in (*CONTROLS, *SCALES, *GRADIENTS, *RULES, ORACLE)}
