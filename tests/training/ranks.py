@@ -48,8 +48,42 @@ def learn(folder: Path, rows: int) -> None:
     )
 
 
+def go_back(folder: Path, rows: int) -> None:
+    """A student that is thrown far away after step 4, and what it is after it went back."""
+    made = trainer(
+        folder,
+        weighting=LEARNING,
+        data=models.texts(20),
+        per_device_train_batch_size=rows,
+        max_steps=9,
+        save_strategy="steps",
+        save_steps=3,
+        save_total_limit=9,
+        ddp_find_unused_parameters=False,
+    )
+    made.spikes.losses = [5.0] * 100  # as after a hundred steps
+    plain = made._maybe_log_save_evaluate
+
+    def then(*args, **kwargs):
+        plain(*args, **kwargs)
+        if made.state.global_step == 4:
+            with torch.no_grad():
+                made.accelerator.unwrap_model(made.model).lm_head.weight.mul_(300.0)
+
+    made._maybe_log_save_evaluate = then
+    made.train()
+    student = made.accelerator.unwrap_model(made.model)
+    rank = made.accelerator.process_index
+    (folder / f"said{rank}.json").write_text(json.dumps([made.spikes.total, made.spikes.said]))
+    save_file(
+        {name: value.contiguous() for name, value in student.state_dict().items()},
+        folder / f"weights{rank}.safetensors",
+    )
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     learn(Path(sys.argv[1]), int(sys.argv[2]))
+    go_back(Path(sys.argv[1]) / "back", int(sys.argv[2]))
     torch.distributed.barrier()
     leave()

@@ -38,3 +38,12 @@ def test_two_processes_learn_what_one_does_and_agree_on_operator_state(tmp_path)
         for name, value in load_file(two / f"weights{rank}.safetensors").items():
             torch.testing.assert_close(value, student[name], rtol=0, atol=1e-5)
     assert newest_verified(two / "run")[0].name == "checkpoint-3"
+
+    back = two / "back"
+    for rank in (0, 1):
+        total, said = json.loads((back / f"said{rank}.json").read_text())
+        assert total == 5
+        assert len(said) == 1
+        assert "the student went back to what it was at step 3; the data went on" in said[0]
+        for name, value in load_file(back / f"weights{rank}.safetensors").items():
+            assert torch.equal(value, load_file(back / "checkpoint-3" / "model.safetensors")[name])
