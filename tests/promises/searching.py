@@ -85,6 +85,8 @@ def ascended(pipeline: Pipeline, base: Tensor, off: Tensor, severity: Tensor, st
     climb = torch.optim.Adam([x, free], lr=0.1, maximize=True)
     for _ in range(steps):
         moved = decide(pipeline, x, severity).exp() - decide(pipeline, x + OFF * free.tanh() * where, severity).exp()
+        if not moved.requires_grad:  # weights that hear nothing
+            break
         climb.zero_grad()
         moved.abs().sum().backward()
         for leaf in (x, free):
