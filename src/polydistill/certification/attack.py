@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from polydistill.axioms import AXIOMS, Axiom, Witness
 from polydistill.axioms.law import Rule
 from polydistill.certification import sampling
-from polydistill.certification.bench import Bench
+from polydistill.certification.bench import MASS, Bench
 from polydistill.certification.search import Objective, ascend, climb, worth
 from polydistill.certification.simplify import simplified
 from polydistill.certification.words import told
@@ -188,7 +188,8 @@ def normalised(bench: Bench, means: Means) -> Attack:
             gaps = AXIOMS["N"].gap(rule, evidence=x)
         single = rule is not bench.raw
         here = bench.in_float32() if single else bench
-        witness = confirmed("N", here, means, {"evidence": x[int(gaps.argmax())][None]}, here.mass)
+        mass = MASS[1] if single else bench.mass
+        witness = confirmed("N", here, means, {"evidence": x[int(gaps.argmax())][None]}, mass)
         note = "in float32, as in training" if single and witness else ""
         if witness is not None and float((gaps > 0.01).double().mean()) > 0.5:
             note = "so for most evidence: did you forget the softmax?"
@@ -207,15 +208,16 @@ def bounded(bench: Bench, means: Means) -> Attack:
     def osc(x: Tensor) -> Tensor:
         return axiom.measure(bench.raw, evidence=bench.inside(x), range=math.inf, **who)["osc"]
 
-    x = evidence_of(bench, means, means.rows(4096, bench))
-    sharp, spent = sharpen(osc, x, means, bench)
+    x = evidence_of(bench, means, means.rows(4096 if bench.close else 128, bench))
+    sharp, spent = sharpen(osc, x, means, bench) if bench.close else (x[:0], 0)
     everything = torch.cat([sharp.clamp(-1e4, 1e4), x])
     value = worth(osc, everything)
     best, worst = bench.inside(everything[value.argmax()][None]), float(value.max())
     trials = len(x) + spent
     if math.isfinite(bench.range):
         return Attack(axiom, worst, trials, confirmed("B", bench, means, {"evidence": best}, range=bench.range, **who))
-    raw = bench.folded(sampling.evidence(means.rows(1024, bench), bench.shape, means.generator))
+    number = means.rows(1024 if bench.close else 64, bench)
+    raw = bench.folded(sampling.evidence(number, bench.shape, means.generator))
     grows, at = _grows(osc, raw)
     if not (grows or math.isinf(worst)):
         return Attack(axiom, worst, trials, note="no range is declared; the search found it bounded")

@@ -215,9 +215,9 @@ def _contexts(rule: FunctionRule, teachers: int, close: bool) -> list[tuple[Func
     every = [(replace(rule, severity=severity), False) for severity in levels]
     if rule.sigma is None and teachers > 1 and SAFETY_NAMES.intersection(rule.takes):
         last = max(teachers - 1, 1)
-        falling = tuple(1.0 - k / last for k in range(teachers))
+        falling = tuple(2.0 - 2.0 * k / last for k in range(teachers))  # scores need not end at 1
         tiers = max((teachers + 1) // 2 - 1, 1)
-        tied = tuple(((k * 5 + 3) % ((teachers + 1) // 2)) / tiers for k in range(teachers))
+        tied = tuple(2.0 * ((k * 5 + 3) % ((teachers + 1) // 2)) / tiers for k in range(teachers))
         # Of large numbers every fourth is tried in another order, falling and tied in turn.
         few = close or teachers <= max(CLOSE) + 9 or teachers % 4 == 0
         others = (falling, tied) if close else (falling, tied)[teachers // 4 % 2 :][: int(few)]

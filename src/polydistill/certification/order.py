@@ -50,7 +50,9 @@ def rising(bench: Bench, means: Means) -> Attack | None:
     return _climbed("O2", bench, means, x, {"low": low, "high": high}, sigma=bench.sigma, least=bench.floor)
 
 
-def _climbed(name: str, bench: Bench, means: Means, x: Tensor, fixed: dict[str, Tensor], **constants: Any) -> Attack:
+def _climbed(
+    name: str, bench: Bench, means: Means, x: Tensor, fixed: dict[str, Tensor], rounds: int = 40, **constants: Any
+) -> Attack:
     """Random rows, then the worst of them climbed in place; what is `fixed` to a row, such as severities, stays."""
     axiom = AXIOMS[name]
 
@@ -59,7 +61,7 @@ def _climbed(name: str, bench: Bench, means: Means, x: Tensor, fixed: dict[str, 
 
     value = gap(x, fixed)
     top = value.topk(min(means.candidates(128 if bench.close else 32, bench), len(x))).indices
-    rounds = means.rounds(8 if not bench.close else 16 if _dear(bench) else 40, bench)
+    rounds = means.rounds(8 if not bench.close else 16 if _dear(bench) else rounds, bench)
     best, best_value = x[top], value[top]
     kept: dict[str, Any] = {key: row[top] for key, row in fixed.items()}
     for _ in range(rounds):
@@ -86,7 +88,7 @@ def equivariant(bench: Bench, means: Means) -> Attack | None:
         permuted, define = other
         x = evidence_of(bench, means, means.rows(512, bench))
         aware = replace(bench, source=f"{bench.source}\n{define}")
-        attacks.append(_climbed("E", aware, means, x, {}, order=order, permuted=permuted))
+        attacks.append(_climbed("E", aware, means, x, {}, 10, order=order, permuted=permuted))
     worst = max(attacks, key=lambda a: a.worst)
     return replace(worst, trials=sum(a.trials for a in attacks))
 
@@ -98,6 +100,8 @@ def monotone(bench: Bench, means: Means) -> Attack | None:
     n = means.rows(4096 if bench.close else 256, bench)
     x = evidence_of(bench, means, n)
     rise = sampling.steps(n, (bench.teachers,), (), means.generator).abs().amax(-1)
+    far = rise[::16]  # what falls in the end may do so beyond any small step
+    far.copy_(10.0 ** (4.0 * torch.rand(len(far), dtype=x.dtype, generator=means.generator)))
     if bench.channels:
         channel = torch.tensor(bench.monotone)[torch.randint(len(bench.monotone), (n,), generator=means.generator)]
         rise = torch.nn.functional.one_hot(channel, len(bench.channels)) * rise[:, None]

@@ -93,8 +93,8 @@ class FunctionRule:
         """The positions of one batch together, whatever the function makes of that."""
         return replace(self, row_by_row=False)(evidence)
 
-    def ask(self, evidence: Tensor, severity: Tensor) -> Tensor:
-        """What the function returns, without a copy of the evidence.
+    def ask(self, evidence: Tensor, severity: Tensor, safety: Tensor | None = None) -> Tensor:
+        """What the function returns, without a copy of what it is handed; `safety` are its own scores when left out.
 
         Raises:
             ValueError: it has another shape than the evidence.
@@ -104,7 +104,7 @@ class FunctionRule:
             if name in SEVERITY_NAMES:
                 arguments[name] = severity
             elif name in SAFETY_NAMES:
-                arguments[name] = torch.as_tensor(self.scores(evidence.shape[-1]), dtype=evidence.dtype)
+                arguments[name] = self.safety(evidence.shape[-1], evidence.dtype) if safety is None else safety
         out = self.function(evidence, **arguments)
         if not isinstance(out, Tensor):
             out = torch.as_tensor(out, dtype=evidence.dtype)
@@ -116,12 +116,22 @@ class FunctionRule:
         """Safety scores: as given, or rising with the teacher's index."""
         return default_scores(teachers) if self.sigma is None or len(self.sigma) != teachers else self.sigma
 
+    def safety(self, teachers: int, dtype: torch.dtype) -> Float[Tensor, " K"]:
+        """The safety scores, a copy of its own for whoever asks."""
+        return _as_tensor(self.scores(teachers), dtype).clone()
+
     @property
     def graded(self) -> bool:
         """The function reads severity."""
         return bool(SEVERITY_NAMES.intersection(self.takes))
 
 
+@functools.lru_cache(maxsize=1024)
+def _as_tensor(scores: tuple[float, ...], dtype: torch.dtype) -> Tensor:
+    return torch.tensor(scores, dtype=dtype)
+
+
+@functools.lru_cache(maxsize=1024)
 def default_scores(teachers: int) -> tuple[float, ...]:
     """`k / (K - 1)`: the last teacher is the safest."""
     return tuple(k / max(teachers - 1, 1) for k in range(teachers))

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-HALVINGS = 40
-"""Of a step that stands out."""
+PARTS, DIVISIONS = 8, 14
+"""Into how many parts a step that stands out is divided, and how often: down to 2^-42 of it."""
 CALM = 5e-5
 """Nats of weights that are not worth looking for."""
 Objective = Callable[[Tensor], Tensor]
@@ -34,7 +34,10 @@ def ascend(objective: Objective, x: Float[Tensor, "P ..."], steps: int, stride: 
         gained = objective(x)
         if not gained.requires_grad:
             return best
-        (slope,) = torch.autograd.grad(gained.nan_to_num(0.0, 0.0, 0.0).sum(), x, allow_unused=True)
+        try:
+            (slope,) = torch.autograd.grad(gained.nan_to_num(0.0, 0.0, 0.0).sum(), x, allow_unused=True)
+        except RuntimeError:  # a rule may change its own numbers in place, and then has none either
+            return best
         if slope is None:
             return best
         slope = slope.nan_to_num(0.0, 0.0, 0.0)
@@ -86,7 +89,7 @@ def jumps(
     keep: int = 64,
     chunk: int = 1 << 15,
 ) -> tuple[Float[Tensor, "M ..."], Float[Tensor, "M ..."], Float[Tensor, "M ..."], int]:
-    """Scan lines in steps, then bisect where a step moved the weights more than its neighbours did.
+    """Scan lines in steps, then divide where a step moved the weights more than its neighbours did.
 
     A jump shows as one step that stands out; a slab wider than two steps has a calm step between its two edges.
 
@@ -95,11 +98,11 @@ def jumps(
         base: middles of the lines.
         direction: of the lines, one unit per nat.
         times: where on the lines, nats from their middles, rising.
-        keep: how many steps are bisected.
+        keep: how many steps are divided.
         chunk: points evaluated at a time.
 
     Returns:
-        The two ends of what bisection left of each step that stayed a jump, the directions of their lines, and the
+        The two ends of what division left of each step that stayed a jump, the directions of their lines, and the
         number of points evaluated.
     """
     per_line = len(times)
@@ -123,21 +126,20 @@ def jumps(
     spent = len(base) * per_line
     with torch.no_grad():
         first, last = rule(left), rule(right)
-        for halving in range(HALVINGS):
-            middle = (left + right) / 2
-            between = rule(middle)
-            spent += len(middle)
-            below, above = _osc(between - first), _osc(last - between)
-            lower = below >= above
-            first = torch.where(lower[:, None], first, between)
-            last = torch.where(lower[:, None], between, last)
-            wide = lower.reshape(-1, *(1,) * (base.ndim - 1))
-            left, right = torch.where(wide, left, middle), torch.where(wide, middle, right)
-            if halving % 6 == 5:  # what has become calm is no jump
-                kept = ~(torch.maximum(below, above) < CALM)
-                left, right, way, first, last = (part[kept] for part in (left, right, way, first, last))
-                if not len(left):
-                    break
+        for _ in range(DIVISIONS):
+            points = torch.stack([left + (right - left) * (part / PARTS) for part in range(PARTS + 1)], 1)
+            points[:, -1] = right
+            between = rule(points[:, 1:-1].flatten(0, 1)).unflatten(0, (len(left), PARTS - 1))
+            spent += len(left) * (PARTS - 1)
+            weights = torch.cat([first[:, None], between, last[:, None]], 1)
+            moved = _osc(weights[:, 1:] - weights[:, :-1])
+            rows, steepest = torch.arange(len(left)), moved.argmax(-1)
+            left, right = points[rows, steepest], points[rows, steepest + 1]
+            first, last = weights[rows, steepest], weights[rows, steepest + 1]
+            kept = ~(moved.amax(-1) < CALM)  # what has become calm is no jump
+            left, right, way, first, last = (part[kept] for part in (left, right, way, first, last))
+            if not len(left):
+                break
     return left, right, way, spent
 
 
