@@ -11,6 +11,10 @@ NAME = "structured-2"
 """Of this sampler, for the certificate: ten families of evidence, sizes log-uniform from 1e-3 to 1e4 nats."""
 
 
+HUGE = 1e4
+"""Nats: the largest evidence that is drawn."""
+
+
 @dataclass(frozen=True)
 class _Draw:
     """What families are made of, for `n` rows of `teachers`."""
@@ -66,7 +70,7 @@ def vectors(n: int, teachers: int, generator: Generator) -> Float[Tensor, "n K"]
     for first, family in enumerate(FAMILIES[:n]):
         rows = made[first :: len(FAMILIES)]
         rows.copy_(family(_Draw(len(rows), teachers, generator)))
-    return made.clamp(-1e4, 1e4)
+    return made.clamp(-HUGE, HUGE)
 
 
 def evidence(n: int, shape: tuple[int, ...], generator: Generator) -> Float[Tensor, "n *channels K"]:
@@ -79,7 +83,7 @@ def evidence(n: int, shape: tuple[int, ...], generator: Generator) -> Float[Tens
     size = 10.0 ** (3.0 * torch.rand(n, channels, 1, dtype=torch.float64, generator=generator) - 1.0)
     together = vectors(n, teachers, generator)[:, None] * size
     even = (torch.arange(n) % 2 == 0)[:, None, None]
-    return torch.where(even, together.clamp(-1e4, 1e4), apart)
+    return torch.where(even, together.clamp(-HUGE, HUGE), apart)
 
 
 def steps(n: int, shape: tuple[int, ...], channels: tuple[int, ...], generator: Generator) -> Tensor:

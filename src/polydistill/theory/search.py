@@ -7,28 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from polydistill.certification.sampling import HUGE
+from polydistill.certification.sampling import vectors as evidence
 from polydistill.simplex import normalise
 from polydistill.theory.statement import normal
 
-HUGE = 1e4
-"""Nats: the largest evidence that axiom N speaks of."""
-
-
-def evidence(cases: int, teachers: int, generator: torch.Generator) -> Float[Tensor, "n K"]:
-    """Evidence of every kind: normal at six sizes, one-hot, ties, near-ties, linear, two camps."""
-    sizes = torch.tensor([0.01, 0.3, 1.0, 5.0, 30.0, HUGE], dtype=torch.float64)
-    drawn = normal((cases, teachers), generator)
-    size = sizes[torch.randint(len(sizes), (cases, 1), generator=generator)]
-    plain = drawn * size
-    one_hot = torch.zeros_like(plain).scatter(1, torch.randint(teachers, (cases, 1), generator=generator), 1.0) * size
-    ties = plain.round() if teachers > 1 else plain
-    near = plain[:, :1] + 1e-9 * drawn
-    linear = torch.linspace(0, 1, teachers, dtype=torch.float64) * plain[:, :1]
-    camps = torch.where(drawn > 0, 0.0, size)
-    kind = torch.randint(6, (cases, 1), generator=generator)
-    return torch.stack([plain, one_hot, ties, near, linear, camps], -1).gather(
-        -1, kind[:, :, None].expand(-1, teachers, 1)
-    )[..., 0]
+__all__ = ["HUGE", "ascend", "distributions", "evidence", "one_apart", "osc", "weights"]
 
 
 def weights(cases: int, teachers: int, generator: torch.Generator, size: float = 2.0) -> Float[Tensor, "n K"]:
