@@ -4,8 +4,10 @@ import math
 import time
 
 import torch
-from strangers import LIKELIHOODS, clipped, flawed, sound_if
+from strangers import FLAWED, LIKELIHOODS, SOUND, clipped, flawed, sound_if
 from torch import nn
+
+__all__ = ["FLAWED", "SOUND"]
 
 
 @flawed("F")
@@ -54,16 +56,16 @@ def reseeded_noise(evidence):
 
 @flawed("F C")
 class RememberedByRounding:
-    """Answers are kept for evidence that agrees to two digits."""
+    """Answers are kept for batches that agree to two digits."""
 
     def __init__(self):
         self.known = {}
 
     def __call__(self, evidence):
-        share = clipped(evidence.detach())
-        keys = (evidence.detach() * 100).round().tolist()
-        rows = [self.known.setdefault(tuple(key), row) for key, row in zip(keys, share, strict=True)]
-        return torch.stack(rows) if rows else share
+        if len(self.known) > 100:
+            self.known.clear()
+        key = (evidence.dtype, evidence.shape, (evidence.detach() * 100).round().contiguous().numpy().tobytes())
+        return self.known.setdefault(key, clipped(evidence.detach())).clone()
 
 
 @flawed("F")

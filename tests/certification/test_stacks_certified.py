@@ -162,6 +162,8 @@ def test_proved_is_said_only_when_every_theorem_is_in_the_index():
     assert proved.finding("B").verdict == "proved (T1)"
     assert set(proved.finding("B").theorems) == set(needed)
     assert proved.proofs_sha256 == whole.sha256
+    assert proved.finding("N").verdict.startswith("not refuted in")
+    assert certify(stack, teachers=NAMES, effort=0.02).finding("N").verdict == "proved (T1)"
     assert certify(stack, teachers=NAMES, effort=0.02, proofs=part).finding("B").verdict == "derived"
     nothing = Proofs(frozenset())
     assert certify(stack, teachers=NAMES, effort=0.02, proofs=nothing).finding("B").verdict == "derived"

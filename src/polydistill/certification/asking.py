@@ -39,9 +39,9 @@ def _same(rule: Rule, evidence: Tensor, again: Rule, way: str, times: int = 1) -
 F = Axiom(
     name="F",
     title="a function of its evidence",
-    words="The same evidence gives the same weights: asked twice, in one batch or in several, in float32 as in "
-    "float64, with gradients and without, in training as in evaluation mode, at the start and at the end; and what it "
-    "is given is left as it was.",
+    words="The same evidence gives the same weights: asked twice, in one batch or in several and in any order, "
+    "however it lies in memory, in float32 as in float64, with gradients and without, in training as in evaluation "
+    "mode, at the start and at the end; and what it is given is left as it was.",
     formula="W(e) is determined by e",
     source=OURS,
     required=True,

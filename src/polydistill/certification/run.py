@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -196,6 +197,11 @@ def _of_pipeline(
             known = Basis.PROVED if theorems else Basis.DERIVED if ours else Basis.DECLARED
             basis = known if bounded else Basis.NONE
             bound = None if not bounded else promise.range if axiom == "B" else _modulus_bound(benches[0])
+        elif axiom == "N" and ours and promise.range < math.inf:
+            theorems = (
+                () if any("T12_clip_range" in r.theorems for r in rules) else proofs.check(rules, ("T1_calculus",))
+            )
+            basis = Basis.PROVED if theorems else basis
         elif axiom in ("O1", "O2") and axiom in claims:
             theorems = _safety_theorems(axiom, pipeline, proofs) if ours else ()
             basis = Basis.PROVED if theorems else Basis.DERIVED if ours else Basis.DECLARED
@@ -284,15 +290,18 @@ CLOSELY: dict[str, Law] = {
 
 
 def _attacks(benches: Sequence[Bench], means: Means, tell: Callable[[str], None]) -> Attacks:
-    """Every law on benches that are looked at closely; on the others those that are cheap, while nothing was found.
+    """Every law on benches that are looked at closely, on the others those that are cheap; until it is refuted.
 
     Of what is no function nothing else is asked: a law about it could be refuted or not at every call.
     """
     found: Attacks = {name: [] for name in LAWS}
     less = replace(means, effort=means.effort / 4)  # of the same number of teachers at another severity
 
+    def refuted(name: str) -> bool:
+        return any(result.witness is not None for result in found[name])
+
     def add(name: str, law: Law, bench: Bench) -> Attack | None:
-        if not bench.close and any(result.witness is not None for result in found[name]):
+        if refuted(name):
             return None
         tell(f"{bench.teachers} teachers, {LAWS[name].title}")
         result = law(bench, less if bench.again else means)
@@ -312,13 +321,8 @@ def _attacks(benches: Sequence[Bench], means: Means, tell: Callable[[str], None]
                 add(name, law, bench)
         if bench.order_only or not (bench.close or place % every == 0):
             continue
-        shifted = add("X", further.shift_invariant, bench)
-        invariant = shifted is None or shifted.witness is None
-
-        def continuous(bench: Bench, means: Means, invariant: bool = invariant) -> Attack:
-            return continuity.continuous(bench, means, invariant)
-
-        add("C", continuous, bench)
+        add("X", further.shift_invariant, bench)
+        add("C", partial(continuity.continuous, shift_invariant=not refuted("X")), bench)
         for name, law in CLOSELY.items():
             if bench.close or name in ("B", "M"):
                 add(name, law, bench)
