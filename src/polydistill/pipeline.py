@@ -43,6 +43,12 @@ class Pipeline:
         stack: bound operator.
         floor: share of uniform weights mixed in after composition, in [0, 1].
         safety: bound enforcement, or None.
+
+    >>> from polydistill import Pipeline, PrefixPosterior, Tilt
+    >>> tilt = Tilt({"careful": 1}, strength=8)
+    >>> pipeline = Pipeline.of(PrefixPosterior(), ["capable", "careful"], floor=0.02, safety=tilt)
+    >>> round(pipeline.ordered_from(), 2)  # from this severity on the safer one never weighs less
+    0.49
     """
 
     stack: Operator

@@ -200,6 +200,12 @@ def certify_pool(
     Raises:
         TypeError: it cannot be called.
         ValueError: it is no function from weights and log-probabilities to log-probabilities, or there is no such law.
+
+    >>> from polydistill import certify_pool
+    >>> def geometric(weights, log_p):
+    ...     return (weights[..., None] * log_p).sum(1).log_softmax(-1)
+    >>> certify_pool(geometric, laws=["factor"], effort=0.1).exit_ok
+    True
     """
     if not effort > 0:
         raise ValueError(f"effort must be > 0, got {effort}")

@@ -77,6 +77,11 @@ def certify(  # noqa: PLR0913
     Raises:
         TypeError: the operator is none of these.
         ValueError: a function takes no evidence that was tried, or an unbound stack comes without teachers.
+
+    >>> from polydistill import Entropy, Softmax, certify
+    >>> certificate = certify(Softmax(2.0)(Entropy(spread=4)), teachers=["a", "b"], effort=0.1)
+    >>> certificate.exit_ok
+    True
     """
     if not effort > 0:
         raise ValueError(f"effort must be > 0, got {effort}")

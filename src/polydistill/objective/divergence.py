@@ -121,7 +121,12 @@ class Divergence:
 
 @dataclass(frozen=True)
 class ForwardKL(Divergence):
-    """`sum_k w_k KL(p_k || q)`: mean-seeking, collapses to the linear pool."""
+    """`sum_k w_k KL(p_k || q)`: mean-seeking, collapses to the linear pool.
+
+    >>> from polydistill import ForwardKL
+    >>> ForwardKL(temperature=2.0, ce=0.1).mass  # share of the divergence; the rest is cross-entropy on labels
+    0.9
+    """
 
     pool: ClassVar[Pool] = Pool.LINEAR
 
@@ -152,7 +157,12 @@ class ForwardKL(Divergence):
 
 @dataclass(frozen=True)
 class ReverseKL(Divergence):
-    """`sum_k w_k KL(q || p_k)`: mode-seeking, collapses to the log pool `softmax(sum_k w_k z_k / T)`."""
+    """`sum_k w_k KL(q || p_k)`: mode-seeking, collapses to the log pool `softmax(sum_k w_k z_k / T)`.
+
+    >>> from polydistill import ReverseKL
+    >>> ReverseKL().pool.name  # the teachers' log-probabilities are averaged, not their probabilities
+    'LOG'
+    """
 
     pool: ClassVar[Pool] = Pool.LOG
     keeps_log: ClassVar[bool] = True

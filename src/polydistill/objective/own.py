@@ -23,6 +23,12 @@ class OwnPool(Family):
     Attributes:
         aggregator: `(weights [n, K], log_p [n, K, V]) -> log_p [n, V]`, in the dtype of the loss and without gradient;
             it is called with some positions at a time, in the plain kernel.
+
+    >>> from polydistill import OwnPool
+    >>> def geometric(weights, log_p):
+    ...     return (weights[..., None] * log_p).sum(1).log_softmax(-1)
+    >>> OwnPool(aggregator=geometric).name
+    'geometric'
     """
 
     aggregator: Callable[[Tensor, Tensor], Tensor] | None = None

@@ -34,6 +34,14 @@ class Tilt:
     Attributes:
         scores: teacher -> safety score; teachers left out have score 0.
         strength: nats per unit of score at severity 1.
+
+    >>> import torch
+    >>> from polydistill import Tilt
+    >>> tilt = Tilt({"careful": 1}, strength=3).bind(("capable", "careful"))
+    >>> log_w = torch.tensor([[0.9, 0.1], [0.9, 0.1]]).log()
+    >>> tilt.enforce(log_w, torch.tensor([0.0, 1.0])).exp().round(decimals=2)  # at severity 0, at severity 1
+    tensor([[0.9000, 0.1000],
+            [0.3100, 0.6900]])
     """
 
     scores: Mapping[str, float]
@@ -84,6 +92,14 @@ class Ordered:
         critical: severity from which the order is complete, in (0, 1].
         low: least weight of any teacher, in (0, 1 / K]; None for no bound.
         high: greatest weight of any teacher, in [1 / K, 1].
+
+    >>> import torch
+    >>> from polydistill import Ordered
+    >>> order = Ordered({"careful": 1}, critical=0.5).bind(("capable", "careful"))
+    >>> log_w = torch.tensor([[0.9, 0.1], [0.9, 0.1]]).log()
+    >>> order.enforce(log_w, torch.tensor([0.0, 0.5])).exp().round(decimals=2)  # the order holds from 0.5 on
+    tensor([[0.9000, 0.1000],
+            [0.5000, 0.5000]])
     """
 
     scores: Mapping[str, float]
@@ -151,6 +167,14 @@ class Veto:
         scores: teacher -> safety score; teachers left out have score 0.
         least: score that a teacher needs to be heard.
         critical: severity from which the others are out, in (0, 1].
+
+    >>> import torch
+    >>> from polydistill import Veto
+    >>> veto = Veto({"careful": 1}, critical=0.5).bind(("capable", "careful"))
+    >>> log_w = torch.tensor([[0.9, 0.1], [0.9, 0.1]]).log()
+    >>> veto.enforce(log_w, torch.tensor([0.0, 0.5])).exp().round(decimals=2)  # out from 0.5 on
+    tensor([[0.9000, 0.1000],
+            [0.0000, 1.0000]])
     """
 
     scores: Mapping[str, float]

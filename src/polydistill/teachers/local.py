@@ -95,6 +95,11 @@ class LocalTeacher:
 
     Raises:
         TeacherUnavailableError: the model's logits are not those of its body and head.
+
+    >>> from polydistill import LocalTeacher
+    >>> teacher = LocalTeacher.load("code", "org/coder")  # a hub id or a folder
+    >>> teacher.name, teacher.model.training
+    ('code', False)
     """
 
     configured: ClassVar[str] = "student"  # whose tokenizer, as a configuration says it

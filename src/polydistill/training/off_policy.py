@@ -72,6 +72,18 @@ class PolyDistillTrainer(Taught, SFTTrainer):
         DataError: a data set is empty, or nothing in it is left to learn.
         VocabularyMismatchError: a teacher's vocabulary is not the student's.
         TeacherUnavailableError: a teacher cannot be loaded.
+
+    >>> from datasets import Dataset
+    >>> from trl import SFTConfig
+    >>> from polydistill import PolyDistillTrainer, PrefixPosterior
+    >>> data = Dataset.from_dict({"text": ["def add(a, b): return a + b", "two and three make five"] * 4})
+    >>> args = SFTConfig("run", max_steps=2, bf16=False, report_to=[], disable_tqdm=True)
+    >>> trainer = PolyDistillTrainer(
+    ...     "org/small", {"code": "org/coder", "maths": "org/counter"}, PrefixPosterior(), args=args, train_dataset=data
+    ... )
+    >>> trainer.train().global_step  # doctest: +ELLIPSIS
+    {'train_runtime': ...}
+    2
     """
 
     objective: Divergence

@@ -65,6 +65,20 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
         ValueError: weights or an option that cannot be honoured on generated text.
         DataError: a data set is empty, or has no prompts.
         VocabularyMismatchError: a teacher's vocabulary is not the student's.
+
+    >>> from datasets import Dataset
+    >>> from trl import DistillationConfig
+    >>> from polydistill import OnPolicyPolyDistillTrainer, PrefixPosterior
+    >>> data = Dataset.from_dict({"prompt": ["def add(a, b):", "two and three make"] * 4})
+    >>> args = DistillationConfig(
+    ...     "run", max_steps=1, max_completion_length=8, bf16=False, report_to=[], disable_tqdm=True
+    ... )
+    >>> trainer = OnPolicyPolyDistillTrainer(
+    ...     "org/small", {"code": "org/coder", "maths": "org/counter"}, PrefixPosterior(), args=args, train_dataset=data
+    ... )
+    >>> trainer.train().global_step  # doctest: +ELLIPSIS
+    {'train_runtime': ...}
+    1
     """
 
     own_text: ClassVar[bool] = True

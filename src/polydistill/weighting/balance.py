@@ -25,6 +25,11 @@ class Balanced(Operator):
     Args:
         base: operator whose log-weights are raised to the power.
         memory: share of the old mean square that is kept at each step, in [0, 1).
+
+    >>> from polydistill import Balanced, Entropy, Softmax
+    >>> stack = Balanced(Softmax(1.0)(Entropy(spread=2))).bind(["a", "b"], ["code", "maths"])
+    >>> stack.guarantee().range  # 2 nats to the power 4 at most
+    8.0
     """
 
     tag = Tag.DYNAMIC

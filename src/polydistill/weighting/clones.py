@@ -70,6 +70,15 @@ class CloneRobust(Weighting):
         temperature: nats, > 0.
         similarity: teacher -> teacher -> likeness in [0, 1], e.g. one minus the mean total variation of their
             distributions on sample text; symmetric, 0 where it is not given.
+
+    >>> import torch
+    >>> from polydistill import CloneRobust, Entropy
+    >>> from polydistill.logprobs import Positions, Statistics
+    >>> at = Positions.of(torch.zeros(1, dtype=torch.long), torch.ones(1, dtype=torch.bool))
+    >>> same = Statistics(at, torch.zeros(1, 3), entropy=torch.ones(1, 3))  # three teachers that are equally sure
+    >>> alike = CloneRobust(1.0, {"a": {"copy of a": 1.0}})(Entropy())
+    >>> alike.bind(["a", "copy of a", "b"])(same)[0].exp()
+    tensor([[0.2500, 0.2500, 0.5000]])
     """
 
     def __init__(self, temperature: float, similarity: Mapping[str, Mapping[str, float]]) -> None:

@@ -48,6 +48,11 @@ class ConvexSum(Operator):
     Args:
         parts: operators.
         shares: a_i > 0, normalised; equal when left out.
+
+    >>> from polydistill import ConvexSum, Fixed, Uniform
+    >>> half = ConvexSum([Fixed({"code": 1}), Uniform()])  # what one part vetoes, another may still want
+    >>> print(half.bind(["code", "maths"]))
+    ConvexSum([Fixed({'code': 1}), Uniform()], (0.5, 0.5))
     """
 
     def __init__(self, parts: Sequence[Operator], shares: Sequence[float] | None = None) -> None:
@@ -126,6 +131,11 @@ class WeightedProduct(Operator):
         factors: operators; none may read the label of the very position, which the exponents are scored on.
         most: largest exponent, >= 1.
         rate: share of a step of Fisher scoring, > 0.
+
+    >>> from polydistill import Entropy, PrefixPosterior, Softmax, WeightedProduct
+    >>> stack = WeightedProduct([PrefixPosterior(0.02), Softmax(2.0)(Entropy())], most=1.5).bind(["code", "maths"])
+    >>> print(stack.says())
+    exponents learned: PrefixPosterior(share=0.02) ** 1.00, Softmax(2)(Entropy(spread=8.0)) ** 1.00
     """
 
     tag = Tag.DYNAMIC

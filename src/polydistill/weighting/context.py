@@ -79,6 +79,15 @@ class PrefixPosterior(_Posterior):
 
     Args:
         share: a, in (0, 1]; the chance per token that another teacher takes over.
+
+    >>> import torch
+    >>> from polydistill import PrefixPosterior
+    >>> from polydistill.logprobs import Positions, Statistics
+    >>> log_p = torch.tensor([[-1.0, -3.0]] * 4)  # what two teachers gave four tokens of a text
+    >>> at = Positions.of(torch.zeros(4, dtype=torch.long), torch.ones(4, dtype=torch.bool))
+    >>> log_w, _ = PrefixPosterior(share=0.02).bind(["code", "maths"])(Statistics(at, log_p))
+    >>> [round(w, 2) for w in log_w.exp()[:, 0].tolist()]  # of "code", before each token
+    [0.5, 0.87, 0.97, 0.99]
     """
 
     def __init__(self, share: float = 0.02) -> None:
@@ -126,6 +135,10 @@ class DiscountedPosterior(_Posterior):
     Args:
         discount: gamma in [0, 1).
         spread: per-token evidence is clipped to this spread, nats.
+
+    >>> from polydistill import DiscountedPosterior
+    >>> DiscountedPosterior(discount=0.75, spread=4).bind(["code", "maths"]).guarantee().range  # 4 / (1 - 0.75)
+    16.0
     """
 
     laws = frozenset("EMUX")
@@ -168,6 +181,10 @@ class ClippedPosterior(_Posterior):
 
     Args:
         spread: bound on the posterior's log-odds, nats; `inf` is the unbounded posterior.
+
+    >>> from polydistill import ClippedPosterior
+    >>> ClippedPosterior(spread=6).bind(["code", "maths"]).guarantee().range
+    6.0
     """
 
     def __init__(self, spread: float = 8.0) -> None:
@@ -206,6 +223,10 @@ class TeacherRouter(Operator):
 
     Args:
         strength: nats; `inf` is a hard route: per-sample routing as elsewhere, without range.
+
+    >>> from polydistill import TeacherRouter
+    >>> TeacherRouter(strength=4).bind(["code", "maths"]).guarantee().range
+    4.0
     """
 
     scale = "context"

@@ -39,6 +39,11 @@ class Gate(Operator):
         bound: R, nats.
         modulus: per signal, nats of log-weights per nat of evidence.
         rate: learning rate, > 0; the gradient is clipped to norm 1.
+
+    >>> from polydistill import Entropy, Gate, Margin
+    >>> gate = Gate([Entropy(), Margin()], bound=4.0, modulus=0.5).bind(["code", "maths"])
+    >>> gate.guarantee().range, [modulus.once for modulus in gate.guarantee().moduli]
+    (4.0, [0.5, 0.5])
     """
 
     tag = Tag.DYNAMIC

@@ -86,6 +86,16 @@ class Operator(nn.Module):
         reads_prefix_labels: it reads the labels of earlier positions.
         signals: the signals that `weigh` reads.
         laws: names of the laws among E, M, U, X, D that it declares (`polydistill.axioms`).
+
+    >>> import torch
+    >>> from polydistill import Operator
+    >>> class First(Operator):
+    ...     def weigh(self, statistics, carry):
+    ...         log_w = torch.full_like(statistics.label_log_prob, -2.0)
+    ...         log_w[:, 0] = 0.0
+    ...         return log_w.log_softmax(-1), carry
+    >>> First().bind(["code", "maths"]).guarantee().range  # promises nothing; override `guarantee` to promise 2
+    inf
     """
 
     scale: str = "token"
@@ -300,7 +310,12 @@ class Power(Operator):
 
 
 class Uniform(Operator):
-    """The identity of composition: every teacher the same."""
+    """The identity of composition: every teacher the same.
+
+    >>> from polydistill import PrefixPosterior, Uniform
+    >>> round((PrefixPosterior(share=0.5) * Uniform()).bind(["a", "b"]).guarantee().range, 3)  # log(1 + 2) + 0
+    1.099
+    """
 
     scale = "task"
     laws = frozenset("EMUX")
@@ -320,6 +335,11 @@ class Fixed(Operator):
 
     Args:
         weights: teacher -> weight >= 0; teachers that are left out get 0. They are normalised.
+
+    >>> import math
+    >>> from polydistill import Fixed
+    >>> Fixed({"code": 3, "maths": 1}).bind(["code", "maths"]).guarantee().range == math.log(3)
+    True
     """
 
     scale = "task"

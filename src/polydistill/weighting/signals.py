@@ -61,7 +61,12 @@ class Signal:
 @dataclass(frozen=True)
 class Entropy(Signal):
     """`-H(p_k)`: a teacher that is sure counts more. Blind to whether it is right: a specialist on text that it does
-    not know can be the surest of all, so multiply this with a context scale."""
+    not know can be the surest of all, so multiply this with a context scale.
+
+    >>> from polydistill import Entropy, Softmax
+    >>> Softmax(2.0)(Entropy(spread=4)).bind(["code", "maths"]).guarantee().range  # spread over temperature
+    2.0
+    """
 
     name: ClassVar[str] = "entropy"
     needs: ClassVar[frozenset[str]] = frozenset({"entropy"})
@@ -77,7 +82,12 @@ class Entropy(Signal):
 
 @dataclass(frozen=True)
 class LabelLikelihood(Signal):
-    """`log p_k(y)` of the very token to be learned: needs labels, at token scale only."""
+    """`log p_k(y)` of the very token to be learned: needs labels, at token scale only.
+
+    >>> from polydistill import LabelLikelihood, Softmax
+    >>> Softmax(1.0)(LabelLikelihood()).reads_label
+    True
+    """
 
     name: ClassVar[str] = "label likelihood"
     reads_label: ClassVar[bool] = True
@@ -93,7 +103,12 @@ class LabelLikelihood(Signal):
 
 @dataclass(frozen=True)
 class Consensus(Signal):
-    """`-KL(p_k || mean_j p_j)`: a teacher that stands alone counts less. A duplicated teacher wins (no axiom D)."""
+    """`-KL(p_k || mean_j p_j)`: a teacher that stands alone counts less. A duplicated teacher wins (no axiom D).
+
+    >>> from polydistill import Consensus, Softmax
+    >>> Softmax(1.0)(Consensus()).needs
+    frozenset({'distance_to_pool'})
+    """
 
     name: ClassVar[str] = "consensus"
     needs: ClassVar[frozenset[str]] = frozenset({"distance_to_pool"})
@@ -117,6 +132,12 @@ class StudentGap(Signal):
 
     Easy first under forward KL at temperature 1 is the one adaptive rule that is `variational` by itself: it
     minimises `<w, L(theta)> - tau H(w)` for the very losses that the objective uses (T13).
+
+    >>> from polydistill import Softmax, StudentGap
+    >>> Softmax(1.0)(StudentGap(hard_first=True)).tag.name
+    'DYNAMIC'
+    >>> Softmax(1.0)(StudentGap(spread=float("inf"))).tag.name
+    'VARIATIONAL'
     """
 
     hard_first: bool = False
@@ -132,7 +153,12 @@ class StudentGap(Signal):
 
 @dataclass(frozen=True)
 class Margin(Signal):
-    """`log p_(1) - log p_(2)`: like entropy, from the two largest entries only."""
+    """`log p_(1) - log p_(2)`: like entropy, from the two largest entries only.
+
+    >>> from polydistill import Margin
+    >>> Margin(spread=4).moved_by(0.1, vocabulary=32_000, teachers=3)
+    0.1
+    """
 
     name: ClassVar[str] = "margin"
     needs: ClassVar[frozenset[str]] = frozenset({"margin"})

@@ -28,6 +28,14 @@ class Similarity(Operator):
         embedding: E, one row per vocabulary entry, e.g. the student's input embeddings; used as it is, not learned.
         centroids: teacher -> vector of its domain; see `centroid`.
         temperature: nats of cosine per nat of log-weight, > 0.
+
+    >>> import torch
+    >>> from polydistill import Similarity
+    >>> embedding = torch.eye(4)  # the student's, one row per token
+    >>> told = {"code": Similarity.centroid(embedding, torch.tensor([0, 1])), "maths": embedding[2]}
+    >>> stack = Similarity(embedding, told, temperature=0.5).bind(["code", "maths"])
+    >>> round(stack.guarantee().range, 3)  # the two domains have nothing in common: sqrt 2 / temperature
+    2.828
     """
 
     scale = "context"

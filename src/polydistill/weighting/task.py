@@ -31,6 +31,12 @@ class TaskPrior(Operator):
     Args:
         table: task -> teacher -> weight >= 0; teachers that a row leaves out get its smallest weight. Rows are
             normalised. A weight of 0 is a veto: that teacher takes no part in the task.
+
+    >>> from polydistill import TaskPrior
+    >>> prior = TaskPrior({"python": {"code": 3, "maths": 1}}).bind(["code", "maths"], ["python", "sums"])
+    >>> prior.log_prior.exp()  # a row per task
+    tensor([[0.7500, 0.2500],
+            [0.5000, 0.5000]], dtype=torch.float64)
     """
 
     scale = "task"
@@ -101,6 +107,11 @@ class TaskRouter(Operator):
     Args:
         route: task -> teacher.
         strength: nats by which the named teacher leads; `inf` is a hard route (no range, not continuous).
+
+    >>> from polydistill import TaskRouter
+    >>> route = TaskRouter({"python": "code"}, strength=2).bind(["code", "maths"], ["python", "sums"])
+    >>> route.guarantee().range
+    2.0
     """
 
     scale = "task"
@@ -146,6 +157,11 @@ class Hedge(Weighting):
     Args:
         rate: learning rate per optimizer step, > 0.
         share: uniform share mixed in after each update, in (0, 1].
+
+    >>> from polydistill import Entropy, Hedge
+    >>> hedge = Hedge(rate=0.5, share=0.1)(Entropy()).bind(["code", "maths"], ["python"])
+    >>> round(hedge.guarantee().range, 3)  # log(1 + 2 * 0.9 / 0.1)
+    2.944
     """
 
     def __init__(self, rate: float = 0.5, share: float = 0.02) -> None:

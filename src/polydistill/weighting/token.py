@@ -22,6 +22,13 @@ class Softmax(Weighting):
 
     Args:
         temperature: nats, > 0; smaller is sharper.
+
+    >>> import torch
+    >>> from polydistill import Entropy, Softmax
+    >>> Softmax(2.0).log_weights(torch.tensor([0.0, -2.0])).exp()
+    tensor([0.7311, 0.2689])
+    >>> Softmax(2.0)(Entropy(spread=4)).bind(["code", "maths"]).guarantee().range
+    2.0
     """
 
     def __init__(self, temperature: float) -> None:
@@ -72,6 +79,14 @@ class Custom(Weighting):
 
     Args:
         function: the rule; it must be normalised to within 1e-3, which is checked at every call.
+
+    >>> from polydistill import Custom, Entropy
+    >>> def second_best_counts_half(evidence):
+    ...     ranks = evidence.argsort(-1, descending=True).argsort(-1)
+    ...     return (0.5**ranks) / (0.5**ranks).sum(-1, keepdim=True)
+    >>> stack = Custom(second_best_counts_half)(Entropy())
+    >>> stack.bind(["code", "maths"]).guarantee().range  # nothing is known; `polydistill.certify` looks at it
+    inf
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:

@@ -83,6 +83,11 @@ class ServedTeacher:
         patience: deadlines and tries.
         concurrency: requests under way at most, one sequence each.
         body_limit: bytes of an answer that are read at most.
+
+    >>> from polydistill import ServedTeacher
+    >>> teacher = ServedTeacher("code", "http://localhost:8000/v1", "org/coder", on_outage="wait")
+    >>> teacher.name, teacher.k  # nobody was asked yet
+    ('code', 20)
     """
 
     unknown = TAIL_STATISTICS
