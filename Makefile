@@ -73,6 +73,7 @@ lock: pyproject.toml constraints.txt
 
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build -q -W -b html docs docs/_build/html
+	$(BIN)/python docs/links.py docs/_build/html
 	@echo docs/_build/html/index.html
 
 # Pages that are made from a run of the code.
