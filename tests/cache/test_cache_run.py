@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -411,6 +412,7 @@ def test_a_killed_build_ends_with_the_manifest_of_one_that_was_not(project: Path
     done = forked.run([*command, "--json", tmp_path / "built.json"], cwd=project)
     assert done.returncode == 0, done.stderr
     assert "next: polydistill train run.yaml" in done.stdout
+    assert re.search(r"going on after shard [1-5] of 5\n", done.stderr), "those that were whole are not made again"
     assert json.loads((tmp_path / "built.json").read_text())["texts"] == 30
     for path in (tmp_path / "killed").iterdir():
         assert path.read_bytes() == (cache / path.name).read_bytes()

@@ -9,7 +9,7 @@ def test_a_ribbon_is_coloured_by_the_teacher_with_the_greatest_weight():
     ribbon = Ribbon(
         name="r",
         teachers=["a", "b"],
-        tokens=["x", "y", "z\n"],
+        tokens=["x", "y", "z\n  "],
         weights=[None, [0.9, 0.1], [0.25, 0.75]],
         loss=[None, 1.0, 3.0],
         expected=["a", "a", "a"],
@@ -18,11 +18,11 @@ def test_a_ribbon_is_coloured_by_the_teacher_with_the_greatest_weight():
     assert [token.teacher for token in shown.tokens] == [None, 0, 1]
     assert [token.strength for token in shown.tokens] == pytest.approx([0.0, 0.8, 0.5])
     assert [token.switch for token in shown.tokens] == ["a", None, None]
-    assert [token.breaks for token in shown.tokens] == [0, 0, 1]
+    assert [token.text for token in shown.tokens] == ["x", "y", "z⏎\n  "], "an indent stays in its line"
     assert shown.right == 0.5
     assert shown.loss == 2.0
     assert shown.share == {"a": 0.5, "b": 0.5}
-    assert shown.tokens[2].description == "“z⏎” · b 75.0%, a 25.0% · student's loss 3.00 nats · text of a"
+    assert shown.tokens[2].description == "“z⏎  ” · b 75.0%, a 25.0% · student's loss 3.00 nats · text of a"
 
 
 def test_what_was_not_measured_is_not_made_up():

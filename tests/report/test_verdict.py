@@ -89,6 +89,20 @@ def test_baselines_beside_the_run_are_the_answer_if_they_are_of_the_same_teacher
     assert verdict(read_run(tmp_path / "run")).found[-1] == worth
 
 
+def test_other_students_of_the_run_are_what_it_is_compared_with(tmp_path):
+    run_of(tmp_path)
+    summary = read_run(tmp_path).summary
+    more = [Score(name=f"{mean}", role="student", losses={}, mean=mean) for mean in (4.5, 3.899, 3.8)]
+    write_summary(tmp_path / SUMMARY, summary.model_copy(update={"scores": [*summary.scores, *more]}))
+    found = verdict(read_run(tmp_path))
+    assert found.found[-1] == (
+        "of the students of this run, on all text, it is 0.10 nats behind 3.8, as good as 3.899 "
+        "and 0.60 nats ahead of 4.5"
+    )
+    assert "one seed" in found.sure[-1]
+    assert not any("baselines" in sentence for sentence in found.next)
+
+
 def test_a_teacher_nobody_trusts_and_text_that_is_cut_are_worth_a_word(tmp_path):
     cut = "the training data: 2,119 of 3,100 rows are longer than max_length=160 and are cut; 12.4% of the tokens go"
     run = run_of(tmp_path, weights={"law": {"a": 0.99, "b": 0.01}}, says=[cut])

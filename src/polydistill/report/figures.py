@@ -124,6 +124,9 @@ def divergences(run: Run) -> Figure | None:
     )
 
 
+SHARES = {"range": [0, 1], "tickformat": ".0%"}
+
+
 def weights(run: Run, student: str) -> Figure | None:
     """Mean weight of every teacher over training: one panel per task."""
     records = [record for record in run.steps_of(student) if record.weights]
@@ -154,10 +157,10 @@ def weights(run: Run, student: str) -> Figure | None:
                     "hovertemplate": "%{y:.1%}",
                 }
             )
-        layout[_axis("yaxis", panel, long=True)].update(range=[0, 1], tickformat=".0%")
+        layout[_axis("yaxis", panel, long=True)].update(SHARES, showticklabels=panel % columns == 0)
     if limited:
         traces += _constraint_weights(limited, len(tasks))
-        layout[_axis("yaxis", len(tasks), long=True)].update(range=[0, 1], tickformat=".0%")
+        layout[_axis("yaxis", len(tasks), long=True)].update(SHARES, showticklabels=len(tasks) % columns == 0)
     averaged = f", running mean over {window} points" if window > 1 else ""
     return Figure(
         f"weights-{run.students.index(student)}",

@@ -12,8 +12,7 @@ class TokenView:
     """One token as the page shows it.
 
     Attributes:
-        text: with spaces as they are and control characters made visible.
-        breaks: line breaks after it.
+        text: with spaces and line breaks as they are and control characters made visible.
         teacher: place of the trusted teacher, None where nobody was asked.
         strength: how far its weight is above an equal share, in [0, 1].
         switch: the true domain's teacher, where it changes at this token.
@@ -21,7 +20,6 @@ class TokenView:
     """
 
     text: str
-    breaks: int
     teacher: int | None
     strength: float
     switch: str | None
@@ -66,8 +64,7 @@ def view(ribbon: Ribbon, log_prob: Sequence[Sequence[float]] = ()) -> RibbonView
         loss = ribbon.loss[i] if ribbon.loss else None
         tokens.append(
             TokenView(
-                text=visible(text),
-                breaks=text.count("\n"),
+                text="⏎\n".join(visible(line) for line in text.split("\n")),
                 teacher=trusted[i],
                 strength=_strength(ribbon.weights[i]),
                 switch=truth if truth is not None and truth != before else None,

@@ -40,7 +40,7 @@ class Verdict:
 
 def verdict(run: Run) -> Verdict:
     """What can be said of a run from its records; a sentence that has no ground is left out."""
-    found = [*_followed(run), *_behind(run), *_worth(run)]
+    found = [*_followed(run), *_behind(run), *_ahead(run), *_worth(run)]
     return Verdict(found, _sure(run), _next(run))
 
 
@@ -119,13 +119,28 @@ def _behind(run: Run) -> list[str]:
     )
     if not gaps:
         return []
-    parts = [
-        f"as good as {who} on {domain}"
-        if abs(gap) < 0.005
-        else f"{abs(gap):.2f} nats {'behind' if gap > 0 else 'ahead of'} {who} on {domain}"
-        for gap, domain, who in gaps
-    ]
+    parts = [f"{_beside(gap, who)} on {domain}" for gap, domain, who in gaps]
     return [f"beside the best teacher of each column it is {_listed(parts)}"]
+
+
+def _beside(gap: float, who: str) -> str:
+    return (
+        f"as good as {who}" if abs(gap) < 0.005 else f"{abs(gap):.2f} nats {'behind' if gap > 0 else 'ahead of'} {who}"
+    )
+
+
+def _others(run: Run) -> list[tuple[float, str]]:
+    """By how much the main student is behind every other one of the run, nats on all text, and who that is."""
+    means = {
+        s.name: s.mean for s in run.scores() if s.role == "student" and s.mean is not None and math.isfinite(s.mean)
+    }
+    own = means.pop(run.main_student or "", None)
+    return [] if own is None else sorted((own - mean, run.label(name)) for name, mean in means.items())
+
+
+def _ahead(run: Run) -> list[str]:
+    parts = [_beside(gap, who) for gap, who in _others(run)]
+    return [f"of the students of this run, on all text, it is {_listed(parts)}"] if parts else []
 
 
 def _worth(run: Run) -> list[str]:
@@ -149,7 +164,9 @@ def _sure(run: Run) -> list[str]:
             f"held-out loss {loss} nats per token: 95% interval by bootstrap over {texts:,} texts with "
             f"{sum(record.tokens.values()):,} tokens{few}"
         )
-    if run.baselines is None:
+    if _others(run):
+        said.append("the students of this run are of one seed, whose noise is in no interval")
+    elif run.baselines is None:
         said.append("it was not compared with averaging, one teacher or labels alone: nobody knows what they would do")
     return said
 
@@ -158,7 +175,8 @@ def _next(run: Run) -> list[str]:
     record, said = last_evaluation(run), []
     if record is None:
         said.append("name held-out text in data.evaluation")
-    if run.baselines is None and run.summary is not None and run.config is not None and record is not None:
+    alone = run.baselines is None and not _others(run)
+    if alone and run.summary is not None and run.config is not None and record is not None:
         said.append(
             f"was it worth it, against averaging, labels and one teacher: polydistill baselines {run.path}/config.yaml"
         )
