@@ -160,6 +160,27 @@ def test_a_script_in_the_data_does_not_run_and_is_shown_as_text(tmp_path, tmp_pa
     assert legend.startswith("&lt;/script&gt;&lt;script&gt;")
 
 
+def test_nothing_is_wider_than_a_phone(demo_run, tmp_path_factory):
+    """A window of a headless browser is never that narrow, a frame is."""
+    scratch = tmp_path_factory.mktemp("browser")
+    page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", write_report(demo_run).read_text("utf-8"))
+    script = """<script>setTimeout(() => {
+      const root = document.documentElement;
+      const wide = [...document.querySelectorAll(".main-svg, h1, h2, h3, p, li, table")].filter((e) =>
+        e.getBoundingClientRect().right > 400 && !e.closest(".scroll, details:not([open])"));
+      parent.postMessage([root.scrollWidth - root.clientWidth, ...wide.map((e) => e.outerHTML.slice(0, 80))], "*");
+    }, 3000)</script></body>"""
+    (scratch / "page.html").write_text(page.replace("</body>", script), encoding="utf-8")
+    frame = scratch / "frame.html"
+    frame.write_text(
+        "<script>onmessage = (e) => { document.documentElement.dataset.said = JSON.stringify(e.data); }</script>"
+        '<iframe src="page.html" style="width: 400px; height: 900px; border: 0"></iframe>'
+    )
+    seen = visit(frame, scratch)
+    assert seen.console == []
+    assert re.search(r'data-said="([^"]*)"', seen.dom)[1] == "[0]"
+
+
 def test_a_token_is_reached_by_keyboard_and_says_its_weights(demo_run, tmp_path_factory):
     page = write_report(demo_run).read_text(encoding="utf-8")
     page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)

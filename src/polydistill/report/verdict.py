@@ -135,7 +135,8 @@ def _others(run: Run) -> list[tuple[float, str]]:
         s.name: s.mean for s in run.scores() if s.role == "student" and s.mean is not None and math.isfinite(s.mean)
     }
     own = means.pop(run.main_student or "", None)
-    return [] if own is None else sorted((own - mean, run.label(name)) for name, mean in means.items())
+    gaps = [] if own is None else [(own - mean, run.label(name)) for name, mean in means.items()]
+    return sorted(gaps, reverse=True)
 
 
 def _ahead(run: Run) -> list[str]:
