@@ -196,8 +196,8 @@ def sft_config(config: c.RunConfig) -> SFTConfig:
 
 
 def _arguments(kind: type[Arguments], wanted: dict[str, Any]) -> Arguments:
-    try:
-        args = kind(**wanted)
+    try:  # Of pinned memory torch warns where there is nothing to copy to.
+        args = kind(**{"dataloader_pin_memory": torch.accelerator.is_available(), **wanted})
     except (TypeError, ValueError) as error:
         raise ConfigError(f"training: {str(error).strip().splitlines()[0]}") from error
     refuse_unready(args)
