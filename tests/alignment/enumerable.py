@@ -9,7 +9,7 @@ import torch
 from made import wrapped
 from tokenizers import Tokenizer, decoders, models
 
-from polydistill.alignment import Aligned, Pair, Reader, Spelling, evidence, walk
+from polydistill.alignment import Aligned, Pair, Reader, Spelling, evidence, lay, pack, walk
 from polydistill.logprobs import Dense
 
 LETTERS = "ab"
@@ -109,17 +109,17 @@ class Enumerated:
 
     def aligned(self, ids):
         """The push-forward along one row of student tokens, and its evidence."""
-        path = walk(self.pair, ids, [])
-        tokens = path.tokens
+        text = pack(self.pair, walk(self.pair, ids, []))
+        says = Dense(self.rows(text.tokens).clamp_min(1e-40).log())
+        layout = lay([text], [0])
+        known = evidence(says, layout, self.pair)
+        room = torch.full((len(ids), 4), torch.nan), torch.ones(len(ids))
+        return Aligned(says, layout, torch.arange(len(ids)), self.pair, known, *room), known.mass, known.told
+
+    def rows(self, tokens):
+        """What it says after every token of a text, [M, V_T]; nothing is asked behind the end."""
         p = [self.following(tokens[1 : i + 1]) if self.eos not in tokens[: i + 1] else None for i in range(len(tokens))]
-        p = torch.stack([torch.full((self.size,), 1.0 / self.size).double() if x is None else x for x in p])
-        says = Dense(p.clamp_min(1e-40).log())
-        starts = torch.zeros(len(tokens), dtype=torch.bool)
-        starts[0] = True
-        places = [(0, place) for place in path.places]
-        known = evidence(says, places, torch.tensor(tokens), starts, self.pair)
-        room = torch.zeros(len(ids), 4), torch.ones(len(ids))
-        return Aligned(says, places, self.pair, known, known.mass, *room), known.mass, known.told
+        return torch.stack([torch.full((self.size,), 1.0 / self.size).double() if x is None else x for x in p])
 
 
 def positions(teacher, most=40):

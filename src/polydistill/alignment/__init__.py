@@ -1,6 +1,7 @@
 """Teachers with other tokenizers: their distributions over the student's vocabulary, with the error of each."""
 
-from polydistill.alignment.aligned import TERMS, Aligned, Evidence, evidence
+from polydistill.alignment.aligned import Aligned, Evidence, evidence
+from polydistill.alignment.packed import TERMS, Layout, Packed, lay, pack
 from polydistill.alignment.pair import Pair
 from polydistill.alignment.path import NoCounterpartError, Path, Place, walk
 from polydistill.alignment.reader import Reader
@@ -10,13 +11,17 @@ __all__ = [
     "TERMS",
     "Aligned",
     "Evidence",
+    "Layout",
     "NoBytesError",
     "NoCounterpartError",
+    "Packed",
     "Pair",
     "Path",
     "Place",
     "Reader",
     "Spelling",
     "evidence",
+    "lay",
+    "pack",
     "walk",
 ]

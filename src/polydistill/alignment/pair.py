@@ -5,10 +5,11 @@ is *open* where text that follows could change it and the teacher would still ha
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from polydistill.alignment.reader import Reader
@@ -25,18 +26,48 @@ class Table:
         tokens: of the teacher.
         first: of the student, `V_S` where there is none.
         open: text that follows could change it.
-        place: of each token.
+        number: among those of its pair, `Shelf`.
     """
 
     tokens: Int[Tensor, " m"]
     first: Int[Tensor, " m"]
     open: Bool[Tensor, " m"]
-    place: dict[int, int] = field(repr=False)
+    number: int
 
     def of(self, token: int) -> tuple[int, bool] | None:
         """A token's student token, and whether it is open; None of one that is not here."""
-        at = self.place.get(token)
-        return None if at is None else (int(self.first[at]), bool(self.open[at]))
+        at = (self.tokens == token).nonzero().flatten().tolist()
+        return (int(self.first[at[0]]), bool(self.open[at[0]])) if at else None
+
+
+class Shelf:
+    """Tables end to end, so that any of them are read by one gather."""
+
+    def __init__(self) -> None:
+        self.tables: list[Table] = []
+        self._laid: list[Tensor] = [NO_TOKENS, NO_TOKENS, torch.zeros(0, dtype=torch.bool)]
+        self._start = torch.zeros(1, dtype=torch.long)
+
+    def put(self, tokens: Int[Tensor, " m"], first: Int[Tensor, " m"], is_open: Bool[Tensor, " m"]) -> Table:
+        """One more."""
+        self.tables.append(Table(tokens, first, is_open, len(self.tables)))
+        return self.tables[-1]
+
+    def read(
+        self, numbers: Int[Tensor, " s"]
+    ) -> tuple[Int[Tensor, " e"], Int[Tensor, " e"], Int[Tensor, " e"], Bool[Tensor, " e"]]:
+        """Of every entry of some tables: which of them it is in, its token, first and open."""
+        if fresh := self.tables[len(self._start) - 1 :]:
+            parts = [[table.tokens for table in fresh], [table.first for table in fresh], [t.open for t in fresh]]
+            self._laid = [torch.cat([old, *new]) for old, new in zip(self._laid, parts, strict=True)]
+            sizes = torch.tensor([len(table.tokens) for table in fresh])
+            self._start = torch.cat([self._start, self._start[-1] + sizes.cumsum(0)])
+        low, high = self._start[numbers], self._start[numbers + 1]
+        which = torch.arange(len(numbers)).repeat_interleave(high - low)
+        before = (high - low).cumsum(0) - (high - low)
+        at = torch.arange(len(which)) + (low - before)[which]
+        tokens, first, is_open = (part[at] for part in self._laid)
+        return which, tokens, first, is_open
 
 
 class Pair:
@@ -49,6 +80,7 @@ class Pair:
     Attributes:
         same: special tokens of the teacher -> those of the student.
         place: ids of the teacher's text tokens in the order of their bytes.
+        shelf: all tables that were made.
     """
 
     def __init__(self, theirs: Reader, ours: Reader) -> None:
@@ -56,9 +88,10 @@ class Pair:
         self.teacher, self.student = theirs.spelling, ours.spelling
         self.visible, self.heard = ours.visible, theirs.visible
         self.order, self.place = theirs.order, torch.tensor(theirs.order.ids).long()
-        self.same = self._roles()
+        self.same, self.shelf = self._roles(), Shelf()
         self._after: dict[tuple[bytes, tuple[int, ...]], Table] = {}
         self._behind: dict[tuple[tuple[int, ...], bytes], Table] = {}
+        self._beyond: dict[tuple[tuple[int, ...], bytes, tuple[int, ...]], Table] = {}
         self._strays: dict[tuple[tuple[int, ...], bytes], Int[Tensor, " s"]] = {}
         self._detours: dict[tuple[bytes, tuple[int, ...]], tuple[tuple[int, ...], ...]] = {}
 
@@ -91,6 +124,14 @@ class Pair:
             self._after[key] = self._table(begin, head, ids, whole=not begin and not head)
         return self._after[key]
 
+    @cached_property
+    def firsts(self) -> tuple[Int[Tensor, " V"], Float[Tensor, " V"]]:
+        """At a boundary that both have, of every teacher token by its id: the student's first token, and 1 if open."""
+        table = self.after(b"")
+        first, is_open = torch.full((self.heard,), self.visible), torch.zeros(self.heard)
+        first[table.tokens], is_open[table.tokens] = table.first, table.open.float()
+        return first, is_open
+
     def first(self, begin: bytes, head: tuple[int, ...]) -> int:
         """Student token that teacher tokens begin with after `begin`; `V_S` where there is none."""
         return next(iter(self.ours.read(self.theirs.bytes_of(head)[len(begin) :])), self.visible)
@@ -111,9 +152,20 @@ class Pair:
                     for way in self.ours.ways(before + rest, history)
                 )
             ]
-            place = {int(table.tokens[old]): at for at, old in enumerate(kept)}
-            self._behind[history, begin] = Table(table.tokens[kept], table.first[kept], table.open[kept], place)
+            self._behind[history, begin] = self.shelf.put(table.tokens[kept], table.first[kept], table.open[kept])
         return self._behind[history, begin]
+
+    def beyond(self, history: tuple[int, ...], begin: bytes, path: tuple[int, ...]) -> Table:
+        """As `behind`, of tokens that the teacher would write after a path; all of them where `begin` is empty."""
+        path = path[-1:] if self.teacher.merges else path
+        if (history, begin, path) not in self._beyond:
+            table = self.behind(history, begin) if begin and history else self.after(begin)
+            if begin:
+                fits = torch.tensor(self.theirs.fitting(path, table.tokens.tolist()), dtype=torch.bool)
+            else:
+                fits = ~torch.isin(table.tokens, self.theirs.contrary(path)[0])
+            self._beyond[history, begin, path] = self.shelf.put(table.tokens[fits], table.first[fits], table.open[fits])
+        return self._beyond[history, begin, path]
 
     def strays(self, history: tuple[int, ...], begin: bytes) -> Int[Tensor, " s"]:
         """Teacher tokens that go on after `begin` and behind which the student's history may turn out to be another.
@@ -160,8 +212,7 @@ class Pair:
             ids += others
             first += [self.same.get(i, self.visible) for i in others]
             is_open += [False] * len(others)
-        place = {token: at for at, token in enumerate(ids)}
-        return Table(torch.tensor(ids).long(), torch.tensor(first).long(), torch.tensor(is_open).bool(), place)
+        return self.shelf.put(torch.tensor(ids).long(), torch.tensor(first).long(), torch.tensor(is_open).bool())
 
     def _is_open(self, begin: bytes, token: int, string: bytes) -> bool:
         """Whether text that follows changes the student's first token and not the teacher's."""

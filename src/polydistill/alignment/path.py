@@ -61,20 +61,37 @@ class Link:
 
 
 @dataclass(frozen=True)
+class Rival:
+    """A teacher token that does not reach over the student's boundary, and yet could have been said for other text.
+
+    Attributes:
+        row: that speaks of it.
+        token: it.
+        before: teacher tokens of its word before it (the last one, of byte pairs), and itself.
+        ways: how the teacher may go on to the boundary: tokens, and bytes before it that a longer one begins with.
+    """
+
+    row: int
+    token: int
+    before: tuple[int, ...]
+    ways: tuple[tuple[tuple[int, ...], bytes], ...]
+
+
+@dataclass(frozen=True)
 class Place:
     """A boundary of the student.
 
     Attributes:
         covers: the last teacher boundary at or before it first, then those whose next token may stick out over it.
         links: where the realised token after the first cover is open.
-        rivals: rows and tokens that would not reach over it, and yet could have been said for other text after it.
+        rivals: other tokens for the bytes before it.
         history: student tokens before it that decide what may come next; empty where that is no text.
         special: teacher token that comes next where that is no text.
     """
 
     covers: tuple[Cover, ...]
     links: tuple[Link, ...] = ()
-    rivals: tuple[tuple[int, int], ...] = ()
+    rivals: tuple[Rival, ...] = ()
     history: tuple[int, ...] = ()
     special: int | None = None
 
@@ -222,20 +239,25 @@ class _Run:
             links.append(Link(row, token, found[0], self.pair.first(cover.begin, head), row + 1, table))
         return tuple(links)
 
-    def _rivals(self, a: int, j: int, number: int) -> tuple[tuple[int, int], ...]:
+    def _rivals(self, a: int, j: int, number: int) -> tuple[Rival, ...]:
         """Other tokens for the bytes of the word before the place, and for the beginning of the one around it."""
         if not a:
             return ()
         word = self.words[j if self.borders[j] < a else j - 1]
         for start in (max(word, j - BACK), word) if self.pair.teacher.merges else (word,):
             own = self.own[min(bisect_left(self.marks, self.borders[start]), number - 1) : number]
-            paths = self.pair.detours(self.stream[self.borders[start] : a], tuple(own))
+            string = self.stream[self.borders[start] : a]
+            paths = self.pair.detours(string, tuple(own))
             before = self.tokens[start - 1 : start] if start > word else []
             if not before or all(all(self.pair.theirs.fitting((before[0],), path[:1])) for path in paths):
                 break
-        found = set()
+        found: dict[tuple[int, int], list[tuple[tuple[int, ...], bytes]]] = {}
         for path in paths:
             at = diverges(path, self.tokens[start:])
             if at is not None and self.first + start + at > 0:
-                found.add((self.first + start + at - 1, path[at]))
-        return tuple(sorted(found))
+                rest = string[len(self.pair.theirs.bytes_of(path)) :]
+                found.setdefault((at, path[at]), []).append((path[at + 1 :], rest))
+        return tuple(
+            Rival(self.first + start + at - 1, token, (*self.tokens[start : start + at], token), tuple(ways))
+            for (at, token), ways in sorted(found.items())
+        )

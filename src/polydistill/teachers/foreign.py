@@ -1,5 +1,6 @@
 """A local teacher with a tokenizer of its own: it reads the same bytes, and speaks of the student's tokens."""
 
+from itertools import accumulate
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
@@ -13,12 +14,13 @@ from polydistill.alignment import (
     Aligned,
     NoBytesError,
     NoCounterpartError,
+    Packed,
     Pair,
-    Path,
-    Place,
     Reader,
     Spelling,
     evidence,
+    lay,
+    pack,
     walk,
 )
 from polydistill.logprobs import HiddenStates, Informed, KnownStatistics
@@ -60,7 +62,7 @@ class ForeignTeacher(LocalTeacher):
         begun: Any = tokenizer("a")["input_ids"]
         self.opening = [begun[0]] if begun and begun[0] in self.spelling.special else []
         self.last: Aligned | None = None
-        self.paths: dict[tuple[int, ...], Path] = {}
+        self.paths: dict[tuple[int, ...], Packed] = {}
         self.terms: list[Float[Tensor, "n 4"]] = []
 
     def _spelled(self, tokenizer: PreTrainedTokenizerBase, whose: str) -> Spelling:
@@ -104,38 +106,27 @@ class ForeignTeacher(LocalTeacher):
         length, real = input_ids.shape[1], attention_mask.bool()
         rank = (real.long().cumsum(1) - 1).flatten()[rows.to(real.device)].tolist()
         asked, ids, there = (rows // length).tolist(), input_ids.tolist(), real.tolist()
-        paths = {b: self._path([i for i, is_real in zip(ids[b], there[b], strict=True) if is_real]) for b in set(asked)}
-        places: list[tuple[int, Place | None]] = []
-        first: dict[int, int] = {}
-        tokens: list[int] = []
-        starts: list[int] = []
-        for b, path in paths.items():
-            first[b] = len(places)
-            places += [(len(tokens), place) for place in path.places]
-            starts += [len(tokens)] * bool(path.tokens)
-            tokens += path.tokens
-        says = HiddenStates(
-            self._hidden([path.tokens for path in paths.values()]), head_of(self.model, self.pair.heard)
-        )
-        begins = torch.zeros(len(tokens), dtype=torch.bool)
-        begins[starts] = True
-        known = evidence(says, places, torch.tensor(tokens).long(), begins, self.pair)
-        index = [first[b] + r for b, r in zip(asked, rank, strict=True)]
+        texts = {b: self._path([i for i, is_real in zip(ids[b], there[b], strict=True) if is_real]) for b in set(asked)}
+        read = list(texts.values())
+        layout = lay(read, [0] * len(read))
+        says = HiddenStates(self._hidden([text.tokens for text in read]), head_of(self.model, self.pair.heard))
+        known = evidence(says, layout, self.pair)
+        first = dict(zip(texts, accumulate([0, *(text.places for text in read)]), strict=False))
+        index = torch.tensor([first[b] + r for b, r in zip(asked, rank, strict=True)]).long()
         blank = torch.full((len(index), len(TERMS)), torch.nan)
         fidelity = torch.ones(len(index), device=input_ids.device)
-        mine = [places[i] for i in index]
-        self.last = Aligned(says, mine, self.pair, known, known.mass[index], blank, fidelity)
+        self.last = Aligned(says, layout, index, self.pair, known, blank, fidelity)
         return Informed(
             self.last,
             KnownStatistics(label_log_prob=known.label[index].float().to(input_ids.device), fidelity=fidelity),
         )
 
-    def _path(self, text: list[int]) -> Path:
+    def _path(self, text: list[int]) -> Packed:
         """What it reads of a text, remembered: texts come again in every epoch."""
         key = tuple(text)
         if key not in self.paths:
             try:
-                path = walk(self.pair, text, self.opening)
+                path = pack(self.pair, walk(self.pair, text, self.opening))
             except NoCounterpartError as error:
                 raise VocabularyMismatchError(f"teacher {self.name!r}: {error}") from error
             if len(self.paths) >= PATHS:
