@@ -9,7 +9,7 @@ import torch
 from made import wrapped
 from tokenizers import Tokenizer, decoders, models
 
-from polydistill.alignment import Aligned, Pair, Reader, Spelling, evidence, lay, pack, walk
+from polydistill.alignment import Aligned, Branches, Pair, Reader, Spelling, branch, evidence, joined, lay, pack, walk
 from polydistill.logprobs import Dense
 
 LETTERS = "ab"
@@ -107,14 +107,23 @@ class Enumerated:
                 law[tuple(ids[:i])][u] += mass
         return law
 
-    def aligned(self, ids):
+    def aligned(self, ids, expand=0):
         """The push-forward along one row of student tokens, and its evidence."""
-        text = pack(self.pair, walk(self.pair, ids, []))
-        says = Dense(self.rows(text.tokens).clamp_min(1e-40).log())
-        layout = lay([text], [0])
-        known = evidence(says, layout, self.pair)
+        text, found = pack(self.pair, walk(self.pair, ids, [])), Branches()
+        if expand:
+            text, found = branch(self.pair, text, expand, self.ask)
+        says, layout = self.ask(text.tokens, found.rows, found.tokens), lay([text], [len(found.rows)])
+        known = evidence(says, layout, self.pair, joined([found], [len(text.tokens)]))
         room = torch.full((len(ids), 4), torch.nan), torch.ones(len(ids))
         return Aligned(says, layout, torch.arange(len(ids)), self.pair, known, *room), known.mass, known.told
+
+    def ask(self, tokens, rows, said):
+        """What it says at every row of a text, and of those that are branched off."""
+        p, before = [self.rows(tokens)], [tuple(tokens[1 : i + 1]) for i in range(len(tokens))]
+        for row, token in zip(rows, said, strict=True):
+            before.append((*before[row], token))
+            p.append(self.following(before[-1])[None] if self.eos not in before[-1] else p[0][:1])
+        return Dense(torch.cat(p).clamp_min(1e-40).log())
 
     def rows(self, tokens):
         """What it says after every token of a text, [M, V_T]; nothing is asked behind the end."""
@@ -122,14 +131,14 @@ class Enumerated:
         return torch.stack([torch.full((self.size,), 1.0 / self.size).double() if x is None else x for x in p])
 
 
-def positions(teacher, most=40):
+def positions(teacher, most=40, expand=0):
     """Student prefixes with truth, push-forward and bound at every position of likely texts."""
     law = teacher.truth()
     bos, eos = teacher.pair.same[teacher.bos], teacher.pair.same[teacher.eos]
     likely = sorted(teacher.texts().items(), key=lambda kv: -kv[1])
     for tokens, _ in itertools.islice(likely, most):
         ids = [bos, *(teacher.student.read(teacher.text(tokens))[0] if tokens else []), eos]
-        aligned, _, _ = teacher.aligned(ids)
+        aligned, _, _ = teacher.aligned(ids, expand)
         out = torch.zeros(len(ids), aligned.vocabulary)
         aligned.write(slice(None), out)
         for i in range(len(ids) - 1):

@@ -31,6 +31,19 @@ def test_with_unigrams_the_bound_holds_as_well(first, second):
             assert apart(truth, q) <= error + 1e-5, (ids, truth, q)
 
 
+@pytest.mark.parametrize(("first", "second", "seed"), [(bpe, bpe, 0), (bpe, bpe, 1), (unigram, bpe, 1), (bpe, unigram, 3)])
+def test_running_the_teacher_further_lowers_the_bound_which_still_holds(first, second, seed):
+    teacher = Enumerated(first(seed, 3), second(seed + 100, 3), seed)
+    before = [error for _, _, _, error in positions(teacher, 6)]
+    for most, share in ((2, 0.7), (32, 0.62)):
+        found = list(positions(teacher, 6, most))
+        for ids, truth, q, error in found:
+            assert apart(truth, q) <= error + 1e-5, (ids, truth, q)
+        assert sum(error for _, _, _, error in found) < share * sum(before)
+    if second is bpe:  # all of it was looked behind
+        assert sum(error for _, _, _, error in found) < 0.05 * sum(before)
+
+
 @pytest.mark.parametrize("student", [bpe(101, 3), bpe(102, 4), bpe(1, 3), unigram(5, 3)])
 def test_evidence_adds_up_to_the_teachers_log_likelihood_whatever_the_students_tokenizer(student):
     teacher = Enumerated(bpe(1, 3), student, 1)

@@ -150,3 +150,36 @@ def test_a_check_says_roles_and_the_bound_by_term(tmp_path):
     on_policy = {**asked, "training": {"mode": "on_policy", "cpu": True}}
     with pytest.raises(ConfigError, match=r"teachers\.a\.tokenizer: own is there for off-policy runs only"):
         build_teachers(RunConfig.model_validate(on_policy))
+
+
+@pytest.mark.parametrize("kind", ["tiktoken-like", "Unigram"])
+def test_a_teacher_is_run_further_behind_open_tokens_as_it_would_read_them(kind):
+    tokenizer, student = made.KINDS[kind](), made.byte_level(300)
+    texts = student(["there they then 1234"], return_tensors="pt")
+    rows = torch.arange(texts["input_ids"].shape[1])
+    errors = {}
+    for expand in (0, 6):
+        teacher = ForeignTeacher("a", model(tokenizer), tokenizer, expand=expand)
+        teacher.agree_with(student, len(student))
+        said = teacher.speak(texts["input_ids"], texts["attention_mask"], rows)
+        p = logits_of(said, rows).softmax(-1)
+        assert torch.isfinite(p).all()
+        errors[expand] = teacher.errors()["all"].mean()
+    assert errors[6] < 0.9 * errors[0]
+    (text, found, states), *_ = teacher.paths.values()
+    for i in (0, len(found.rows) - 1):
+        chain, row = [found.tokens[i]], found.rows[i]
+        while row >= len(text.tokens):
+            chain, row = [found.tokens[row - len(text.tokens)], *chain], found.rows[row - len(text.tokens)]
+        plain = teacher._hidden([[*text.tokens[: row + 1], *chain]])[-1]
+        torch.testing.assert_close(states[i], plain, atol=1e-5, rtol=1e-4)
+    again = logits_of(teacher.speak(texts["input_ids"], texts["attention_mask"], rows), rows).softmax(-1)
+    torch.testing.assert_close(again, p)
+
+
+def test_expand_is_refused_where_it_does_nothing_or_cannot_be():
+    with pytest.raises(ValueError, match="expand must be 0 or more tokens per position, got -1"):
+        ForeignTeacher("a", model(made.tiktoken_like()), made.tiktoken_like(), expand=-1)
+    base = {"student": "a", "data": {"train": "b"}, "output": "c"}
+    with pytest.raises(ValueError, match="`expand` is there for teachers with `tokenizer: own`"):
+        RunConfig.model_validate({**base, "teachers": {"a": {"model": "a", "expand": 2}}})

@@ -1,6 +1,7 @@
 """Teachers with other tokenizers: their distributions over the student's vocabulary, with the error of each."""
 
 from polydistill.alignment.aligned import Aligned, Evidence, evidence
+from polydistill.alignment.branches import Branches, branch, joined
 from polydistill.alignment.packed import TERMS, Layout, Packed, lay, pack
 from polydistill.alignment.pair import Pair
 from polydistill.alignment.path import NoCounterpartError, Path, Place, walk
@@ -10,6 +11,7 @@ from polydistill.alignment.spelling import NoBytesError, Spelling
 __all__ = [
     "TERMS",
     "Aligned",
+    "Branches",
     "Evidence",
     "Layout",
     "NoBytesError",
@@ -20,7 +22,9 @@ __all__ = [
     "Place",
     "Reader",
     "Spelling",
+    "branch",
     "evidence",
+    "joined",
     "lay",
     "pack",
     "walk",

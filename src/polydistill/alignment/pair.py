@@ -91,7 +91,6 @@ class Pair:
         self.same, self.shelf = self._roles(), Shelf()
         self._after: dict[tuple[bytes, tuple[int, ...]], Table] = {}
         self._behind: dict[tuple[tuple[int, ...], bytes], Table] = {}
-        self._beyond: dict[tuple[tuple[int, ...], bytes, tuple[int, ...]], Table] = {}
         self._strays: dict[tuple[tuple[int, ...], bytes], Int[Tensor, " s"]] = {}
         self._detours: dict[tuple[bytes, tuple[int, ...]], tuple[tuple[int, ...], ...]] = {}
 
@@ -124,6 +123,10 @@ class Pair:
             self._after[key] = self._table(begin, head, ids, whole=not begin and not head)
         return self._after[key]
 
+    def goes_through(self, begin: bytes, head: tuple[int, ...]) -> bool:
+        """Whether what may follow these tokens was looked at, so that a next distribution settles something."""
+        return self.ours.others(self.theirs.bytes_of(head)[len(begin) :]) is not None
+
     @cached_property
     def firsts(self) -> tuple[Int[Tensor, " V"], Float[Tensor, " V"]]:
         """At a boundary that both have, of every teacher token by its id: the student's first token, and 1 if open."""
@@ -138,6 +141,8 @@ class Pair:
 
     def behind(self, history: tuple[int, ...], begin: bytes) -> Table:
         """As `after`, of tokens that reach over a student's boundary, without those that contradict it."""
+        if not history:
+            return self.after(begin)
         if (history, begin) not in self._behind:
             table, before = self.after(begin), self.ours.bytes_of(history)
             tokens = table.tokens.tolist()
@@ -154,18 +159,6 @@ class Pair:
             ]
             self._behind[history, begin] = self.shelf.put(table.tokens[kept], table.first[kept], table.open[kept])
         return self._behind[history, begin]
-
-    def beyond(self, history: tuple[int, ...], begin: bytes, path: tuple[int, ...]) -> Table:
-        """As `behind`, of tokens that the teacher would write after a path; all of them where `begin` is empty."""
-        path = path[-1:] if self.teacher.merges else path
-        if (history, begin, path) not in self._beyond:
-            table = self.behind(history, begin) if begin and history else self.after(begin)
-            if begin:
-                fits = torch.tensor(self.theirs.fitting(path, table.tokens.tolist()), dtype=torch.bool)
-            else:
-                fits = ~torch.isin(table.tokens, self.theirs.contrary(path)[0])
-            self._beyond[history, begin, path] = self.shelf.put(table.tokens[fits], table.first[fits], table.open[fits])
-        return self._beyond[history, begin, path]
 
     def strays(self, history: tuple[int, ...], begin: bytes) -> Int[Tensor, " s"]:
         """Teacher tokens that go on after `begin` and behind which the student's history may turn out to be another.

@@ -67,13 +67,11 @@ class Rival:
     Attributes:
         row: that speaks of it.
         token: it.
-        before: teacher tokens of its word before it (the last one, of byte pairs), and itself.
         ways: how the teacher may go on to the boundary: tokens, and bytes before it that a longer one begins with.
     """
 
     row: int
     token: int
-    before: tuple[int, ...]
     ways: tuple[tuple[tuple[int, ...], bytes], ...]
 
 
@@ -221,7 +219,7 @@ class _Run:
             begin = self.stream[self.borders[i] : a]
             low, high = self.pair.order.longer(begin)
             if low < high:
-                table = self.pair.behind(history, begin) if history else self.pair.after(begin)
+                table = self.pair.behind(history, begin)
                 covers.append(Cover(self.first + i - 1, begin, table, self.pair.strays(history, begin)))
         return tuple(covers)
 
@@ -232,7 +230,7 @@ class _Run:
         table = cover.table
         for token in self.tokens[j : j + DEPTH]:
             found = table.of(token)
-            if found is None or not found[1]:
+            if found is None or not found[1] or not self.pair.goes_through(cover.begin, (*head, token)):
                 break
             head = (*head, token)
             table, row = self.pair.after(cover.begin, head), cover.row + len(links)
@@ -258,6 +256,6 @@ class _Run:
                 rest = string[len(self.pair.theirs.bytes_of(path)) :]
                 found.setdefault((at, path[at]), []).append((path[at + 1 :], rest))
         return tuple(
-            Rival(self.first + start + at - 1, token, (*self.tokens[start : start + at], token), tuple(ways))
+            Rival(self.first + start + at - 1, token, tuple(ways))
             for (at, token), ways in sorted(found.items())
         )

@@ -48,6 +48,18 @@ class LocalTeacherConfig(ModelConfig):
     tokenizer: Literal["student", "own"] = Field(
         default="student", description="the student's, or its own, whose tokens are translated through their bytes"
     )
+    expand: int = Field(
+        default=0,
+        ge=0,
+        description="with a tokenizer of its own: tokens of every position behind which it is run one token further; "
+        "more of them make the bound of the translation smaller, and cost as many tokens of the teacher",
+    )
+
+    @model_validator(mode="after")
+    def _expands_what_is_open(self) -> "LocalTeacherConfig":
+        if self.expand and self.tokenizer != "own":
+            raise ValueError("`expand` is there for teachers with `tokenizer: own`: nothing else is translated")
+        return self
 
 
 class CachedTeacherConfig(Section):

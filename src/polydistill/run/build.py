@@ -99,14 +99,15 @@ def _teacher(name: str, section: c.AnyTeacher, config: c.RunConfig, opened: dict
     foreign = section.tokenizer == "own"
     if foreign and config.training.mode == "on_policy":
         raise ConfigError(f"teachers.{name}.tokenizer: own is there for off-policy runs only")
-    return (ForeignTeacher if foreign else LocalTeacher).load(
-        name,
-        section.model,
-        dtype=DTYPES[section.dtype],
-        revision=section.revision,
-        trust_remote_code=section.trust_remote_code,
+    options: dict[str, Any] = {
+        "dtype": DTYPES[section.dtype],
+        "revision": section.revision,
+        "trust_remote_code": section.trust_remote_code,
         **({} if section.device_map is None else {"device_map": section.device_map}),
-    )
+    }
+    if foreign:
+        return ForeignTeacher.load(name, section.model, expand=section.expand, **options)
+    return LocalTeacher.load(name, section.model, **options)
 
 
 def _served(name: str, section: ServedTeacherConfig) -> ServedTeacher:

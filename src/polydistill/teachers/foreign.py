@@ -1,5 +1,6 @@
 """A local teacher with a tokenizer of its own: it reads the same bytes, and speaks of the student's tokens."""
 
+from collections.abc import Iterable
 from itertools import accumulate
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
@@ -12,20 +13,25 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from polydistill.alignment import (
     TERMS,
     Aligned,
+    Branches,
     NoBytesError,
     NoCounterpartError,
     Packed,
     Pair,
     Reader,
     Spelling,
+    branch,
     evidence,
+    joined,
     lay,
     pack,
     walk,
 )
 from polydistill.logprobs import HiddenStates, Informed, KnownStatistics
+from polydistill.teachers.branched import branched_states, reads_branches
 from polydistill.teachers.head import head_of, last_hidden_state
 from polydistill.teachers.local import LocalTeacher
+from polydistill.teachers.source import TeacherUnavailableError
 from polydistill.teachers.vocabulary import VocabularyMismatchError
 
 KEPT = 200_000
@@ -35,6 +41,12 @@ KEPT = 200_000
 PATHS = 4096
 """Texts of which it is remembered how they lie in the teacher's tokens."""
 
+FURTHER = 2**29
+"""Bytes of hidden states behind the tokens of `expand` that are remembered; beyond them they are made anew."""
+
+Heard = tuple[Packed, Branches, Tensor | None]
+"""A text, what it is run further behind, and the hidden states there if they are remembered."""
+
 
 class ForeignTeacher(LocalTeacher):
     """A causal language model that is asked in its own tokens about the student's.
@@ -43,9 +55,11 @@ class ForeignTeacher(LocalTeacher):
         name: the teacher's name in the stack.
         model: the model; put into evaluation mode.
         tokenizer: its own.
+        expand: tokens of every position behind which it is run one token further, the heaviest of those that do not
+            settle what the student's token is; more of them lower the bound, and cost as many of its tokens.
 
     Raises:
-        TeacherUnavailableError: the model's logits are not those of its body and head.
+        TeacherUnavailableError: the model's logits are not those of its body and head, or it cannot be run further.
         VocabularyMismatchError: its tokenizer does not give text back byte for byte.
     """
 
@@ -54,16 +68,45 @@ class ForeignTeacher(LocalTeacher):
     readers: ClassVar[WeakKeyDictionary[PreTrainedTokenizerBase, Reader]] = WeakKeyDictionary()
     """Of students' tokenizers: several teachers ask one."""
 
-    def __init__(self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        expand: int = 0,
+    ) -> None:
         super().__init__(name, model, tokenizer)
+        self.expand = self._allowed(expand)
         if tokenizer is None:
             raise VocabularyMismatchError(f"teacher {name!r} has no tokenizer of its own to be asked with")
         self.spelling = self._spelled(tokenizer, "its tokenizer")
         begun: Any = tokenizer("a")["input_ids"]
         self.opening = [begun[0]] if begun and begun[0] in self.spelling.special else []
         self.last: Aligned | None = None
-        self.paths: dict[tuple[int, ...], Packed] = {}
+        self.kept = 0
+        self.paths: dict[tuple[int, ...], Heard] = {}
         self.terms: list[Float[Tensor, "n 4"]] = []
+
+    @classmethod
+    def load(cls, name: str, source: str, *, expand: int = 0, **options: Any) -> "ForeignTeacher":
+        """As a `LocalTeacher`, with `expand`."""
+        made = super().load(name, source, **options)
+        assert isinstance(made, ForeignTeacher)
+        made.expand = made._allowed(expand)
+        if made.source is not None:
+            made.source["expand"] = expand
+        return made
+
+    def _allowed(self, expand: int) -> int:
+        if expand < 0:
+            raise ValueError(f"expand must be 0 or more tokens per position, got {expand}")
+        if expand and not reads_branches(self.model):
+            raise TeacherUnavailableError(
+                f"teacher {self.name!r} cannot be run further behind several tokens at once: "
+                f"{type(self.model).__name__} does not obey a mask of its positions; leave `expand` out"
+            )
+        return expand
 
     def _spelled(self, tokenizer: PreTrainedTokenizerBase, whose: str) -> Spelling:
         try:
@@ -83,7 +126,7 @@ class ForeignTeacher(LocalTeacher):
             self.readers[tokenizer] = own
         heard = min(self.model.get_output_embeddings().weight.shape[0], len(self.spelling.spelled))
         self.pair, self.visible = Pair(Reader(self.spelling, heard), own), visible
-        self.paths, self.student_tokenizer = {}, tokenizer
+        self.paths, self.kept, self.student_tokenizer = {}, 0, tokenizer
         theirs, ours = self.spelling.special, own.spelling.special
         known = [f"{theirs[one][-1]} for {ours[other][-1]}" for one, other in self.pair.same.items()]
         alone = [says[-1] for index, says in theirs.items() if index not in self.pair.same]
@@ -107,10 +150,11 @@ class ForeignTeacher(LocalTeacher):
         rank = (real.long().cumsum(1) - 1).flatten()[rows.to(real.device)].tolist()
         asked, ids, there = (rows // length).tolist(), input_ids.tolist(), real.tolist()
         texts = {b: self._path([i for i, is_real in zip(ids[b], there[b], strict=True) if is_real]) for b in set(asked)}
-        read = list(texts.values())
-        layout = lay(read, [0] * len(read))
-        says = HiddenStates(self._hidden([text.tokens for text in read]), head_of(self.model, self.pair.heard))
-        known = evidence(says, layout, self.pair)
+        read, branches = [text for text, _, _ in texts.values()], [found for _, found, _ in texts.values()]
+        layout = lay(read, [len(found.rows) for found in branches])
+        hidden = [self._hidden([text.tokens for text in read]), *self._further(texts.values())]
+        says = HiddenStates(torch.cat(hidden), head_of(self.model, self.pair.heard))
+        known = evidence(says, layout, self.pair, joined(branches, [len(text.tokens) for text in read]))
         first = dict(zip(texts, accumulate([0, *(text.places for text in read)]), strict=False))
         index = torch.tensor([first[b] + r for b, r in zip(asked, rank, strict=True)]).long()
         blank = torch.full((len(index), len(TERMS)), torch.nan)
@@ -121,18 +165,45 @@ class ForeignTeacher(LocalTeacher):
             KnownStatistics(label_log_prob=known.label[index].float().to(input_ids.device), fidelity=fidelity),
         )
 
-    def _path(self, text: list[int]) -> Packed:
+    def _path(self, text: list[int]) -> Heard:
         """What it reads of a text, remembered: texts come again in every epoch."""
         key = tuple(text)
         if key not in self.paths:
             try:
-                path = pack(self.pair, walk(self.pair, text, self.opening))
+                packed = pack(self.pair, walk(self.pair, text, self.opening))
             except NoCounterpartError as error:
                 raise VocabularyMismatchError(f"teacher {self.name!r}: {error}") from error
             if len(self.paths) >= PATHS:
                 self.paths.pop(next(iter(self.paths)))
-            self.paths[key] = path
+            self.paths[key] = self._branched(packed)
         return self.paths[key]
+
+    def _branched(self, packed: Packed) -> Heard:
+        """A text and what it is run further behind."""
+        if not self.expand or not packed.tokens:
+            return packed, Branches(), None
+        head, states = head_of(self.model, self.pair.heard), list[Tensor]()
+        read = self._hidden([packed.tokens])
+
+        def ask(tokens: list[int], rows: list[int], said: list[int]) -> HiddenStates:
+            states.append(branched_states(self.model, tokens, rows, said, sum(map(len, states))))
+            return HiddenStates(torch.cat([read, *states]), head)
+
+        packed, found = branch(self.pair, packed, self.expand, ask)
+        ask(packed.tokens, found.rows, found.tokens)
+        further = torch.cat(states)
+        if self.kept + further.nbytes > FURTHER:
+            return packed, found, None
+        self.kept += further.nbytes
+        return packed, found, further
+
+    def _further(self, texts: Iterable[Heard]) -> list[Float[Tensor, "E D"]]:
+        """Hidden states behind the tokens that it is run further behind."""
+        return [
+            branched_states(self.model, text.tokens, found.rows, found.tokens) if states is None else states
+            for text, found, states in texts
+            if found.rows
+        ]
 
     def _hidden(self, texts: list[list[int]]) -> Float[Tensor, "M D"]:
         """Last hidden states of the teacher's own tokens, text after text."""
@@ -166,4 +237,5 @@ class ForeignTeacher(LocalTeacher):
 
     def describe(self) -> str:
         """Size, dtype and vocabulary."""
-        return f"{super().describe()}, {len(self.spelling.spelled):,} tokens of its own"
+        further = f", run further behind {self.expand} per position" if self.expand else ""
+        return f"{super().describe()}, {len(self.spelling.spelled):,} tokens of its own{further}"
