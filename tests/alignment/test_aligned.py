@@ -31,7 +31,9 @@ def test_with_unigrams_the_bound_holds_as_well(first, second):
             assert apart(truth, q) <= error + 1e-5, (ids, truth, q)
 
 
-@pytest.mark.parametrize(("first", "second", "seed"), [(bpe, bpe, 0), (bpe, bpe, 1), (unigram, bpe, 1), (bpe, unigram, 3)])
+@pytest.mark.parametrize(
+    ("first", "second", "seed"), [(bpe, bpe, 0), (bpe, bpe, 1), (unigram, bpe, 1), (bpe, unigram, 3)]
+)
 def test_running_the_teacher_further_lowers_the_bound_which_still_holds(first, second, seed):
     teacher = Enumerated(first(seed, 3), second(seed + 100, 3), seed)
     before = [error for _, _, _, error in positions(teacher, 6)]

@@ -103,32 +103,38 @@ class _Round:
 
     def _heaviest(self, share: int) -> list[tuple[int, int, int, int, int, float]]:
         """Place, row, token, student token, whose (a table or whole row; else, below 0, a rival), log-probability."""
-        flow, entries = self.flow, self.flow.entries
-        mass, whole = flow.masses()
-        moved = {(*key,) for key in entries[:3, entries[6] < OUTSIDE].T.tolist()}
-        tables, rivals = (entries[7] >= 0) & (entries[5] < OUTSIDE), torch.tensor(sorted(self.text.rivals)).long()
-        columns = [torch.cat([entries[:4, kind], whose]) for kind, whose in ((tables, entries[7:, tables]), (rivals, -1 - rivals[None]))]
-        masses = [mass[tables], mass[rivals]]
-        if flow.whole.shape[1]:
-            first, is_open = self.pair.firsts
-            q = flow.q[flow.local[flow.whole[1]]] * is_open
-            most, token = q.topk(min(share + 1, q.shape[1]))  # one of them may be the realised one
-            number = torch.arange(len(q))[:, None].expand_as(token)
-            at, row = flow.whole[0][number], flow.whole[1][number]
-            columns.append(torch.stack([at, row, token, first[token], number + flow.layout.tables.shape[1]]).flatten(1))
-            masses.append((most.double() * whole[:, None]).flatten())
-        all_, weight = torch.cat(columns, 1), torch.cat(masses)
-        total = torch.zeros(self.text.places, dtype=torch.float64).index_add_(0, all_[0], weight).clamp_min(1.0)
-        likely = (weight > LEAST * total[all_[0]]).nonzero().flatten()
-        chosen, many = [], dict[int, int]()
-        q = flow.q[flow.local[all_[1, likely]], all_[2, likely]].double().log().tolist()
-        rows = all_[:, likely].T.tolist()
-        for i in weight[likely].argsort(descending=True).tolist():
-            place, row, token, first_, whose = rows[i]
+        candidates, weight, moved = self._candidates(share)
+        total = torch.zeros(self.text.places, dtype=torch.float64).index_add_(0, candidates[0], weight).clamp_min(1.0)
+        likely = (weight > LEAST * total[candidates[0]]).nonzero().flatten()
+        candidates, weight = candidates[:, likely], weight[likely]
+        log_p = self.flow.q[self.flow.local[candidates[1]], candidates[2]].double().log().tolist()
+        rows, chosen, many = candidates.T.tolist(), [], dict[int, int]()
+        for i in weight.argsort(descending=True).tolist():
+            place, row, token, first, whose = rows[i]
             if many.get(place, 0) < share and (whose < 0 or (place, row, token) not in moved):
                 many[place] = many.get(place, 0) + 1
-                chosen.append((place, row, token, first_, whose, q[i]))
+                chosen.append((place, row, token, first, whose, log_p[i]))
         return chosen
+
+    def _candidates(self, share: int) -> tuple[Int[Tensor, "5 c"], Float[Tensor, " c"], set[tuple[int, ...]]]:
+        """As `_heaviest`, more of them, with their masses; and what was moved before."""
+        flow, entries = self.flow, self.flow.entries
+        mass, whole = flow.masses()
+        before = entries[:3, entries[6] < OUTSIDE]
+        tables, rivals = (entries[7] >= 0) & (entries[5] < OUTSIDE), torch.tensor(sorted(self.text.rivals)).long()
+        columns = [
+            torch.cat([entries[:4, some], whose])
+            for some, whose in ((tables, entries[7:, tables]), (rivals, -1 - rivals[None]))
+        ]
+        first, is_open = self.pair.firsts
+        q = flow.q[flow.local[flow.whole[1]]] * is_open
+        seen = int(before[0].bincount(minlength=1).max())
+        most, token = q.topk(min(share + seen, q.shape[1]))
+        number = torch.arange(len(q))[:, None].expand_as(token)
+        at, row = flow.whole[0][number], flow.whole[1][number]
+        columns.append(torch.stack([at, row, token, first[token], number + flow.layout.tables.shape[1]]).flatten(1))
+        masses = [mass[tables], mass[rivals], (most.double() * whole[:, None]).flatten()]
+        return torch.cat(columns, 1), torch.cat(masses), {tuple(key) for key in before.T.tolist()}
 
     def _node(self, row: int, token: int, log_p: float) -> int:
         """The row behind a token."""
@@ -176,6 +182,12 @@ class _Round:
         shift = old.entries.shape[1]
         rivals = old.rivals | {shift + i: rival for i, rival in new.rivals.items()}
         return Packed(
-            old.tokens, old.places, **joined, heard=old.heard, goes_on=old.goes_on,
-            about=about, rivals=rivals, history=old.history,
+            old.tokens,
+            old.places,
+            **joined,
+            heard=old.heard,
+            goes_on=old.goes_on,
+            about=about,
+            rivals=rivals,
+            history=old.history,
         )

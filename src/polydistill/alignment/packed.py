@@ -1,8 +1,8 @@
 """Places as flat integers: what a batch has to add up, without a loop over its positions.
 
 An *entry* says: the probability of the tokens before `row`, among all that write the bytes up to `place`, times that of
-`token` there, belongs to the student token `to`; it is taken from `away`, added to the term `gain` and taken from `lose`.
-What belongs nowhere goes to a last column, `nowhere`.
+`token` there, belongs to the student token `to`; it is taken from `away`, added to the term `gain` and taken from
+`lose`. What belongs nowhere goes to a last column, `nowhere`.
 """
 
 from collections.abc import Sequence
@@ -165,7 +165,7 @@ def _pack_place(packer: Packer, n: int, place: Place) -> None:
             packer.put_whole(n, cover.row, term)
         packer.rows["covers"].append((n, cover.row, *interval))
         packer.stray(n, cover.row, cover.strays)
-    begin, head = place.covers[0].begin, ()
+    begin, head = place.covers[0].begin, tuple[int, ...]()
     for link in place.links:
         packer.move(About(n, link.row, begin, head, OPEN), link.token, link.first, link.alone)
         head = (*head, link.token)

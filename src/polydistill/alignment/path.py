@@ -256,6 +256,5 @@ class _Run:
                 rest = string[len(self.pair.theirs.bytes_of(path)) :]
                 found.setdefault((at, path[at]), []).append((path[at + 1 :], rest))
         return tuple(
-            Rival(self.first + start + at - 1, token, tuple(ways))
-            for (at, token), ways in sorted(found.items())
+            Rival(self.first + start + at - 1, token, tuple(ways)) for (at, token), ways in sorted(found.items())
         )

@@ -33,7 +33,9 @@ def branched_states(
         _pass(model, tokens, rows, said, range(at, min(at + AT_ONCE, len(rows))))
         for at in range(start, len(rows), AT_ONCE)
     ]
-    return torch.cat(states) if states else torch.zeros(0, model.get_output_embeddings().weight.shape[1]).to(model.device)
+    return (
+        torch.cat(states) if states else torch.zeros(0, model.get_output_embeddings().weight.shape[1]).to(model.device)
+    )
 
 
 def _pass(
