@@ -5,6 +5,10 @@
 Models have the demo's size and random weights; the tokenizers are the demo's. Processor seconds of one batch: hidden
 states, and all distributions over the student's vocabulary; of text that the teacher meets for the first time, and of
 the same text again, as in every later epoch.
+
+    python benchmarks/foreign.py --expand 0 4
+
+adds the bounds of the demo's own specialists (trained once and kept, minutes) on held-out text, by tokens of `expand`.
 """
 
 import argparse
@@ -17,7 +21,7 @@ from transformers import PreTrainedTokenizerFast
 
 from polydistill.demo.corpus import DOMAINS, read_corpus
 from polydistill.demo.passages import draw, train_tokenizer
-from polydistill.demo.teachers import TeacherSettings, small_llama
+from polydistill.demo.teachers import TeacherSettings, small_llama, specialists
 from polydistill.demo.tokenizers import own_tokenizers
 from polydistill.logprobs import logits_of
 from polydistill.teachers import ForeignTeacher, LocalTeacher
@@ -47,11 +51,30 @@ def compared(student: PreTrainedTokenizerFast, own: PreTrainedTokenizerFast, ids
     return {"first": first, "again": again, "same_tokenizer": same, "ratio": again / same}
 
 
+def bounded(expand: list[int], passages: int) -> dict[str, dict[str, dict[str, float]]]:
+    """Specialist -> tokens of `expand` -> median bound, mean bound, medians by term, seconds of both times."""
+    corpus, found = read_corpus(), {}
+    experts = specialists(TeacherSettings(), corpus, own=True)
+    ids = draw(corpus.documents["held_out"], experts.tokenizer, 128, passages, passages, 0).ids
+    for domain, model in experts.models.items():
+        own = PreTrainedTokenizerFast.from_pretrained(experts.folder / domain)
+        found[domain] = {}
+        for most in expand:
+            teacher = ForeignTeacher(domain, model, own, expand=most)
+            teacher.agree_with(experts.tokenizer, len(experts.tokenizer))
+            first, again = seconds(teacher, ids), seconds(teacher, ids)
+            errors = {term: float(values.median()) for term, values in teacher.errors().items()}
+            mean = float(teacher.errors()["all"].mean())
+            found[domain][str(most)] = {**errors, "mean": mean, "first": first, "again": again}
+    return found
+
+
 def main() -> None:
     """Every kind of the demo's tokenizers."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--passages", type=int, default=1, help="of every domain and change of domain")
+    parser.add_argument("--expand", type=int, nargs="*", default=[], help="bounds with so many tokens per position")
     given = parser.parse_args()
     torch.set_num_threads(1)
     corpus = read_corpus(characters=400_000)
@@ -59,6 +82,8 @@ def main() -> None:
     ids = draw(corpus.documents["student"], student, 128, given.passages, given.passages, 0).ids
     found = {domain: compared(student, own, ids) for domain, own in own_tokenizers(corpus).items() if domain in DOMAINS}
     result = {"torch": torch.__version__, "positions": ids.numel() - len(ids), "seconds": found}
+    if given.expand:
+        result["bounds"] = bounded(given.expand, given.passages)
     text = json.dumps(result, indent=2)
     print(text)
     if given.json is not None:

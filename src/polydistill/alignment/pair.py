@@ -174,7 +174,7 @@ class Pair:
                 for end in range(1, len(rest)):
                     found.update(self.order.exactly(begin + rest[:end]))
             left = {i: before + self.theirs.bytes_of([i])[len(begin) :] for i in found}
-            self.ours.learn([string[:end] for string in left.values() for end in range(1, len(string) + 1)])
+            self.ours.learn_within([*left.values()])
             strays = sorted(i for i, string in left.items() if self.ours.may_stray(string, history))
             self._strays[history, begin] = torch.tensor(strays).long()
         return self._strays[history, begin]
@@ -193,11 +193,11 @@ class Pair:
     def _table(self, begin: bytes, head: tuple[int, ...], ids: Sequence[int], *, whole: bool) -> Table:
         before, ids = self.theirs.bytes_of(head), list(ids)
         strings = [(before + (self.teacher.spelled[i] or b""))[len(begin) :] for i in ids]
-        self.ours.learn([string[:end] for string in strings for end in range(1, len(string) + 1)])
+        self.ours.learn_within(strings)
         first = [next(iter(self.ours.read(string)), self.visible) for string in strings]
         # Behind others it is asked of the student alone: that many questions to the teacher take longer than they help.
         is_open = [
-            self.ours.others(string) != () if head else self._is_open(begin, i, string)
+            not self.ours.is_settled(string) if head else self._is_open(begin, i, string)
             for i, string in zip(ids, strings, strict=True)
         ]
         if whole:

@@ -35,6 +35,7 @@ class Reader:
         self._read: dict[bytes, tuple[int, ...]] = {b"": ()}
         self._fits: dict[tuple[tuple[int, ...], int], bool] = {}
         self._others: dict[bytes, tuple[tuple[bytes, int], ...] | None] = {}
+        self._settled: dict[bytes, bool] = {}
         self._begins: dict[tuple[bytes, tuple[int, ...]], bool] = {}
         self._strays: dict[tuple[bytes, tuple[int, ...]], bool] = {}
         self._contrary: dict[tuple[int, ...], tuple[Int[Tensor, " r"], bool]] = {}
@@ -78,15 +79,36 @@ class Reader:
             self._others[string] = self._find_others(string)
         return self._others[string]
 
+    def stubs(self, string: bytes) -> list[tuple[int, int, int]]:
+        """Places within a string from which some token goes on after its end, and the interval of those tokens."""
+        start = max(0, len(string) - self.order.longest + 1)
+        found = ((p, *self.order.longer(string[p:])) for p in range(start, len(string)))
+        return [(p, low, high) for p, low, high in found if low < high]
+
+    def learn_within(self, strings: Sequence[bytes]) -> None:
+        """Read strings, and all that `others` asks of them."""
+        self.learn([*strings, *(string[:p] for string in strings for p, _, _ in self.stubs(string))])
+
+    def is_settled(self, string: bytes) -> bool:
+        """Whether its first token is the same whatever follows: `others` is empty, without finding them all."""
+        if string not in self._settled:
+            self._settled[string] = not any(
+                high - low > MOST or any(self.fitting(path, self.order.ids[low:high]))
+                for _, path, low, high in self._turning(string)
+            )
+        return self._settled[string]
+
+    def _turning(self, string: bytes) -> Iterator[tuple[int, tuple[int, ...], int, int]]:
+        """Those stubs before which the first token is another one, with the tokens before them."""
+        own = self.read(string)[:1]
+        for p, low, high in self.stubs(string):
+            path = self.read(string[:p])
+            if p == 0 or (path and path[:1] != own):
+                yield p, path, low, high
+
     def _find_others(self, string: bytes) -> tuple[tuple[bytes, int], ...] | None:
         own, found = self.read(string)[:1], []
-        for p in range(len(string)):
-            low, high = self.order.longer(string[p:])
-            if low == high:
-                continue
-            path = self.read(string[:p])
-            if p and (path[:1] == own or not path):
-                continue
+        for p, path, low, high in self._turning(string):
             if high - low > MOST:
                 return None
             ids = self.order.ids[low:high]
@@ -123,21 +145,19 @@ class Reader:
         """Whether a text that begins with a string may begin with other tokens than these."""
         if (string, tokens) not in self._strays:
             k = len(tokens)
-            within = ((self.read(string[:p]), *self.order.longer(string[p:])) for p in range(len(string)))
+            within = ((self.read(string[:p]), low, high) for p, low, high in self.stubs(string))
             self._strays[string, tokens] = self.read(string)[:k] != tokens or any(
                 path[:k] != tokens and (high - low > MOST or any(self.fitting(path, self.order.ids[low:high])))
                 for path, low, high in within
-                if low < high
             )
         return self._strays[string, tokens]
 
     def detours(self, string: bytes) -> tuple[tuple[tuple[int, ...], tuple[bytes, ...]], ...]:
         """Covers of a string: tokens within it, and what may stick out over it (nothing, where they are all of it)."""
         found: list[tuple[tuple[int, ...], tuple[bytes, ...]]] = [(self.read(string), (b"",))]
-        for p in range(len(string)):
-            low, high = self.order.longer(string[p:])
+        for p, low, high in self.stubs(string):
             path = self.read(string[:p])
-            if low == high or (p and not path):
+            if p and not path:
                 continue
             ids = self.order.ids[low:high]
             keys = self.order.keys[low:high]
