@@ -90,7 +90,7 @@ def test_a_terminal_has_one_screen_that_warnings_do_not_tear(clock, tmp_path, mo
     assert lines[:2] == ["something else", "in two lines"]
     assert re.match(r"training .* 2/4 ", lines[2])
     assert lines[3] == "loss 2.0000  50 tokens/s  teachers 2% of the time"
-    assert lines[4] == "held-out loss 3.5000 after step 2"
+    assert lines[4] == "the objective on held-out text 3.5000 after step 2"
     assert lines[5].split() == ["law", "█" * 24, "a", "75%", "b", "25%"]
     assert lines[6].split() == ["code", "█" * 24, "a", "50%", "b", "50%"]
     assert lines[7] == limit.says
@@ -116,4 +116,4 @@ def test_elsewhere_there_are_whole_lines_each_flushed(clock, tmp_path, monkeypat
         assert "\x1b" not in said
         assert said.splitlines()[0] == "training: 4 steps"
         assert "training: 2 of 4  loss 2.0000  50 tokens/s  teachers 2% of the time" in said
-        assert said.endswith("held-out loss 3.5000 after step 2\n")
+        assert said.endswith("the objective on held-out text 3.5000 after step 2\n")

@@ -1,5 +1,6 @@
 """`polydistill push`: what is handed on and what is not, through huggingface_hub against a stand-in for the Hub."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -42,7 +43,14 @@ def test_the_student_its_card_and_its_certificate_are_one_commit(run: Path) -> N
     result, *_ = card.data.eval_results
     assert result.metric_type == "cross_entropy"
     assert result.metric_args["half_width_95"] > 0
-    for words in ("from_pretrained('student')", "a local model, xxh3", "asked over the network", "polydistill train"):
+    marks = json.loads((run / "identity.json").read_text())
+    assert "not known" not in card.content, "what the run learned from is named by its content"
+    for words in (
+        "from_pretrained('student')",
+        f"a local model, xxh3 `{marks['the student']}`",
+        "asked over the network",
+        "polydistill train",
+    ):
         assert words in card.content, words
     assert str(run.parent) not in card.content.split("## Command")[0], "no path of this machine"
 

@@ -109,9 +109,9 @@ def _read_cards(run: Path) -> None:
         config, known = load_config(run / CONFIG), fingerprints_of(run)
     except ConfigError:  # of a trainer in Python that no file can say; its card is left as it is
         return
-    for section in (config.student, *config.teachers.values()):
-        marks = [value for name, value in known.items() if name.endswith(f"({section.source})")]
-        if isinstance(section, ModelConfig) and on_hub(section.model, *marks[:1]):
+    teachers = {f"teacher {name!r}": section for name, section in config.teachers.items()}
+    for name, section in {"the student": config.student, **teachers}.items():
+        if isinstance(section, ModelConfig) and on_hub(section.model, known.get(name, "")):
             try:
                 hf_hub_download(section.model, CARD, revision=section.revision)
             except (OSError, ValueError, httpx2.HTTPError, OfflineModeIsEnabled):

@@ -164,13 +164,9 @@ def _model(section: Any, fingerprint: str) -> str:
     return f"{code(Path(section.model).name)}, a local model, xxh3 {code(fingerprint or 'not known')}; {said}"
 
 
-def _found(facts: Facts, who: str) -> str:
-    return next((value for key, value in facts.fingerprints.items() if key.startswith(f"{who} (")), "")
-
-
 def _metadata(facts: Facts) -> ModelCardData:
     config, base = facts.config, facts.base
-    is_hubs = on_hub(base, _found(facts, "the student"))
+    is_hubs = on_hub(base, facts.fingerprints.get("the student", ""))
     return ModelCardData(
         model_name=visible(facts.summary.title),
         library_name="transformers",
@@ -242,7 +238,7 @@ def _mean(evaluation: EvaluationRecord | None) -> Interval | None:
 
 def _opening(facts: Facts) -> str:
     config = facts.config
-    base = _named(facts.base) if config is None else _model(config.student, _found(facts, "the student"))
+    base = _named(facts.base) if config is None else _model(config.student, facts.fingerprints.get("the student", ""))
     adapted = "" if config is None or config.student.lora is None else " It has LoRA adapters, which are merged."
     return (
         f"A language model that learned from {len(facts.sources)} teachers, distilled with polydistill "
@@ -261,9 +257,9 @@ def _loading(facts: Facts) -> str:
 
 def _teachers(facts: Facts) -> str:
     sections = {} if facts.config is None else facts.config.teachers
+    marks = {name: facts.fingerprints.get(f"teacher {name!r}", "") for name in sections}
     lines = [
-        f"- {code(name)}: "
-        + (_model(sections[name], _found(facts, f"teacher {name!r}")) if name in sections else _named(source))
+        f"- {code(name)}: " + (_model(sections[name], marks[name]) if name in sections else _named(source))
         for name, source in facts.sources.items()
     ]
     return "## Teachers\n\n" + "\n".join(lines)

@@ -167,10 +167,11 @@ class ProgressCallback(TrainerCallback):
         self.tokens, self.clock, self.note = tokens, now, "  ".join(parts)
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Say the held-out loss."""
+        """Say the objective on held-out text, which is not the cross-entropy that the tables have."""
         metrics = kwargs.get("metrics") or {}
         if self.steps is not None and "eval_loss" in metrics:
-            self.held_out = f"held-out loss {float(metrics['eval_loss']):.4f} after step {state.global_step}"
+            found = f"{float(metrics['eval_loss']):.4f} after step {state.global_step}"
+            self.held_out = f"the objective on held-out text {found}"
             if self.steps.live is None:
                 self.console.print(self.held_out, highlight=False)
 
