@@ -197,7 +197,8 @@ def _trend(run: Run) -> list[str]:
     student = run.main_student or ""
     records = [record for record in run.evaluations_of(student) if record.tokens]
     if len(records) < 3:
-        return ["set training.evaluation_steps: the held-out curve says whether to train longer"] if records else []
+        few = "set training.evaluation_steps to measure three times or more: the curve says whether to train longer"
+        return [few] if records else []
     curve = [(r.step, sum(r.losses[d] * n for d, n in r.tokens.items()) / sum(r.tokens.values())) for r in records]
     (step, lowest), (before, last_but_one), (end, last) = min(curve, key=lambda at: at[1]), curve[-2], curve[-1]
     if last > lowest + SAME:
