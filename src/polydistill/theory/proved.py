@@ -55,7 +55,11 @@ PARTS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "T9": {
         "N, B, C, O1 and O2 against each other": ("T9_N", "T9_B", "T9_C", "T9_O", "T9_O2"),
-        "E, M, U, X, S and D, and the table of all eleven": (),
+        "each of these and of E, M, U and X alone, the other eight kept, for two teachers": (
+            "T9_nine_kept",
+            *(f"T9_alone_{law}" for law in ("N", "B", "C", "O1", "O2", "E", "M", "U", "X")),
+        ),
+        "S and D among the eleven": (),
         "minimality": (),
     },
     "T10": {
