@@ -12,9 +12,6 @@ from polydistill.logprobs import Dense, Informed
 from polydistill.pipeline import Pipeline
 from polydistill.teachers import ForeignTeacher
 
-EXPAND = 4
-"""Tokens of every position behind which a teacher is run further, so that the bound falls to less than a half."""
-
 LOOKED_AT = 24
 """Held-out passages that the run itself and its teachers are judged on; students are judged on all."""
 
