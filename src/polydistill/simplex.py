@@ -47,8 +47,8 @@ def nothing_is_asked() -> Iterator[None]:
 
 
 def is_asking() -> bool:
-    """Whether numbers may be looked at; on a GPU that waits for everything before them."""
-    return _asking.get()
+    """Whether numbers may be looked at; on a GPU that waits for everything before them. Never where it is compiled."""
+    return not torch.compiler.is_compiling() and _asking.get()
 
 
 def normalise(log_w: Float[Tensor, "*positions K"]) -> LogWeights:
@@ -139,7 +139,7 @@ def clip_spread(evidence: Evidence, spread: float) -> Evidence:
     """
     if not spread > 0:
         raise ValueError(f"the spread must be > 0 nats, got {spread}")
-    if math.isinf(spread):
+    if spread == math.inf:
         return evidence
     inside = active(evidence)
     clipped = torch.maximum(evidence, evidence.amax(-1, keepdim=True) - spread)
@@ -205,14 +205,16 @@ def kl_clip(log_w: LogWeights, low: float, high: float) -> LogWeights:
     The total is piecewise linear in `exp(mu)`, so `mu` is found exactly from the sorted breakpoints.
 
     Raises:
-        ValueError: no weights fit into [low, high] for the number of active teachers of some position.
+        ValueError: no weights fit into [low, high] for the number of active teachers of some position; it gets NaN
+            where nothing is asked.
     """
     inside = active(log_w)
     number = inside.sum(-1)
     if not (0 < low <= high):
         raise ValueError(f"bounds must satisfy 0 < low <= high, got low={low}, high={high}")
     slack = 1e-12
-    if (low * number > 1 + slack).any() or (high * number < 1 - slack).any():
+    impossible = (low * number > 1 + slack) | (high * number < 1 - slack)
+    if is_asking() and impossible.any():
         raise ValueError(
             f"no weights lie within [{low}, {high}] for {sorted(set(number.flatten().tolist()))} active teachers: "
             "K * low must be <= 1 and K * high >= 1"
@@ -228,7 +230,7 @@ def kl_clip(log_w: LogWeights, low: float, high: float) -> LogWeights:
     some = free.any(-1, keepdim=True)
     mu = torch.where(some, left, 1.0).log() - safe.masked_fill(~free & some, -math.inf).logsumexp(-1, keepdim=True)
     clipped = torch.where(free, (safe + mu).clamp(log_low, log_high), held)
-    return torch.where(inside, clipped, -math.inf).to(log_w.dtype)
+    return torch.where(inside, clipped, -math.inf).to(log_w.dtype).masked_fill(impossible[..., None], math.nan)
 
 
 def _level(

@@ -1,5 +1,6 @@
 """What we learn: several teachers pooled into one target per position, in chunks under a byte budget."""
 
+from polydistill.objective.deciding import Decide
 from polydistill.objective.distil import Outcome, distil
 from polydistill.objective.divergence import Divergence, ForwardKL, PointLoss, ReverseKL
 from polydistill.objective.family import (
@@ -11,7 +12,7 @@ from polydistill.objective.family import (
     SkewForward,
     SkewReverse,
 )
-from polydistill.objective.loop import Decide, NonFiniteError
+from polydistill.objective.loop import NonFiniteError
 from polydistill.objective.own import OwnPool
 
 __all__ = [

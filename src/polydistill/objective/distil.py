@@ -15,10 +15,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from polydistill.logprobs import STATISTICS, Head, Positions, Statistics, TeacherOutput
+from polydistill.objective.deciding import Decide
 from polydistill.objective.divergence import Divergence
 from polydistill.objective.kernels import row_bytes
 from polydistill.objective.kernels.tiles import ALIGNED
-from polydistill.objective.loop import Decide, Gradients, Task, exact, merged, run
+from polydistill.objective.loop import Gradients, Task, exact, merged, run
 
 LEAST_ROWS, GOOD_ROWS = 128, 352
 """Matrix products on fewer rows than the first are two to five times slower; up to the second, each chunk's reading

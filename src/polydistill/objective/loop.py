@@ -3,7 +3,7 @@
 Nothing here waits for the device until every chunk is done: where a value is not finite is collected, and asked once.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -14,16 +14,10 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from polydistill.logprobs import Head, HiddenStates, Informed, Positions, Statistics, TeacherOutput
+from polydistill.objective.deciding import Decide, pays, whole
 from polydistill.objective.divergence import Divergence
 from polydistill.objective.kernels import Call, Kernel, Pulled, Read, kernel_for
 from polydistill.simplex import nothing_is_asked
-
-Decide = Callable[[Statistics, Any], tuple[Float[Tensor, "n K"], Any]]
-"""From the statistics of a chunk and the carry of the chunk before to log-weights and the next carry.
-
-`statistics.rows` says which positions of the call these are.
-"""
-
 
 AT_ONCE = 128
 """Positions at which a student is asked again whether it is to blame."""
@@ -245,11 +239,13 @@ def run(task: Task, rows: int, gradients: Gradients) -> Notes:
         NonFiniteError: a logit of a teacher or of the student is NaN or infinite.
     """
     wanted = any(x is not None for x in (gradients.hidden, gradients.weight, gradients.bias))
-    kernel = kernel_for(task.call(rows, wanted))
+    call = task.call(rows, wanted)
+    kernel = kernel_for(call)
     notes = Notes(torch.zeros((), dtype=torch.float64, device=task.hidden.device))
     parts = chunks(task.positions, rows)
+    decide = whole(task.decide) if pays(call) and not kernel.waits else task.decide
     with nullcontext() if kernel.waits else nothing_is_asked():
-        _all_chunks(task, kernel, parts, gradients, notes)
+        _all_chunks(replace(task, decide=decide), kernel, parts, gradients, notes)
     kernel.give_back()
     _refuse_non_finite(task, notes)
     return notes

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from polydistill import guarantee as calculus
 from polydistill.guarantee import Derivation, Guarantee, Step, ceiling_of
-from polydistill.safety.tiers import bound, in_order, smallest_gap
-from polydistill.simplex import NoActiveTeacherError, isotonic, kl_clip, normalise
+from polydistill.safety.tiers import beside, bound, in_order, smallest_gap
+from polydistill.simplex import NoActiveTeacherError, is_asking, isotonic, kl_clip, normalise
 
 VETO = Derivation("veto", "R and L not larger, among the teachers that no veto touches", derived=True)
 """The mask commutes with products (T20); the odds of those who stay are what they were."""
@@ -58,7 +58,7 @@ class Tilt:
 
     def enforce(self, log_w: Float[Tensor, "n K"], severity: Float[Tensor, " n"]) -> Float[Tensor, "n K"]:
         """Enforced log-weights."""
-        sigma = torch.tensor(bound(self.sigma), dtype=log_w.dtype, device=log_w.device)
+        sigma = beside(bound(self.sigma), log_w)
         return normalise(log_w + severity.to(log_w)[:, None] * self.strength * sigma)
 
     def active(self, severity: Float[Tensor, " n"]) -> Bool[Tensor, "n K"]:
@@ -132,7 +132,7 @@ class Ordered:
 
     def enforce(self, log_w: Float[Tensor, "n K"], severity: Float[Tensor, " n"]) -> Float[Tensor, "n K"]:
         """Enforced log-weights."""
-        sigma = torch.tensor(bound(self.sigma), dtype=log_w.dtype, device=log_w.device)
+        sigma = beside(bound(self.sigma), log_w)
         ordered = isotonic(log_w, sigma)
         ramp = (severity.to(log_w) / self.critical).clamp(0.0, 1.0)[:, None]
         inside = log_w > -math.inf
@@ -211,11 +211,11 @@ class Veto:
         Raises:
             NoActiveTeacherError: those who may be heard at some position were out already.
         """
-        heard = torch.tensor(self.heard, device=log_w.device)
+        heard = beside(self.heard, log_w) > 0
         fade = (1.0 - severity.to(log_w) / self.critical).clamp_min(0.0).log()[:, None]
         faded = log_w + torch.where(heard, torch.zeros_like(fade), fade)
         alone = ~(faded > -math.inf).any(-1)
-        if alone.any():
+        if is_asking() and alone.any():
             raise NoActiveTeacherError(
                 f"the veto leaves position {int(alone.nonzero()[0])} without a teacher: those with a safety score of "
                 f"at least {self.least:g} are masked there; lower `least`, or do not mask them"
@@ -224,7 +224,7 @@ class Veto:
 
     def active(self, severity: Float[Tensor, " n"]) -> Bool[Tensor, "n K"]:
         """Whom no veto touches: all where severity is 0, those with a score of at least `least` elsewhere."""
-        heard = torch.tensor(self.heard, device=severity.device)
+        heard = beside(self.heard, severity) > 0
         return heard | (severity <= 0)[:, None]
 
     def guarantee(self, before: Guarantee) -> Guarantee:

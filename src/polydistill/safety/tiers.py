@@ -2,7 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from itertools import pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 
 def scores_of(tiers: Sequence[Sequence[str]]) -> dict[str, float]:
@@ -46,6 +51,22 @@ def bound(sigma: tuple[float, ...] | None) -> tuple[float, ...]:
     if sigma is None:
         raise ValueError("the safety order is not bound to teachers; call bind(teachers) once and use what it returns")
     return sigma
+
+
+def beside(numbers: tuple[float, ...], like: Tensor) -> Float[Tensor, " K"]:
+    """Numbers as a tensor in dtype and on the device of `like`; made once, since each making waits for a GPU."""
+    make = _made if torch.compiler.is_compiling() else _kept
+    return make(numbers, like.dtype, like.device)
+
+
+def _made(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Float[Tensor, " K"]:
+    return torch.tensor(numbers, dtype=dtype, device=device)
+
+
+@cache
+def _kept(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Float[Tensor, " K"]:
+    with torch.inference_mode(False):  # or it could not be used outside of that mode
+        return _made(numbers, dtype, device)
 
 
 def smallest_gap(sigma: tuple[float, ...]) -> float:

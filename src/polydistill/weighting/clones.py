@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import torch
 from jaxtyping import Float
@@ -118,22 +119,22 @@ class CloneRobust(Weighting):
 
     def log_weights(self, evidence: Float[Tensor, "*positions K"], tree: Branch) -> Float[Tensor, "*positions K"]:
         """Log-weights down a family tree, over the teachers whose evidence is not `-inf`."""
-        return normalise(self._shares(evidence, tree))
+        shares = self._shares(evidence.unbind(-1), tree)
+        return normalise(torch.stack([shares[k] for k in range(evidence.shape[-1])], -1))
 
-    def _shares(self, evidence: Tensor, tree: Branch) -> Tensor:
-        out = torch.full_like(evidence, -math.inf)
+    def _shares(self, evidence: tuple[Tensor, ...], tree: Branch) -> dict[int, Float[Tensor, "*positions"]]:
+        """By teacher. Columns are never picked by a list, whose way to a GPU waits for it."""
         if not tree.children:
-            k = tree.teachers[0]
-            out[..., k] = torch.where(evidence[..., k] > -math.inf, 0.0, -math.inf)
-            return out
-        best = torch.stack([evidence[..., list(child.teachers)].amax(-1) for child in tree.children], -1)
-        alive = (best > -math.inf).any(-1, keepdim=True)
-        shares = torch.where(alive, best, 0.0).div(self.temperature).log_softmax(-1)
-        for i, child in enumerate(tree.children):
-            below = self._shares(evidence, child)
-            members = list(child.teachers)
-            out[..., members] = torch.where(alive, below[..., members] + shares[..., i : i + 1], -math.inf)
-        return out
+            (k,) = tree.teachers
+            return {k: torch.where(evidence[k] > -math.inf, 0.0, -math.inf)}
+        best = torch.stack([reduce(torch.maximum, [evidence[k] for k in c.teachers]) for c in tree.children], -1)
+        alive = (best > -math.inf).any(-1)
+        shares = torch.where(alive[..., None], best, 0.0).div(self.temperature).log_softmax(-1).unbind(-1)
+        return {
+            k: torch.where(alive, below + share, -math.inf)
+            for child, share in zip(tree.children, shares, strict=True)
+            for k, below in self._shares(evidence, child).items()
+        }
 
     def __call__(self, signal: Signal) -> "CloneRobustOf":
         """The operator that reads `signal`."""

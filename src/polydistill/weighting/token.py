@@ -4,13 +4,13 @@ import math
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from polydistill import guarantee as calculus
 from polydistill.guarantee import Guarantee
 from polydistill.logprobs import Statistics
-from polydistill.simplex import normalise
+from polydistill.simplex import is_asking, normalise
 from polydistill.weighting.operator import Carry, Names, Tag, Weighed, Weighting
 from polydistill.weighting.signals import Signal, StudentGap
 
@@ -101,24 +101,28 @@ class Custom(Weighting):
             ValueError: the function raises, or its output has another shape, is not finite where it must be, or does
                 not sum to 1.
         """
-        name = self.name
         try:
             out = self.function(evidence)
         except Exception as error:  # whatever a function of the user's raises
             why = next(iter(str(error).splitlines()), "")
-            raise ValueError(f"{name} raised {type(error).__name__} where weights were asked of it: {why}") from error
+            what = f"raised {type(error).__name__} where weights were asked of it: {why}"
+            raise ValueError(f"{self.name} {what}") from error
         if not isinstance(out, Tensor) or out.shape != evidence.shape:
             raise ValueError(
-                f"{name} must map evidence {list(evidence.shape)} to weights of that shape, got "
+                f"{self.name} must map evidence {list(evidence.shape)} to weights of that shape, got "
                 f"{list(out.shape) if isinstance(out, Tensor) else type(out).__name__}"
             )
         # All 0 are the log-weights of a single teacher; as weights they would sum to 0.
-        log_w = out if (out <= 0).all() else out.log()
-        total = log_w.exp().sum(-1)
-        if not ((total - 1.0).abs() <= 1e-3).all():
+        logs = (out <= 0).all()
+        if not is_asking():
+            log_w = torch.where(logs, out, out.log())
+            return normalise(log_w.where(_sums_to_one(log_w).all(), math.nan))
+        log_w = out if logs else out.log()
+        if not _sums_to_one(log_w).all():
+            total = log_w.exp().sum(-1)
             worst = (total - 1.0).abs().nan_to_num(math.inf).argmax()
             raise ValueError(
-                f"weights of {name} must sum to 1 at every position; one sum is {total.flatten()[worst]:.6g}"
+                f"weights of {self.name} must sum to 1 at every position; one sum is {total.flatten()[worst]:.6g}"
             )
         return normalise(log_w)
 
@@ -136,6 +140,10 @@ class Custom(Weighting):
 
     def __repr__(self) -> str:
         return f"Custom({getattr(self.function, '__name__', self.function)})"
+
+
+def _sums_to_one(log_w: Float[Tensor, "*positions K"]) -> Bool[Tensor, "*positions"]:
+    return (log_w.exp().sum(-1) - 1.0).abs() <= 1e-3
 
 
 class CustomOf(Weighed):

@@ -124,9 +124,10 @@ class Fused:
     ) -> tuple[Float[Tensor, "m k"], Float[Tensor, "m k"]]:
         """Of some teachers at positions without loss: log-probability of the label, and of the likeliest entry."""
         table = self._listened(teachers, at, label, self.call.teachers)
-        numbers = [k for k, _ in teachers]
-        columns = slice(None) if numbers == list(range(self.call.teachers)) else numbers
-        return table[self.passes.LABEL][:, columns], table[self.passes.TOP][:, columns]
+        label_log_prob, top = (
+            torch.stack([table[field, :, k] for k, _ in teachers], -1) for field in (self.passes.LABEL, self.passes.TOP)
+        )
+        return label_log_prob, top
 
     def read(self, teachers: Sequence[TeacherOutput], at: Tensor | slice, label: Int[Tensor, " m"]) -> Read:
         """Project every teacher, and read them and the student off."""

@@ -69,7 +69,7 @@ def run(function: Callable[..., Any], compiled: bool, *arguments: Any) -> Any:
     try:
         return _compiled(function)(*arguments)
     except Exception as error:
-        if not _is_compilers(error):
+        if not is_compilers(error):
             raise
         _Compiler.works = False
         logger.info("the point-wise passes run without a compiler: %s", str(error).strip().splitlines()[:1])
@@ -82,14 +82,16 @@ class _Compiler:
     works = True
 
 
-def _is_compilers(error: Exception) -> bool:
+def is_compilers(error: Exception) -> bool:
     """Whether an error comes from compiling rather than from the arithmetic."""
     return type(error).__module__.startswith(("torch._dynamo", "torch._inductor")) or isinstance(error, OSError)
 
 
+def limit() -> dict[str, Any]:
+    """How often something may be compiled, for `torch.compile`; as it is by itself where that cannot be said."""
+    return {"recompile_limit": SHAPES} if "recompile_limit" in signature(torch.compile).parameters else {}
+
+
 @cache
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    limit: dict[str, Any] = (
-        {"recompile_limit": SHAPES} if "recompile_limit" in signature(torch.compile).parameters else {}
-    )
-    return torch.compile(function, dynamic=False, **limit)
+    return torch.compile(function, dynamic=False, **limit())
