@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-fast test-long test-kernels check system faults audit lock proofs docs pages bench mutants install clean
+.PHONY: demo test test-fast test-long test-kernels check system faults audit lock proofs docs pages bench bench-gpu mutants install clean
 
 demo: $(VENV)/.demo
 	$(BIN)/polydistill demo
@@ -84,6 +84,11 @@ pages: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/objective.py
+
+# Objective, floor and rivals on a GPU, in one file under benchmarks/results. PYTHON= for a machine that brings its own
+# torch; what it lacks is named and left out. BENCH="--device cpu" tries it without a card.
+bench-gpu:
+	PYTHONPATH=src $(PYTHON) benchmarks/gpu.py $(if $(NAME),--name $(NAME)) $(BENCH)
 
 # Small changes to the code that tests must notice; by hand, takes minutes.
 mutants: $(VENV)/.dev

@@ -5,6 +5,7 @@ import math
 import timeit
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -98,20 +99,28 @@ def ours(work: Workload, loss_bytes: int | None = None) -> Call:
     return call
 
 
-def naive(work: Workload) -> Call:
+def _log_p(hidden: Tensor, weight: Tensor) -> Tensor:
+    return (hidden @ weight.T).float().log_softmax(-1)
+
+
+def _pooled(hidden: Tensor, weight: Tensor, log_p: list[Tensor], weights: Tensor) -> Tensor:
+    log_q = _log_p(hidden, weight)
+    return sum(((x.exp() * (x - log_q)).sum(-1) * weights[:, k]).sum() for k, x in enumerate(log_p))
+
+
+def naive(work: Workload, compiled: bool = False) -> Call:
     """All logits of everybody, all evidence, all weights, then the loss."""
     hidden, weight = work.hidden.requires_grad_(), work.weight.requires_grad_()
+    log_p_of, pooled = (torch.compile(f, dynamic=False) if compiled else f for f in (_log_p, _pooled))
 
     def call() -> float:
         hidden.grad = weight.grad = None
         with torch.no_grad():
-            log_p = [(t.hidden @ t.head.weight.T).float().log_softmax(-1) for t in work.outputs]
+            log_p = [log_p_of(t.hidden, t.head.weight) for t in work.outputs]
             like = torch.stack([x.gather(1, work.positions.target[:, None]).squeeze(1) for x in log_p], -1)
             entropy = torch.stack([-(x.exp() * x).sum(-1) for x in log_p], -1)
             log_w, _ = work.pipeline.decide(Statistics(work.positions, like, entropy), None)
-        log_q = (hidden @ weight.T).float().log_softmax(-1)
-        weights = log_w.exp()
-        loss = sum(((x.exp() * (x - log_q)).sum(-1) * weights[:, k]).sum() for k, x in enumerate(log_p))
+        loss = pooled(hidden, weight, log_p, log_w.exp())
         loss.backward()
         return float(loss.detach())
 
@@ -147,18 +156,18 @@ def has_liger() -> bool:
 def liger_times_k(work: Workload) -> Call:
     """One call of Liger's JSD per teacher, at its forward KL end: fused kernels on CUDA, its chunked loss on a CPU."""
     hidden, weight = work.hidden.requires_grad_(), work.weight.requires_grad_()
+    label = work.positions.target
     if work.case.device == "cuda":
         from liger_kernel.transformers import LigerFusedLinearJSD
 
         fused = LigerFusedLinearJSD(jsd_beta=0.0)
 
         def one(teacher: HiddenStates) -> Tensor:
-            return fused(hidden, weight, teacher.hidden, teacher.head.weight)
+            return fused(hidden, weight, teacher.hidden, teacher.head.weight, label)
     else:
         from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
 
         chunked = LigerFusedLinearJSDLoss(weight_hard_loss=0.0, weight_soft_loss=1.0, beta=0.0)
-        label = work.positions.target
 
         def one(teacher: HiddenStates) -> Tensor:
             return chunked(hidden, weight, teacher.hidden, teacher.head.weight, label)
@@ -245,6 +254,7 @@ RIVALS: dict[str, Callable[[Workload], Call]] = {
     "ours": ours,
     "floor": floor,
     "naive": naive,
+    "naive, compiled": partial(naive, compiled=True),
     "trl x K": trl_times_k,
     "liger x K": liger_times_k,
 }

@@ -18,6 +18,7 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 
 from polydistill.logprobs import STATISTICS, Head, HiddenStates, Informed, KnownStatistics, Positions
 from polydistill.objective import ForwardKL, ReverseKL, deciding, distil, loop
+from polydistill.objective.distil import _beside
 from polydistill.objective.kernels import Fused, fused, triton_passes
 from polydistill.safety import tiers
 from polydistill.simplex import nothing_is_asked
@@ -173,6 +174,15 @@ def test_no_operator_waits_where_there_is_no_compiler(safety, card, launches):
     with FakeTensorMode(), launches:
         task = on_card(pipeline, card, ForwardKL(), pipeline.stack.needs)
         of_loop(task, 5, card, launches, decide=pipeline.decide)
+
+
+def test_a_teacher_on_another_device_is_brought_beside_the_student(card):
+    with FakeTensorMode():
+        head = Head(torch.empty(5, 3, device=card), torch.empty(5, device=card))
+        far = Informed(HiddenStates(torch.empty(4, 3, device=card), head), KnownStatistics())
+        near = _beside(far, torch.empty(4, 2)).says
+        assert {x.device.type for x in (near.hidden, near.head.weight, near.head.bias)} == {"cpu"}
+        assert _beside(near, torch.empty(4, 2)) is near
 
 
 def test_it_counts_and_sees_waits(card, launches):

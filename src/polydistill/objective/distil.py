@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from polydistill.logprobs import STATISTICS, Head, Positions, Statistics, TeacherOutput
+from polydistill.logprobs import STATISTICS, Head, HiddenStates, Informed, Positions, Statistics, TeacherOutput
 from polydistill.objective.deciding import Decide
 from polydistill.objective.divergence import Divergence
 from polydistill.objective.kernels import row_bytes
@@ -88,7 +88,7 @@ def distil(
         ValueError: shapes or vocabularies differ, or an unknown statistic is asked for.
         NonFiniteError: a logit of a teacher or of the student is NaN or infinite.
     """
-    task = Task(hidden, head, outputs, positions, decide, divergence, needs)
+    task = Task(hidden, head, [_beside(says, hidden) for says in outputs], positions, decide, divergence, needs)
     _validate(task)
     device = hidden.device.type
     if torch.is_autocast_enabled(device):
@@ -115,6 +115,15 @@ def _pooled(task: Task, loss_bytes: int | None) -> Outcome:
         cross_entropy=torch.cat([none, *notes.cross_entropy]),
         statistics=merged(notes, task),
     )
+
+
+def _beside(says: TeacherOutput, hidden: Tensor) -> TeacherOutput:
+    """What a teacher on another device says, once a call on the student's: a `device_map` put it elsewhere."""
+    if isinstance(says, Informed):
+        return replace(says, says=_beside(says.says, hidden))
+    if isinstance(says, HiddenStates) and {says.hidden.device, says.head.weight.device} != {hidden.device}:
+        return HiddenStates(says.hidden.to(hidden.device), says.head.to(hidden.device))
+    return says
 
 
 def _validate(task: Task) -> None:

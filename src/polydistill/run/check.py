@@ -17,7 +17,8 @@ from polydistill.objective.kernels import fused
 from polydistill.promises import says
 from polydistill.run.build import build_trainer
 from polydistill.run.cache import refuse_unheard
-from polydistill.run.devices import Layout, Sizes, memory, read_layout, where
+from polydistill.run.devices import ADAM, Layout, Sizes, memory, read_layout, where
+from polydistill.run.fits import Peak, Watched, peak
 from polydistill.run.order import check_order
 from polydistill.run.says import reading_says, says_before
 from polydistill.run.train import refuse_place
@@ -39,6 +40,7 @@ class Estimate:
         memory: part -> bytes.
         disk: bytes of checkpoints and the student.
         free_disk: bytes free where the run goes.
+        peak: of memory, from the batch that ran; None where it cannot be known, or the ranks are not here.
     """
 
     steps: int
@@ -47,6 +49,7 @@ class Estimate:
     memory: dict[str, int]
     disk: int
     free_disk: int
+    peak: Peak | None = None
 
     def lines(self) -> list[str]:
         """The estimate in words."""
@@ -54,9 +57,20 @@ class Estimate:
         parts = ", ".join(f"{name} {_size(size)}" for name, size in self.memory.items())
         return [
             f"memory: about {_size(total)} per rank beside activations ({parts})",
+            *self._peak(),
             f"disk: about {_size(self.disk)} of {_size(self.free_disk)} free",
             f"time: about {_duration(self.seconds)} for {self.steps} steps, "
             f"{self.teacher_seconds / max(self.seconds, 1e-9):.0%} of it running the teachers (one batch timed, cold)",
+        ]
+
+    def _peak(self) -> list[str]:
+        if self.peak is None:
+            return []
+        found, many = self.peak, self.peak.largest_batch
+        fits = f"batches of up to about {many:,} fit" if many else "WARNING: not even batches of 1 fit"
+        return [
+            f"memory at the peak: about {_size(found.bytes)} of {_size(found.room)} with batches of {found.batch} "
+            f"sequences of {found.tokens:,} tokens, as the one that was tried; {fits}"
         ]
 
 
@@ -110,14 +124,18 @@ def _check(config: RunConfig, trainer: Taught, layout: Layout | None) -> Check:
     ]
     loader = trainer.get_train_dataloader()
     inputs = trainer._prepare_inputs(next(iter(loader)))
-    clock = perf_counter()
+    watched, clock = Watched(trainer.args.device), perf_counter()
     loss: Any = trainer.compute_loss(student, inputs)
     loss.backward()
     loss = loss.detach()
     seconds = perf_counter() - clock
-    student.zero_grad(set_to_none=True)
     done = trainer.last_step
     assert done is not None
+    assert done.batch is not None
+    sizes = _sizes(config, trainer)
+    sequences, tokens = done.batch.input_ids.shape
+    taken = peak(watched, sizes.trained + sizes.objective, ADAM * sizes.trained, sequences, tokens)
+    student.zero_grad(set_to_none=True)
     facts += foreign_says(trainer.teachers, trainer.pipeline.guarantee())
     facts.append(f"one batch: loss {float(loss):.4f} over {done.outcome.count:,} tokens, {seconds:.2f} s")
     accumulation = config.training.gradient_accumulation
@@ -129,13 +147,13 @@ def _check(config: RunConfig, trainer: Taught, layout: Layout | None) -> Check:
         steps=steps,
         seconds=steps * accumulation * seconds,
         teacher_seconds=steps * accumulation * done.seconds["teachers"],
-        memory=memory(_sizes(config, trainer), layout or Layout("here", ranks), trainer.placement),
+        memory=memory(sizes, layout or Layout("here", ranks), trainer.placement),
         disk=_disk(config, student),
         free_disk=shutil.disk_usage(_existing(Path(config.output))).free,
+        peak=taken if ranks == 1 else None,
     )
     if estimate.disk > estimate.free_disk:
         facts.append("WARNING: the checkpoints will not fit on this disk; lower training.keep_checkpoints")
-    assert done.batch is not None
     trainer.probe(done.batch)
     guarantee = trainer.pipeline.guarantee()
     return Check(facts, says(trainer.promises()), guarantee.lines(), estimate)

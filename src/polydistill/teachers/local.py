@@ -205,7 +205,8 @@ class LocalTeacher:
             hidden = last_hidden_state(
                 self.model, input_ids=input_ids.to(device), **{name: value.to(device) for name, value in inputs.items()}
             )
-        return HiddenStates(hidden.flatten(0, 1)[rows.to(device)], head_of(self.model, self.visible, self.masked))
+        hidden = hidden.flatten(0, 1)[rows.to(hidden.device)]
+        return HiddenStates(hidden, head_of(self.model, self.visible, self.masked))
 
     @property
     def quantised(self) -> bool:

@@ -1,0 +1,101 @@
+"""What a run takes of memory at its peak, from one batch that really ran, and the largest batch that fits."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+MEMORY, CONTAINER = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
+
+
+class Watched:
+    """Memory of a device while a batch runs: of the process on a CPU, of torch's tensors elsewhere.
+
+    Args:
+        device: where the batch runs.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.held = self._start()
+
+    def _start(self) -> int | None:
+        """Bytes held now; from here on the highest is kept. None where it cannot be known."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            return torch.cuda.memory_allocated(self.device)
+        try:
+            CLEAR.write_text("5")
+            return _field(STATUS, "VmRSS")
+        except OSError:
+            return None
+
+    def highest(self) -> int:
+        """Bytes at the peak."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        return _field(STATUS, "VmHWM")
+
+    def room(self) -> int:
+        """Bytes that this process may have."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_properties(self.device).total_memory
+        limit = CONTAINER.read_text().strip() if CONTAINER.exists() else "max"
+        room = _field(MEMORY, "MemAvailable") + _field(STATUS, "VmRSS")
+        return min(room, int(limit)) if limit.isdigit() else room
+
+
+def _field(file: Path, name: str) -> int:
+    for line in file.read_text().splitlines():
+        if line.startswith(name):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"{file} has no {name}")
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Bytes of a process with one batch forward and backward, and what training adds.
+
+    Attributes:
+        highest: while the batch ran, everything in it.
+        optimizer: what its state will add.
+        of_batch: of `highest`, what grows with the number of sequences.
+        batch: sequences.
+        tokens: of each.
+        room: that there is.
+    """
+
+    highest: int
+    optimizer: int
+    of_batch: int
+    batch: int
+    tokens: int
+    room: int
+
+    @property
+    def bytes(self) -> int:
+        """At the peak of training on such batches."""
+        return self.highest + self.optimizer
+
+    @property
+    def largest_batch(self) -> int:
+        """Sequences of as many tokens that fit; 0 if not even one does."""
+        left = self.room - (self.bytes - self.of_batch)
+        return max(0, left * self.batch // max(self.of_batch, 1))
+
+
+def peak(watched: Watched, fixed: int, optimizer: int, batch: int, tokens: int) -> Peak | None:
+    """After the batch; None where nothing is known.
+
+    Args:
+        watched: since before the batch.
+        fixed: bytes that the batch made and that do not grow with it: gradients, and a chunk of the objective.
+        optimizer: bytes of the optimizer's state.
+        batch: sequences.
+        tokens: of each.
+    """
+    if watched.held is None:
+        return None
+    highest = watched.highest()
+    return Peak(highest, optimizer, max(0, highest - watched.held - fixed), batch, tokens, watched.room())

@@ -1,0 +1,31 @@
+"""Memory at the peak, and the largest batch that fits."""
+
+import pytest
+import torch
+
+from polydistill.run import fits
+from polydistill.run.fits import Peak, Watched, peak
+
+MIB = 2**20
+
+
+def test_what_a_batch_took_at_its_peak_is_seen_after_it_is_gone():
+    watched = Watched(torch.device("cpu"))
+    if watched.held is None:
+        pytest.skip("this system does not tell")
+    torch.ones(64 * MIB // 4).sum()
+    found = peak(watched, fixed=16 * MIB, optimizer=8 * MIB, batch=2, tokens=8)
+    assert 40 * MIB <= found.of_batch <= 56 * MIB
+    assert found.bytes == found.highest + 8 * MIB
+    assert found.largest_batch > 2
+
+
+def test_the_largest_batch_fills_the_room():
+    found = Peak(highest=700, optimizer=100, of_batch=400, batch=4, tokens=8, room=1000)
+    assert found.largest_batch == 6  # 400 that stay, 100 a sequence
+    assert Peak(highest=700, optimizer=100, of_batch=400, batch=4, tokens=8, room=450).largest_batch == 0
+
+
+def test_where_the_system_does_not_tell_nothing_is_said(monkeypatch, tmp_path):
+    monkeypatch.setattr(fits, "CLEAR", tmp_path / "missing" / "file")
+    assert peak(Watched(torch.device("cpu")), 0, 0, 1, 1) is None
