@@ -144,3 +144,23 @@ def positions(teacher, most=40, expand=0):
         for i in range(len(ids) - 1):
             truth = law[tuple(ids[1 : i + 1])]
             yield ids[: i + 1], truth / truth.sum(), out[i].double().softmax(-1), float(aligned.error[i])
+
+
+def main():
+    """Mean error and mean bound by `expand`, as in docs/tokenizers.md."""
+    for first, second, seeds in ((bpe, bpe, (0, 1, 2)), (unigram, bpe, (1, 3)), (bpe, unigram, (1, 3))):
+        teachers = [Enumerated(first(seed, 3), second(seed + 100, 3), seed) for seed in seeds]
+        for most in (0, 2, 8):
+            found = [
+                (float((truth - q).abs().sum() / 2), error)
+                for teacher in teachers
+                for _, truth, q, error in positions(teacher, 12, most)
+            ]
+            apart, bound = torch.tensor(found).double().mean(0).tolist()
+            print(
+                f"{first.__name__}, {second.__name__}: {len(found)} positions, expand {most}: {apart:.3f}, {bound:.3f}"
+            )
+
+
+if __name__ == "__main__":
+    main()
