@@ -1,7 +1,6 @@
 """More rules like those of `strangers`, of kinds that are not there: written to get past the search as it was then."""
 
 import math
-import time
 
 import torch
 from strangers import FLAWED, LIKELIHOODS, SOUND, clipped, flawed, sound_if
@@ -22,17 +21,6 @@ class StickyLeader:
         score = evidence if kept is None else evidence.scatter_add(-1, kept, torch.ones_like(evidence[..., :1]))
         self.leader[evidence.shape] = score.detach().argmax(-1, keepdim=True)
         return clipped(score)
-
-
-@flawed("F")
-class AgedByTheClock:
-    """Colder three seconds after it was made."""
-
-    def __init__(self):
-        self.made = time.monotonic()
-
-    def __call__(self, evidence):
-        return clipped(evidence, 3.0 if time.monotonic() - self.made < 3 else 1.0)
 
 
 @flawed("F")
