@@ -57,3 +57,9 @@ def test_a_key_that_cannot_be_read_is_refused(run, override):
 def test_a_folder_is_no_configuration(tmp_path):
     with pytest.raises(ConfigError, match=r"is a folder; give the YAML file of a run, e.g. .*config.yaml"):
         load_config(tmp_path)
+
+
+def test_numbers_of_a_configuration_are_plain_so_that_a_checkpoint_with_them_can_be_read(run):
+    run.write_text(run.read_text() + "\ntraining: {extra: {adam_beta2: 9.5e-1, adam_epsilon: 1e-9}}\n")
+    extra = load_config(run).training.extra
+    assert [type(value) for value in extra.values()] == [float, float]

@@ -41,7 +41,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), *, to_measure: 
     given = _apply(tree, overrides)
     _refuse_lacking(tree, path, to_measure)
     try:
-        config = RunConfig.model_validate(tree)
+        config = RunConfig.model_validate(_plain(tree))
     except ValidationError as error:
         raise ConfigError("\n".join(_sentence(fault, tree, path, given) for fault in error.errors())) from error
     _refuse_secrets(tree, (), path, tree, given)
@@ -109,6 +109,16 @@ def _read(path: Path) -> CommentedMap:
     if not isinstance(tree, CommentedMap):
         raise ConfigError(f"{path}: expected keys such as `student:` and `teachers:` at the top level")
     return tree
+
+
+def _plain(node: Any) -> Any:
+    """Without what ruamel keeps to write a file again: its numbers would end up in checkpoints, which refuse them."""
+    if isinstance(node, dict):
+        return {_plain(key): _plain(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_plain(value) for value in node]
+    kinds = (bool, int, float, str)
+    return next((kind(node) for kind in kinds if isinstance(node, kind)), node)
 
 
 SECRET = re.compile(
