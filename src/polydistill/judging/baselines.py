@@ -169,7 +169,12 @@ def _cached(
         return plan
     told("storing what the teachers say")
     address = str(folder / "cache")
-    build_cache(config.model_copy(update={"output": str(folder)}), address)
+
+    def tell(progress: Any) -> None:
+        if progress.done % -(-progress.shards // 10) == 0:
+            told(f"stored {progress.done} of {progress.shards} shards")
+
+    build_cache(config.model_copy(update={"output": str(folder)}), address, progress=tell)
     teachers = {name: CachedTeacherConfig(cache=address) for name in config.teachers}
     return {name: run.model_copy(update={"teachers": teachers}) for name, run in plan.items()}
 
