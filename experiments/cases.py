@@ -25,7 +25,7 @@ class Experiment:
     title: str
     cases: Mapping[str, Case]
     methods: tuple[str, ...]
-    quick: tuple[str, ...] = ("averaging", "context", "all three", "oracle")
+    quick: tuple[str, ...] = ("averaging", "context", "all three, learned", "oracle")
 
 
 RECOMMENDED = "recommended"
@@ -81,8 +81,8 @@ E2 = Experiment(
     "A teacher that is corrupted from slightly to completely",
     {"left out": lambda seed: domains("corrupted", seed, 4, 64)}
     | {f"{how}, {share:.0%}": corrupted(how, share) for how in CORRUPTIONS for share in (0.25, 1.0)},
-    ("averaging", "tuned weights", "context", "all three", RECOMMENDED, "CA-MKD"),
-    ("averaging", "context", "all three"),
+    ("averaging", "tuned weights", "context", "all three, learned", RECOMMENDED, "CA-MKD"),
+    ("averaging", "context", "all three, learned"),
 )
 
 
@@ -100,7 +100,7 @@ def cloned(copies: int) -> Case:
 E3 = Experiment(
     "One teacher, several times",
     {f"{copies} times": cloned(copies) for copies in (1, 2, 4, 8)},
-    ("averaging", "tuned weights", "context", "all three", RECOMMENDED, "oracle"),
+    ("averaging", "tuned weights", "context", "all three, learned", RECOMMENDED, "oracle"),
 )
 
 
@@ -112,7 +112,7 @@ def unknown(share: float) -> Case:
 E4 = Experiment(
     "A domain that no teacher knows",
     {f"{share:.0%} unknown": unknown(share) for share in (0.1, 0.3, 0.5)},
-    ("labels only", "averaging", "tuned weights", "context", "all three", RECOMMENDED),
+    ("labels only", "averaging", "tuned weights", "context", "all three, learned", RECOMMENDED),
 )
 
 E6 = Experiment(

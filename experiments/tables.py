@@ -11,7 +11,7 @@ from experiments.learn import Settings
 from scipy import stats
 
 PAGE = Path(__file__).parent / "RESULTS.md"
-FULL = "all three"
+FULL = "all three, learned"
 
 
 def interval(values: Sequence[float], comparisons: int = 1) -> tuple[float, float]:

@@ -61,7 +61,7 @@ def test_tables_are_made_of_what_is_kept(tmp_path, monkeypatch):
     settings = cells.Settings()
     with (tmp_path / "E1.jsonl").open("w") as file:
         for seed, (full, average) in enumerate([(0.1, 0.5), (0.12, 0.55)]):
-            for method, excess in (("all three", full), ("averaging", average), ("oracle", 0.05)):
+            for method, excess in (("all three, learned", full), ("averaging", average), ("oracle", 0.05)):
                 cell = cells.Cell("(a) documents", method, seed, excess, 1.0)
                 line = {"cell": cells.asdict(cell), "settings": cells.asdict(settings)}
                 file.write(json.dumps(line) + "\n")
