@@ -374,7 +374,7 @@ class Drifting:
         return torch.softmax(evidence.tanh() * (1 + 1e-3 * self.calls), -1)
 
 
-@flawed("F")
+@flawed("F M")
 class Warming:
     """Another rule after five hundred calls."""
 
