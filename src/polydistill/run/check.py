@@ -67,10 +67,10 @@ class Estimate:
         if self.peak is None:
             return []
         found, many = self.peak, self.peak.largest_batch
-        fits = f"batches of up to about {many:,} fit" if many else "WARNING: not even batches of 1 fit"
+        fits = f"; batches of up to about {many:,} fit" if many else "; WARNING: not even batches of 1 fit"
         return [
             f"memory at the peak: about {_size(found.bytes)} of {_size(found.room)} with batches of {found.batch} "
-            f"sequences of {found.tokens:,} tokens, as the one that was tried; {fits}"
+            f"sequences of {found.tokens:,} tokens, as the one that was tried{'' if many is None else fits}"
         ]
 
 
@@ -134,7 +134,10 @@ def _check(config: RunConfig, trainer: Taught, layout: Layout | None) -> Check:
     assert done.batch is not None
     sizes = _sizes(config, trainer)
     sequences, tokens = done.batch.input_ids.shape
-    taken = peak(watched, sizes.trained + sizes.objective, ADAM * sizes.trained, sequences, tokens)
+    # A chunk that the batch does not fill grows with it.
+    logits = 4 * sequences * tokens * trainer.visible * (len(trainer.teachers) + 1)
+    fixed = sizes.trained + (sizes.objective if logits >= sizes.objective else 0)
+    taken = peak(watched, fixed, ADAM * sizes.trained, sequences, tokens)
     student.zero_grad(set_to_none=True)
     facts += foreign_says(trainer.teachers, trainer.pipeline.guarantee())
     facts.append(f"one batch: loss {float(loss):.4f} over {done.outcome.count:,} tokens, {seconds:.2f} s")

@@ -9,6 +9,10 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 MEMORY, CONTAINER = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
 
 
+SEEN = 2**24
+"""Bytes of a batch below which nothing follows about others: as much lies about in the allocator."""
+
+
 class Watched:
     """Memory of a device while a batch runs: of the process on a CPU, of torch's tensors elsewhere.
 
@@ -79,10 +83,11 @@ class Peak:
         return self.highest + self.optimizer
 
     @property
-    def largest_batch(self) -> int:
-        """Sequences of as many tokens that fit; 0 if not even one does."""
-        left = self.room - (self.bytes - self.of_batch)
-        return max(0, left * self.batch // max(self.of_batch, 1))
+    def largest_batch(self) -> int | None:
+        """Sequences of as many tokens that fit; 0 if not even one does, None where the batch itself took too little."""
+        if self.of_batch < SEEN:
+            return None
+        return max(0, (self.room - (self.bytes - self.of_batch)) * self.batch // self.of_batch)
 
 
 def peak(watched: Watched, fixed: int, optimizer: int, batch: int, tokens: int) -> Peak | None:
@@ -90,7 +95,7 @@ def peak(watched: Watched, fixed: int, optimizer: int, batch: int, tokens: int) 
 
     Args:
         watched: since before the batch.
-        fixed: bytes that the batch made and that do not grow with it: gradients, and a chunk of the objective.
+        fixed: bytes that the batch made and that do not grow with it: gradients, and a full chunk of the objective.
         optimizer: bytes of the optimizer's state.
         batch: sequences.
         tokens: of each.
