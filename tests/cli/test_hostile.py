@@ -15,8 +15,9 @@ from polydistill.data.context import DataError
 from polydistill.data.load import load_data
 from polydistill.records import BenchmarkRecord, BenchmarkScore, RunSummary, Score, write_summary
 from polydistill.report import write_report
-from polydistill.run.build import build_student, code_says
+from polydistill.run.build import code_says
 from polydistill.run.card import Facts, write_card
+from polydistill.run.student import build_student
 from polydistill.teachers import LocalTeacher, TeacherUnavailableError
 from polydistill.teachers.adapters import adapters_on
 from polydistill.visible import code, markdown, visible

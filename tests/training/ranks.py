@@ -30,7 +30,6 @@ def learn(folder: Path, rows: int) -> None:
         ddp_find_unused_parameters=False,
     )
     made.train()
-    rank = made.accelerator.process_index
     said = {
         "ranks": made.accelerator.num_processes,
         "loss": losses(made),
@@ -38,14 +37,16 @@ def learn(folder: Path, rows: int) -> None:
         "divergence": losses(made, "divergence"),
         "tokens": losses(made, "num_tokens"),
     }
+    leave_behind(made, folder, said)
+
+
+def leave_behind(made, folder: Path, said) -> None:
+    """What this rank says, and what its operators and its student are."""
+    rank, student = made.accelerator.process_index, made.accelerator.unwrap_model(made.model)
     (folder / f"said{rank}.json").write_text(json.dumps(said))
-    state = {name: value.contiguous() for name, value in made.pipeline.stack.state_dict().items()}
-    save_file(state, folder / f"state{rank}.safetensors")
-    student = made.accelerator.unwrap_model(made.model)
-    save_file(
-        {name: value.contiguous() for name, value in student.state_dict().items()},
-        folder / f"weights{rank}.safetensors",
-    )
+    for name, module in (("state", made.pipeline.stack), ("weights", student)):
+        values = {key: value.contiguous() for key, value in module.state_dict().items()}
+        save_file(values, folder / f"{name}{rank}.safetensors")
 
 
 def go_back(folder: Path, rows: int) -> None:
@@ -72,13 +73,7 @@ def go_back(folder: Path, rows: int) -> None:
 
     made._maybe_log_save_evaluate = then
     made.train()
-    student = made.accelerator.unwrap_model(made.model)
-    rank = made.accelerator.process_index
-    (folder / f"said{rank}.json").write_text(json.dumps([made.spikes.total, made.spikes.said]))
-    save_file(
-        {name: value.contiguous() for name, value in student.state_dict().items()},
-        folder / f"weights{rank}.safetensors",
-    )
+    leave_behind(made, folder, [made.spikes.total, made.spikes.said])
 
 
 if __name__ == "__main__":

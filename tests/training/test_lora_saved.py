@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from polydistill.config.run import RunConfig, StudentConfig
-from polydistill.run.build import build_student
+from polydistill.run.student import build_student
 from polydistill.run.train import train_run
 from polydistill.teachers import LocalTeacher
 

@@ -14,8 +14,8 @@ from polydistill.cli.faults import code_of
 from polydistill.config.file import ConfigError
 from polydistill.config.run import RunConfig, StudentConfig
 from polydistill.data.context import DataError
-from polydistill.run.build import build_student, sft_config
-from polydistill.run.student import StudentDiffersError, few_logits, merged, save_student
+from polydistill.run.build import sft_config
+from polydistill.run.student import StudentDiffersError, build_student, few_logits, merged, save_student
 from polydistill.run.train import refuse_place
 from polydistill.teachers import LocalTeacher, adapters_on
 from polydistill.training.placement import Offloaded

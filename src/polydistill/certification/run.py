@@ -7,12 +7,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from polydistill import __version__
-from polydistill.axioms import AXIOMS, Witness
-from polydistill.certification import asking, attack, continuity, further, order, sampling
-from polydistill.certification.asking import BATCH, LAWS, F
+from polydistill.axioms import AXIOMS
+from polydistill.certification import attack, continuity, further, order, sampling
+from polydistill.certification.again import at_the_end, repeated
+from polydistill.certification.asking import BATCH, LAWS
 from polydistill.certification.attack import Attack, Means
 from polydistill.certification.bench import Bench, function_benches, pipeline_benches
 from polydistill.certification.certificate import Basis, Certificate, Finding
@@ -123,7 +123,7 @@ def _of_function(
         first = benches[0].rule(rows)
     attacks = _attacks(benches, means, tell)
     if not any(found.witness for found in attacks["F"]):
-        last = _at_the_end(benches, first, rows, means)
+        last = at_the_end(benches, first, rows, means)
         attacks["F"] += [] if last is None else [last]
     declared = benches[0]
     findings = []
@@ -332,46 +332,6 @@ def _attacks(benches: Sequence[Bench], means: Means, tell: Callable[[str], None]
             if bench.close or name in ("B", "M"):
                 add(name, law, bench)
     return found
-
-
-def repeated(bench: Bench, means: Means) -> Attack | None:
-    """Whether a function says the same when it is asked again."""
-    if bench.asked is None:
-        return None
-    many = 2 * asking.MANY if bench.close and bench.teachers <= 3 else 4096 if bench.close else 300
-    rows = bench.drawn(sampling.vectors(many if bench.cost == 1 else 300, bench.teachers, means.generator))
-    if bench.cost > 1 and not bench.close:
-        return None
-    witnesses = asking.asked_again(bench.asked, rows, _tolerance(bench), bench.cost, bench.scale != "token")
-    witness = next(iter(witnesses), None)
-    gap = 0.0 if witness is None else witness.gap
-    found = None if witness is None else _located(witness, bench)
-    return Attack(
-        F, gap, 2 * len(rows), found, "" if found is None else "the other laws speak of functions: mend this first"
-    )
-
-
-def _tolerance(bench: Bench) -> float:
-    return max(1e-6, min(256 * bench.epsilon, 0.02))
-
-
-def _located(witness: Witness, bench: Bench) -> Witness:
-    lines = ["import torch", bench.source, witness.reproduce]
-    return replace(witness, reproduce="\n".join(lines))
-
-
-def _at_the_end(benches: Sequence[Bench], first: Tensor, rows: Tensor, means: Means) -> Attack | None:
-    """What changed since the first question, or was seen in a batch once and not again."""
-    bench = benches[0]
-    rule = bench.rule
-    for witness in asking.at_the_end(rule, rows, first, _tolerance(bench)):
-        return Attack(F, witness.gap, 2 * len(rows), _located(witness, bench))
-    for law, gap, evidence in means.unreturned:
-        way = f"law {law} was missed by {gap:.4g} in a batch, and not when the same row was asked again"
-        witness = asking.witness_of(evidence, gap, way, "rule", asking.MANY)
-        here = next((b for b in benches if b.teachers == evidence.shape[-1]), bench)
-        return Attack(F, gap, 1, _located(witness, here))
-    return None
 
 
 def _finding(

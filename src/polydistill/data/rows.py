@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -69,16 +70,16 @@ def begun(dataset: Any, name: str, reading: Reading) -> Any:
 
 def repeated(train: Any, held_out: Any, text_field: str = "text") -> list[str]:
     """A sentence for each held-out data set with rows that are training rows as well; nothing is asked of streams."""
-    sets = held_out if isinstance(held_out, dict) else {"": held_out}
     said = []
-    for name, part in sets.items():
+    for name, part in (held_out if isinstance(held_out, dict) else {"": held_out}).items():
         if not hasattr(part, "__len__") or not hasattr(train, "__len__"):
             continue
-        content = {"input_ids", "prompt", "completion", "messages", text_field} & set(columns_of(part))
-        shared = sorted(content & set(columns_of(train)))
-        seen = set(_contents(part, shared)) & set(_contents(train, shared)) if shared else set()
-        number = sum(row in seen for row in _contents(part, shared)) if seen else 0
-        if number:
+        content = {"input_ids", "prompt", "completion", "messages", text_field}
+        shared = sorted(content & set(columns_of(part)) & set(columns_of(train)))
+        if not shared:
+            continue
+        rows = Counter(_contents(part, shared))
+        if number := sum(rows[row] for row in rows.keys() & set(_contents(train, shared))):
             which = f" {name!r}" if name else ""
             said.append(
                 f"WARNING: {number:,} of {len(part):,} rows of the held-out data{which} are training rows as well: "

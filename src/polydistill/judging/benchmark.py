@@ -22,7 +22,8 @@ from polydistill.config.served import ServedTeacherConfig
 from polydistill.records import BENCHMARKS, CONFIG, BenchmarkRecord, BenchmarkScore, write_whole
 from polydistill.records.paired import Interval, resampled
 from polydistill.records.seal import refuse_broken
-from polydistill.run.build import build_student, build_teachers
+from polydistill.run.build import build_teachers
+from polydistill.run.student import build_student
 from polydistill.run.train import STUDENT, finished, locked
 from polydistill.teachers.local import LocalTeacher
 

@@ -2,13 +2,11 @@
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
-from torch import nn
-from transformers import AutoTokenizer, Trainer, get_scheduler
+from transformers import Trainer, get_scheduler
 from transformers.integrations import get_reporting_integration_callbacks
 from trl import DistillationConfig, SFTConfig
 
@@ -21,8 +19,9 @@ from polydistill.config.weighting import build_stack
 from polydistill.data.load import Part, load_data, load_mixture
 from polydistill.objective import Divergence
 from polydistill.run.build_safety import build_constraints, build_severity
+from polydistill.run.student import DTYPES, build_student, refuse_targets
 from polydistill.teachers import ForeignTeacher, LocalTeacher, Teacher
-from polydistill.teachers.local import NotLoadedError, load_model, reason_of
+from polydistill.teachers.local import reason_of
 from polydistill.teachers.served import Patience, ServedTeacher
 from polydistill.training.gradient.across_groups import AcrossGroups, Critical, Labels
 from polydistill.training.gradient.across_teachers import AcrossTeachers
@@ -33,8 +32,6 @@ from polydistill.training.sampled import SampledLinearPool, SampledLogPool
 from polydistill.training.taught import Observer, Taught
 
 Arguments = TypeVar("Arguments", SFTConfig, DistillationConfig)
-
-DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 SAMPLED: dict[str, type[SampledLogPool] | type[SampledLinearPool]] = {
     "sampled_log_pool": SampledLogPool,
@@ -124,62 +121,6 @@ def _served(name: str, section: ServedTeacherConfig) -> ServedTeacher:
         concurrency=section.concurrency,
         body_limit=section.body_limit_mib * 2**20,
     )
-
-
-def _refuse_targets(model: Any, names: list[str] | str) -> None:
-    """Every name must be that of a layer, and not the head's, whose adapter would never be trained."""
-    if isinstance(names, str):
-        return
-    layers, head = dict(model.named_modules()), model.get_output_embeddings()
-    for name in names:
-        hit = [module for path, module in layers.items() if path == name or path.endswith(f".{name}")]
-        if not hit:
-            there = sorted({path.rsplit(".", 1)[-1] for path, layer in layers.items() if isinstance(layer, nn.Linear)})
-            raise ConfigError(f"student.lora.target_modules: no layer is called {name!r}; there are {', '.join(there)}")
-        if any(module is head for module in hit):
-            raise ConfigError(
-                f"student.lora.target_modules: {name!r} is the head, which takes no adapter; leave it out"
-            )
-
-
-def build_student(section: c.StudentConfig) -> tuple[Any, Any]:
-    """Student model and tokenizer.
-
-    Raises:
-        ConfigError: it cannot be loaded.
-    """
-    try:
-        model, tokenizer = load_model(
-            section.model,
-            # In bfloat16 the updates of an ordinary learning rate are rounded away.
-            DTYPES[section.dtype] or (torch.float32 if section.lora is None else None),
-            revision=section.revision,
-            trust_remote_code=section.trust_remote_code,
-        )
-    except NotLoadedError as error:
-        raise ConfigError(f"student.model: {error}") from error
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    if section.chat_template is not None:
-        tokenizer.chat_template = _template(section.chat_template)
-    return model, tokenizer
-
-
-def _template(source: str) -> str:
-    """The chat template of a tokenizer's folder, or that a file is.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    try:
-        if Path(source).is_file():
-            return Path(source).read_text(encoding="utf-8")
-        found = AutoTokenizer.from_pretrained(source).chat_template
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"student.chat_template: {source!r} cannot be read: {reason_of(error)}") from error
-    if not isinstance(found, str):
-        raise ConfigError(f"student.chat_template: the tokenizer in {source!r} has no chat template, or several")
-    return found
 
 
 def sft_config(config: c.RunConfig) -> SFTConfig:
@@ -338,7 +279,7 @@ def build_trainer(config: c.RunConfig, observers: list[Observer] | None = None) 
     model, tokenizer = build_student(config.student)
     adapters = None
     if lora is not None:
-        _refuse_targets(model, lora.target_modules)
+        refuse_targets(model, lora.target_modules)
         adapters = PeftLoraConfig(
             r=lora.r,
             lora_alpha=lora.alpha,

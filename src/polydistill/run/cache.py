@@ -23,8 +23,9 @@ from polydistill.cache.verify import Compared, compare
 from polydistill.config import run as c
 from polydistill.config.file import ConfigError
 from polydistill.logprobs import UNKNOWN
-from polydistill.run.build import build_student, build_teachers, build_trainer
+from polydistill.run.build import build_teachers, build_trainer
 from polydistill.run.says import reading_says
+from polydistill.run.student import build_student
 from polydistill.teachers import LocalTeacher, Teacher, TeacherUnavailableError
 from polydistill.teachers.vocabulary import tokens_by_id
 from polydistill.training.taught import Taught, parts

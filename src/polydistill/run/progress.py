@@ -10,15 +10,23 @@ import datasets
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
 from polydistill.records import StepRecord
 from polydistill.run.recorder import Recorder
-from polydistill.run.screen import screen
+from polydistill.visible import visible
 
 EVERY = 10.0
 """Seconds between two plain lines."""
+
+COLOURS = ("blue", "yellow", "green", "magenta", "cyan", "red", "white")
+"""Of the teachers, in their order."""
+
+WIDTH, TASKS = 24, 6
+"""Cells of a bar of weights, and tasks shown."""
 
 TELLING = 3
 """Steps after the first from which on their time tells that of the rest; the first one compiles and warms up."""
@@ -191,3 +199,38 @@ class ProgressCallback(TrainerCallback):
         if self.steps is not None:
             self.steps.close(how)
             self.steps = None
+
+
+def screen(record: StepRecord | None, note: str, held_out: str) -> list[RenderableType]:
+    """Lines below the bar.
+
+    Args:
+        record: of the last logged step; None before the first.
+        note: loss, speed and waiting in words.
+        held_out: the last evaluation in words.
+    """
+    lines: list[RenderableType] = [Text(visible(line)) for line in (note, held_out) if line]
+    if record is None:
+        return lines
+    if any(len(row) > 1 for row in record.weights.values()):
+        lines.append(_weights(record))
+    for constraint in record.constraints.values():
+        lines.append(Text(visible(constraint.says), style="" if constraint.met is not False else "red"))
+    return lines
+
+
+def _weights(record: StepRecord) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for task, row in list(record.weights.items())[:TASKS]:
+        bar, said = Text(), Text()
+        filled = 0.0
+        for k, (name, weight) in enumerate(row.items()):
+            cells = round((filled + weight) * WIDTH) - round(filled * WIDTH)
+            filled += weight
+            colour = COLOURS[k % len(COLOURS)]
+            bar.append("█" * cells, style=colour)
+            said.append(f"{visible(name)} {weight:.0%}  ", style=colour)
+        table.add_row(Text(visible(task)), bar, said)
+    if len(record.weights) > TASKS:
+        table.add_row(Text(f"and {len(record.weights) - TASKS} more"))
+    return table

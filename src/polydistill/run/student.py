@@ -1,4 +1,4 @@
-"""The student when training is over: whole on the main rank, saved, and compared with what was trained."""
+"""The student: loaded; and when training is over whole on the main rank, saved, compared with what was trained."""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -9,9 +9,71 @@ from typing import Any
 import torch
 import xxhash
 from peft import PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, GenerationConfig
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from polydistill.config.file import ConfigError
+from polydistill.config.run import StudentConfig
+from polydistill.teachers.local import NotLoadedError, load_model, reason_of
 from polydistill.training.taught import Taught
+
+DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def refuse_targets(model: Any, names: list[str] | str) -> None:
+    """Every name must be that of a layer, and not the head's, whose adapter would never be trained."""
+    if isinstance(names, str):
+        return
+    layers, head = dict(model.named_modules()), model.get_output_embeddings()
+    for name in names:
+        hit = [module for path, module in layers.items() if path == name or path.endswith(f".{name}")]
+        if not hit:
+            there = sorted({path.rsplit(".", 1)[-1] for path, layer in layers.items() if isinstance(layer, nn.Linear)})
+            raise ConfigError(f"student.lora.target_modules: no layer is called {name!r}; there are {', '.join(there)}")
+        if any(module is head for module in hit):
+            raise ConfigError(
+                f"student.lora.target_modules: {name!r} is the head, which takes no adapter; leave it out"
+            )
+
+
+def build_student(section: StudentConfig) -> tuple[Any, Any]:
+    """Student model and tokenizer.
+
+    Raises:
+        ConfigError: it cannot be loaded.
+    """
+    try:
+        model, tokenizer = load_model(
+            section.model,
+            # In bfloat16 the updates of an ordinary learning rate are rounded away.
+            DTYPES[section.dtype] or (torch.float32 if section.lora is None else None),
+            revision=section.revision,
+            trust_remote_code=section.trust_remote_code,
+        )
+    except NotLoadedError as error:
+        raise ConfigError(f"student.model: {error}") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if section.chat_template is not None:
+        tokenizer.chat_template = _template(section.chat_template)
+    return model, tokenizer
+
+
+def _template(source: str) -> str:
+    """The chat template of a tokenizer's folder, or that a file is.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    try:
+        if Path(source).is_file():
+            return Path(source).read_text(encoding="utf-8")
+        found = AutoTokenizer.from_pretrained(source).chat_template
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"student.chat_template: {source!r} cannot be read: {reason_of(error)}") from error
+    if not isinstance(found, str):
+        raise ConfigError(f"student.chat_template: the tokenizer in {source!r} has no chat template, or several")
+    return found
 
 
 def whole_student(trainer: Taught) -> Any | None:
