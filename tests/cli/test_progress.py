@@ -35,6 +35,16 @@ def test_a_slow_first_step_does_not_tell_how_long_the_rest_takes(clock) -> None:
     assert float(left) == pytest.approx(0.5 * (1000 - int(done)), abs=1)
 
 
+def test_a_machine_that_was_busy_at_first_is_forgotten_after_a_minute(clock) -> None:
+    out = StringIO()
+    steps = progress.Steps(Console(file=out), "training", 1000)
+    for done in range(1, 301):
+        clock[0] += 20.0 if done <= 10 else 0.5
+        steps.update(done)
+    done, left = re.search(r"(\d+) of 1000, (\d+) s left$", out.getvalue()).groups()
+    assert float(left) == pytest.approx(0.5 * (1000 - int(done)), abs=1)
+
+
 def test_what_is_resumed_counts_from_where_it_was(clock) -> None:
     out = StringIO()
     steps = progress.Steps(Console(file=out), "training", 100, start=50)

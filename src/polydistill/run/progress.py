@@ -3,6 +3,7 @@
 import logging as python_logging
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +28,9 @@ COLOURS = ("blue", "yellow", "green", "magenta", "cyan", "red", "white")
 
 WIDTH, TASKS = 24, 6
 """Cells of a bar of weights, and tasks shown."""
+
+LATELY = 7
+"""Lines whose time tells that of the rest, a minute as a rule: a machine that was busy at first says nothing of it."""
 
 TELLING = 3
 """Steps after the first from which on their time tells that of the rest; the first one compiles and warms up."""
@@ -64,7 +68,7 @@ class Steps:
         self.console, self.label, self.total, self.below = console, label, total, below
         self.began = self.said = time.monotonic()
         self.live: Live | None = None
-        self.first: tuple[float, int] | None = None
+        self.lately: deque[tuple[float, int]] = deque(maxlen=LATELY)
         if console.is_interactive and not console.no_color:  # not where the terminal is dumb
             self.bar = Progress(
                 TextColumn("{task.description}"),
@@ -95,10 +99,12 @@ class Steps:
             self.bar.update(self.task, completed=done, note=note if self.below is list else "")
             return
         now = time.monotonic()
-        since, before = self.first = self.first or (now, done)
+        if not self.lately:
+            self.lately.append((now, done))
         if now - self.said < EVERY:
             return
-        self.said = now
+        self.said, (since, before) = now, self.lately[0]
+        self.lately.append((now, done))
         each = (now - since) / (done - before) if done - before >= TELLING else None
         left = "" if each is None else f", {(self.total - done) * each:.0f} s left"
         self._print(f"{self.label}: {done} of {self.total}{left}{'  ' + note if note else ''}")
