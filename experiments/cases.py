@@ -1,7 +1,7 @@
 """What is compared in E1 to E4 and E6: cases, which are problems under some teachers, and the methods that try them."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from experiments.methods import CONTROLS, GRADIENTS, METHODS, ORACLE, RULES, SCALES
@@ -54,12 +54,13 @@ E1 = Experiment(
 CORRUPTIONS = ("noise", "shifted", "sure and wrong")
 
 
-def corrupted(how: str, share: float) -> Case:
+def corrupted(how: str, share: float, *, later: bool = False) -> Case:
     """(b) with one more teacher: a copy of the first that is wrong to a degree.
 
     Args:
         how: `noise` (even odds), `shifted` (every token for its neighbour), `sure and wrong` (one wrong token each).
         share: of the corruption; 1 leaves nothing of what it knew.
+        later: it is a faithful copy until the middle of training.
     """
 
     def case(seed: int) -> Problem:
@@ -72,15 +73,20 @@ def corrupted(how: str, share: float) -> Case:
             "sure and wrong": torch.eye(len(good))[torch.randperm(len(good), generator=generator)],
         }[how]
         table = (1.0 - share) * good + share * smoothed(bad).exp()
-        return problem.with_teachers(*problem.teachers, Planted("corrupted", table.log()))
+        wrong = problem.with_teachers(*problem.teachers, Planted("corrupted", table.log()))
+        if not later:
+            return wrong
+        return replace(wrong, teachers=(*problem.teachers, Planted("corrupted", good.log())), later=wrong.teachers)
 
     return case
 
 
+LEFT_OUT = "left out"
 E2 = Experiment(
     "A teacher that is corrupted from slightly to completely",
-    {"left out": lambda seed: domains("corrupted", seed, 4, 64)}
-    | {f"{how}, {share:.0%}": corrupted(how, share) for how in CORRUPTIONS for share in (0.25, 1.0)},
+    {LEFT_OUT: lambda seed: domains("corrupted", seed, 4, 64)}
+    | {f"{how}, {share:.0%}": corrupted(how, share) for how in CORRUPTIONS for share in (0.25, 1.0)}
+    | {"sure and wrong, from half way": corrupted("sure and wrong", 1.0, later=True)},
     ("averaging", "tuned weights", "context", "all three, learned", RECOMMENDED, "CA-MKD"),
     ("averaging", "context", "all three, learned"),
 )

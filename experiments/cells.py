@@ -24,6 +24,7 @@ class Cell:
         case, method, seed: which one.
         excess: nats per held-out token above the true law.
         seconds: of processor time.
+        entropy: of the true law, nats per held-out token: a perfect student's loss.
         stack: what was recommended, in words; empty otherwise.
         predicted: its gain over averaging as a predictor, nats per token; 0 otherwise.
     """
@@ -33,6 +34,7 @@ class Cell:
     seed: int
     excess: float
     seconds: float
+    entropy: float
     stack: str = ""
     predicted: float = 0.0
 
@@ -78,10 +80,11 @@ def run(name: str, experiment: Experiment, settings: Settings, seeds: int, quick
 def _cell(case: str, method: str, seed: int, data: Data, settings: Settings) -> Cell:
     if method != RECOMMENDED:
         judged = learn(data, METHODS[method], settings, seed)
-        return Cell(case, method, seed, judged.excess, judged.seconds)
+        return Cell(case, method, seed, judged.excess, judged.seconds, judged.entropy)
     found = recommended.recommendation(data, seed)
     judged = learn(data, Method(method, lambda *_: recommended.pipeline(found, data)), settings, seed)
-    return Cell(case, method, seed, judged.excess, judged.seconds, found.chosen, found.best.gain.mean)
+    numbers = judged.excess, judged.seconds, judged.entropy
+    return Cell(case, method, seed, *numbers, found.chosen, found.best.gain.mean)
 
 
 def shortened(settings: Settings) -> Settings:

@@ -95,6 +95,7 @@ class Problem:
         draw: how many, generator -> texts.
         scale: the scale that is planted, in words.
         laws: of the experts, where not every one is among the teachers.
+        later: what the teachers are from the middle of training on; the same when empty.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Problem:
     draw: Callable[[int, torch.Generator], Texts]
     scale: str
     laws: Float[Tensor, "E V V"] | None = None
+    later: tuple[Planted, ...] = ()
 
     def law(self, texts: Texts) -> Float[Tensor, "n T V"]:
         """The true law of every next token: its expert's."""

@@ -1,17 +1,25 @@
 """Tables of what is kept: mean and 95% interval over seeds, differences paired by seed, corrected for their number."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from experiments.cases import EXPERIMENTS, RECOMMENDED, Experiment
+from experiments import measured
+from experiments.cases import EXPERIMENTS, LEFT_OUT, RECOMMENDED, Experiment
 from experiments.cells import RESULTS, Cell, kept
+from experiments.figures import OURS, TOLD, dots
 from experiments.learn import Settings
+from experiments.measurements import MEASURED
 from scipy import stats
 
 PAGE = Path(__file__).parent / "RESULTS.md"
+FIGURES = Path(__file__).parents[1] / "docs" / "figures"
 FULL = "all three, learned"
+MARKED = {FULL: OURS, RECOMMENDED: OURS, "oracle": TOLD}
+ENOUGH = 0.02
+"""Share of the best student's loss that the recommended one may be behind."""
 
 
 def interval(values: Sequence[float], comparisons: int = 1) -> tuple[float, float]:
@@ -88,17 +96,95 @@ def closed(cells: Sequence[Cell], case: str) -> str:
     return f"{case}: {mean:.1%}" + ("" if math.isnan(half) else f" ± {half:.1%}")
 
 
-def held_to_its_word(name: str, experiment: Experiment, cells: Sequence[Cell]) -> list[list[str]]:
+def without(experiment: Experiment, cells: Sequence[Cell]) -> list[str]:
+    """By how much the loss of a student grows, in percent, because the corrupted teacher is there; paired by seed."""
+    cases, body = [case for case in experiment.cases if case != LEFT_OUT], []
+    entropy = {(cell.case, cell.seed): cell.entropy for cell in cells}
+    for method in experiment.methods:
+        row, alone = [method], column(cells, LEFT_OUT, method)
+        for case in cases:
+            here = column(cells, case, method)
+            grown = [
+                100.0 * (here[seed] - alone[seed]) / (alone[seed] + entropy[case, seed])
+                for seed in here
+                if seed in alone
+            ]
+            mean, half = interval(grown or [math.nan])
+            row.append("" if math.isnan(mean) else f"{mean:+.1f}" + ("" if math.isnan(half) else f" ± {half:.1f}"))
+        body.append(row)
+    return rows(["method", *cases], body)
+
+
+def held_to_its_word(name: str, cells: Sequence[Cell]) -> list[list[str]]:
     """Prediction of `recommend` against outcome, by case and seed."""
     body = []
     for cell in (c for c in cells if c.method == RECOMMENDED):
         rivals = {c.method: c.excess for c in cells if (c.case, c.seed) == (cell.case, cell.seed)}
         best = min((method for method in rivals if method not in ("oracle", RECOMMENDED)), key=rivals.__getitem__)
         gain = rivals.get("averaging", math.nan) - cell.excess
-        behind = cell.excess - rivals[best]
-        numbers = [f"{cell.predicted:.3f}", f"{gain:.3f}", best, f"{behind:+.3f}"]
+        behind = (cell.excess - rivals[best]) / (rivals[best] + cell.entropy)
+        numbers = [
+            f"{cell.predicted:.3f}",
+            f"{gain:.3f}",
+            best,
+            f"{behind:+.1%}",
+            "yes" if behind <= ENOUGH else "**no**",
+        ]
         body.append([f"{name} {cell.case}", str(cell.seed), cell.stack, *numbers])
     return body
+
+
+def figure(name: str, experiment: Experiment, cells: Sequence[Cell]) -> list[str]:
+    """The table as a picture; returns the line that shows it."""
+    panels = {
+        case: {m: interval(list(found.values())) for m in experiment.methods if (found := column(cells, case, m))}
+        for case in experiment.cases
+    }
+    path = FIGURES / f"{name}.svg"
+    dots(panels, experiment.methods, MARKED, "nats above the true law", path)
+    return [f"![{name}: {experiment.title}. The same figures as in the table](../docs/figures/{path.name})", ""]
+
+
+def seeds(cells: Sequence[Cell]) -> str:
+    """How many each figure is a mean of."""
+    counts = sorted(Counter((cell.case, cell.method) for cell in cells).values())
+    said = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
+    return f"{said} seed{'s' * (counts[-1] > 1)} a figure"
+
+
+def measurements(name: str) -> list[str]:
+    """The tables of an experiment that is no table of students."""
+    found, lines = measured.kept(RESULTS / f"{name}.jsonl"), list[str]()
+    for part in MEASURED[name].parts:
+        records = [record for record in found if record.part == part]
+        if not records:
+            continue
+        heads = list(dict.fromkeys(c for record in records for row in record.rows.values() for c in row))
+        body = []
+        for row in dict.fromkeys(row for record in records for row in record.rows):
+            here = [record.rows[row] for record in records if row in record.rows]
+            values = ([one[head] for one in here if head in one] for head in heads)
+            body.append([row, *(number(*interval(value)) if value else "" for value in values)])
+        days = sorted({record.date for record in records})
+        said = f"{len(records)} seed{'s' * (len(records) > 1)}, {' to '.join(dict.fromkeys((days[0], days[-1])))}"
+        lines += [f"### {part}", "", f"{said}, {records[-1].hardware}, torch {records[-1].torch}.", ""]
+        lines += [*rows(["", *heads], body), ""]
+    if lines:
+        lines = [
+            f"## {name}: {MEASURED[name].title}",
+            "",
+            f"`python -m experiments {name}`",
+            "",
+            MEASURED[name].reads,
+            "",
+            *lines,
+        ]
+    return lines
+
+
+def number(mean: float, half: float) -> str:
+    """Three digits that mean something."""
+    return f"{mean:.3g}" if math.isnan(half) else f"{mean:.3g} ± {half:.1g}"
 
 
 def write(settings: Settings) -> str:
@@ -107,7 +193,7 @@ def write(settings: Settings) -> str:
     lines = [
         "# What the students of the planted problems came to",
         "",
-        "Nats per held-out token above the true law (0 is perfect), mean and 95% interval over seeds.",
+        "Nats per held-out token above the true law (0: perfect), mean and 95% interval over seeds, if several.",
         f"Made by `python -m experiments tables` from `experiments/results/E*.jsonl`; settings: `{settings}`.",
         "",
     ]
@@ -115,15 +201,21 @@ def write(settings: Settings) -> str:
         cells = kept(RESULTS / f"{name}.jsonl", settings)
         if not cells:
             continue
-        lines += [f"## {name}: {experiment.title}", "", f"`python -m experiments {name}`", ""]
-        lines += [*table(experiment, cells), ""]
+        lines += [f"## {name}: {experiment.title}", "", f"`python -m experiments {name}`, {seeds(cells)}", ""]
+        lines += [*figure(name, experiment, cells), *table(experiment, cells), ""]
+        if LEFT_OUT in experiment.cases:
+            lines += [
+                "Growth of the student's loss in percent because the corrupted teacher is there, paired by seed.",
+                "",
+            ]
+            lines += [*without(experiment, cells), ""]
         if FULL in experiment.methods:
             lines += [f"Worse than `{FULL}`: paired by seed, corrected for the number of comparisons.", ""]
             lines += [*paired(experiment, cells, FULL), ""]
         shares = [share for case in experiment.cases if (share := closed(cells, case))]
         if shares:
             lines += ["Of the way from averaging to the oracle the full stack goes " + "; ".join(shares) + ".", ""]
-        words += held_to_its_word(name, experiment, cells)
+        words += held_to_its_word(name, cells)
     if words:
         heads = [
             "case",
@@ -133,7 +225,19 @@ def write(settings: Settings) -> str:
             "student's gain",
             "best student",
             "behind it",
+            f"within {ENOUGH:.0%}",
         ]
-        lines += ["## `recommend`, held to its word", "", *rows(heads, words), ""]
+        kept_word = sum(row[-1] == "yes" for row in words)
+        lines += [
+            "## `recommend`, held to its word",
+            "",
+            f"The student of the stack that it names, against the best of the table without the oracle: within "
+            f"{ENOUGH:.0%} of its loss in {kept_word} of {len(words)}.",
+            "",
+            *rows(heads, words),
+            "",
+        ]
+    for name in MEASURED:
+        lines += measurements(name)
     PAGE.write_text("\n".join(lines))
     return "\n".join(lines)

@@ -43,26 +43,27 @@ def test_a_corrupted_teacher_knows_nothing_at_the_end():
 def test_the_short_form_is_kept_and_not_run_twice(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cells, "RESULTS", tmp_path)
     monkeypatch.setattr(cells, "shortened", lambda settings: settings)
-    monkeypatch.setattr("sys.argv", ["experiments", "E3", "--quick"])
+    monkeypatch.setattr("sys.argv", ["experiments", "E1", "--quick"])
     monkeypatch.setattr("experiments.__main__.shortened", lambda s: cells.replace(s, texts=32, held_out=16, steps=2))
     main()
-    kept = [json.loads(line)["cell"] for line in (tmp_path / "E3-quick.jsonl").read_text().splitlines()]
-    assert len(kept) == len(EXPERIMENTS["E3"].cases) * len(EXPERIMENTS["E3"].quick)
-    assert {cell["method"] for cell in kept} == set(EXPERIMENTS["E3"].quick)
+    kept = [json.loads(line)["cell"] for line in (tmp_path / "E1-quick.jsonl").read_text().splitlines()]
+    assert len(kept) == len(EXPERIMENTS["E1"].cases) * len(EXPERIMENTS["E1"].quick)
+    assert {cell["method"] for cell in kept} == set(EXPERIMENTS["E1"].quick)
     before = capsys.readouterr().out
     main()
     assert len(capsys.readouterr().out.splitlines()) < len(before.splitlines())
-    assert len((tmp_path / "E3-quick.jsonl").read_text().splitlines()) == len(kept)
+    assert len((tmp_path / "E1-quick.jsonl").read_text().splitlines()) == len(kept)
 
 
 def test_tables_are_made_of_what_is_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     monkeypatch.setattr(tables, "PAGE", tmp_path / "page.md")
+    monkeypatch.setattr(tables, "FIGURES", tmp_path / "figures")
     settings = cells.Settings()
     with (tmp_path / "E1.jsonl").open("w") as file:
         for seed, (full, average) in enumerate([(0.1, 0.5), (0.12, 0.55)]):
             for method, excess in (("all three, learned", full), ("averaging", average), ("oracle", 0.05)):
-                cell = cells.Cell("(a) documents", method, seed, excess, 1.0)
+                cell = cells.Cell("(a) documents", method, seed, excess, 1.0, 1.4)
                 line = {"cell": cells.asdict(cell), "settings": cells.asdict(settings)}
                 file.write(json.dumps(line) + "\n")
     page = tables.write(settings)

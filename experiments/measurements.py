@@ -1,0 +1,8 @@
+"""Every experiment that is no table of students, by name."""
+
+from collections.abc import Mapping
+
+from experiments.measured import Measured
+from experiments.stability import E9
+
+MEASURED: Mapping[str, Measured] = {"E9": E9}
