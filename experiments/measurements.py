@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from experiments.measured import Measured
+from experiments.safety import E5
 from experiments.stability import E9
 
-MEASURED: Mapping[str, Measured] = {"E9": E9}
+MEASURED: Mapping[str, Measured] = {"E5": E5, "E9": E9}
