@@ -27,7 +27,7 @@ from polydistill.config.run import RunConfig
 from polydistill.logprobs import Informed, KnownStatistics, Sparse, logits_of
 from polydistill.objective import ForwardKL, distil
 from polydistill.run.build import build_trainer
-from polydistill.run.cache import build_cache, refuse_unheard, repair_cache, verify_cache
+from polydistill.run.cache import build_cache, refuse_unheard, repair_cache, rows_read, verify_cache
 from polydistill.teachers import TeacherUnavailableError, head_of, last_hidden_state
 from polydistill.training.batch import Batch
 from polydistill.training.hearing import listen_to
@@ -204,8 +204,53 @@ def test_texts_that_were_never_heard_are_refused_before_the_first_step(
     other = texts(40)
     other.to_json(tmp_path / "other.jsonl")
     data = config.data.model_copy(update={"train": str(tmp_path / "other.jsonl")}).model_dump()
+    training = {"epochs": 1, "cpu": True}
     with pytest.raises(TeacherUnavailableError, match=r"lacks 10 of the 40 training texts, the first being row 30"):
-        refuse_unheard(build_trainer(from_cache(config, cache, data=data)))
+        refuse_unheard(build_trainer(from_cache(config, cache, data=data, training=training)))
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        {"max_steps": 3},
+        {"max_steps": 2, "gradient_accumulation": 2, "batch_size": 5},
+        {"max_steps": 5, "batch_size": 5, "extra": {"dataloader_drop_last": True}},  # the fifth is of another epoch
+        {"max_steps": 3, "extra": {"train_sampling_strategy": "sequential"}},
+    ],
+)
+def test_the_rows_that_a_run_reads_are_known_before_it(
+    config: RunConfig, tmp_path: Path, training: dict[str, Any]
+) -> None:
+    section = config.training.model_dump(by_alias=True) | training
+    whole = {**config.model_dump(by_alias=True), "output": str(tmp_path), "training": section}
+    seen: list[str] = []
+    trainer = build_trainer(RunConfig.model_validate(whole), [lambda done, _: seen.extend(said(done.batch)) or {}])
+    data: Any = trainer.train_dataset
+    expected = [str(data[row]["input_ids"]) for row in rows_read(trainer)]
+    trainer.train()
+    assert expected == list(dict.fromkeys(seen))
+
+
+def said(batch: Batch) -> list[str]:
+    """The batch's texts, as ids."""
+    return [str(ids[real.bool()].tolist()) for ids, real in zip(batch.input_ids, batch.attention_mask, strict=True)]
+
+
+def test_a_cache_of_what_is_read_teaches_as_one_of_everything_and_no_longer_run(
+    config: RunConfig, cache: Path, tmp_path: Path
+) -> None:
+    manifest = build_cache(config, str(tmp_path / "few"), read=True)
+    assert manifest.plan.data.examples == 16 + 6
+    losses = []
+    for one in (cache, tmp_path / "few"):
+        trainer = build_trainer(from_cache(config, one, output=str(tmp_path / str(len(losses)))))
+        refuse_unheard(trainer)
+        trainer.train()
+        losses.append(trainer.evaluate()["eval_loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=0.005)
+    longer = config.training.model_dump(by_alias=True) | {"max_steps": 6}
+    with pytest.raises(TeacherUnavailableError, match="lacks 8 of the 24 training texts"):
+        refuse_unheard(build_trainer(from_cache(config, tmp_path / "few", training=longer)))
 
 
 def test_on_policy_text_is_in_no_cache(config: RunConfig, cache: Path) -> None:

@@ -71,7 +71,6 @@ def build(  # noqa: PLR0913
             run,
             to,
             engine=_engine(engine, workers, ray_address, gpus),
-            workers=workers,
             codec_of=codec_of,
             command=shlex.join(["polydistill", "cache", "build", str(config), *(overrides or ())]),
             progress=tell,
@@ -86,7 +85,7 @@ def build(  # noqa: PLR0913
 
 
 def _engine(name: str, workers: int, address: str | None, gpus: float) -> Any:
-    """Where shards are made; None for the processes of this machine."""
+    """Where shards are made; None for this process."""
     if name == "ray":
         from polydistill.cache.ray_engine import OnRay
 
@@ -95,7 +94,11 @@ def _engine(name: str, workers: int, address: str | None, gpus: float) -> Any:
         raise ValueError(f"--engine must be local or ray, got {name!r}")
     if address is not None or gpus:
         raise ValueError("--ray-address and --gpus are for --engine ray")
-    return None
+    if workers == 1:
+        return None
+    from polydistill.cache import Processes
+
+    return Processes(workers)
 
 
 @app.command()

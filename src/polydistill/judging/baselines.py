@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from polydistill.config.file import ConfigError, load_config
-from polydistill.config.run import CachedTeacherConfig, ModelConfig, RunConfig
+from polydistill.config.run import AnyTeacher, CachedTeacherConfig, ModelConfig, RunConfig
 from polydistill.judging.recommend import Recommendation, Sections, recommend_run
 from polydistill.records import (
     CONFIG,
@@ -24,6 +24,7 @@ from polydistill.records.files import read_metrics
 from polydistill.records.paired import Interval, better
 from polydistill.run.cache import build_cache
 from polydistill.run.evaluate import ALL, weighted_mean
+from polydistill.run.identity import located, refuse_stale
 from polydistill.run.train import finished, train_run
 
 OWN, LABELS, UNIFORM, BEST, ROUTER, STATIC = "as configured", "labels", "uniform", "best", "router", "static"
@@ -65,7 +66,7 @@ class Baselines:
         contestants: the run's own first.
         gap_closed: share of the way from averaging to being told the task; None where that is not known.
         says: in sentences, the verdict first.
-        folder: with a folder for every student, and the page.
+        folder: with the page, and a folder for every number of steps that was asked for.
     """
 
     contestants: list[Contestant]
@@ -86,7 +87,7 @@ def baselines_run(
     """Train every contestant like the run but for its weights, and compare them text by text.
 
     Students start from the same weights and see the same batches; what is finished is not trained again. The teachers
-    run once, through a cache, unless `live`.
+    run once over the rows that are read, through a cache, unless `live`.
 
     Args:
         config: of the run.
@@ -105,33 +106,48 @@ def baselines_run(
         known = ", ".join([*CONTROLS, *config.teachers])
         raise ConfigError(f"--against: there is no {unknown[0]!r}; there are {known}")
     folder = Path(f"{config.output.rstrip('/')}-baselines")
+    place = folder / _length(config)
     told("asking the teachers about held-out text")
     found = recommend_run(config)
     sections = {name: _control(config, name, found) for name in against}
     plan: dict[str, RunConfig] = {OWN: config}
     plan |= {name: _without(config, *section) for name, section in sections.items() if section is not None}
-    if not live and config.training.mode == "off_policy":
-        plan = _cached(plan, config, folder, told)
-    records: dict[str, list[EvaluationRecord]] = {}
+    cached = not live and _can_be_cached(config)
+    records: dict[str, list[EvaluationRecord]] = {name: [] for name in plan}
     seconds: dict[str, float] = {}
-    for name, run in plan.items():
-        for seed in range(run.training.seed, run.training.seed + seeds):
-            output = folder / f"{name.replace(' ', '-')}-seed{seed}"
+    for seed in range(config.training.seed, config.training.seed + seeds):
+        teachers = _cached(_seeded(config, seed), place / f"cache-seed{seed}", told) if cached else config.teachers
+        for name, section in plan.items():
             told(f"{name}, seed {seed}")
-            training = run.training.model_copy(update={"seed": seed})
-            done = train_run(run.model_copy(update={"output": str(output), "training": training}), command, SILENT)
-            seconds[name] = done.wall_seconds or 0.0
-            records.setdefault(name, []).append(_last(output))
+            output = _place(place, name, seed)
+            run = _seeded(section, seed).model_copy(update={"output": str(output), "teachers": teachers})
+            refuse_stale(run, output)
+            seconds[name] = train_run(run, command, SILENT).wall_seconds or 0.0
+            records[name].append(_last(output))
     result = _compared(config, records, seconds, folder)
     left_out = [name for name, section in sections.items() if section is None]
     result.says.extend(f"{name} was left out: the data has fewer than two tasks to be told" for name in left_out)
-    if plan[OWN].teachers != config.teachers and (live_loss := _live(config)) is not None:
+    if cached and (live_loss := _live(config)) is not None:
         result.says.append(
             f"{config.output}, with live teachers, is at {live_loss:.3f} nats; from the cache the same run is at "
             f"{_mean(records[OWN][0]):.3f}"
         )
-    _page(config, result, command)
+    _page(config, result, place, command)
     return result
+
+
+def _length(config: RunConfig) -> str:
+    """How long the students learn, as a folder's name: another length is another comparison."""
+    training = config.training
+    return f"{training.max_steps}-steps" if training.max_steps > 0 else f"{training.epochs:g}-epochs"
+
+
+def _place(folder: Path, name: str, seed: int) -> Path:
+    return folder / f"{name.replace(' ', '-')}-seed{seed}"
+
+
+def _seeded(config: RunConfig, seed: int) -> RunConfig:
+    return config.model_copy(update={"training": config.training.model_copy(update={"seed": seed})})
 
 
 def _control(config: RunConfig, name: str, found: Recommendation) -> tuple[Sections, float] | None:
@@ -161,22 +177,22 @@ def _without(config: RunConfig, weighting: Sections, ce: float) -> RunConfig:
     return RunConfig.model_validate(content)
 
 
-def _cached(
-    plan: dict[str, RunConfig], config: RunConfig, folder: Path, told: Callable[[str], None]
-) -> dict[str, RunConfig]:
-    """The plan with teachers that are models heard once."""
-    if not all(isinstance(section, ModelConfig) for section in config.teachers.values()):
-        return plan
-    told("storing what the teachers say")
-    address = str(folder / "cache")
+def _can_be_cached(config: RunConfig) -> bool:
+    """Whether the teachers are models that can be heard once, on rows that are known before."""
+    models = all(isinstance(section, ModelConfig) for section in config.teachers.values())
+    return models and config.training.mode == "off_policy" and not config.data.streamed
+
+
+def _cached(config: RunConfig, place: Path, told: Callable[[str], None]) -> dict[str, AnyTeacher]:
+    """The run's teachers, heard once on the rows that its steps read."""
+    told("storing what the teachers say of the rows that are read")
 
     def tell(progress: Any) -> None:
         if progress.done % -(-progress.shards // 10) == 0:
             told(f"stored {progress.done} of {progress.shards} shards")
 
-    build_cache(config.model_copy(update={"output": str(folder)}), address, progress=tell)
-    teachers = {name: CachedTeacherConfig(cache=address) for name in config.teachers}
-    return {name: run.model_copy(update={"teachers": teachers}) for name, run in plan.items()}
+    build_cache(config.model_copy(update={"output": str(place)}), str(place), read=True, progress=tell)
+    return {name: CachedTeacherConfig(cache=str(place)) for name in config.teachers}
 
 
 def _last(folder: Path) -> EvaluationRecord:
@@ -186,7 +202,7 @@ def _last(folder: Path) -> EvaluationRecord:
 def _live(config: RunConfig) -> float | None:
     """The run's own held-out loss, where this very run has been trained by itself."""
     folder = Path(config.output)
-    if finished(folder) is None or load_config(folder / CONFIG) != config:
+    if finished(folder) is None or load_config(folder / CONFIG) != located(config):
         return None
     return _mean(_last(folder))
 
@@ -245,8 +261,8 @@ def _verdicts(records: dict[str, list[EvaluationRecord]], gap: float | None) -> 
     return said
 
 
-def _page(config: RunConfig, result: Baselines, command: str) -> None:
-    """A summary and the records of all students in one folder, for its report."""
+def _page(config: RunConfig, result: Baselines, place: Path, command: str) -> None:
+    """A summary and the records of all students, which are in `place`, in one folder, for its report."""
     scores = [Score(name=one.name, role="student", losses=one.losses, mean=one.mean) for one in result.contestants]
     own = result.contestants[0].evaluations[0]
     for name, losses in own.teacher_losses.items():
@@ -254,8 +270,7 @@ def _page(config: RunConfig, result: Baselines, command: str) -> None:
     (result.folder / METRICS).unlink(missing_ok=True)
     with RecordWriter(result.folder / METRICS) as writer:
         for one in result.contestants:
-            output = result.folder / f"{one.name.replace(' ', '-')}-seed{config.training.seed}"
-            steps, evaluations = read_metrics(output / METRICS)
+            steps, evaluations = read_metrics(_place(place, one.name, config.training.seed) / METRICS)
             for record in [*steps, *evaluations]:
                 changed: Any = record.model_copy(update={"student": one.name})
                 writer.write(changed)

@@ -1,14 +1,17 @@
 """From a run's configuration to its cache: the very token ids that training will ask about, and the teachers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import count
 from typing import Any
 
 import numpy as np
 import torch
 import xxhash
+from accelerate.data_loader import SeedableRandomSampler
+from torch.utils.data import SequentialSampler
 
-from polydistill.cache import Cache, Engine, Here, Labeller, Manifest, Plan, Processes, Progress, ShardTask, Text
+from polydistill.cache import Cache, Engine, Here, Labeller, Manifest, Plan, Progress, ShardTask, Text
 from polydistill.cache.build import build, data_fingerprint, distinct, refuse_other
 from polydistill.cache.files import Files
 from polydistill.cache.frontier import Point, frontier
@@ -47,19 +50,19 @@ class Caching:
 
     Args:
         config: of the run; its teachers are models.
-        engine: where shards are made; `workers` processes of this machine when None.
-        workers: 1 works in this process.
+        engine: where shards are made; this process when None.
+        read: only the training rows that the run's steps read.
 
     Raises:
         ConfigError: the run is on-policy, or a teacher is a cache already.
     """
 
-    def __init__(self, config: c.RunConfig, *, engine: Engine | None = None, workers: int = 1) -> None:
+    def __init__(self, config: c.RunConfig, *, engine: Engine | None = None, read: bool = False) -> None:
         refuse_uncachable(config)
         self.config = config
-        self.engine = engine if engine is not None else Processes(workers) if workers > 1 else Here()
+        self.engine = Here() if engine is None else engine
         trainer = build_trainer(config)
-        self.texts, tasks = texts_of(trainer)
+        self.texts, tasks = texts_of(trainer, read=read)
         self.plan = plan_of(config, trainer, self.texts, tasks)
         self.said = reading_says(config, trainer)
         self.labeller = Labeller(trainer.teachers, self.plan, str(trainer.args.device))
@@ -76,7 +79,7 @@ def build_cache(
     to: str | None = None,
     *,
     engine: Engine | None = None,
-    workers: int = 1,
+    read: bool = False,
     codec_of: str | None = None,
     command: str = "polydistill cache build RUN.yaml",
     progress: Callable[[Progress], None] = lambda _: None,
@@ -88,7 +91,7 @@ def build_cache(
         config: of the run.
         to: folder or fsspec address.
         engine: see `Caching`.
-        workers: see `Caching`.
+        read: see `Caching`.
         codec_of: address of a cache whose codec is taken over, so that the two can be merged.
         command: for messages.
         progress: told after every shard.
@@ -97,7 +100,7 @@ def build_cache(
     Raises:
         FingerprintError: there is a cache of something else.
     """
-    run = Caching(config, engine=engine, workers=workers)
+    run = Caching(config, engine=engine, read=read)
     for sentence in run.said:
         told(sentence)
     plan, codec = run.plan, None
@@ -245,27 +248,54 @@ def refuse_uncachable(config: c.RunConfig) -> None:
         raise ConfigError(f"cache.expert.forms: there is no teacher {unknown[0]!r}; there are {known}")
 
 
-def texts_of(trainer: Taught) -> tuple[list[Text], list[str]]:
-    """Every text that the trainer will make batches of, once, and the names of the tasks."""
+def rows_read(trainer: Taught) -> Sequence[int]:
+    """Indices of the training rows that the run's batches are made of, in the order in which they are first read.
+
+    All rows where the run ends after epochs, or where its order is drawn while it trains.
+    """
+    data: Any = trainer.train_dataset
+    loader: Any = trainer.get_train_dataloader()
+    batches = trainer.args.max_steps * trainer.args.gradient_accumulation_steps
+    if batches <= 0 or not isinstance(loader.get_sampler(), SeedableRandomSampler | SequentialSampler):
+        return range(len(data))
+    read: dict[int, None] = {}
+    for epoch in count():
+        loader.set_epoch(epoch)
+        for batch in loader.batch_sampler:
+            if batches == 0 or len(read) == len(data):
+                return list(read)
+            read |= dict.fromkeys(batch)
+            batches -= 1
+    raise AssertionError("a run of steps ends")
+
+
+def texts_of(trainer: Taught, *, read: bool = False) -> tuple[list[Text], list[str]]:
+    """Every text that the trainer may make batches of, once, and the names of the tasks.
+
+    Args:
+        trainer: of the run.
+        read: of the training data only what the run's steps read.
+    """
     tasks = [*trainer.pipeline.tasks, OTHER]
-    rows = [
-        row
-        for dataset in (trainer.train_dataset, trainer.eval_dataset)
-        if dataset is not None
-        for row in _rows(trainer, dataset)
-    ]
-    return distinct([Text(tokens, len(tasks) - 1 if task == UNKNOWN else task) for tokens, task in rows]), tasks
+    chosen = rows_read(trainer) if read else None
+    rows = [*_rows(trainer, trainer.train_dataset, chosen), *_rows(trainer, trainer.eval_dataset)]
+    return distinct([Text(tokens, len(tasks) - 1 if task == UNKNOWN else task) for _, tokens, task in rows]), tasks
 
 
-def _rows(trainer: Taught, dataset: Any) -> list[tuple[np.ndarray, int]]:
-    """Token ids as the collator makes them, and the task, of every document."""
-    made = []
-    for row in (row for part in parts(dataset) for row in part):
-        batch = trainer.batch_of(trainer.data_collator([row])).apart()
-        for document, real in enumerate(batch.attention_mask.bool()):
-            task = UNKNOWN if batch.task is None else int(batch.task[document, 0])
-            made.append((batch.input_ids[document][real].numpy().astype(np.int64), task))
-    return made
+def _rows(trainer: Taught, dataset: Any, chosen: Sequence[int] | None = None) -> Iterator[tuple[int, np.ndarray, int]]:
+    """Index of the row, token ids as the collator makes them, and the task, of every document.
+
+    Args:
+        trainer: of the run.
+        dataset: one, several by name, or None.
+        chosen: the rows that are wanted; all when None.
+    """
+    for part in parts(dataset):
+        for row in range(len(part)) if chosen is None else chosen:
+            batch = trainer.batch_of(trainer.data_collator([part[row]])).apart()
+            for document, real in enumerate(batch.attention_mask.bool()):
+                task = UNKNOWN if batch.task is None else int(batch.task[document, 0])
+                yield row, batch.input_ids[document][real].numpy().astype(np.int64), task
 
 
 def plan_of(config: c.RunConfig, trainer: Taught, texts: list[Text], tasks: list[str]) -> Plan:
@@ -314,7 +344,7 @@ def _teacher(config: c.RunConfig, teacher: Teacher) -> TeacherPlan:
 
 
 def refuse_unheard(trainer: Taught) -> None:
-    """Every text of a run must be in the caches that it is taught from, before the first step.
+    """Every text that a run reads must be in the caches that it is taught from, before the first step.
 
     Raises:
         TeacherUnavailableError: naming the first that is not, and the likely reasons.
@@ -325,10 +355,12 @@ def refuse_unheard(trainer: Taught) -> None:
     if not caches:
         return
     for which, dataset in (("training", trainer.train_dataset), ("held-out", trainer.eval_dataset)):
-        read = dataset is None or not hasattr(dataset, "__len__")  # a stream's rows are looked for as they come
-        keys = [] if read else [key_of(tokens) for tokens, _ in _rows(trainer, dataset) if len(tokens) > 1]
+        if dataset is None or not hasattr(dataset, "__len__"):  # a stream's rows are looked for as they come
+            continue
+        rows = _rows(trainer, dataset, sorted(rows_read(trainer)) if which == "training" else None)
+        keys = [(row, key_of(tokens)) for row, tokens, _ in rows if len(tokens) > 1]
         for address, cache in caches.items():
-            missing = [row for row, key in enumerate(keys) if key not in cache]
+            missing = [row for row, key in keys if key not in cache]
             if missing:
                 raise TeacherUnavailableError(
                     f"{address} lacks {len(missing):,} of the {len(keys):,} {which} texts, the first being row "

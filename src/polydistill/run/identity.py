@@ -85,20 +85,39 @@ def refuse_another(config: RunConfig, folder: Path) -> None:
     Raises:
         ConfigError: it differs; names every key with its old and new value.
     """
-    if not (folder / CONFIG).is_file() or not started(folder):
-        return
-    before, now = (dict(_leaves(one.model_dump(by_alias=True))) for one in (load_config(folder / CONFIG), config))
-    different = []
-    for key in sorted({*before, *now}):
-        old, new = before.get(key, "nothing"), now.get(key, "nothing")
-        if old == new or key == "output" or _may_change(key, old, new):
-            continue
-        different.append(f"{key}: {old!r} before, {new!r} now")
-    if different:
+    if different := _changed(config, folder, _may_change):
         raise ConfigError(
             f"{folder} holds a run with another configuration ({'; '.join(different)}); choose another `output`, or "
             "remove the folder to start anew"
         )
+
+
+def refuse_stale(config: RunConfig, folder: Path) -> None:
+    """What a finished run came from is what it is asked for now, to the last key: its result stands for this one.
+
+    Raises:
+        ConfigError: a key, data or a model is another; names each.
+    """
+    different = _changed(located(config), folder, lambda key, *_: key.removeprefix("training.").split(".")[0] in FREE)
+    if started(folder):
+        different += _different(_fingerprints(config), folder)
+    if different:
+        raise ConfigError(
+            f"{folder} is of a run with something else ({'; '.join(different)}); remove the folder to train it anew"
+        )
+
+
+def _changed(config: RunConfig, folder: Path, free: Callable[[str, Any, Any], bool]) -> list[str]:
+    """Every key with its old and new value that is not as the folder's run has it, but for those that are free."""
+    if not (folder / CONFIG).is_file() or not started(folder):
+        return []
+    before, now = (dict(_leaves(one.model_dump(by_alias=True))) for one in (load_config(folder / CONFIG), config))
+    found = []
+    for key in sorted({*before, *now} - {"output"}):
+        old, new = before.get(key, "nothing"), now.get(key, "nothing")
+        if old != new and not free(key, old, new):
+            found.append(f"{key}: {old!r} before, {new!r} now")
+    return found
 
 
 def _leaves(node: Any, at: str = "") -> Iterator[tuple[str, Any]]:
