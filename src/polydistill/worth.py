@@ -30,6 +30,12 @@ class Answers:
         log_p: of the label under every teacher, nats.
         text: index of each position's text.
         task: index of its task, or -1.
+
+    >>> import torch
+    >>> from polydistill.worth import Answers
+    >>> said = Answers(torch.tensor([[0.5, 0.25]]).log(), text=torch.tensor([0]), task=torch.tensor([-1]))
+    >>> round(float(said.pooled(torch.tensor([[0.5, 0.5]]).log())), 3)  # -log 0.375
+    0.981
     """
 
     log_p: Float[Tensor, "N K"]

@@ -90,6 +90,10 @@ class JSD(Pair):
 
     Attributes:
         beta: in (0, 1); towards 0 it is `beta KL(p || q)`, towards 1 `(1 - beta) KL(q || p)`.
+
+    >>> from polydistill.objective import JSD
+    >>> round(JSD().largest, 3)  # log 2: two distributions that have nothing in common
+    0.693
     """
 
     beta: float = 0.5
@@ -115,6 +119,10 @@ class SkewForward(Pair):
 
     Attributes:
         skew: share of p in the mixture, in (0, 1).
+
+    >>> from polydistill.objective import SkewForward
+    >>> round(SkewForward(skew=0.1).largest, 3)
+    2.303
     """
 
     skew: float = 0.1
@@ -140,6 +148,10 @@ class SkewReverse(Pair):
 
     Attributes:
         skew: share of q in the mixture, in (0, 1).
+
+    >>> from polydistill.objective import SkewReverse
+    >>> round(SkewReverse(skew=0.1).largest, 3)
+    2.303
     """
 
     skew: float = 0.1
@@ -166,6 +178,10 @@ class PoolThenDivide(Family):
 
     Attributes:
         pair: the divergence D.
+
+    >>> from polydistill.objective import JSD, PoolThenDivide
+    >>> PoolThenDivide(pair=JSD(0.3), ce=0.1).pool.name
+    'LINEAR'
     """
 
     pair: Pair = JSD()
@@ -186,6 +202,10 @@ class DivideThenPool(Family):
 
     Attributes:
         pair: the divergence D.
+
+    >>> from polydistill.objective import DivideThenPool, SkewForward
+    >>> round(DivideThenPool(pair=SkewForward(0.5)).largest, 3)  # one teacher pulls no harder than this
+    0.693
     """
 
     pair: Pair = JSD()
@@ -215,6 +235,10 @@ class Alpha(Family):
 
     Attributes:
         alpha: a, neither 0 (`ReverseKL`) nor 1 (`ForwardKL`); 1/2 is the squared Hellinger distance times 4.
+
+    >>> from polydistill.objective import Alpha
+    >>> Alpha(alpha=0.5).pool.name
+    'POWER'
     """
 
     alpha: float = 0.5
@@ -244,6 +268,10 @@ class Mixed(Family):
 
     Attributes:
         share: of forward KL, in [0, 1].
+
+    >>> from polydistill.objective import Mixed
+    >>> Mixed(share=0.8).pool.name  # no single target
+    'TWO'
     """
 
     share: float = 0.5

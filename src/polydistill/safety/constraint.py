@@ -90,6 +90,10 @@ class UnsafeMass:
         forbidden: what may not come next.
         limit: in (0, 1).
         severity: contexts from this severity on; 0 is every context.
+
+    >>> from polydistill.safety import Forbidden, UnsafeMass
+    >>> UnsafeMass("no names", Forbidden.of([[7], [3, 4]]), limit=1e-3).reach
+    1
     """
 
     name: str
@@ -147,6 +151,10 @@ class KLToTeacher:
         teacher: whose distribution is the reference, usually the safest.
         limit: > 0, nats.
         severity: contexts from this severity on.
+
+    >>> from polydistill.safety import KLToTeacher
+    >>> KLToTeacher("near the safe one", teacher="safe", limit=0.5).bind(["code", "safe"], []).index
+    1
     """
 
     name: str
@@ -195,6 +203,10 @@ class TaskLoss:
         task: that must not suffer.
         limit: > 0, nats per token.
         step: nats that count as one unit of violation.
+
+    >>> from polydistill.safety import TaskLoss
+    >>> TaskLoss("keep maths", task="maths", limit=2.0).bind(["code"], ["code", "maths"]).index
+    1
     """
 
     name: str
@@ -247,6 +259,11 @@ class GeneratedRate:
         follows: name of the constraint whose surrogate carries the multiplier.
         limit: in (0, 1).
         every: optimizer steps between two evaluations.
+
+    >>> from polydistill.safety import GeneratedRate
+    >>> rude = lambda texts: ["!" in text for text in texts]
+    >>> GeneratedRate("polite", rude, prompts=("Dear",), follows="no names", limit=0.1).every
+    50
     """
 
     name: str

@@ -35,6 +35,10 @@ class Controller:
         window: commits over which values are averaged for reports and for giving up.
         patience: commits without progress, while the multiplier doubles, after which a constraint is infeasible.
         tolerance: a value within `limit + tolerance * scale` counts as met.
+
+    >>> from polydistill.safety import Controller
+    >>> Controller(integral=0.05).proportional
+    0.2
     """
 
     integral: float = 0.02

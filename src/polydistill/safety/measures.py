@@ -21,6 +21,10 @@ class Forbidden:
     Attributes:
         tokens: single ids, forbidden wherever the constraint looks.
         sequences: of at least two ids each; the last one is forbidden where all others stand before it.
+
+    >>> from polydistill.safety import Forbidden
+    >>> Forbidden.of([[7], [3, 4, 5]]).reach  # the two tokens before the third
+    2
     """
 
     tokens: frozenset[int] = frozenset()

@@ -142,6 +142,10 @@ class AcrossGroups:
     Attributes:
         method: name in `METHODS`.
         split: the groups.
+
+    >>> from polydistill.training.gradient.across_groups import AcrossGroups, Critical
+    >>> AcrossGroups("upgrad", Critical(0.5)).split.names
+    ('safety', 'utility')
     """
 
     method: str = "upgrad"

@@ -118,6 +118,10 @@ class AcrossTeachers:
             share) / share)` nats between two teachers.
         sample: positions of a micro-batch whose inner products are taken, evenly spaced; the Gramian is exact when the
             micro-batch has no more, otherwise it is that of a sample.
+
+    >>> from polydistill.training.gradient.across_teachers import AcrossTeachers
+    >>> AcrossTeachers("upgrad", share=0.5).share
+    0.5
     """
 
     method: str = "upgrad"
