@@ -34,11 +34,16 @@ KERNELS := .venv-kernels
 test-kernels: $(KERNELS)/.triton
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(KERNELS)/bin/python -m pytest -q -n 2 tests/kernels
 
-$(KERNELS)/.triton: $(VENV)/.dev
-	$(BIN)/python -m venv $(KERNELS)
+# An environment that sees the packages of the other one.
+define beside
+	$(BIN)/python -m venv $(1)
 	purelib='import sysconfig; print(sysconfig.get_path("purelib"))'; \
 	echo "import site; site.addsitedir('$$($(BIN)/python -c "$$purelib")')" \
-		> "$$($(KERNELS)/bin/python -c "$$purelib")/other.pth"
+		> "$$($(1)/bin/python -c "$$purelib")/other.pth"
+endef
+
+$(KERNELS)/.triton: $(VENV)/.dev
+	$(call beside,$(KERNELS))
 	$(KERNELS)/bin/python -m pip install --quiet --no-deps triton==3.9.0
 	touch $@
 
@@ -71,9 +76,11 @@ lock: pyproject.toml constraints.txt
 	pip-compile --quiet --generate-hashes --strip-extras --no-header --no-annotate --constraint constraints.txt \
 		--unsafe-package torch --no-emit-index-url --no-emit-find-links --output-file requirements.lock pyproject.toml
 
-docs: $(VENV)/.docs
-	$(BIN)/sphinx-build -q -W -b html docs docs/_build/html
-	$(BIN)/python docs/links.py docs/_build/html
+# In an environment of its own, which sees the packages of the other one and changes none of them.
+DOCS := .venv-docs
+docs: $(DOCS)/.sphinx
+	$(DOCS)/bin/python -m sphinx -q -W -b html docs docs/_build/html
+	$(DOCS)/bin/python docs/links.py docs/_build/html
 	@echo docs/_build/html/index.html
 
 # Pages that are made from a run of the code.
@@ -110,9 +117,11 @@ $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@ $(VENV)/.demo
 
-$(VENV)/.docs: $(VENV)/.torch pyproject.toml
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+$(DOCS)/.sphinx: $(VENV)/.demo
+	$(call beside,$(DOCS))
+	$(DOCS)/bin/python -m pip install --quiet --constraint constraints.txt \
+		$$($(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'])")
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(KERNELS) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(KERNELS) $(DOCS) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -54,10 +54,14 @@ class Answers:
 
 def difference(loss: Float[Tensor, " N"], other: Float[Tensor, " N"], text: Int[Tensor, " N"]) -> Interval:
     """By how much `loss` is lower than `other`, nats per token: mean over positions, interval by resampling texts."""
-    gain = (other - loss).double()
-    texts = int(text.max()) + 1
-    sums = torch.zeros(texts, dtype=torch.float64).index_add_(0, text, gain)
-    counts = torch.zeros(texts, dtype=torch.float64).index_add_(0, text, torch.ones_like(gain))
+    return mean_over_texts(other - loss, text)
+
+
+def mean_over_texts(value: Float[Tensor, " N"], text: Int[Tensor, " N"]) -> Interval:
+    """Mean over positions; its interval is by resampling the texts that they are of."""
+    (names, place), value = text.unique(return_inverse=True), value.double()
+    sums = torch.zeros(len(names), dtype=torch.float64).index_add_(0, place, value)
+    counts = torch.zeros(len(names), dtype=torch.float64).index_add_(0, place, torch.ones_like(value))
     return resampled(sums[None].numpy(), counts.numpy())
 
 

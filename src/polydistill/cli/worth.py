@@ -32,7 +32,7 @@ def recommend(
     tasks = list(next(iter(found.teachers.values())))
     table = _table("teacher, nats per token", *tasks, "surprise")
     for name, losses in found.teachers.items():
-        cells = [f"{losses[task]:.3f}" if task in losses else "" for task in tasks]
+        cells = [str(losses[task]) if task in losses else "" for task in tasks]
         table.add_row(_plain(name), *cells, f"{found.surprise[name]:+.2f}")
     console.print(table)
     table = _table("stack as a predictor", "nats per token", "better than averaging by")

@@ -9,7 +9,8 @@ from rich.console import Console
 
 from polydistill.config.file import ConfigError, load_config
 from polydistill.config.run import AnyTeacher, CachedTeacherConfig, ModelConfig, RunConfig
-from polydistill.judging.recommend import Recommendation, Sections, recommend_run
+from polydistill.judging.recommend import recommend_run
+from polydistill.judging.recommendation import Recommendation, Sections
 from polydistill.records import (
     CONFIG,
     METRICS,
@@ -153,7 +154,7 @@ def _seeded(config: RunConfig, seed: int) -> RunConfig:
 def _control(config: RunConfig, name: str, found: Recommendation) -> tuple[Sections, float] | None:
     """Weighting and share of cross-entropy of a control; None where the data does not allow it."""
     ce, tasks = config.objective.ce, [task for task in next(iter(found.teachers.values())) if task != ALL]
-    best = {task: min(found.teachers, key=lambda teacher: found.teachers[teacher][task]) for task in [ALL, *tasks]}
+    best = {task: min(found.teachers, key=lambda teacher: found.teachers[teacher][task].mean) for task in [ALL, *tasks]}
     match name:
         case "labels":
             return [], 1.0

@@ -16,10 +16,11 @@ from polydistill.config.run import RunConfig
 from polydistill.config.safety import build_safety
 from polydistill.config.weighting import AnyFactor, build_stack
 from polydistill.data.load import DataError
+from polydistill.judging.recommendation import Recommendation, Sections, Tried, sentences
 from polydistill.logprobs import Statistics
 from polydistill.objective import ForwardKL, distil
 from polydistill.pipeline import Pipeline
-from polydistill.records.paired import SAME, Interval
+from polydistill.records.paired import Interval
 from polydistill.run.build import build_trainer
 from polydistill.run.cache import refuse_unheard
 from polydistill.run.evaluate import ALL
@@ -35,14 +36,12 @@ from polydistill.worth import (
     by_text,
     clones,
     difference,
+    mean_over_texts,
     simplest,
     tuned,
     tuned_elsewhere,
     tuned_powers,
 )
-
-Sections = list[dict[str, Any]]
-"""A section `weighting:`."""
 
 POSTERIOR: dict[str, Any] = {"kind": "prefix_posterior", "share": 0.02}
 ENTROPY: dict[str, Any] = {"kind": "softmax", "signal": "entropy", "temperature": 0.5, "spread": 4.0}
@@ -52,55 +51,6 @@ ENTROPIES = frozenset({"entropy"})
 """Statistics that every comparison reads."""
 LEAST_TEXTS = 8
 """Fewer than this say nothing about any other text."""
-
-
-@dataclass(frozen=True)
-class Tried:
-    """A stack as a predictor of held-out text.
-
-    Attributes:
-        name: of the stack, in words.
-        weighting: the section that describes it.
-        loss: nats per token.
-        gain: over averaging.
-        weights: teacher -> mean weight.
-    """
-
-    name: str
-    weighting: Sections
-    loss: float
-    gain: Interval
-    weights: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Recommendation:
-    """What was found, and what to write.
-
-    Attributes:
-        texts: looked at.
-        positions: of them that have a loss.
-        teachers: teacher -> task -> loss, nats per token; the task `all` beside the others.
-        surprise: teacher -> its loss less its own entropy: 0 is calibrated, above it is too sure of itself.
-        headroom: name -> gain over averaging of what knows more than a stack can.
-        tried: in order of simplicity.
-        chosen: the name of one of them.
-        says: the same in sentences.
-    """
-
-    texts: int
-    positions: int
-    teachers: dict[str, dict[str, float]]
-    surprise: dict[str, float]
-    headroom: dict[str, Interval]
-    tried: list[Tried]
-    chosen: str
-    says: list[str]
-
-    @property
-    def best(self) -> Tried:
-        """The stack that is recommended."""
-        return next(one for one in self.tried if one.name == self.chosen)
 
 
 def recommend_run(config: RunConfig, texts: int = 200) -> Recommendation:
@@ -346,51 +296,26 @@ class Comparison:
             positions=len(answers.text),
             teachers=self._by_task(),
             surprise=dict(zip(self.names, mean, strict=True)),
+            disagreement=float((answers.log_p.amax(-1) - answers.log_p.amin(-1)).double().mean()),
+            clones=clones(answers, self.names),
+            student=float(self.student.double().mean()),
+            teaching=difference(losses[chosen], self.student, answers.text),
             headroom=headroom,
             tried=tried,
             chosen=chosen,
             says=[],
         )
-        gain_of_teaching = difference(losses[chosen], self.student, answers.text)
-        result.says.extend([*said, *self._sentences(result, gain_of_teaching)])
+        result.says.extend([*said, *sentences(result)])
         return result
 
-    def _by_task(self) -> dict[str, dict[str, float]]:
+    def _by_task(self) -> dict[str, dict[str, Interval]]:
         groups = {ALL: torch.ones_like(self.answers.task, dtype=torch.bool)}
         groups |= {task: self.answers.task == index for index, task in enumerate(self.tasks)}
         return {
             name: {
-                task: -float(self.answers.log_p[here, k].double().mean())
+                task: mean_over_texts(-self.answers.log_p[here, k], self.answers.text[here])
                 for task, here in groups.items()
                 if bool(here.any())
             }
             for k, name in enumerate(self.names)
         }
-
-    def _sentences(self, found: Recommendation, teaching: Interval) -> list[str]:
-        best, oracle = found.best, found.headroom["best teacher of each token"]
-        said = [f"{a!r} and {b!r} say the same of nearly every token; one of them is enough" for a, b in self._clones()]
-        if best.name == "averaging":
-            said.append(
-                f"averaging is enough: no stack is more than {SAME} nats per token better on these texts"
-                f" (best teacher of each token, after the fact: {oracle})"
-            )
-        else:
-            said.append(f"use {best.name}: {best.loss:.3f} nats per token, {best.gain} better than averaging")
-            routed, fixed = found.headroom["best teacher of each text"], found.headroom["fixed weights"]
-            said.append(
-                f"the best teacher of each text, known after the fact, would gain {routed} over averaging, that of "
-                f"each token {oracle}, fixed weights {fixed}"
-            )
-        least = min(best.weights, key=lambda name: best.weights[name])
-        if best.name != "averaging" and best.weights[least] < 0.05 and not best.name.endswith(" alone"):
-            said.append(f"{least!r} gets {best.weights[least]:.1%} of the weight; it may be left out")
-        if not teaching.is_gain:
-            said.append(
-                f"as it stands the student is at {float(self.student.double().mean()):.3f} nats on these texts, no "
-                "worse than the teachers together: labels alone (`objective.ce=1`) may be enough"
-            )
-        return said
-
-    def _clones(self) -> list[tuple[str, str]]:
-        return clones(self.answers, self.names)
