@@ -160,7 +160,10 @@ def train(config: ConfigFile, overrides: Overrides = None, json_file: JsonFile =
     report = folder / REPORT if done and (folder / REPORT).is_file() else write_report(folder)
     _scores(summary)
     console.print(f"student: {folder / STUDENT}\nreport:  {report}")
-    console.print(f"next: polydistill eval {shlex.quote(str(folder))}")
+    if run.data.evaluation is not None:
+        baselines = ["polydistill", "baselines", str(config), *(overrides or ())]
+        console.print(f"was it worth it: {shlex.join(baselines)}")
+    console.print(f"next: polydistill try {shlex.quote(str(folder))}")
     _write(json_file, {**summary.model_dump(mode="json"), "weights_xxh3": weights_hash(folder / STUDENT)})
     refuse_unmet(run, summary)
 
