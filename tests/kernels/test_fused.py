@@ -10,7 +10,7 @@ from cases import head, hidden, outputs, positions
 from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
 from twins import ALL, agree, both, pipeline, trained
 
-from polydistill.logprobs import Dense, HiddenStates, Informed, KnownStatistics, Positions
+from polydistill.logprobs import Dense, Head, HiddenStates, Informed, KnownStatistics, Positions
 from polydistill.objective import JSD, Alpha, DivideThenPool, ForwardKL, Mixed, NonFiniteError, ReverseKL, distil
 from polydistill.objective.kernels import Call, Fused, Plain, fused, kernel_for
 from polydistill.simplex import NoActiveTeacherError
@@ -40,6 +40,8 @@ def test_it_takes_what_it_supports_and_leaves_the_rest_to_the_plain_one():
     assert isinstance(kernel_for(call(divergence=Mixed())), Fused)
     assert isinstance(kernel_for(call(dtype=torch.float64)), Plain)
     assert isinstance(kernel_for(call(teachers=fused.MOST_TEACHERS + 1)), Plain)
+    lacking = Head(torch.zeros(4, 3), visible=5, masked=torch.tensor([4]))
+    assert isinstance(kernel_for(call(heads=(Head(torch.zeros(5, 3)), lacking, Head(torch.zeros(5, 3))))), Plain)
 
 
 def test_without_triton_or_a_card_the_reason_is_told(monkeypatch):

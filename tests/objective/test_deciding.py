@@ -10,8 +10,8 @@ GRAPHS = 2
 """One for a call's first chunk, one for those that carry something over."""
 
 
-def graphs(*words):
-    done = forked.run([Path(__file__).with_name("one_graph.py"), *words])
+def graphs(*words, timeout=250):
+    done = forked.run([Path(__file__).with_name("one_graph.py"), *words], timeout)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -28,4 +28,4 @@ def test_weights_are_one_graph_for_chunks_of_all_lengths_unless_a_users_rule_loo
 @pytest.mark.long
 @pytest.mark.timeout(600)
 def test_so_are_all_operators_together():
-    assert graphs("everything") == {"everything": GRAPHS}
+    assert graphs("everything", timeout=560) == {"everything": GRAPHS}

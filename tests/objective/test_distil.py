@@ -566,6 +566,30 @@ def test_without_gradients_the_loss_is_the_same_and_inputs_stay_as_they_were():
         assert (old == new).all()
 
 
+class Converted(TorchDispatchMode):
+    """How often something of a shape is converted."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.shape, self.times = shape, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.overloadpacket is torch.ops.aten._to_copy:
+            self.times += args[0].shape == self.shape
+        return function(*args, **(kwargs or {}))
+
+
+def test_under_autocast_the_head_is_converted_once_and_not_once_a_chunk():
+    n, v = 700, 33
+    h, top = trained(hidden(n, 8, seed=1), head(v, 8, seed=2))
+    with torch.autocast("cpu", torch.bfloat16), Converted(top.weight.shape) as seen:
+        given = outputs(n, v, [5]), positions(n, v), pipeline(1).decide, ForwardKL()
+        out = distil(h, top, *given, needs=ALL, loss_bytes=1)
+    assert seen.times == 1
+    out.loss.backward()
+    assert top.weight.grad.dtype == torch.float32
+
+
 @pytest.mark.parametrize("divergence", [ForwardKL(ce=0.2), ReverseKL()])
 def test_autocast_halves_the_matrix_products_and_not_the_sums(divergence):
     n, v = 200, 31

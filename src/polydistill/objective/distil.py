@@ -104,6 +104,8 @@ def _pooled(task: Task, loss_bytes: int | None) -> Outcome:
     # Autocast acts on matrix products, and einsum is one: entropies and losses would be summed in 8 bits.
     with torch.autocast(hidden.device.type, enabled=False), torch.no_grad():
         gradients = Gradients.zeros(hidden, head, (first, second, third))
+        # Under autocast weights stay float32 and products do not: converted here, once for all chunks.
+        task = replace(task, head=replace(head, weight=head.weight.to(hidden.dtype)))
         notes = run(task, _rows(task, loss_bytes), gradients)
         loss = notes.loss.to(exact(hidden))
     none = loss.new_zeros(0)

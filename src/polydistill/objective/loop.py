@@ -161,7 +161,7 @@ class Gradients:
         """Take in the gradient with respect to the product `h W^T` of some rows."""
         compact, visible = gradient.to(student.dtype), gradient.shape[1]
         if self.hidden is not None:
-            weight = head.weight[:visible].to(student.dtype)
+            weight = head.weight[:visible]
             if isinstance(at, slice):
                 torch.mm(compact, weight, out=self.hidden[at])
             else:

@@ -35,8 +35,10 @@ PLAIN_BYTES = 2**28
 
 
 def supports(call: Call) -> bool:
-    """Whether the two passes can do a call."""
-    return call.dtype == torch.float32 and call.teachers <= MOST_TEACHERS and missing(call.device) is None
+    """Whether the two passes can do a call: they read all entries of a head, so that none may be masked."""
+    masks = any(head is not None and head.masked is not None for head in call.heads)
+    fits = call.dtype == torch.float32 and call.teachers <= MOST_TEACHERS and not masks
+    return fits and missing(call.device) is None
 
 
 def interpreted() -> bool:

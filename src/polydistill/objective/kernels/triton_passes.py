@@ -5,6 +5,7 @@ read, by `_logits`, so that nothing is rounded a second time. What a row needs o
 [FIELDS, m, K + 1]`. Strides are in numbers; they are 64 bits wide, since a chunk may have more than 2^31 of them.
 """
 
+from contextlib import nullcontext
 from typing import Any, no_type_check
 
 import torch
@@ -218,10 +219,13 @@ def pull(
     tl.store(divergence + row, total)
 
 
-def launch(kernel: Any, grid: tuple[int, ...], *arguments: Tensor | int | float, **settings: int | bool) -> None:
-    """Every launch of a kernel goes through here; of no rows there is none."""
+def launch(
+    kernel: Any, grid: tuple[int, ...], x: Tensor, *arguments: Tensor | int | float, **settings: int | bool
+) -> None:
+    """Every launch of a kernel goes through here, on the device of its numbers; of no rows there is none."""
     if all(grid):
-        kernel[grid](*arguments, **settings)
+        with torch.cuda.device(x.device) if x.is_cuda else nullcontext():  # Triton would take the current one
+            kernel[grid](x, *arguments, **settings)
 
 
 def fits(device: torch.device) -> None:
