@@ -1,9 +1,9 @@
 """Peak memory that `polydistill check` predicts beside what `polydistill train` takes, on a CPU.
 
-    python benchmarks/fits.py [--json FILE]
+    python benchmarks/fits.py [--cases small ...] [--json FILE]
 
-Three sizes of Llama with random weights, two teachers each; every command in a process of its own, whose largest
-resident set the system tells.
+Three sizes of Llama with random weights, two teachers each, and other optimizers; every command in a process of its
+own, whose largest resident set the system tells.
 """
 
 import argparse
@@ -23,8 +23,14 @@ from step_gpu import tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 VOCABULARY, LENGTH, BATCH = 8000, 128, 8
-SIZES = {"small": (256, 4), "middle": (512, 6), "large": (896, 8)}
-"""Width and layers."""
+CASES = {
+    "small": (256, 4, "adamw_torch_fused"),
+    "middle": (512, 6, "adamw_torch_fused"),
+    "large": (896, 8, "adamw_torch_fused"),
+    "middle, sgd": (512, 6, "sgd"),
+    "middle, adafactor": (512, 6, "adafactor"),
+}
+"""Width, layers, and optimizer as Transformers calls it."""
 
 
 def saved(folder: Path, width: int, layers: int, seed: int) -> None:
@@ -39,7 +45,7 @@ def saved(folder: Path, width: int, layers: int, seed: int) -> None:
     tokenizer(VOCABULARY).save_pretrained(folder)
 
 
-def project(folder: Path, width: int, layers: int) -> None:
+def project(folder: Path, width: int, layers: int, optim: str) -> None:
     """Models, text and a configuration."""
     for seed, name in enumerate(("student", "one", "two")):
         saved(folder / name, width, layers, seed)
@@ -52,7 +58,7 @@ def project(folder: Path, width: int, layers: int) -> None:
         "teachers": {"one": "one", "two": "two"},
         "data": {"train": "train.jsonl", "max_length": LENGTH},
         "weighting": [{"kind": "prefix_posterior"}, {"kind": "softmax", "signal": "entropy"}],
-        "training": {"max_steps": 4, "batch_size": BATCH, "cpu": True, "threads": 1},
+        "training": {"max_steps": 4, "batch_size": BATCH, "cpu": True, "threads": 1, "extra": {"optim": optim}},
     }
     (folder / "run.yaml").write_text(json.dumps(config))  # JSON is YAML
 
@@ -72,11 +78,11 @@ def command(arguments: list[str]) -> None:
     print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 
 
-def measured(width: int, layers: int) -> dict[str, Any]:
+def measured(width: int, layers: int, optim: str) -> dict[str, Any]:
     """Predicted and taken."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        project(folder, width, layers)
+        project(folder, width, layers, optim)
         run(folder, "check", "run.yaml", "--json", "check.json")
         found = json.loads((folder / "check.json").read_text())["estimate"]["peak"]
         predicted, taken = found["highest"] + found["optimizer"], run(folder, "train", "run.yaml")
@@ -84,25 +90,25 @@ def measured(width: int, layers: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """All sizes."""
+    """All cases."""
     if sys.argv[1:2] == ["--command"]:
         command(sys.argv[2:])
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     found = {}
-    for name in arguments.sizes:
-        found[name] = measured(*SIZES[name])
+    for name in arguments.cases:
+        found[name] = measured(*CASES[name])
         row = found[name]
         print(name, f"{row['predicted'] / 2**20:.0f} MiB predicted, {row['taken'] / 2**20:.0f} taken", flush=True)
     rows = [
         [n, *(f"{r[k] / 2**20:.0f}" for k in ("predicted", "taken")), f"{r['ratio']:.3f}"] for n, r in found.items()
     ]
-    print(table(["size", "predicted, MiB", "taken, MiB", "predicted / taken"], rows))
+    print(table(["case", "predicted, MiB", "taken, MiB", "predicted / taken"], rows))
     if arguments.json:
-        arguments.json.write_text(json.dumps({"hardware": hardware("cpu"), "sizes": found}, indent=1))
+        arguments.json.write_text(json.dumps({"hardware": hardware("cpu"), "cases": found}, indent=1))
 
 
 if __name__ == "__main__":

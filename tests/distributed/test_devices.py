@@ -14,7 +14,15 @@ from polydistill.teachers import LocalTeacher
 from polydistill.training.placement import Copied, Offloaded, Sharded, refuse_silent_single
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "accelerate"
-SIZES = Sizes(student=100, trained=100, largest=30, teachers={"a": 40, "b": 60}, heads={"a": 4, "b": 6}, objective=7)
+SIZES = Sizes(
+    student=100,
+    trained=100,
+    optimizer=200,
+    largest=30,
+    teachers={"a": 40, "b": 60},
+    heads={"a": 4, "b": 6},
+    objective=7,
+)
 
 
 @pytest.mark.parametrize(

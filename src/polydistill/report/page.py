@@ -20,7 +20,16 @@ from polydistill.report.figures import Figure
 from polydistill.report.folder import Run, read_run
 from polydistill.report.frontier import frontier
 from polydistill.report.ribbon import RibbonView, view
-from polydistill.report.tables import LIMIT_COLUMNS, certified, columns, headlines, limits, rows, time_shares
+from polydistill.report.tables import (
+    LIMIT_COLUMNS,
+    certified,
+    columns,
+    headlines,
+    limits,
+    not_models,
+    rows,
+    time_shares,
+)
 from polydistill.report.verdict import verdict
 from polydistill.report.words import UNDERLINES, duration, teacher_colour
 from polydistill.report.written import Written, written
@@ -85,6 +94,7 @@ def render(run: Run) -> str:
         legend=[(name, teacher_colour(k), k) for k, name in enumerate(run.teachers)],
         underlines=UNDERLINES,
         time=time_shares(run),
+        not_models=not_models(run),
         duration=duration,
         data=visible_tree({figure.name: figure.as_plotly() for figure in every}),
         # Files of our own and plotly's, and nothing that a run says.

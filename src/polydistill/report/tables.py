@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from polydistill.records import ConstraintRecord, Score
+from polydistill.records.parts import MODELS, OTHERS, PRODUCTS
 from polydistill.report.folder import Run
 from polydistill.report.verdict import best_teachers, interval, mean_of_best
 from polydistill.report.words import duration, student_colour, teacher_colour
@@ -198,6 +199,13 @@ def time_shares(run: Run) -> list[Share]:
         Share(part, duration(spent), spent / total if total else 0.0, student_colour(i))
         for i, (part, spent) in enumerate(parts.items())
     ]
+
+
+def not_models(run: Run) -> str | None:
+    """How much of the steps' time was neither layers nor products with heads; None of runs that did not take it."""
+    parts = run.seconds()
+    models, others = (sum(parts.get(part, 0.0) for part in one) for one in (MODELS, OTHERS))
+    return f"{others / (models + others):.1%}" if PRODUCTS in parts and models else None
 
 
 def _percent(share: float) -> str:

@@ -5,7 +5,6 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import perf_counter
 from typing import Any
 
 import torch
@@ -15,11 +14,13 @@ from polydistill.config.run import RunConfig
 from polydistill.objective.distil import chunk_bytes
 from polydistill.objective.kernels import fused
 from polydistill.promises import says
+from polydistill.records.parts import PRODUCTS, REST
 from polydistill.run.build import build_trainer
 from polydistill.run.cache import refuse_unheard
 from polydistill.run.devices import ADAM, Layout, Sizes, memory, read_layout, where
-from polydistill.run.fits import Peak, Watched, peak
+from polydistill.run.fits import Peak
 from polydistill.run.order import check_order
+from polydistill.run.rehearse import rehearse
 from polydistill.run.says import reading_says, says_before
 from polydistill.run.train import refuse_place
 from polydistill.teachers import ForeignTeacher, LocalTeacher
@@ -35,8 +36,8 @@ class Estimate:
 
     Attributes:
         steps: optimizer steps.
-        seconds: of training, from one timed batch.
-        teacher_seconds: of that, running the teachers.
+        seconds: of training, from one timed step; without the student's writing.
+        shares: of that time, by part.
         memory: part -> bytes.
         disk: bytes of checkpoints and the student.
         free_disk: bytes free where the run goes.
@@ -45,7 +46,7 @@ class Estimate:
 
     steps: int
     seconds: float
-    teacher_seconds: float
+    shares: dict[str, float]
     memory: dict[str, int]
     disk: int
     free_disk: int
@@ -59,8 +60,9 @@ class Estimate:
             f"memory: about {_size(total)} per rank beside activations ({parts})",
             *self._peak(),
             f"disk: about {_size(self.disk)} of {_size(self.free_disk)} free",
-            f"time: about {_duration(self.seconds)} for {self.steps} steps, "
-            f"{self.teacher_seconds / max(self.seconds, 1e-9):.0%} of it running the teachers (one batch timed, cold)",
+            f"time: about {_duration(self.seconds)} for {self.steps} steps, of one that was timed: teachers "
+            f"{self.shares['teachers']:.0%}, student {self.shares['student']:.0%}, products with their heads "
+            f"{self.shares[PRODUCTS]:.0%}, everything that is not the models' {self.shares[REST]:.0%}",
         ]
 
     def _peak(self) -> list[str]:
@@ -122,25 +124,11 @@ def _check(config: RunConfig, trainer: Taught, layout: Layout | None) -> Check:
         *says_before(trainer),
         *([] if trainer.constraints is None else trainer.constraints.says()),
     ]
-    loader = trainer.get_train_dataloader()
-    inputs = trainer._prepare_inputs(next(iter(loader)))
-    watched, clock = Watched(trainer.args.device), perf_counter()
-    loss: Any = trainer.compute_loss(student, inputs)
-    loss.backward()
-    loss = loss.detach()
-    seconds = perf_counter() - clock
-    done = trainer.last_step
-    assert done is not None
-    assert done.batch is not None
     sizes = _sizes(config, trainer)
-    sequences, tokens = done.batch.input_ids.shape
-    # A chunk that the batch does not fill grows with it.
-    logits = 4 * sequences * tokens * trainer.visible * (len(trainer.teachers) + 1)
-    fixed = sizes.trained + (sizes.objective if logits >= sizes.objective else 0)
-    taken = peak(watched, fixed, ADAM * sizes.trained, sequences, tokens)
-    student.zero_grad(set_to_none=True)
+    tried = rehearse(trainer, sizes)
+    sizes, done, seconds = replace(sizes, optimizer=tried.optimizer), tried.done, sum(tried.seconds.values())
     facts += foreign_says(trainer.teachers, trainer.pipeline.guarantee())
-    facts.append(f"one batch: loss {float(loss):.4f} over {done.outcome.count:,} tokens, {seconds:.2f} s")
+    facts.append(f"one batch: loss {tried.loss:.4f} over {done.outcome.count:,} tokens, {seconds:.2f} s")
     accumulation = config.training.gradient_accumulation
     ranks = max(trainer.accelerator.num_processes, 1) if layout is None else layout.ranks
     if layout is not None:
@@ -148,15 +136,16 @@ def _check(config: RunConfig, trainer: Taught, layout: Layout | None) -> Check:
     steps = _steps(config, trainer, ranks)
     estimate = Estimate(
         steps=steps,
-        seconds=steps * accumulation * seconds,
-        teacher_seconds=steps * accumulation * done.seconds["teachers"],
+        seconds=steps * (accumulation * seconds + tried.update),
+        shares=tried.shares(accumulation),
         memory=memory(sizes, layout or Layout("here", ranks), trainer.placement),
         disk=_disk(config, student),
         free_disk=shutil.disk_usage(_existing(Path(config.output))).free,
-        peak=taken if ranks == 1 else None,
+        peak=tried.peak if ranks == 1 else None,
     )
     if estimate.disk > estimate.free_disk:
         facts.append("WARNING: the checkpoints will not fit on this disk; lower training.keep_checkpoints")
+    assert done.batch is not None
     trainer.probe(done.batch)
     guarantee = trainer.pipeline.guarantee()
     return Check(facts, says(trainer.promises()), guarantee.lines(), estimate)
@@ -187,9 +176,11 @@ def _sizes(config: RunConfig, trainer: Taught) -> Sizes:
     local = [teacher for teacher in trainer.teachers if isinstance(teacher, LocalTeacher)]
     blocks = getattr(student, "_no_split_modules", None) or ()
     layers = [_bytes(module) for module in student.modules() if type(module).__name__ in blocks]
+    trained = sum(p.numel() * p.element_size() for p in student.parameters() if p.requires_grad)
     return Sizes(
         student=_bytes(student),
-        trained=sum(p.numel() * p.element_size() for p in student.parameters() if p.requires_grad),
+        trained=trained,
+        optimizer=ADAM * trained,
         largest=max(_bytes(student) - sum(layers), *layers) if layers else _bytes(student),
         teachers={teacher.name: _bytes(teacher.model) for teacher in local},
         heads={teacher.name: _bytes(teacher.model.get_output_embeddings()) for teacher in local},

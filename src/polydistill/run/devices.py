@@ -20,7 +20,7 @@ ALONE = "polydistill/main"
 """Key of the group's store that the main rank sets when it has done what it does alone."""
 
 ADAM = 2
-"""Numbers that the optimizer keeps per trained parameter."""
+"""Numbers that AdamW keeps per trained parameter: of an optimizer that could not be tried."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class Sizes:
     Attributes:
         student: all parameters.
         trained: those that are trained.
+        optimizer: its state.
         largest: largest block that is gathered at once where parameters are sharded (a layer, or embedding and head).
         teachers: name -> bytes.
         heads: name -> bytes of the output matrix.
@@ -59,6 +60,7 @@ class Sizes:
 
     student: int
     trained: int
+    optimizer: int
     largest: int
     teachers: dict[str, int]
     heads: dict[str, int]
@@ -126,7 +128,7 @@ def memory(sizes: Sizes, layout: Layout, placement: Placement) -> dict[str, int]
     held = {
         "student": share(sizes.student, layout.parameters),
         "gradients": share(sizes.trained, layout.gradients),
-        "optimizer": 0 if layout.offloaded else share(ADAM * sizes.trained, layout.optimizer),
+        "optimizer": 0 if layout.offloaded else share(sizes.optimizer, layout.optimizer),
     }
     if layout.parameters and layout.ranks > 1:
         held["gathered at once"] = sizes.largest

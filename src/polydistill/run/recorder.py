@@ -16,11 +16,13 @@ from polydistill.diagnostics import mean_weights, summarise
 from polydistill.guarantee import Guarantee
 from polydistill.pipeline import Pipeline
 from polydistill.records import EMPTY, METRICS, ConstraintRecord, Mark, RecordWriter, ResumeRecord, StepRecord
+from polydistill.records.parts import PROBE, REST
 from polydistill.run.devices import main_alone
 from polydistill.run.evaluate import evaluate_trainer, record_on_the_way
 from polydistill.safety import Verdict, effect
 from polydistill.safety.constrained import Constrained
 from polydistill.teachers.served import TeacherLostError
+from polydistill.training.clock import Clock
 from polydistill.training.overlap import COMPARED
 from polydistill.training.step import StepOutcome
 from polydistill.training.taught import Taught
@@ -53,6 +55,7 @@ class Recorder(TrainerCallback):
         self.weights: dict[str, list[dict[str, float]]] = defaultdict(list)
         self.raw_weights: dict[str, list[dict[str, float]]] = defaultdict(list)
         self.constraints: Constrained | None = None
+        self.of_steps: Clock | None = None
         self.seconds: dict[str, float] = defaultdict(float)
         self.total_seconds: dict[str, float] = defaultdict(float)
         self.earlier, self.clock = 0.0, perf_counter()
@@ -60,6 +63,7 @@ class Recorder(TrainerCallback):
 
     def progress(self) -> dict[str, Any]:
         """What goes into a checkpoint: means that are under way, seconds, and how far the records go."""
+        self._spend()
         mark = self.mark if self.writer is None else self.writer.mark()
         kept = {name: {k: list(v) for k, v in getattr(self, name).items()} for name in ("weights", "raw_weights")}
         spent = {name: dict(getattr(self, name)) for name in ("seconds", "total_seconds")}
@@ -83,9 +87,7 @@ class Recorder(TrainerCallback):
             self.guarantee = trainer.pipeline.guarantee()
         for task, row in mean_weights(done.outcome, trainer.pipeline).items():
             self.weights[task].append(row)
-        for part, seconds in done.seconds.items():
-            self.seconds[part] += seconds
-            self.total_seconds[part] += seconds
+        self.of_steps = trainer.clock
         self.constraints = trainer.constraints
         found = self._look(done, trainer) | summarise(done.outcome, trainer.pipeline, self.guarantee)
         found |= regret(trainer.pipeline)
@@ -98,15 +100,20 @@ class Recorder(TrainerCallback):
         watch, step = trainer.watch, trainer.state.global_step
         if done.batch is None or watch is None or not watch.due(step) or whole_elsewhere(trainer):
             return {}
-        clock = perf_counter()
+        trainer.clock.mark(REST)
         student = unwrapped(trainer.accelerator.unwrap_model(trainer.model))
         try:
             found = watch.look(student, trainer.visible, trainer.teachers, trainer.pipeline, done.batch, step)
         except TeacherLostError:  # the run may go on without it; the probe has nothing to say now
             return {}
-        self.seconds["probe"] += perf_counter() - clock
-        self.total_seconds["probe"] += perf_counter() - clock
+        trainer.clock.mark(PROBE)
         return found
+
+    def _spend(self, wait: bool = False) -> None:
+        """Take over what the clock of steps has come to."""
+        for part, seconds in ({} if self.of_steps is None else self.of_steps.take(wait)).items():
+            self.seconds[part] += seconds
+            self.total_seconds[part] += seconds
 
     @torch.no_grad()
     def _enforcement(self, done: StepOutcome, trainer: Taught) -> dict[str, float]:
@@ -144,6 +151,7 @@ class Recorder(TrainerCallback):
         """One record per training log."""
         if self.writer is None or logs is None or "loss" not in logs:
             return
+        self._spend()
         self.last = StepRecord(
             step=state.global_step,
             epoch=float(state.epoch or 0.0),
@@ -181,6 +189,7 @@ class Recorder(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Close the file."""
+        self._spend(wait=True)
         if self.writer is not None:
             self.mark = self.writer.mark()
             self.writer.close()

@@ -10,6 +10,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
+from polydistill.records.parts import REST
 from polydistill.safety.constrained import student_writer
 from polydistill.training import checkpoint
 
@@ -70,6 +71,12 @@ class Commit(TrainerCallback):
         if path is not None and path.is_file():
             self.trainer.take_up(json.loads(path.read_text()))
 
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """What was logged, saved and evaluated since the step before is no part of one."""
+        self.trainer.clock.begin()
+
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
@@ -92,6 +99,7 @@ class Commit(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """After too many such steps the student goes back."""
+        self.trainer.clock.mark(REST)
         spikes = self.trainer.spikes
         if spikes is not None and spikes.too_often():
             logger.warning(self.trainer.go_back())

@@ -20,6 +20,7 @@ from polydistill.teachers import TeacherUnavailableError
 from polydistill.training import checkpoint
 from polydistill.training.between import WholeStep
 from polydistill.training.checkpoint import CheckpointError
+from polydistill.training.clock import Clock
 from polydistill.training.spikes import RETURNS, DivergedError, Spikes
 from polydistill.training.step import NonFiniteValueError
 from polydistill.training.watch import Watch
@@ -36,6 +37,7 @@ class Checkpointed(Trainer):
     Attributes:
         pipeline: whom we trust; its state goes into the checkpoint.
         constraints: limits on the student; the state of their dual goes there too.
+        clock: where the time of its steps goes.
         watch: the probe batch goes there, and what was seen on it.
         device_bytes: byte budget of the objective's chunks that follows from this device; a run that goes on elsewhere
             keeps it, so that sums are formed in the same order. None on a CPU, whose budget is a constant.
@@ -47,6 +49,7 @@ class Checkpointed(Trainer):
     """
 
     pipeline: Pipeline
+    clock: Clock
     constraints: Constrained | None = None
     watch: Watch | None = None
     spikes: Spikes | None = None

@@ -14,7 +14,6 @@ variation (T5); for the log pool that is false, so there only exact zeros are sk
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from time import perf_counter
 from typing import Any, cast
 
 import torch
@@ -65,7 +64,6 @@ class Heard:
         decide: the pipeline's, for the teachers that spoke.
         needs: statistics that it reads.
         runs: which teachers ran on which documents; None when all did.
-        seconds: wall-clock time of running the teachers.
     """
 
     batch: Batch
@@ -75,7 +73,6 @@ class Heard:
     decide: Decide
     needs: frozenset[str]
     runs: Bool[Tensor, "B K"] | None
-    seconds: float
 
     def of(self, hidden: Float[Tensor, "B T D"], head: Head) -> HiddenStates:
         """The student at the same positions."""
@@ -95,12 +92,10 @@ def hear(method: Method, batch: Batch) -> Heard:
     runs = None
     if method.skip_below is not None:
         runs = awake(pipeline, positions, sequence, len(apart.input_ids), method.skip_below)
-    started = perf_counter()
     outputs = listen_to(method.teachers, batch, rows, runs, may_be_lost=True)
-    seconds = perf_counter() - started
     here = _here(outputs, rows, None if runs is None else runs[sequence])
     decide = pipeline.decide if here is None else among(pipeline.decide, here)
-    return Heard(batch, rows, positions, outputs, decide, pipeline.stack.needs, runs, seconds)
+    return Heard(batch, rows, positions, outputs, decide, pipeline.stack.needs, runs)
 
 
 def listen_to(

@@ -21,6 +21,7 @@ from polydistill.data.rows import Reading, begun, columns_of, readable, repeated
 from polydistill.data.severity import Source, annotate, annotate_tokens
 from polydistill.logprobs import Head, HiddenStates
 from polydistill.objective import Divergence, ForwardKL, Outcome
+from polydistill.records.parts import REST
 from polydistill.safety import Order
 from polydistill.safety.constrained import Constrained
 from polydistill.teachers import LocalTeacher, Teachers, named_teachers
@@ -28,13 +29,13 @@ from polydistill.teachers.vocabulary import refuse_in, tokens_by_id
 from polydistill.training.batch import Batch
 from polydistill.training.gradient.across_groups import AcrossGroups, Rows, refuse_unfit
 from polydistill.training.gradient.across_teachers import AcrossTeachers, factor_of, said_of
-from polydistill.training.hearing import Heard, hear
+from polydistill.training.hearing import Heard
 from polydistill.training.packing import Packing
 from polydistill.training.partial import refuse_too_long
 from polydistill.training.placement import Placement
 from polydistill.training.prepare import cut, named
 from polydistill.training.seated import refuse_joined
-from polydistill.training.step import StepOutcome, step
+from polydistill.training.step import StepOutcome
 from polydistill.training.student import flags_of, of_the_tokens, teach_forward
 from polydistill.training.taught import DATA, UNTEMPLATED, Observer, Taught, parts
 from polydistill.weighting import Operator
@@ -236,16 +237,17 @@ class PolyDistillTrainer(Taught, SFTTrainer):
     ) -> Any:
         """Mean loss over the visible tokens of the whole optimizer step; with `return_outputs` also the logits."""
         batch = self.batch_of(inputs)
-        training = bool(model.training)
+        training = self.clock.on = bool(model.training)
+        self.clock.mark(REST)
         made: list[StepOutcome] = []
         method = self.method if training else replace(self.method, constraints=None)
         where = f"step {self.state.global_step + 1}" if training else "evaluation"
         split = self.gradient.split if isinstance(self.gradient, AcrossGroups) and training else None
 
         def distil(hidden: Tensor, head: Head) -> Tensor:
-            heard = hear(method, batch)
-            student = heard.of(of_the_tokens(hidden, batch.input_ids, self.model), head)
-            done = step(student, heard, method, where, split)
+            self.clock.mark("student")
+            hidden = of_the_tokens(hidden, batch.input_ids, self.model)
+            student, heard, done = self._learn(hidden, head, method, batch, where, split)
             if isinstance(self.gradient, AcrossTeachers) and training:
                 self._notice(self.gradient, student, heard, done.outcome)
             if training:
@@ -267,7 +269,9 @@ class PolyDistillTrainer(Taught, SFTTrainer):
             balance = self.router_aux_loss_coef * outputs["aux_loss"] / steps
             loss = loss + (balance if split is None else torch.stack([balance, torch.zeros_like(balance)]))
         modified = {} if split is None else self._modify(loss)
+        self.clock.mark("student")
         self._note(done, batch, "train" if training else "eval", modified)
+        self.clock.mark(REST)
         # Its gradient has been taken group by group: what is returned is the number, and a leaf of its own.
         loss = loss if split is None else loss.detach().sum().requires_grad_()
         if not return_outputs:

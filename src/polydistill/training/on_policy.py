@@ -17,15 +17,15 @@ from polydistill.data.prompts import with_prompts
 from polydistill.data.rows import Reading, readable, repeated
 from polydistill.data.severity import FromRules, Source, along, annotate
 from polydistill.objective import Divergence, ForwardKL, ReverseKL
+from polydistill.records.parts import OBJECTIVE, REST
 from polydistill.safety import Order
 from polydistill.safety.constrained import Constrained
 from polydistill.teachers import ForeignTeacher, Teachers, head_of, last_hidden_state, named_teachers
 from polydistill.training.batch import IGNORED, Batch
 from polydistill.training.fixed import fixed_turn
-from polydistill.training.hearing import hear
 from polydistill.training.placement import Placement
 from polydistill.training.sampled import Sampled, TokenScorer, refuse_for_sampled, sampled_step, scorers
-from polydistill.training.step import StepOutcome, step
+from polydistill.training.step import StepOutcome
 from polydistill.training.student import flags_of
 from polydistill.training.taught import DATA, UNTEMPLATED, Observer, Taught, parts
 from polydistill.training.text import Text, measured
@@ -257,7 +257,8 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Mean loss over the completion tokens of the whole optimizer step, on all ranks."""
-        training = self._training
+        training = self.clock.on = self._training
+        self.clock.mark("writing")
         count = inputs.get("num_items_in_batch") if training else None
         # Each rank's loss is a share of the whole sum; DDP averages over ranks afterwards.
         items = None if count is None else count.clamp(min=1) / self.accelerator.num_processes
@@ -271,6 +272,7 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
         for name, value in heard.items():
             self._metrics[mode][name].append(value)
         self._total_train_tokens = int(self.state.num_input_tokens_seen)
+        self.clock.mark(REST)
         return (loss, None) if return_outputs else loss
 
     def _compute_loss(self, unwrapped_student: Any, inputs: dict[str, Any], num_items_in_batch: Any) -> Tensor:
@@ -282,17 +284,18 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
             base = _base(unwrapped_student)
             hidden = last_hidden_state(base, input_ids=batch.input_ids, attention_mask=batch.attention_mask)
             head = head_of(base, self.visible)
+            self.clock.mark("student")
             if self.tokens is not None:
                 assert isinstance(self.objective, Sampled)
-                done = sampled_step(hidden, head, self.tokens, batch, self.pipeline, self.objective, where=where)
+                given = hidden, head, self.tokens, batch, self.pipeline, self.objective
+                done = sampled_step(*given, where=where, clock=self.clock)
+                self.clock.mark(OBJECTIVE)
             else:
                 assert not isinstance(self.objective, Sampled)
                 method = self.method if training else replace(self.method, constraints=None)
                 if not bool(inputs["fixed"].any()):
                     method = replace(method, divergence=replace(method.divergence, ce=0.0))
-                heard = hear(method, batch)
-                own = heard.of(hidden, head)
-                done = step(own, heard, method, where)
+                own, heard, done = self._learn(hidden, head, method, batch, where)
                 if training:
                     self._compare(own, heard)
         self.made.append(done)

@@ -12,7 +12,6 @@ gradient's own size; so do samples from another distribution than q, and fixed t
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -27,6 +26,7 @@ from polydistill.pipeline import Pipeline
 from polydistill.target import Pool
 from polydistill.teachers import Teacher, named_teachers
 from polydistill.training.batch import Batch
+from polydistill.training.clock import Clock
 from polydistill.training.step import NonFiniteValueError, StepOutcome
 
 
@@ -161,6 +161,7 @@ def sampled_step(
     objective: Sampled,
     *,
     where: str = "",
+    clock: Clock | None = None,
 ) -> StepOutcome:
     """One batch of the student's own text; the loss's value estimates the divergence, its gradient the gradient.
 
@@ -172,15 +173,15 @@ def sampled_step(
         pipeline: whom we trust; its stack passed `refuse_for_sampled`.
         objective: which pool.
         where: prefix for errors.
+        clock: of the step.
 
     Raises:
         NonFiniteValueError: a teacher or the student gives a value that is not finite.
     """
     rows, positions = batch.positions(pipeline.stack.reads_prefix_labels)
-    clock = perf_counter()
     log_p = torch.stack([t.score(batch.input_ids, batch.attention_mask, rows) for t in teachers], -1).to(hidden.device)
-    seconds = {"teachers": perf_counter() - clock}
-    clock = perf_counter()
+    if clock is not None:
+        clock.mark("teachers")
     lose = positions.has_loss.nonzero().squeeze(1)
     _refuse_non_finite(log_p, pipeline.teachers, rows, batch.input_ids.shape[1], where)
     statistics = Statistics(positions, torch.where(positions.has_target[:, None], log_p.float(), 0.0))
@@ -200,7 +201,7 @@ def sampled_step(
         cross_entropy=spread.index_copy(0, lose, -log_q.detach()),
         statistics=statistics,
     )
-    return StepOutcome(loss, outcome, rows, positions, {**seconds, "objective": perf_counter() - clock})
+    return StepOutcome(loss, outcome, rows, positions)
 
 
 def _student_log_q(hidden: Float[Tensor, "n D"], head: Head, target: Int[Tensor, " n"]) -> Float[Tensor, " n"]:

@@ -7,7 +7,6 @@ loss = out.loss + constraints.penalty(...)      # a sum over positions
 """
 
 from dataclasses import dataclass, replace
-from time import perf_counter
 from typing import Any
 
 import torch
@@ -27,14 +26,13 @@ class NonFiniteValueError(FloatingPointError):
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """What one batch gave, and where the time went.
+    """What one batch gave.
 
     Attributes:
         loss: sum over positions of the objective, and of the constraints' penalty; differentiable.
         outcome: of the objective.
         rows: flattened positions that the outcome is about.
         positions: what is known about them.
-        seconds: of wall-clock: `teachers`, and `objective` with the weights and the constraints.
         runs: which teachers ran on which sequences; None when all did.
         losses: the loss by group, where it was split; their sum is `loss`.
         batch: the sequences.
@@ -44,7 +42,6 @@ class StepOutcome:
     outcome: Outcome
     rows: Int[Tensor, " N"]
     positions: Positions
-    seconds: dict[str, float]
     runs: Bool[Tensor, "B K"] | None = None
     losses: Float[Tensor, " G"] | None = None
     batch: Batch | None = None
@@ -65,7 +62,7 @@ def step(
     Raises:
         NonFiniteValueError: a teacher or the student is not finite; names it, the sequence and the token.
     """
-    started, positions = perf_counter(), heard.positions
+    positions = heard.positions
     whole = [LossPart(positions, method.divergence)]
     parts = whole if split is None else split.parts(positions, method.divergence)
     try:
@@ -81,7 +78,6 @@ def step(
         outcome=outcomes[0] if split is None else split.merge(outcomes, positions),
         rows=heard.rows,
         positions=positions,
-        seconds={"teachers": heard.seconds, "objective": perf_counter() - started},
         runs=heard.runs,
         losses=None if split is None else torch.stack(losses),
         batch=heard.batch,

@@ -12,11 +12,12 @@ from transformers.utils import logging
 
 from polydistill.data.context import refuse_unlisted_stream, task_names, uncalled, unlisted
 from polydistill.diagnostics import losses_by_task
-from polydistill.logprobs import HiddenStates
+from polydistill.logprobs import Head, HiddenStates
 from polydistill.objective import Divergence, OwnPool
 from polydistill.objective.distil import chunk_bytes
 from polydistill.pipeline import Pipeline, as_operator
 from polydistill.promises import Promise, Terms, promises, says
+from polydistill.records.parts import OBJECTIVE, REST
 from polydistill.safety import Order
 from polydistill.safety.constrained import Constrained
 from polydistill.teachers import ForeignTeacher, LocalTeacher, ModelRefusedError, Teacher, check_rows, examine
@@ -24,9 +25,10 @@ from polydistill.teachers.vocabulary import refuse_in, reserved_ids, tokens_by_i
 from polydistill.training.batch import Batch
 from polydistill.training.between import Commit
 from polydistill.training.checkpointed import Checkpointed
-from polydistill.training.gradient.across_groups import AcrossGroups
+from polydistill.training.clock import Clock
+from polydistill.training.gradient.across_groups import AcrossGroups, Split
 from polydistill.training.gradient.across_teachers import AcrossTeachers
-from polydistill.training.hearing import Heard, Method, skipping
+from polydistill.training.hearing import Heard, Method, hear, skipping
 from polydistill.training.overlap import overlap, trusted
 from polydistill.training.partial import fit_foreign, fit_served, foreign_facts, served_among, served_facts
 from polydistill.training.placement import Copied, Placement, Sharded, refuse_silent_single
@@ -34,7 +36,7 @@ from polydistill.training.probe import probed
 from polydistill.training.sampled import Sampled
 from polydistill.training.seated import refuse_unfit, too_coarse, too_long
 from polydistill.training.spikes import Spikes
-from polydistill.training.step import StepOutcome
+from polydistill.training.step import StepOutcome, step
 from polydistill.training.terms import terms_of
 from polydistill.training.watch import Watch
 from polydistill.weighting import Operator
@@ -166,6 +168,7 @@ class Taught(Checkpointed):
         """After the student is there: vocabularies agree, state and teachers are where they belong."""
         refuse_silent_single(self.accelerator)
         self.pipeline.stack.to(self.args.device)
+        self.clock = Clock(self.args.device)
         self.device_bytes = None if self.args.device.type == "cpu" else chunk_bytes(self.args.device)
         if self.constraints is not None:
             self.constraints.dual.to(self.args.device)
@@ -202,6 +205,32 @@ class Taught(Checkpointed):
         models: dict[str, Any] = {"the student": self.model}
         models |= {f"teacher {t.name!r}": t.model for t in self.teachers if isinstance(t, LocalTeacher)}
         self.masked += filter(None, [too_long(who, model, self.longest) for who, model in models.items()])
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """As the trainer's; what is left when the loss is made is its way back through the student."""
+        self.clock.mark(REST)
+        loss = super().training_step(*args, **kwargs)
+        self.clock.mark("student")
+        return loss
+
+    def _learn(
+        self,
+        hidden: Float[Tensor, "B T D"],
+        head: Head,
+        method: Method,
+        batch: Batch,
+        where: str,
+        split: Split | None = None,
+    ) -> tuple[HiddenStates, Heard, StepOutcome]:
+        """Hear the teachers, then step; the clock has had the mark of the student's hidden states."""
+        heard = hear(method, batch)
+        student = heard.of(hidden, head)
+        self.clock.mark("teachers")
+        self.clock.time_products(student, heard.outputs)
+        self.clock.mark(REST)
+        done = step(student, heard, method, where, split)
+        self.clock.mark(OBJECTIVE, len(heard.rows))
+        return student, heard, done
 
     def batch_of(self, inputs: dict[str, Any]) -> Batch:
         """A collated batch as the method sees it."""
