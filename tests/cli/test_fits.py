@@ -1,6 +1,7 @@
 """Memory at the peak, and the largest batch that fits."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -27,6 +28,16 @@ def test_the_largest_batch_fills_the_room():
     assert found.largest_batch == 6  # 400 that stay, 100 a sequence
     assert replace(found, room=450 * MIB).largest_batch == 0
     assert replace(found, of_batch=0).largest_batch is None, "a small model's batch is lost in what lies about"
+
+
+def test_on_a_card_its_own_counters_are_read_as_far_as_it_has_them(monkeypatch):
+    told = {"memory_allocated": 100, "max_memory_allocated": 700, "memory_reserved": 600, "mem_get_info": (300, 1000)}
+    card = SimpleNamespace(reset_peak_memory_stats=lambda _: None, **{n: lambda _, x=x: x for n, x in told.items()})
+    monkeypatch.setattr(torch, "get_device_module", lambda _: card)
+    found = peak(Watched(torch.device("xpu")), 0, 50, 1, 1)
+    assert (found.highest, found.of_batch, found.room) == (700, 600, 900)
+    monkeypatch.setattr(torch, "get_device_module", lambda _: SimpleNamespace())
+    assert peak(Watched(torch.device("xpu")), 0, 50, 1, 1) is None
 
 
 def test_where_the_system_does_not_tell_nothing_is_said(monkeypatch, tmp_path):

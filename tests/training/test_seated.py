@@ -19,6 +19,7 @@ from polydistill.run.student import StudentDiffersError, build_student, few_logi
 from polydistill.run.train import refuse_place
 from polydistill.teachers import LocalTeacher, adapters_on
 from polydistill.training.placement import Offloaded
+from polydistill.training.seated import refuse_coarse
 from polydistill.training.student import flags_of
 
 LORA = {"r": 2, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}
@@ -164,6 +165,16 @@ def test_a_student_whose_dtype_rounds_its_updates_away_is_said(tmp_path):
     assert any(said.startswith("the student is trained in float16, in which the squares") for said in made.masked)
     made = trainer(tmp_path, data=PLAIN, teachers={"w": models.llama(1)}, learning_rate=2e-5)
     assert not any("rounds most updates" in said for said in made.masked)
+
+
+def test_a_device_without_float64_is_refused_by_name(monkeypatch):
+    def zeros(*_, **__):
+        raise TypeError("Cannot convert a MPS Tensor to float64")
+
+    refuse_coarse(torch.device("cpu"))
+    monkeypatch.setattr(torch, "zeros", zeros)
+    with pytest.raises(ValueError, match=r"device 'mps' has no float64, in which weights are formed; train on the CPU"):
+        refuse_coarse(torch.device("mps"))
 
 
 def test_a_device_map_is_for_teachers_that_stay_where_it_puts_them(tmp_path):

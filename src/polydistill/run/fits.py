@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,7 +15,7 @@ SEEN = 2**24
 
 
 class Watched:
-    """Memory of a device while a batch runs: of the process on a CPU, of torch's tensors elsewhere.
+    """Memory of a device while a batch runs: of the process on a CPU, of torch's tensors elsewhere, where it tells.
 
     Args:
         device: where the batch runs.
@@ -22,29 +23,30 @@ class Watched:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self.card: Any = None if device.type == "cpu" else torch.get_device_module(device)
         self.held = self._start()
 
     def _start(self) -> int | None:
         """Bytes held now; from here on the highest is kept. None where it cannot be known."""
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-            return torch.cuda.memory_allocated(self.device)
         try:
+            if self.card is not None:
+                self.card.reset_peak_memory_stats(self.device)
+                return int(self.card.memory_allocated(self.device))
             CLEAR.write_text("5")
             return _field(STATUS, "VmRSS")
-        except OSError:
+        except (OSError, AttributeError):
             return None
 
     def highest(self) -> int:
         """Bytes at the peak."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
+        if self.card is not None:
+            return int(self.card.max_memory_allocated(self.device))
         return _field(STATUS, "VmHWM")
 
     def room(self) -> int:
-        """Bytes that this process may have."""
-        if self.device.type == "cuda":
-            return torch.cuda.get_device_properties(self.device).total_memory
+        """Bytes that this process may have: what is free, and what it has."""
+        if self.card is not None:
+            return int(self.card.mem_get_info(self.device)[0]) + int(self.card.memory_reserved(self.device))
         limit = CONTAINER.read_text().strip() if CONTAINER.exists() else "max"
         room = _field(MEMORY, "MemAvailable") + _field(STATUS, "VmRSS")
         return min(room, int(limit)) if limit.isdigit() else room

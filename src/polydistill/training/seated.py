@@ -47,6 +47,21 @@ def refuse_unfit(student: Any, teachers: Sequence[Teacher]) -> None:
                 )
 
 
+def refuse_coarse(device: torch.device) -> None:
+    """Weights are formed in double precision, where the loss is.
+
+    Raises:
+        ValueError: the device has none.
+    """
+    try:
+        torch.zeros(1, dtype=torch.float64, device=device)
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(
+            f"device {device.type!r} has no float64, in which weights are formed; train on the CPU (training.cpu: true; "
+            "in Python use_cpu=True)"
+        ) from error
+
+
 def refuse_joined(student: Any, teachers: Sequence[Teacher]) -> None:
     """Documents that share a row must not read each other, in the student nor in a teacher that reads whole rows.
 

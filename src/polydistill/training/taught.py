@@ -34,7 +34,7 @@ from polydistill.training.partial import fit_foreign, fit_served, foreign_facts,
 from polydistill.training.placement import Copied, Placement, Sharded, refuse_silent_single
 from polydistill.training.probe import probed
 from polydistill.training.sampled import Sampled
-from polydistill.training.seated import refuse_unfit, too_coarse, too_long
+from polydistill.training.seated import refuse_coarse, refuse_unfit, too_coarse, too_long
 from polydistill.training.spikes import Spikes
 from polydistill.training.step import StepOutcome, step
 from polydistill.training.terms import terms_of
@@ -167,6 +167,7 @@ class Taught(Checkpointed):
     def _place_models(self, tokenizer: Any) -> PreTrainedModel:
         """After the student is there: vocabularies agree, state and teachers are where they belong."""
         refuse_silent_single(self.accelerator)
+        refuse_coarse(self.args.device)
         self.pipeline.stack.to(self.args.device)
         self.clock = Clock(self.args.device)
         self.device_bytes = None if self.args.device.type == "cpu" else chunk_bytes(self.args.device)
