@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,7 +24,7 @@ from polydistill.run.order import check_order
 from polydistill.run.rehearse import rehearse
 from polydistill.run.says import reading_says, says_before
 from polydistill.run.train import refuse_place
-from polydistill.teachers import ForeignTeacher, LocalTeacher
+from polydistill.teachers import ForeignTeacher, LocalTeacher, Teacher
 from polydistill.training.partial import foreign_says
 from polydistill.training.taught import Taught
 
@@ -117,7 +118,7 @@ def _check(config: RunConfig, trainer: Taught, layout: Layout | None) -> Check:
         *(f"teacher {t.name!r}: {t.describe()}" for t in trainer.teachers),
         f"vocabulary: {trainer.visible:,} tokens" + ("" if foreign else ", the same for all"),
         *trainer.masked,
-        *_kernel_says(trainer.args.device),
+        *_kernel_says(trainer.args.device, trainer.teachers),
         f"data: {rows}; tasks: {', '.join(trainer.pipeline.tasks) or 'none'}",
         *trainer.data_says,
         *reading_says(config, trainer),
@@ -151,10 +152,11 @@ def _check(config: RunConfig, trainer: Taught, layout: Layout | None) -> Check:
     return Check(facts, says(trainer.promises()), guarantee.lines(), estimate)
 
 
-def _kernel_says(device: torch.device) -> list[str]:
+def _kernel_says(device: torch.device, teachers: Sequence[Teacher]) -> list[str]:
     """Which kernel a GPU's objective cannot have, and what that costs; nothing on a CPU."""
-    reason = None if device.type == "cpu" else fused.missing(device)
-    if reason is None:
+    lacking = [t.name for t in teachers if isinstance(t, LocalTeacher) and t.masked is not None]
+    reason = fused.missing(device) or (f"teacher {lacking[0]!r} lacks entries of the vocabulary" if lacking else None)
+    if device.type == "cpu" or reason is None:
         return []
     return [
         f"objective: plain passes instead of the fused kernel on {device}, since {reason}; on an H100 they took 4 to 9 "

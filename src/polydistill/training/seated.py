@@ -57,8 +57,8 @@ def refuse_coarse(device: torch.device) -> None:
         torch.zeros(1, dtype=torch.float64, device=device)
     except (TypeError, RuntimeError) as error:
         raise ValueError(
-            f"device {device.type!r} has no float64, in which weights are formed; train on the CPU (training.cpu: true; "
-            "in Python use_cpu=True)"
+            f"device {device.type!r} has no float64, in which weights are formed; train on the CPU (training.cpu: "
+            "true; in Python use_cpu=True)"
         ) from error
 
 
