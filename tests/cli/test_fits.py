@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from polydistill.run import fits
+from polydistill.run import check, fits
 from polydistill.run.fits import Peak, Watched, peak
 
 MIB = 2**20
@@ -43,3 +43,10 @@ def test_on_a_card_its_own_counters_are_read_as_far_as_it_has_them(monkeypatch):
 def test_where_the_system_does_not_tell_nothing_is_said(monkeypatch, tmp_path):
     monkeypatch.setattr(fits, "CLEAR", tmp_path / "missing" / "file")
     assert peak(Watched(torch.device("cpu")), 0, 0, 1, 1) is None
+
+
+def test_where_the_fused_kernel_is_missing_a_card_is_told_why_and_what_it_costs():
+    assert check._kernel_says(torch.device("cpu"), []) == []
+    (said,) = check._kernel_says(torch.device("xpu"), [])
+    assert said.startswith("objective: plain passes instead of the fused kernel on xpu, since they are written for NVI")
+    assert "4 to 9 times" in said

@@ -87,9 +87,11 @@ def test_every_second_of_a_step_belongs_to_a_part(tmp_path):
     assert sum(seen.values()) < made.state.log_history[-1]["train_runtime"]
 
 
-@pytest.mark.parametrize(
-    ("optim", "numbers"), [("adamw_torch", ADAM), ("sgd", 0), ("rmsprop", 1), ("adafactor", 0.045)]
-)
+KEPT = {"adamw_torch": ADAM, "sgd": 0, "rmsprop": 1, "adafactor": 0.045}
+"""Numbers per trained parameter."""
+
+
+@pytest.mark.parametrize(("optim", "numbers"), KEPT.items(), ids=KEPT)
 def test_a_rehearsal_tells_the_state_of_the_runs_own_optimizer_and_moves_nothing(tmp_path, optim, numbers):
     made = trainer(tmp_path, optim=optim)
     before = [p.detach().clone() for p in made.model.parameters()]
