@@ -47,6 +47,8 @@ def rehearse(trainer: Taught, sizes: Sizes) -> Rehearsal:
     Servers are asked once, and where several processes train together, or its state has no room, no optimizer is tried.
     """
     inputs = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+    student: Any = trainer.model
+    student.train()  # as a step does first
     watched = Watched(trainer.args.device)
     loss, seconds = _back_and_forth(trainer, inputs)
     done = trainer.last_step
@@ -61,7 +63,6 @@ def rehearse(trainer: Taught, sizes: Sizes) -> Rehearsal:
     if _is_alone(trainer) and (found is None or found.bytes < found.room):
         trainer.create_optimizer()
         optimizer = _update(trainer)
-    student: Any = trainer.model
     if trainer.args.gradient_accumulation_steps == 1:
         student.zero_grad(set_to_none=True)
     if not served_among(trainer.teachers):
