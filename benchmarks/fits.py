@@ -85,7 +85,8 @@ def measured(width: int, layers: int, optim: str) -> dict[str, Any]:
         project(folder, width, layers, optim)
         run(folder, "check", "run.yaml", "--json", "check.json")
         found = json.loads((folder / "check.json").read_text())["estimate"]["peak"]
-        predicted, taken = found["highest"] + found["optimizer"], run(folder, "train", "run.yaml")
+        predicted = found["highest"] + found["optimizer"] + found["saved"]
+        taken = run(folder, "train", "run.yaml")
         return {"predicted": predicted, "taken": taken, "ratio": predicted / taken, "peak": found}
 
 

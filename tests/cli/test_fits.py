@@ -17,14 +17,16 @@ def test_what_a_batch_took_at_its_peak_is_seen_after_it_is_gone():
     if watched.held is None:
         pytest.skip("no /proc that can be reset: nothing is measured there, and the last test is about that")
     torch.ones(64 * MIB // 4).sum()
-    found = peak(watched, fixed=16 * MIB, optimizer=8 * MIB, batch=2, tokens=8)
+    found = peak(watched, fixed=16 * MIB, optimizer=8 * MIB, student=2 * MIB, of=(2, 8))
     assert 40 * MIB <= found.of_batch <= 56 * MIB
-    assert found.bytes == found.highest + 8 * MIB
+    assert found.bytes == found.highest + 10 * MIB
     assert found.largest_batch > 2
 
 
 def test_the_largest_batch_fills_the_room():
-    found = Peak(highest=700 * MIB, optimizer=100 * MIB, of_batch=400 * MIB, batch=4, tokens=8, room=1000 * MIB)
+    found = Peak(
+        highest=700 * MIB, optimizer=90 * MIB, saved=10 * MIB, of_batch=400 * MIB, batch=4, tokens=8, room=1000 * MIB
+    )
     assert found.largest_batch == 6  # 400 that stay, 100 a sequence
     assert replace(found, room=450 * MIB).largest_batch == 0
     assert replace(found, of_batch=0).largest_batch is None, "a small model's batch is lost in what lies about"
@@ -34,15 +36,15 @@ def test_on_a_card_its_own_counters_are_read_as_far_as_it_has_them(monkeypatch):
     told = {"memory_allocated": 100, "max_memory_allocated": 700, "memory_reserved": 600, "mem_get_info": (300, 1000)}
     card = SimpleNamespace(reset_peak_memory_stats=lambda _: None, **{n: lambda _, x=x: x for n, x in told.items()})
     monkeypatch.setattr(torch, "get_device_module", lambda _: card)
-    found = peak(Watched(torch.device("xpu")), 0, 50, 1, 1)
-    assert (found.highest, found.of_batch, found.room) == (700, 600, 900)
+    found = peak(Watched(torch.device("xpu")), 0, 50, 9, (1, 1))
+    assert (found.highest, found.of_batch, found.room, found.bytes) == (700, 600, 900, 750)
     monkeypatch.setattr(torch, "get_device_module", lambda _: SimpleNamespace())
-    assert peak(Watched(torch.device("xpu")), 0, 50, 1, 1) is None
+    assert peak(Watched(torch.device("xpu")), 0, 50, 9, (1, 1)) is None
 
 
 def test_where_the_system_does_not_tell_nothing_is_said(monkeypatch, tmp_path):
     monkeypatch.setattr(fits, "CLEAR", tmp_path / "missing" / "file")
-    assert peak(Watched(torch.device("cpu")), 0, 0, 1, 1) is None
+    assert peak(Watched(torch.device("cpu")), 0, 0, 0, (1, 1)) is None
 
 
 def test_where_the_fused_kernel_is_missing_a_card_is_told_why_and_what_it_costs():

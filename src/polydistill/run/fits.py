@@ -66,6 +66,7 @@ class Peak:
     Attributes:
         highest: while the batch ran, everything in it.
         optimizer: what its state will add.
+        saved: what the student takes that is loaded again when it is saved, in main memory.
         of_batch: of `highest`, what grows with the number of sequences.
         batch: sequences.
         tokens: of each.
@@ -74,6 +75,7 @@ class Peak:
 
     highest: int
     optimizer: int
+    saved: int
     of_batch: int
     batch: int
     tokens: int
@@ -82,7 +84,7 @@ class Peak:
     @property
     def bytes(self) -> int:
         """At the peak of training on such batches."""
-        return self.highest + self.optimizer
+        return self.highest + self.optimizer + self.saved
 
     @property
     def largest_batch(self) -> int | None:
@@ -92,17 +94,18 @@ class Peak:
         return max(0, (self.room - (self.bytes - self.of_batch)) * self.batch // self.of_batch)
 
 
-def peak(watched: Watched, fixed: int, optimizer: int, batch: int, tokens: int) -> Peak | None:
+def peak(watched: Watched, fixed: int, optimizer: int, student: int, of: tuple[int, int]) -> Peak | None:
     """After the batch; None where nothing is known.
 
     Args:
         watched: since before the batch.
         fixed: bytes that the batch made and that do not grow with it: gradients, and a full chunk of the objective.
         optimizer: bytes of the optimizer's state.
-        batch: sequences.
-        tokens: of each.
+        student: bytes of its weights.
+        of: sequences, and tokens of each.
     """
     if watched.held is None:
         return None
     highest = watched.highest()
-    return Peak(highest, optimizer, max(0, highest - watched.held - fixed), batch, tokens, watched.room())
+    saved = student if watched.card is None else 0  # a process keeps what its steps have taken
+    return Peak(highest, optimizer, saved, max(0, highest - watched.held - fixed), *of, watched.room())

@@ -58,7 +58,7 @@ def rehearse(trainer: Taught, sizes: Sizes) -> Rehearsal:
     # A chunk that the batch does not fill grows with it.
     logits = 4 * sequences * tokens * trainer.visible * (len(trainer.teachers) + 1)
     fixed = sizes.trained + (sizes.objective if logits >= sizes.objective else 0)
-    found = peak(watched, fixed, sizes.optimizer, sequences, tokens)
+    found = peak(watched, fixed, sizes.optimizer, sizes.student, (sequences, tokens))
     optimizer, update = sizes.optimizer, 0.0
     if _is_alone(trainer) and (found is None or found.bytes < found.room):
         trainer.create_optimizer()

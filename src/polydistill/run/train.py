@@ -195,8 +195,6 @@ def _train(
         if progress is not None:
             progress.close()  # whatever ended the run, the terminal is as it was
     summary = RunSummary(title=folder.name)
-    if trainer.optimizer is not None and not trainer.is_deepspeed_enabled:
-        trainer.optimizer.state.clear()  # room for the student that is loaded again beside this one
     student = whole_student(trainer)
     if main:  # before teachers are asked again: an outage now must not cost what was learned
         assert student is not None
