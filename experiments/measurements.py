@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 
+from experiments.cost import E7
 from experiments.measured import Measured
+from experiments.rollouts import E10
 from experiments.safety import E5
 from experiments.stability import E9
 
-MEASURED: Mapping[str, Measured] = {"E5": E5, "E9": E9}
+MEASURED: Mapping[str, Measured] = {"E5": E5, "E7": E7, "E9": E9, "E10": E10}

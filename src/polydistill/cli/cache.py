@@ -43,6 +43,9 @@ def build(  # noqa: PLR0913
     ] = None,
     gpus: Annotated[float, typer.Option(min=0, help="ray: that each worker takes; may be a part of one")] = 0.0,
     codec_of: Annotated[str | None, typer.Option(help="take over this cache's codec, to merge the two later")] = None,
+    answers: Annotated[
+        Path | None, typer.Option(help="the student answers the training prompts first, into this JSONL file")
+    ] = None,
     json_file: JsonFile = None,
 ) -> None:
     """Label a run's data with its teachers; goes on where an earlier build was cut off."""
@@ -52,9 +55,11 @@ def build(  # noqa: PLR0913
     from polydistill.run.progress import Steps
 
     _quiet()
-    run = load_config(config, overrides or ())
+    screen, overrides = Terminal(stderr=True), [*(overrides or ())]
+    if answers is not None:
+        overrides += _answered(load_config(config, overrides), answers, screen)
+    run = load_config(config, overrides)
     address = address_of(run, to)
-    screen = Terminal(stderr=True)
     screen.print("reading the data and the teachers")
     with ExitStack() as stack:
         steps: list[Steps] = []
@@ -72,7 +77,7 @@ def build(  # noqa: PLR0913
             to,
             engine=_engine(engine, workers, ray_address, gpus),
             codec_of=codec_of,
-            command=shlex.join(["polydistill", "cache", "build", str(config), *(overrides or ())]),
+            command=shlex.join(["polydistill", "cache", "build", str(config), *overrides]),
             progress=tell,
             told=screen.print,
         )
@@ -80,8 +85,26 @@ def build(  # noqa: PLR0913
         _say(line)
     cached = json.dumps({"cache": str(address)})  # JSON is YAML
     teachers = [f"{key_of('teachers', name)}={cached}" for name in manifest.plan.names]
-    _say(f"\nnext: {shlex.join(['polydistill', 'train', str(config), *(overrides or ()), *teachers])}")
+    _say(f"\nnext: {shlex.join(['polydistill', 'train', str(config), *overrides, *teachers])}")
     _write(json_file, {"cache": address, **summary(manifest)})
+
+
+def _answered(run: Any, path: Path, screen: Any) -> list[str]:
+    """The student's answers are there; the overrides by which they are what the run learns from."""
+    from polydistill.run.answers import write_answers
+    from polydistill.run.progress import Steps
+
+    with ExitStack() as stack:
+        steps: list[Steps] = []
+
+        def tell(done: int, all_of_them: int) -> None:
+            if not steps:
+                steps.append(stack.enter_context(Steps(screen, "answering", all_of_them, 0, "prompts")))
+            steps[0].update(done)
+
+        said = write_answers(run, path, tell)
+    screen.print(said)
+    return [f"data.train={json.dumps(str(path))}", "training.mode=off_policy"]
 
 
 def _engine(name: str, workers: int, address: str | None, gpus: float) -> Any:

@@ -249,8 +249,12 @@ class TrainingConfig(Section):
     fixed_share: float = Field(
         default=0.0, alias="lambda", ge=0, le=1, description="on_policy: share of steps on the data's completions"
     )
-    completion_length: int = Field(default=256, ge=1, description="on_policy: tokens that the student writes at most")
-    sampling_temperature: float = Field(default=1.0, gt=0, description="on_policy: of the student's sampling")
+    completion_length: int = Field(
+        default=256, ge=1, description="on_policy, `cache build --answers`: tokens that the student writes at most"
+    )
+    sampling_temperature: float = Field(
+        default=1.0, gt=0, description="on_policy, `cache build --answers`: of the student's sampling"
+    )
     skip_below: float | None = Field(
         default=0.0, ge=0, lt=1, description="teachers whose weight is known to be at most this in total need not run"
     )

@@ -7,7 +7,7 @@ and about as many tokens: once on its own answers (reverse KL to the log pool), 
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -119,8 +119,23 @@ def mean(scores: dict[str, float]) -> float:
     return sum(scores.values()) / len(scores)
 
 
-def run_demo(folder: Path, seed: int, console: Console, settings: Settings | None = None) -> dict[str, Any]:
-    """Scores by contestant (`before`, `on_policy`, `off_policy`, `teachers`), tokens and seconds."""
+def run_demo(
+    folder: Path,
+    seed: int,
+    console: Console,
+    settings: Settings | None = None,
+    further: Mapping[str, Callable[[LlamaForCausalLM, Sequence[Exercise], Path, int], Any]] | None = None,
+) -> dict[str, Any]:
+    """Scores by contestant (`before`, `on_policy`, `off_policy`, `teachers`), tokens and seconds.
+
+    Args:
+        folder: of the runs.
+        seed: of the student, its exercises and its sampling.
+        console: for progress.
+        settings: the demo's when None.
+        further: contestant -> student, exercises, folder of the teachers, tokens on-policy -> its trainer.
+    """
+    further = further or {}
     s, clock = Settings() if settings is None else settings, perf_counter()
     tokenizer = byte_tokenizer()
     kept = train_teachers(s, tokenizer, console)
@@ -135,10 +150,13 @@ def run_demo(folder: Path, seed: int, console: Console, settings: Settings | Non
     found["before"] = judge(student, tokenizer, judged)
     rows = exercises(TASKS, s.prompts, 2000 + seed)
     tokens: dict[str, int] = {}
-    for name in ("on_policy", "off_policy"):
-        clock = perf_counter()
+    for name in ("on_policy", "off_policy", *further):
+        clock, asked = perf_counter(), tokens.get("on_policy", 0)
         student.load_state_dict(start)
-        trainer = _trainer(name, folder / name, student, models, tokenizer, rows, s, seed, tokens.get("on_policy", 0))
+        if name in further:
+            trainer = further[name](student, rows, kept, asked)
+        else:
+            trainer = _trainer(name, folder / name, student, models, tokenizer, rows, s, seed, asked)
         trainer.remove_callback(PrinterCallback)
         trainer.remove_callback(TqdmCallback)
         console.print(f"{name.replace('_', '-')}: {trainer.args.max_steps} steps", highlight=False)

@@ -24,7 +24,7 @@ from polydistill.objective import ForwardKL, distil
 from polydistill.records import COMPLETIONS, CompletionRecord, RecordWriter
 from polydistill.teachers import LocalTeacher, head_of, last_hidden_state
 from polydistill.teachers.served import ServedTeacher
-from polydistill.teachers.writing import Sampling, ends, own_law
+from polydistill.teachers.writing import Sampling, write_many
 from polydistill.training.batch import IGNORED, Batch
 from polydistill.training.hearing import listen_to
 from polydistill.training.off_policy import PolyDistillTrainer
@@ -161,15 +161,7 @@ def _prompt(trainer: Taught, row: dict[str, Any]) -> Prompt:
 
 def written(trainer: Taught, student: Any, prompts: Sequence[Prompt], length: int) -> list[list[int]]:
     """The likeliest token each time, to the end token or `length`."""
-    tokenizer: Any = trainer.processing_class
-    device = trainer.args.device
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-    ids = pad_sequence([torch.tensor(p.ids) for p in prompts], True, pad, padding_side="left").to(device)
-    mask = pad_sequence([torch.ones(len(p.ids), dtype=torch.long) for p in prompts], True, 0, padding_side="left")
-    with own_law(student, tokenizer, Sampling(length)):
-        made = student.generate(ids, attention_mask=mask.to(device))[:, ids.shape[1] :].tolist()
-    stops = set(ends(student, tokenizer))
-    return [row[: next((i + 1 for i, token in enumerate(row) if token in stops), len(row))] for row in made]
+    return write_many(student, trainer.processing_class, [p.ids for p in prompts], Sampling(length))
 
 
 def _judged(

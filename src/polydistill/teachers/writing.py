@@ -72,6 +72,26 @@ def own_law(model: Any, tokenizer: Any, how: Sampling) -> Iterator[None]:
 
 
 @torch.inference_mode()
+def write_many(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], how: Sampling) -> list[list[int]]:
+    """Tokens that go on each prompt, the one that ends the text included; all are written together.
+
+    Args:
+        model: causal language model, in evaluation mode.
+        tokenizer: its own.
+        prompts: at least one token each.
+        how: tokens are chosen; its seed is not read, the state of torch's generator is.
+    """
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[pad] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=model.device)
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
+    with own_law(model, tokenizer, how):
+        made: list[list[int]] = model.generate(ids, attention_mask=mask)[:, longest:].tolist()
+    stops = set(ends(model, tokenizer))
+    return [row[: next((i + 1 for i, token in enumerate(row) if token in stops), len(row))] for row in made]
+
+
+@torch.inference_mode()
 def write(
     model: Any,
     tokenizer: Any,

@@ -1,0 +1,57 @@
+"""Measurements are kept, not made twice, and their tables have intervals; a figure shows what the table says."""
+
+import math
+from xml.etree import ElementTree
+
+import pytest
+import torch
+from experiments import tables
+from experiments.figures import dots
+from experiments.measured import Measured, kept, measure
+from experiments.measurements import MEASURED
+from experiments.stability import disagreement, pooled, row
+
+
+def test_a_part_is_measured_once_a_seed_and_shown_with_its_interval(tmp_path, monkeypatch):
+    asked = []
+
+    def part(seed, quick):
+        asked.append(seed)
+        return {"here": {"nats": 1.0 + seed}}
+
+    experiment = Measured("A question", {"all of it": part}, "It reads so.")
+    path = tmp_path / "E9.jsonl"
+    assert [record.seed for record in measure(path, experiment, 1, False)] == [0]
+    assert [record.seed for record in measure(path, experiment, 3, False)] == [1, 2]
+    assert asked == [0, 1, 2]
+    assert len(kept(path)) == 3
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    monkeypatch.setattr(tables, "MEASURED", {"E9": experiment})
+    page = "\n".join(tables.measurements("E9"))
+    assert "| here | 2 ± 2 |" in page
+    assert "3 seeds" in page
+
+
+def test_a_figure_has_a_dot_for_every_figure_and_a_line_for_every_interval(tmp_path):
+    panels = {"(a) & more": {"x": (0.5, 0.1), "y": (0.2, math.nan)}, "(b)": {"x": (1.5, 0.2)}}
+    dots(panels, ["x", "y"], {}, "nats", tmp_path / "figure.svg")
+    drawn = ElementTree.parse(tmp_path / "figure.svg").getroot()
+    tag = "{http://www.w3.org/2000/svg}"
+    assert len(drawn.findall(f"{tag}circle")) == 3
+    assert sum("H" in path.get("d") for path in drawn.findall(f"{tag}path")) == 2
+
+
+def test_a_move_beyond_a_proved_bound_is_no_result():
+    assert row(torch.tensor([0.1, 0.2]), torch.tensor([0.2, 0.25]))["tightness"] == pytest.approx(0.8)
+    with pytest.raises(AssertionError):
+        row(torch.tensor([0.3]), 0.2)
+
+
+def test_pools_and_disagreement_of_one_hot_teachers():
+    log_p = torch.eye(2).log()[:, None, None, :].expand(2, 1, 3, 2)
+    assert disagreement(log_p).tolist() == [1.0, 1.0]
+    assert pooled(torch.tensor([[0.25, 0.75]] * 2).log(), log_p).tolist() == [[0.25, 0.75]] * 2
+
+
+def test_every_measurement_has_a_title_and_parts():
+    assert all(experiment.parts and experiment.title and experiment.reads for experiment in MEASURED.values())
