@@ -1,11 +1,11 @@
-"""What is compared in E1 to E4 and E6: cases, which are problems under some teachers, and the methods that try them."""
+"""What is compared in E0 to E4 and E6: cases, which are problems under some teachers, and the methods that try them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from experiments.methods import CONTROLS, GRADIENTS, METHODS, ORACLE, RULES, SCALES
-from experiments.planted import Planted, Problem, domains, problems, smoothed
+from experiments.planted import Planted, Problem, alike, domains, one_knows, problems, smoothed
 
 Case = Callable[[int], Problem]
 """Seed -> problem."""
@@ -40,6 +40,21 @@ def _names(*groups: tuple) -> tuple[str, ...]:
     return tuple(method.name for group in groups for method in group)
 
 
+E0 = Experiment(
+    "Where weighing gains nothing",
+    {"alike": alike, "one knows": one_knows},
+    (
+        "labels only",
+        "best teacher",
+        "averaging",
+        "tuned weights",
+        "context",
+        "token",
+        "all three, learned",
+        RECOMMENDED,
+    ),
+    ("averaging", "context", RECOMMENDED),
+)
 E1 = Experiment(
     "Which scale earns its place",
     {
@@ -128,5 +143,5 @@ E6 = Experiment(
     ("averaging", "context", "averaging, mgda", "context, mgda"),
 )
 
-EXPERIMENTS: Mapping[str, Experiment] = {"E1": E1, "E2": E2, "E3": E3, "E4": E4, "E6": E6}
+EXPERIMENTS: Mapping[str, Experiment] = {"E0": E0, "E1": E1, "E2": E2, "E3": E3, "E4": E4, "E6": E6}
 assert all(name in METHODS or name == RECOMMENDED for e in EXPERIMENTS.values() for name in e.methods)

@@ -11,7 +11,7 @@ there on purpose, and the least loss that any student can have is known.
 * (e) `everything`: a teacher for each combination of domain, kind and convention.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -186,6 +186,46 @@ def domains(name: str, seed: int, least: int, most: int, count: int = 3, hidden:
 
     teachers = tuple(Planted(f"domain{d}", tables[d]) for d in range(count))
     return Problem(name, teachers, (), draw, "context", tables)
+
+
+def one_law(name: str, seed: int, believed: Callable[[Tensor, torch.Generator], Sequence[Tensor]]) -> Problem:
+    """One domain; nothing about the teachers changes from place to place.
+
+    Args:
+        name: of the problem.
+        seed: of the law.
+        believed: law, generator -> what every teacher takes for it, log-probabilities.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    law = smoothed(chain(generator, range(VOCABULARY), range(VOCABULARY)))
+    teachers = [Planted(f"teacher{k}", table) for k, table in enumerate(believed(law, generator))]
+
+    def draw(n: int, generator: torch.Generator) -> Texts:
+        expert = torch.zeros(n, LENGTH, dtype=torch.int64)
+        ids = sample(law[None], expert, torch.randint(VOCABULARY, (n,), generator=generator), generator)
+        start = every(LENGTH, n)
+        return Texts(ids, expert, torch.full_like(ids, -1), start, start)
+
+    return Problem(name, tuple(teachers), (), draw, "none", law[None])
+
+
+def alike(seed: int) -> Problem:
+    """Every teacher is the law with errors of its own, as large as the others' and everywhere: averaging is right."""
+    return one_law(
+        "alike",
+        seed,
+        lambda law, generator: [(law + torch.randn(law.shape, generator=generator)).log_softmax(-1) for _ in range(3)],
+    )
+
+
+def one_knows(seed: int) -> Problem:
+    """One teacher knows the law, and the others know another: the one is enough."""
+
+    def believed(law: Tensor, generator: torch.Generator) -> list[Tensor]:
+        others = [smoothed(chain(generator, range(VOCABULARY), range(VOCABULARY))) for _ in range(2)]
+        return [law, *others]
+
+    return one_law("one knows", seed, believed)
 
 
 WORDS, NUMBERS = range(FIRST_WORD, FIRST_NUMBER), range(FIRST_NUMBER, FIRST_KEY)
