@@ -84,7 +84,8 @@ def _cell(case: str, method: str, seed: int, data: Data, settings: Settings) -> 
     found = recommended.recommendation(data, seed)
     judged = learn(data, Method(method, lambda *_: recommended.pipeline(found, data)), settings, seed)
     numbers = judged.excess, judged.seconds, judged.entropy
-    return Cell(case, method, seed, *numbers, found.chosen, found.best.gain.mean)
+    named = "labels" if found.labels_are_better else found.chosen
+    return Cell(case, method, seed, *numbers, named, found.best.gain.mean)
 
 
 def shortened(settings: Settings) -> Settings:

@@ -21,7 +21,9 @@ def recommendation(data: Data, seed: int) -> Recommendation:
     return Comparison(heard, names(problem), problem.tasks, floor=FLOOR).recommendation()
 
 
-def pipeline(found: Recommendation, data: Data) -> Pipeline:
-    """The stack that it names, ready to train with."""
+def pipeline(found: Recommendation, data: Data) -> Pipeline | None:
+    """The stack that it names, ready to train with; None where it says that labels are better."""
+    if found.labels_are_better:
+        return None
     factors = TypeAdapter(list[AnyFactor]).validate_python(found.best.weighting)
     return Pipeline.of(build_stack(factors), names(data.problem), data.problem.tasks, floor=FLOOR)

@@ -7,8 +7,9 @@ import torch
 from experiments import cells, tables
 from experiments.__main__ import main
 from experiments.cases import EXPERIMENTS, corrupted
-from experiments.learn import has_loss
+from experiments.learn import has_loss, prepare
 from experiments.planted import Problem, problems
+from experiments.recommended import recommendation
 
 
 def losses(problem: Problem, n: int = 64) -> tuple[float, list[float], float]:
@@ -70,3 +71,12 @@ def test_tables_are_made_of_what_is_kept(tmp_path, monkeypatch):
     assert "**0.110 ± 0.127**" in page
     assert "+0.415" in page
     assert "(a) documents: 87." in page
+
+
+@pytest.mark.parametrize(("case", "named"), [("E0 alike", "averaging"), ("E4 30% unknown", "labels")])
+def test_recommend_says_when_weighing_gains_nothing(case, named):
+    name, case = case.split(" ", 1)
+    data = prepare(EXPERIMENTS[name].cases[case](0), cells.shortened(cells.Settings()), 0)
+    found = recommendation(data, 0)
+    assert ("labels" if found.labels_are_better else found.chosen) == named
+    assert any("no teacher knows" in sentence for sentence in found.says) == found.labels_are_better

@@ -16,7 +16,7 @@ from polydistill.config.run import RunConfig
 from polydistill.config.safety import build_safety
 from polydistill.config.weighting import AnyFactor, build_stack
 from polydistill.data.load import DataError
-from polydistill.judging.recommendation import Recommendation, Sections, Tried, sentences
+from polydistill.judging.recommendation import SURE, Recommendation, Sections, Tried, sentences
 from polydistill.logprobs import Statistics
 from polydistill.objective import ForwardKL, distil
 from polydistill.pipeline import Pipeline
@@ -296,6 +296,7 @@ class Comparison:
             positions=len(answers.text),
             teachers=self._by_task(),
             surprise=dict(zip(self.names, mean, strict=True)),
+            unknown=self._unknown(losses[chosen], found[chosen][1]),
             disagreement=float((answers.log_p.amax(-1) - answers.log_p.amin(-1)).double().mean()),
             clones=clones(answers, self.names),
             student=float(self.student.double().mean()),
@@ -307,6 +308,13 @@ class Comparison:
         )
         result.says.extend([*said, *sentences(result)])
         return result
+
+    def _unknown(self, loss: Float[Tensor, " N"], log_w: Float[Tensor, "N K"]) -> float:
+        """Share of the texts on which a stack is surprised: its loss is far above its teachers' own entropy."""
+        surprise = loss.double() - (log_w.exp() * self.entropy).sum(-1).double()
+        _, text = self.answers.text.unique(return_inverse=True)
+        total = torch.zeros(int(text.max()) + 1, dtype=torch.float64).index_add_(0, text, surprise)
+        return float((total / text.bincount() > SURE).double().mean())
 
     def _by_task(self) -> dict[str, dict[str, Interval]]:
         groups = {ALL: torch.ones_like(self.answers.task, dtype=torch.bool)}

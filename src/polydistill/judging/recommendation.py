@@ -8,6 +8,10 @@ from polydistill.run.evaluate import ALL
 
 Sections = list[dict[str, Any]]
 """A section `weighting:`."""
+SURE = 1.0
+"""Nats per token that a stack may be surprised by a text before the text counts as unknown to its teachers."""
+MANY = 0.1
+"""Share of unknown texts above which labels alone taught more than the best stack, on planted problems (E4)."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class Recommendation:
         positions: of them that have a loss.
         teachers: teacher -> task -> loss, nats per token; the task `all` beside the others.
         surprise: teacher -> its loss less its own entropy: 0 is calibrated, above it is too sure of itself.
+        unknown: share of the texts that no teacher knows: on them the chosen stack is more than `SURE` nats per token
+            worse than it takes itself to be.
         disagreement: between what the likeliest and the least likely teacher give a token, nats, mean.
         clones: pairs of teachers that say the same.
         student: its loss as it stands, nats per token.
@@ -52,6 +58,7 @@ class Recommendation:
     positions: int
     teachers: dict[str, dict[str, Interval]]
     surprise: dict[str, float]
+    unknown: float
     disagreement: float
     clones: list[tuple[str, str]]
     student: float
@@ -65,6 +72,11 @@ class Recommendation:
     def best(self) -> Tried:
         """The stack that is recommended."""
         return next(one for one in self.tried if one.name == self.chosen)
+
+    @property
+    def labels_are_better(self) -> bool:
+        """Whether so many texts are known to no teacher that a student should learn from the labels alone."""
+        return self.unknown > MANY
 
 
 def sentences(found: Recommendation) -> list[str]:
@@ -82,6 +94,11 @@ def sentences(found: Recommendation) -> list[str]:
         said.append(
             f"the best teacher of each text, known after the fact, would gain {routed} over averaging, that of "
             f"each token {oracle}, fixed weights {fixed}"
+        )
+    if found.labels_are_better:
+        said.append(
+            f"no teacher knows {found.unknown:.0%} of the texts: there the stack is more than {SURE:g} nat per token "
+            "worse than it takes itself to be. Labels alone (`objective.ce=1`) teach more, or find a teacher for them"
         )
     least = min(best.weights, key=lambda name: best.weights[name])
     if best.name != "averaging" and best.weights[least] < 0.05 and not best.name.endswith(" alone"):
