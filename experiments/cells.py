@@ -52,6 +52,11 @@ def kept(path: Path, settings: Settings) -> list[Cell]:
     return [Cell(**line["cell"]) for line in lines if line["settings"] == asdict(settings)]
 
 
+def days(path: Path) -> list[str]:
+    """When cells were finished."""
+    return sorted({json.loads(line)["date"] for line in path.read_text().splitlines()})
+
+
 def run(name: str, experiment: Experiment, settings: Settings, seeds: int, quick: bool) -> Iterator[Cell]:
     """The cells that are missing, one after the other; each is on disk before the next begins."""
     path = RESULTS / f"{name}{'-quick' if quick else ''}.jsonl"

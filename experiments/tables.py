@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from experiments import measured
 from experiments.cases import EXPERIMENTS, LEFT_OUT, RECOMMENDED, Experiment
-from experiments.cells import RESULTS, Cell, kept
+from experiments.cells import RESULTS, Cell, days, kept
 from experiments.figures import OURS, TOLD, dots
 from experiments.learn import Settings
 from experiments.measurements import MEASURED
@@ -148,8 +148,7 @@ def figure(name: str, experiment: Experiment, cells: Sequence[Cell]) -> list[str
 def seeds(cells: Sequence[Cell]) -> str:
     """How many each figure is a mean of."""
     counts = sorted(Counter((cell.case, cell.method) for cell in cells).values())
-    said = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
-    return f"{said} seed{'s' * (counts[-1] > 1)} a figure"
+    return f"{_span(counts)} seed{'s' * (counts[-1] > 1)} a figure"
 
 
 def measurements(name: str) -> list[str]:
@@ -165,21 +164,25 @@ def measurements(name: str) -> list[str]:
             here = [record.rows[row] for record in records if row in record.rows]
             values = ([one[head] for one in here if head in one] for head in heads)
             body.append([row, *(number(*interval(value)) if value else "" for value in values)])
-        days = sorted({record.date for record in records})
-        said = f"{len(records)} seed{'s' * (len(records) > 1)}, {' to '.join(dict.fromkeys((days[0], days[-1])))}"
+        said = f"{len(records)} seed{'s' * (len(records) > 1)}, {_span(sorted({record.date for record in records}))}"
         lines += [f"### {part}", "", f"{said}, {records[-1].hardware}, torch {records[-1].torch}.", ""]
         lines += [*rows(["", *heads], body), ""]
     if lines:
         lines = [
             f"## {name}: {MEASURED[name].title}",
             "",
-            f"`python -m experiments {name}`",
+            f"`python -m experiments {name}`, `experiments/results/{name}.jsonl`.",
             "",
             MEASURED[name].reads,
             "",
             *lines,
         ]
     return lines
+
+
+def _span(ordered: Sequence[object]) -> str:
+    """The first and the last."""
+    return " to ".join(map(str, dict.fromkeys((ordered[0], ordered[-1]))))
 
 
 def number(mean: float, half: float) -> str:
@@ -201,7 +204,11 @@ def write(settings: Settings) -> str:
         cells = kept(RESULTS / f"{name}.jsonl", settings)
         if not cells:
             continue
-        lines += [f"## {name}: {experiment.title}", "", f"`python -m experiments {name}`, {seeds(cells)}", ""]
+        path = RESULTS / f"{name}.jsonl"
+        source = (
+            f"`python -m experiments {name}`, {seeds(cells)}, {_span(days(path))}, `experiments/results/{path.name}`."
+        )
+        lines += [f"## {name}: {experiment.title}", "", source, ""]
         lines += [*figure(name, experiment, cells), *table(experiment, cells), ""]
         if LEFT_OUT in experiment.cases:
             lines += [

@@ -1,6 +1,7 @@
 """Measurements are kept, not made twice, and their tables have intervals; a figure shows what the table says."""
 
 import math
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -10,6 +11,8 @@ from experiments.figures import dots
 from experiments.measured import Measured, kept, measure
 from experiments.measurements import MEASURED
 from experiments.stability import disagreement, pooled, row
+
+from polydistill.config.file import load_config
 
 
 def test_a_part_is_measured_once_a_seed_and_shown_with_its_interval(tmp_path, monkeypatch):
@@ -55,3 +58,8 @@ def test_pools_and_disagreement_of_one_hot_teachers():
 
 def test_every_measurement_has_a_title_and_parts():
     assert all(experiment.parts and experiment.title and experiment.reads for experiment in MEASURED.values())
+
+
+def test_the_configuration_for_a_large_card_is_one():
+    config = load_config(Path(__file__).parents[2] / "examples" / "real" / "qwen.yaml")
+    assert {source.task for source in config.data.sources} == set(config.tasks)
