@@ -8,6 +8,10 @@ from pathlib import Path
 Interval = tuple[float, float]
 """Mean and half-width; the half-width is nan where one seed was run."""
 LABELS, PANEL, GAP, ROW, HEAD, FOOT = 150, 150, 18, 17, 30, 24
+ACROSS = 5
+"""Panels on a line."""
+ALIKE = 2.5
+"""Panels whose axes end within this factor of each other have one axis."""
 GREY, OURS, TOLD = "#808080", "#1f77b4", "#2a9d3a"
 
 
@@ -23,42 +27,47 @@ def dots(
         unit: below every panel.
         path: of the file.
     """
-    width = LABELS + len(panels) * (PANEL + GAP)
-    height = HEAD + len(rows) * ROW + FOOT
+    tops = {title: _most(values) for title, values in panels.items()}
+    if max(tops.values()) <= ALIKE * min(tops.values()):
+        tops = dict.fromkeys(panels, max(tops.values()))
+    lines, line = -(-len(panels) // ACROSS), HEAD + len(rows) * ROW + FOOT
+    width = LABELS + min(len(panels), ACROSS) * (PANEL + GAP)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {lines * line}" font-family="sans-serif" '
         f'font-size="11" fill="{GREY}">'
     ]
-    for index, row in enumerate(rows):
-        y = HEAD + (index + 0.5) * ROW + 4
-        parts.append(f'<text x="{LABELS - 8}" y="{y:.0f}" text-anchor="end">{escape(row)}</text>')
+    for number in range(lines):
+        for index, row in enumerate(rows):
+            y = number * line + HEAD + (index + 0.5) * ROW + 4
+            parts.append(f'<text x="{LABELS - 8}" y="{y:.0f}" text-anchor="end">{escape(row)}</text>')
     for index, (title, values) in enumerate(panels.items()):
-        parts += _panel(LABELS + index * (PANEL + GAP), title, values, rows, marked, unit)
+        drawn = _panel(title, values, rows, marked, unit, tops[title])
+        place = LABELS + index % ACROSS * (PANEL + GAP), index // ACROSS * line
+        parts += [f'<g transform="translate({place[0]} {place[1]})">', *drawn, "</g>"]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join([*parts, "</svg>", ""]))
 
 
+def _most(values: Mapping[str, Interval]) -> float:
+    """Where the axis ends: a whole number of steps."""
+    end = max((mean + (0.0 if math.isnan(half) else half) for mean, half in values.values()), default=1.0)
+    return _step(end) * math.ceil(end / _step(end))
+
+
 def _panel(
-    left: float,
-    title: str,
-    values: Mapping[str, Interval],
-    rows: Sequence[str],
-    marked: Mapping[str, str],
-    unit: str,
+    title: str, values: Mapping[str, Interval], rows: Sequence[str], marked: Mapping[str, str], unit: str, most: float
 ) -> list[str]:
-    ends = [mean + (0.0 if math.isnan(half) else half) for mean, half in values.values()]
-    step = _step(max(ends, default=1.0))
-    most, bottom = step * math.ceil(max(ends, default=1.0) / step), HEAD + len(rows) * ROW
+    step, bottom = _step(most), HEAD + len(rows) * ROW
 
     def at(x: float) -> float:
-        return left + PANEL * min(max(x, 0.0), most) / most
+        return PANEL * min(max(x, 0.0), most) / most
 
-    parts = [f'<text x="{left}" y="{HEAD - 12}" font-weight="bold">{escape(title)}</text>']
+    parts = [f'<text x="0" y="{HEAD - 12}" font-weight="bold">{escape(title)}</text>']
     for tick in range(round(most / step) + 1):
         x = at(tick * step)
         parts.append(f'<path d="M{x:.1f} {HEAD}V{bottom}" stroke="{GREY}" stroke-opacity="0.25"/>')
         parts.append(f'<text x="{x:.1f}" y="{bottom + 12}" text-anchor="middle" font-size="9">{tick * step:g}</text>')
-    parts.append(f'<text x="{left + PANEL / 2}" y="{bottom + 22}" text-anchor="middle" font-size="9">{unit}</text>')
+    parts.append(f'<text x="{PANEL / 2:g}" y="{bottom + 22}" text-anchor="middle" font-size="9">{unit}</text>')
     for index, row in enumerate(rows):
         if row not in values:
             continue

@@ -40,8 +40,8 @@ def test_a_figure_has_a_dot_for_every_figure_and_a_line_for_every_interval(tmp_p
     dots(panels, ["x", "y"], {}, "nats", tmp_path / "figure.svg")
     drawn = ElementTree.parse(tmp_path / "figure.svg").getroot()
     tag = "{http://www.w3.org/2000/svg}"
-    assert len(drawn.findall(f"{tag}circle")) == 3
-    assert sum("H" in path.get("d") for path in drawn.findall(f"{tag}path")) == 2
+    assert len(list(drawn.iter(f"{tag}circle"))) == 3
+    assert sum("H" in path.get("d") for path in drawn.iter(f"{tag}path")) == 2
 
 
 def test_a_move_beyond_a_proved_bound_is_no_result():
