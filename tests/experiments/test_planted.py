@@ -65,7 +65,7 @@ def test_tables_are_made_of_what_is_kept(tmp_path, monkeypatch):
         for seed, (full, average) in enumerate([(0.1, 0.5), (0.12, 0.55)]):
             for method, excess in (("all three, learned", full), ("averaging", average), ("oracle", 0.05)):
                 cell = cells.Cell("(a) documents", method, seed, excess, 1.0, 1.4)
-                line = {"cell": cells.asdict(cell), "settings": cells.asdict(settings)}
+                line = {"cell": cells.asdict(cell), "settings": cells.asdict(settings), "date": "2026-11-28"}
                 file.write(json.dumps(line) + "\n")
     page = tables.write(settings)
     assert "**0.110 ± 0.127**" in page
