@@ -145,6 +145,7 @@ def test_a_check_says_roles_and_the_bound_by_term(tmp_path):
     assert "teacher 'a' has a tokenizer of its own (320 entries) and is translated; special tokens: <pad> for" in facts
     assert "teacher 'a', translated: its distributions are off by at most 0." in facts
     assert "by term: open 0." in facts
+    assert "positions it was run behind all that is open, and there its distributions are off by at most 0." in facts
     with pytest.raises(ConfigError, match=r"teachers\.a\.tokenizer: a cache stores teachers with the student's"):
         refuse_uncachable(RunConfig.model_validate(asked))
     on_policy = {**asked, "training": {"mode": "on_policy", "cpu": True}}
@@ -175,6 +176,22 @@ def test_a_teacher_is_run_further_behind_open_tokens_as_it_would_read_them(kind)
         torch.testing.assert_close(states[i], plain, atol=1e-5, rtol=1e-4)
     again = logits_of(teacher.speak(texts["input_ids"], texts["attention_mask"], rows), rows).softmax(-1)
     torch.testing.assert_close(again, p)
+
+
+def test_a_close_look_bounds_what_was_said_by_its_distance_to_what_is_said_with_much_further_running():
+    tokenizer, student = made.tiktoken_like(), made.byte_level(300)
+    teacher, rows = foreign("a", tokenizer), torch.tensor([2, 5])
+    teacher.agree_with(student, len(student))
+    texts = student(["there they then 1234"], return_tensors="pt")
+    near = teacher.look_closer(texts["input_ids"], texts["attention_mask"], rows)
+    said = logits_of(teacher.speak(texts["input_ids"], texts["attention_mask"], rows), torch.arange(2)).softmax(-1)
+    assert bool((near < teacher.errors()["all"]).all())
+    further = ForeignTeacher("a", teacher.model, tokenizer, expand=400)
+    further.agree_with(student, len(student))
+    truth = logits_of(further.speak(texts["input_ids"], texts["attention_mask"], rows), torch.arange(2)).softmax(-1)
+    apart = (said - truth).abs().sum(-1) / 2
+    assert bool((apart <= near + further.errors()["all"] + 1e-6).all())
+    assert bool((near <= apart + 0.1).all())
 
 
 def test_expand_is_refused_where_it_does_nothing_or_cannot_be():

@@ -116,7 +116,12 @@ class Flow:
     Args:
         aligned: the output that they are of.
         places: which.
+
+    Attributes:
+        total: of each, settled or not, once they were pushed.
     """
+
+    total: Float[Tensor, " n"]
 
     def __init__(self, aligned: Aligned, places: Int[Tensor, " n"]) -> None:
         self.pair, self.places, self.known, self.layout = aligned.pair, places, aligned.evidence, aligned.layout
@@ -166,7 +171,9 @@ class Flow:
         _gather(p, place, away, -mass, some=away < width - 1)
         _gather(terms, place, gain, mass, some=gain < NO_TERM)
         _gather(terms, place, lose, -mass, some=lose < NO_TERM)
-        return self._settled(p, terms)
+        p, terms, total = self._settled(p, terms)
+        self.total = total * most
+        return p, terms
 
     def _add_whole(self, p: Float[Tensor, "n W"], terms: Float[Tensor, "n 6"], share: Float[Tensor, " w"]) -> None:
         """Coinciding boundaries: all of the teacher's distribution, by one scatter."""
@@ -181,8 +188,8 @@ class Flow:
             p[at[several]] += moved.mul_(share[several, None])
             _gather(terms, at[several], term[several], (q @ is_open) * share[several])
 
-    def _settled(self, p: Float[Tensor, "n W"], terms: Float[Tensor, "n 6"]) -> tuple[Tensor, Tensor]:
-        """Student tokens that contradict the student's past are out; what is left, normalised, and the bound."""
+    def _settled(self, p: Float[Tensor, "n W"], terms: Float[Tensor, "n 6"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Student tokens that contradict the student's past are out; what is left, normalised; the bound; all mass."""
         terms = terms.clamp_min_(0.0)
         p, terms[:, RESIDUAL], outside = p[:, :-2], p[:, -2].clamp_min(0.0), terms[:, OUTSIDE]
         p[self.wrong[0], self.wrong[1]] = 0.0
@@ -198,7 +205,7 @@ class Flow:
         if bool(nothing.any()):
             p[nothing] = 1.0 / p.shape[1]
             terms[nothing] = terms.new_tensor([0.0, 0.0, 1.0, 0.0])
-        return p, terms
+        return p, terms, total
 
 
 def _at(rows: Int[Tensor, "k e"], at: Int[Tensor, " N"]) -> Int[Tensor, "k s"]:

@@ -1,8 +1,8 @@
 """Running a teacher on behind tokens that the text does not hold, where what follows them is not settled.
 
-Of every place the heaviest open tokens, and the heaviest other tokens for the same bytes, are said to the teacher; what
-it says then is one more row. Its mass goes through that row as a realised token's goes through the next one, and what
-is still open behind it counts in its place: the bound does not rise.
+Open tokens, and other tokens for the same bytes, are said to the teacher; what it says then is one more row. Their mass
+goes through that row as a realised token's goes through the next one, and what is still open behind it counts in its
+place: the bound does not rise. A text has so many of them in all, the heaviest, wherever they are.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from polydistill.alignment.aligned import Aligned, Flow, evidence
@@ -19,11 +19,14 @@ from polydistill.alignment.pair import Pair
 from polydistill.alignment.path import Path, Rival
 from polydistill.logprobs import TeacherOutput
 
-LEAST = 1e-4
+LEAST = 1e-5
 """Of a place's mass: what is less is not looked behind."""
 
-ROUNDS = 2
-"""Times that the heaviest are sought: the second time, behind those of the first."""
+ROUNDS = 3
+"""Times that the heaviest are sought: first half of them, then the rest behind those as well, then what is left."""
+
+AT_MOST = 2048
+"""Open tokens of one distribution that are considered."""
 
 Ask = Callable[[list[int], list[int], list[int]], TeacherOutput]
 """Tokens of a text, and rows and tokens that are branched off -> what is said of all rows; a row may be another's."""
@@ -59,20 +62,25 @@ def joined(branches: Sequence[Branches], read: Sequence[int]) -> tuple[Int[Tenso
     return torch.tensor(at).long(), torch.tensor(log_p).double()
 
 
-def branch(pair: Pair, text: Packed, most: int, ask: Ask) -> tuple[Packed, Branches]:
+def branch(
+    pair: Pair, text: Packed, most: int, ask: Ask, only: Bool[Tensor, " n"] | None = None
+) -> tuple[Packed, Branches]:
     """A text with what its teacher says behind tokens that it does not hold.
 
     Args:
         pair: the two vocabularies.
         text: as it was read.
-        most: tokens per place, in all.
+        most: tokens per place, on average.
         ask: the teacher.
+        only: places that they are for; all when None.
     """
     found = Branches()
+    only = torch.ones(text.places, dtype=torch.bool) if only is None else only
+    budget = most * int(only.sum())
     for number in range(ROUNDS):
-        share = most - most // ROUNDS if number == 0 else most // ROUNDS
+        share = budget - len(found.rows) if number else (budget + 1) // 2
         if share:
-            text = _Round(pair, text, found, ask).wider(share)
+            text = _Round(pair, text, found, ask).wider(share, only)
     return text, found
 
 
@@ -89,10 +97,11 @@ class _Round:
         places = torch.arange(text.places)
         blank = torch.zeros(text.places, 4), torch.zeros(text.places)
         self.flow = Flow(Aligned(says, layout, places, pair, known, *blank), places)
+        self.flow.pushed()
 
-    def wider(self, share: int) -> Packed:
-        """The text with that many more tokens per place looked behind."""
-        for place, row, token, first, whose, log_p in self._heaviest(share):
+    def wider(self, budget: int, only: Bool[Tensor, " n"]) -> Packed:
+        """The text with so many more tokens looked behind, for some places."""
+        for place, row, token, first, whose, log_p in self._heaviest(budget, only):
             if whose < 0:
                 self._follow(place, self._node(row, token, log_p), self.text.rivals.pop(-1 - whose))
                 continue
@@ -101,26 +110,19 @@ class _Round:
                 self._open(about, place, self._node(row, token, log_p), token, first)
         return self._joined()
 
-    def _heaviest(self, share: int) -> list[tuple[int, int, int, int, int, float]]:
+    def _heaviest(self, budget: int, only: Bool[Tensor, " n"]) -> list[tuple[int, int, int, int, int, float]]:
         """Place, row, token, student token, whose (a table or whole row; else, below 0, a rival), log-probability."""
-        candidates, weight, moved = self._candidates(share)
-        total = torch.zeros(self.text.places, dtype=torch.float64).index_add_(0, candidates[0], weight).clamp_min(1.0)
-        likely = (weight > LEAST * total[candidates[0]]).nonzero().flatten()
-        candidates, weight = candidates[:, likely], weight[likely]
+        candidates, mass = self._candidates()
+        share = mass / self.flow.total[candidates[0]]
+        likely = ((share > LEAST) & only[candidates[0]]).nonzero().flatten()
+        candidates = candidates[:, likely[share[likely].argsort(descending=True, stable=True)[:budget]]]
         log_p = self.flow.q[self.flow.local[candidates[1]], candidates[2]].double().log().tolist()
-        rows, chosen, many = candidates.T.tolist(), [], dict[int, int]()
-        for i in weight.argsort(descending=True).tolist():
-            place, row, token, first, whose = rows[i]
-            if many.get(place, 0) < share and (whose < 0 or (place, row, token) not in moved):
-                many[place] = many.get(place, 0) + 1
-                chosen.append((place, row, token, first, whose, log_p[i]))
-        return chosen
+        return [(*row, value) for row, value in zip(candidates.T.tolist(), log_p, strict=True)]
 
-    def _candidates(self, share: int) -> tuple[Int[Tensor, "5 c"], Float[Tensor, " c"], set[tuple[int, ...]]]:
-        """As `_heaviest`, more of them, with their masses; and what was moved before."""
+    def _candidates(self) -> tuple[Int[Tensor, "5 c"], Float[Tensor, " c"]]:
+        """As `_heaviest`, all of them, with their masses."""
         flow, entries = self.flow, self.flow.entries
         mass, whole = flow.masses()
-        before = entries[:3, entries[6] < OUTSIDE]
         tables, rivals = (entries[7] >= 0) & (entries[5] < OUTSIDE), torch.tensor(sorted(self.text.rivals)).long()
         columns = [
             torch.cat([entries[:4, some], whose])
@@ -128,13 +130,17 @@ class _Round:
         ]
         first, is_open = self.pair.firsts
         q = flow.q[flow.local[flow.whole[1]]] * is_open
-        seen = int(before[0].bincount(minlength=1).max())
-        most, token = q.topk(min(share + seen, q.shape[1]))
+        most, token = q.topk(min(AT_MOST, q.shape[1]))
         number = torch.arange(len(q))[:, None].expand_as(token)
         at, row = flow.whole[0][number], flow.whole[1][number]
         columns.append(torch.stack([at, row, token, first[token], number + flow.layout.tables.shape[1]]).flatten(1))
-        masses = [mass[tables], mass[rivals], (most.double() * whole[:, None]).flatten()]
-        return torch.cat(columns, 1), torch.cat(masses), {tuple(key) for key in before.T.tolist()}
+        found, weight = (
+            torch.cat(columns, 1),
+            torch.cat([mass[tables], mass[rivals], (most * whole[:, None]).flatten()]),
+        )
+        moved = entries[:3, entries[6] < OUTSIDE]
+        fresh = ~torch.isin(_key(found[:3], q.shape[1]), _key(moved, q.shape[1])) | (found[4] < 0)
+        return found[:, fresh], weight[fresh]
 
     def _node(self, row: int, token: int, log_p: float) -> int:
         """The row behind a token."""
@@ -191,3 +197,8 @@ class _Round:
             rivals=rivals,
             history=old.history,
         )
+
+
+def _key(rows: Int[Tensor, "3 c"], tokens: int) -> Int[Tensor, " c"]:
+    """Place, row and token as one number."""
+    return (rows[0] * 2**24 + rows[1]) * tokens + rows[2]

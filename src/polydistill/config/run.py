@@ -51,8 +51,8 @@ class LocalTeacherConfig(ModelConfig):
     expand: int = Field(
         default=0,
         ge=0,
-        description="with a tokenizer of its own: tokens of every position behind which it is run one token further; "
-        "more of them make the bound of the translation smaller, and cost as many tokens of the teacher",
+        description="with a tokenizer of its own: tokens per position, on average, behind which it is run one token "
+        "further; more of them make the bound of the translation smaller, and cost as many tokens of the teacher",
     )
 
     @model_validator(mode="after")

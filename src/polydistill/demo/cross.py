@@ -16,6 +16,13 @@ LOOKED_AT = 24
 """Held-out passages that the run itself and its teachers are judged on; students are judged on all."""
 
 
+EXPAND = 4
+"""Tokens per position behind which every teacher is run further."""
+
+CLOSELY = 25
+"""Held-out positions at which every teacher is run behind all that is open."""
+
+
 def settings() -> StudentSettings:
     """Fewer passages and steps than with one tokenizer: text that a teacher meets for the first time is translated."""
     return StudentSettings(whole=20, mixed=7, steps=90, batch=8)
@@ -66,12 +73,15 @@ def judge_teacher(teacher: ForeignTeacher, passages: Passages) -> Scores:
     return scores_of(torch.cat(losses).double(), passages)
 
 
-def bounds(teachers: Sequence[Overheard]) -> dict[str, dict[str, list[float]]]:
-    """Teacher -> term -> median and 99th percentile of what its distributions may be off by, total variation."""
-    return {
-        teacher.name: {
-            term: [float(values.quantile(share)) for share in (0.5, 0.99)]
-            for term, values in teacher.teacher.errors().items()
-        }
-        for teacher in teachers
-    }
+def bounds(teachers: Sequence[Overheard], passages: Passages) -> dict[str, dict[str, list[float]]]:
+    """Teacher -> term -> median and 99th percentile of what its distributions may be off by, total variation; in all
+    that was taught, and `closely` at a few positions of held-out passages.
+    """
+    rows = torch.arange(CLOSELY) * (passages.ids.numel() // CLOSELY)
+    rows = rows[(rows + 1) % passages.ids.shape[1] != 0]
+    found = {}
+    for teacher in (one.teacher for one in teachers):
+        terms = teacher.errors()
+        terms["closely"] = teacher.look_closer(passages.ids, torch.ones_like(passages.ids), rows)
+        found[teacher.name] = {term: [float(v.quantile(share)) for share in (0.5, 0.99)] for term, v in terms.items()}
+    return found

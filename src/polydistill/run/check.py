@@ -25,8 +25,8 @@ from polydistill.run.rehearse import rehearse
 from polydistill.run.says import reading_says, says_before
 from polydistill.run.train import refuse_place
 from polydistill.teachers import ForeignTeacher, LocalTeacher, Teacher
-from polydistill.training.partial import foreign_says
 from polydistill.training.taught import Taught
+from polydistill.training.translated import foreign_says, look_closer
 
 MIB = 2**20
 
@@ -128,6 +128,8 @@ def _check(config: RunConfig, trainer: Taught, layout: Layout | None) -> Check:
     sizes = _sizes(config, trainer)
     tried = rehearse(trainer, sizes)
     sizes, done, seconds = replace(sizes, optimizer=tried.optimizer), tried.done, sum(tried.seconds.values())
+    assert done.batch is not None
+    look_closer(trainer.teachers, done.batch)
     facts += foreign_says(trainer.teachers, trainer.pipeline.guarantee())
     facts.append(f"one batch: loss {tried.loss:.4f} over {done.outcome.count:,} tokens, {seconds:.2f} s")
     accumulation = config.training.gradient_accumulation
@@ -146,7 +148,6 @@ def _check(config: RunConfig, trainer: Taught, layout: Layout | None) -> Check:
     )
     if estimate.disk > estimate.free_disk:
         facts.append("WARNING: the checkpoints will not fit on this disk; lower training.keep_checkpoints")
-    assert done.batch is not None
     trainer.probe(done.batch)
     guarantee = trainer.pipeline.guarantee()
     return Check(facts, says(trainer.promises()), guarantee.lines(), estimate)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -27,7 +27,7 @@ from polydistill.alignment import (
     pack,
     walk,
 )
-from polydistill.logprobs import HiddenStates, Informed, KnownStatistics
+from polydistill.logprobs import HiddenStates, Informed, KnownStatistics, logits_of
 from polydistill.teachers.branched import branched_states, reads_branches
 from polydistill.teachers.head import head_of, last_hidden_state
 from polydistill.teachers.local import LocalTeacher
@@ -40,6 +40,9 @@ KEPT = 200_000
 
 PATHS = 4096
 """Texts of which it is remembered how they lie in the teacher's tokens."""
+
+CLOSELY = 1024
+"""Tokens per position behind which it is run where its error is looked at closely."""
 
 FURTHER = 2**29
 """Bytes of hidden states behind the tokens of `expand` that are remembered; beyond them they are made anew."""
@@ -55,8 +58,8 @@ class ForeignTeacher(LocalTeacher):
         name: the teacher's name in the stack.
         model: the model; put into evaluation mode.
         tokenizer: its own.
-        expand: tokens of every position behind which it is run one token further, the heaviest of those that do not
-            settle what the student's token is; more of them lower the bound, and cost as many of its tokens.
+        expand: tokens per position, on average over a text, behind which it is run one token further: the heaviest of
+            those that do not settle what the student's token is. More lower the bound, and cost as many of its tokens.
 
     Raises:
         TeacherUnavailableError: the model's logits are not those of its body and head, or it cannot be run further.
@@ -87,6 +90,7 @@ class ForeignTeacher(LocalTeacher):
         self.kept = 0
         self.paths: dict[tuple[int, ...], Heard] = {}
         self.terms: list[Float[Tensor, "n 4"]] = []
+        self.closely: list[Float[Tensor, " n"]] = []
 
     @classmethod
     def load(cls, name: str, source: str, *, expand: int = 0, **options: Any) -> "ForeignTeacher":
@@ -146,41 +150,78 @@ class ForeignTeacher(LocalTeacher):
             VocabularyMismatchError: a text holds a special token that the teacher has nothing for.
         """
         self._take_note()
+        texts, places = self._asked(input_ids, attention_mask, rows)
+        read = {b: self._path(text) for b, text in texts.items()}
+        fidelity = torch.ones(len(places), device=input_ids.device)
+        self.last = self._aligned(read, places, fidelity)
+        label = self.last.evidence.label[self.last.places].float().to(input_ids.device)
+        return Informed(self.last, KnownStatistics(label_log_prob=label, fidelity=fidelity))
+
+    @torch.no_grad()
+    def look_closer(
+        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"], rows: Int[Tensor, " N"]
+    ) -> Float[Tensor, " N"]:
+        """A smaller bound of what `speak` says at some positions, total variation.
+
+        The teacher is run behind all that is open there: what it says then has a small bound of its own, and the
+        distance to it is known. Dear: for a sample.
+        """
+        said = logits_of(self.speak(input_ids, attention_mask, rows), torch.arange(len(rows))).softmax(-1).cpu()
+        self.last = None
+        texts, places = self._asked(input_ids, attention_mask, rows)
+        read = {}
+        for b, text in texts.items():
+            packed, only = self._packed(text), torch.zeros(len(text), dtype=torch.bool)
+            only[[at for of, at in places if of == b]] = True
+            read[b] = self._branched(packed, CLOSELY, only)
+        near = self._aligned(read, places, torch.ones(len(places)))
+        p = logits_of(near, torch.arange(len(places))).softmax(-1).cpu()
+        self.closely.append(((said - p).abs().sum(-1) / 2 + near.error).clamp_max(1.0))
+        return self.closely[-1]
+
+    def _asked(
+        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"], rows: Int[Tensor, " N"]
+    ) -> tuple[dict[int, list[int]], list[tuple[int, int]]]:
+        """Texts that are asked about, by their number, and number and place of every position."""
         length, real = input_ids.shape[1], attention_mask.bool()
         rank = (real.long().cumsum(1) - 1).flatten()[rows.to(real.device)].tolist()
         asked, ids, there = (rows // length).tolist(), input_ids.tolist(), real.tolist()
-        texts = {b: self._path([i for i, is_real in zip(ids[b], there[b], strict=True) if is_real]) for b in set(asked)}
+        texts = {b: [i for i, is_real in zip(ids[b], there[b], strict=True) if is_real] for b in set(asked)}
+        return texts, list(zip(asked, rank, strict=True))
+
+    def _aligned(
+        self, texts: dict[int, Heard], places: list[tuple[int, int]], fidelity: Float[Tensor, " N"]
+    ) -> Aligned:
+        """What it says at places of texts."""
         read, branches = [text for text, _, _ in texts.values()], [found for _, found, _ in texts.values()]
         layout = lay(read, [len(found.rows) for found in branches])
         hidden = [self._hidden([text.tokens for text in read]), *self._further(texts.values())]
         says = HiddenStates(torch.cat(hidden), head_of(self.model, self.pair.heard))
         known = evidence(says, layout, self.pair, joined(branches, [len(text.tokens) for text in read]))
         first = dict(zip(texts, accumulate([0, *(text.places for text in read)]), strict=False))
-        index = torch.tensor([first[b] + r for b, r in zip(asked, rank, strict=True)]).long()
+        index = torch.tensor([first[b] + at for b, at in places]).long()
         blank = torch.full((len(index), len(TERMS)), torch.nan)
-        fidelity = torch.ones(len(index), device=input_ids.device)
-        self.last = Aligned(says, layout, index, self.pair, known, blank, fidelity)
-        return Informed(
-            self.last,
-            KnownStatistics(label_log_prob=known.label[index].float().to(input_ids.device), fidelity=fidelity),
-        )
+        return Aligned(says, layout, index, self.pair, known, blank, fidelity)
 
     def _path(self, text: list[int]) -> Heard:
         """What it reads of a text, remembered: texts come again in every epoch."""
         key = tuple(text)
         if key not in self.paths:
-            try:
-                packed = pack(self.pair, walk(self.pair, text, self.opening))
-            except NoCounterpartError as error:
-                raise VocabularyMismatchError(f"teacher {self.name!r}: {error}") from error
+            packed = self._packed(text)
             if len(self.paths) >= PATHS:
                 self.paths.pop(next(iter(self.paths)))
-            self.paths[key] = self._branched(packed)
+            self.paths[key] = self._branched(packed, self.expand)
         return self.paths[key]
 
-    def _branched(self, packed: Packed) -> Heard:
-        """A text and what it is run further behind."""
-        if not self.expand or not packed.tokens:
+    def _packed(self, text: list[int]) -> Packed:
+        try:
+            return pack(self.pair, walk(self.pair, text, self.opening))
+        except NoCounterpartError as error:
+            raise VocabularyMismatchError(f"teacher {self.name!r}: {error}") from error
+
+    def _branched(self, packed: Packed, most: int, only: Bool[Tensor, " n"] | None = None) -> Heard:
+        """A text and what it is run further behind; of some places, nothing is remembered."""
+        if not most or not packed.tokens:
             return packed, Branches(), None
         head, states = head_of(self.model, self.pair.heard), list[Tensor]()
         read = self._hidden([packed.tokens])
@@ -189,12 +230,13 @@ class ForeignTeacher(LocalTeacher):
             states.append(branched_states(self.model, tokens, rows, said, sum(map(len, states))))
             return HiddenStates(torch.cat([read, *states]), head)
 
-        packed, found = branch(self.pair, packed, self.expand, ask)
+        packed, found = branch(self.pair, packed, most, ask, only)
         ask(packed.tokens, found.rows, found.tokens)
         further = torch.cat(states)
-        if self.kept + further.nbytes > FURTHER:
-            return packed, found, None
-        self.kept += further.nbytes
+        if only is None:
+            if self.kept + further.nbytes > FURTHER:
+                return packed, found, None
+            self.kept += further.nbytes
         return packed, found, further
 
     def _further(self, texts: Iterable[Heard]) -> list[Float[Tensor, "E D"]]:

@@ -30,7 +30,7 @@ from polydistill.training.gradient.across_groups import AcrossGroups, Split
 from polydistill.training.gradient.across_teachers import AcrossTeachers
 from polydistill.training.hearing import Heard, Method, hear, skipping
 from polydistill.training.overlap import overlap, trusted
-from polydistill.training.partial import fit_foreign, fit_served, foreign_facts, served_among, served_facts
+from polydistill.training.partial import fit_served, served_among, served_facts
 from polydistill.training.placement import Copied, Placement, Sharded, refuse_silent_single
 from polydistill.training.probe import probed
 from polydistill.training.sampled import Sampled
@@ -38,6 +38,7 @@ from polydistill.training.seated import refuse_coarse, refuse_unfit, too_coarse,
 from polydistill.training.spikes import Spikes
 from polydistill.training.step import StepOutcome, step
 from polydistill.training.terms import terms_of
+from polydistill.training.translated import fit_foreign, foreign_facts
 from polydistill.training.watch import Watch
 from polydistill.weighting import Operator
 
