@@ -32,7 +32,7 @@ def markdown(text: str) -> str:
     """A sentence inside a Markdown file: on one line, without HTML, links, headings or columns of its own."""
     line = visible(" ".join(text.split("\n")))
     line = re.sub(r"([\\\[\]|*~])", r"\\\1", line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
-    return re.sub(r"^(\s*)([#+=-]|\d+[.)])", r"\1\\\2", line)
+    return re.sub(r"^(\s*(?=[#+=-])|\s*\d+(?=[.)](?:\s|$)))", r"\1\\", line)  # a heading, a list, a numbered one
 
 
 def code(text: str) -> str:

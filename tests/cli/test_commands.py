@@ -139,6 +139,8 @@ def test_a_new_user_gets_from_check_over_train_to_eval_and_compare(project: Path
     assert "the five likeliest there" in said
     assert sum(line.startswith("│") for line in said.splitlines()) >= 3, "the student and its teachers"
     assert here(project, "try", "runs/first", "--tokens", "4", "the sum of").stdout == said.split("\n\nafter")[0] + "\n"
+    unknown = here(project, "try", "runs/first", "x", "--tokens", "3", "--teachers", "--task", "nobody", code=2)
+    assert "the run has no task 'nobody'" in unknown.stderr
     assert "--token is of --teachers" in here(project, "try", "runs/first", "x", "--token", "1", code=2).stderr
     assert (
         "there is no token 9"

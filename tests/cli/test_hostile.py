@@ -154,5 +154,6 @@ def test_names_are_text_on_the_terminal_in_the_card_and_on_the_page(tmp_path: Pa
 def test_markdown_is_text() -> None:
     assert code("a`b") == "``a`b``"
     assert code("`") == "`` ` ``"
+    assert [markdown(line) for line in ("2.13.0+cpu", "2. x", "- x", "3-4")] == ["2.13.0+cpu", "2\\. x", "\\- x", "3-4"]
     assert markdown("# x [y](z) <b> | 1") == "\\# x \\[y\\](z) &lt;b&gt; \\| 1"
     assert json.loads(json.dumps(visible("a\x00é\u2028"))) == "a\\x00é\\u2028"

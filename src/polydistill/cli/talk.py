@@ -22,14 +22,16 @@ def talk(
     at: Annotated[
         int | None, typer.Option("--token", min=0, help="which token of the answer; where the teachers differ most")
     ] = None,
+    task: Annotated[str | None, typer.Option(help="of --teachers: weights as in a text of this task")] = None,
 ) -> None:
     """Talk to a finished student; with --teachers look at its teachers' candidates beside its own."""
     from polydistill.cli.main import _plain, _quiet, _table
     from polydistill.config.section import ConfigError
     from polydistill.judging.talk import Talk
 
-    if at is not None and not teachers:
-        raise ConfigError("--token is of --teachers; give both")
+    for option, given in (("--token", at), ("--task", task)):
+        if given is not None and not teachers:
+            raise ConfigError(f"{option} is of --teachers; give both")
     _quiet()
     student = Talk(run)
     for line in sys.stdin if prompt is None else [prompt]:
@@ -38,12 +40,13 @@ def talk(
         console.print(student.text(answer))
         if not teachers:
             continue
-        found = student.choice(ids, answer, at)
-        console.print(
-            f"\nafter …{visible(found.before[-60:])!r} stands {visible(found.token)!r}; the five likeliest there:"
-        )
+        found = student.choice(ids, answer, at, task)
+        before, token = visible(repr(found.before[-60:])), visible(repr(found.token))
+        console.print(f"\nafter …{before} stands {token}; the five likeliest there:")
         table = _table("who", "weight", "1", "2", "3", "4", "5")
         for name, candidates in found.candidates.items():
             weight = f"{found.weights[name]:.1%}" if name in found.weights else ""
             table.add_row(_plain(name), weight, *(_plain(f"{token!r} {p:.0%}") for token, p in candidates))
         console.print(table)
+        if found.tasks and task is None:
+            console.print(f"the weights are those of a text of no task; --task shows those of {', '.join(found.tasks)}")

@@ -20,6 +20,7 @@ from polydistill.teachers.writing import Sampling, write
 from polydistill.training.batch import Batch
 from polydistill.training.hearing import Method, hear
 from polydistill.training.step import distilled
+from polydistill.weighting import Hedge, TaskPrior, TaskRouter
 
 BEST = 5
 """Candidates that are shown."""
@@ -34,12 +35,14 @@ class Choice:
         before: the text up to it.
         weights: teacher -> weight with which the run trusted it there.
         candidates: who -> the likeliest tokens with their probabilities; `student` first.
+        tasks: that the weights depend on; a text of none has others.
     """
 
     token: str
     before: str
     weights: dict[str, float]
     candidates: dict[str, list[tuple[str, float]]]
+    tasks: tuple[str, ...]
 
 
 class Talk:
@@ -90,18 +93,22 @@ class Talk:
         return said
 
     @torch.no_grad()
-    def choice(self, ids: Tensor, answer: Tensor, at: int | None) -> Choice:
+    def choice(self, ids: Tensor, answer: Tensor, at: int | None, task: str | None = None) -> Choice:
         """Student and teachers at one token of the answer; where the teachers disagree most when `at` is None.
 
         Raises:
-            ConfigError: the answer has no such token.
+            ConfigError: the answer has no such token, or the run no such task.
         """
         config = load_config(self.run / CONFIG, to_measure=True)
         student = config.student.model_copy(update={"model": str(self.run / STUDENT), "lora": None, "revision": None})
         trainer = build_trainer(config.model_copy(update={"student": student}))
         whole = torch.cat([ids, answer], 1)
         labels = whole.masked_fill(torch.arange(whole.shape[1]) < ids.shape[1], -100)
-        batch = Batch(whole, torch.ones_like(whole), labels)
+        tasks = trainer.pipeline.tasks
+        if task is not None and task not in tasks:
+            raise ConfigError(f"--task: the run has no task {task!r}; it has {', '.join(tasks) or 'none'}")
+        of = None if task is None else torch.full_like(whole, tasks.index(task))
+        batch = Batch(whole, torch.ones_like(whole), labels, of)
         method = Method(trainer.teachers, trainer.pipeline, ForwardKL())
         heard = hear(method, batch)
         hidden = last_hidden_state(self.model, input_ids=whole, attention_mask=batch.attention_mask)
@@ -119,7 +126,8 @@ class Talk:
         weights = dict(zip(trainer.pipeline.teachers, found.log_w[here[at]].exp().tolist(), strict=True))
         cut = pieces(self.tokenizer, whole[0].tolist())
         place = ids.shape[1] + at
-        return Choice(cut[place], "".join(cut[:place]), weights, candidates)
+        by_task = any(isinstance(module, TaskPrior | TaskRouter | Hedge) for module in trainer.pipeline.stack.modules())
+        return Choice(cut[place], "".join(cut[:place]), weights, candidates, tasks if by_task else ())
 
     def _likeliest(self, p: Tensor) -> list[tuple[str, float]]:
         top = p.topk(min(BEST, len(p)))
