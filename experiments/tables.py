@@ -17,6 +17,7 @@ from scipy import stats
 PAGE = Path(__file__).parent / "RESULTS.md"
 FIGURES = Path(__file__).parents[1] / "docs" / "figures"
 FULL = "all three, learned"
+ALONE = ("task", "context", "token", "task * context", "task * token", "context * token")
 MARKED = {FULL: OURS, RECOMMENDED: OURS, "oracle": TOLD}
 ENOUGH = 0.02
 """Share of the best student's loss that the recommended one may be behind."""
@@ -84,6 +85,22 @@ def paired(experiment: Experiment, cells: Sequence[Cell], against: str) -> list[
             row.append(f"**{text}**" if abs(mean) > half else text)
         body.append(row)
     return rows(["method", *cases], body)
+
+
+def earned(experiment: Experiment, cells: Sequence[Cell]) -> list[str]:
+    """By how much the best stack without a scale is worse than the full one, paired by seed, uncorrected."""
+    cases, body = list(experiment.cases), []
+    for scale in ("task", "context", "token"):
+        others = [m for m in experiment.methods if m == "averaging" or (m in ALONE and scale not in m)]
+        row = [scale]
+        for case in cases:
+            full, columns = column(cells, case, FULL), [column(cells, case, method) for method in others]
+            best = min((c for c in columns if c), key=lambda c: float(np.mean(list(c.values()))), default={})
+            mean, half = interval([best[seed] - full[seed] for seed in full if seed in best] or [math.nan])
+            text = shown(mean, half, "+")
+            row.append(f"**{text}**" if abs(mean) > half else text)
+        body.append(row)
+    return rows(["scale", *cases], body)
 
 
 def closed(cells: Sequence[Cell], case: str) -> str:
@@ -216,6 +233,9 @@ def write(settings: Settings) -> str:
                 "",
             ]
             lines += [*without(experiment, cells), ""]
+        if set(ALONE) <= set(experiment.methods):
+            lines += [f"What a scale earns: the best stack without it is worse than `{FULL}` by, paired by seed.", ""]
+            lines += [*earned(experiment, cells), ""]
         if FULL in experiment.methods:
             lines += [f"Worse than `{FULL}`: paired by seed, corrected for the number of comparisons.", ""]
             lines += [*paired(experiment, cells, FULL), ""]
