@@ -1,10 +1,10 @@
 """What is compared in E0 to E4 and E6: cases, which are problems under some teachers, and the methods that try them."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
-from experiments.methods import CONTROLS, GRADIENTS, METHODS, ORACLE, RULES, SCALES
+from experiments.methods import CONTROLS, FURTHER_RULES, GRADIENTS, METHODS, ORACLE, RULES, SCALES
 from experiments.planted import Planted, Problem, alike, domains, one_knows, problems, smoothed
 
 Case = Callable[[int], Problem]
@@ -20,12 +20,20 @@ class Experiment:
         cases: by name.
         methods: by name, in the order of the table.
         quick: methods of the short form.
+        only: method -> the cases that it is tried on, where not all.
     """
 
     title: str
     cases: Mapping[str, Case]
     methods: tuple[str, ...]
     quick: tuple[str, ...] = ("averaging", "context", "all three, learned", "oracle")
+    only: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def missing(self, case: str, done: Container[tuple[str, str, int]], seed: int, quick: bool) -> list[str]:
+        """Methods that are still to be tried on a case."""
+        methods = self.quick if quick else self.methods
+        there = [method for method in methods if case in self.only.get(method, (case,))]
+        return [method for method in there if (case, method, seed) not in done]
 
 
 RECOMMENDED = "recommended"
@@ -64,7 +72,8 @@ E1 = Experiment(
         "(d) conventions": _planted("d"),
         "(e) everything": _planted("e"),
     },
-    (*_names(CONTROLS, SCALES), RECOMMENDED, *_names(RULES, (ORACLE,))),
+    (*_names(CONTROLS, SCALES), RECOMMENDED, *_names(RULES, FURTHER_RULES, (ORACLE,))),
+    only=dict.fromkeys(_names(FURTHER_RULES), ("(a) documents", "(e) everything")),
 )
 CORRUPTIONS = ("noise", "shifted", "sure and wrong")
 

@@ -61,10 +61,9 @@ def run(name: str, experiment: Experiment, settings: Settings, seeds: int, quick
     """The cells that are missing, one after the other; each is on disk before the next begins."""
     path = RESULTS / f"{name}{'-quick' if quick else ''}.jsonl"
     done = {cell.key for cell in kept(path, settings)}
-    methods = experiment.quick if quick else experiment.methods
     for seed in range(seeds):
         for case, build in experiment.cases.items():
-            missing = [method for method in methods if (case, method, seed) not in done]
+            missing = experiment.missing(case, done, seed, quick)
             if not missing:
                 continue
             data = prepare(build(seed), settings, seed)

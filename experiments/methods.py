@@ -9,7 +9,14 @@ from experiments.planted import Problem
 from jaxtyping import Float
 from torch import Tensor
 
-from polydistill.certification.published_rules import confidence_aware, inverse_loss, probability_softmax
+from polydistill.certification.published_rules import (
+    batch_softmax,
+    best_only,
+    confidence_aware,
+    entropy_based,
+    inverse_loss,
+    probability_softmax,
+)
 from polydistill.pipeline import Pipeline
 from polydistill.simplex import normalise
 from polydistill.training.gradient import AcrossTeachers
@@ -144,4 +151,12 @@ RULES = (
     Method("inverse loss", _rule(lambda e: inverse_loss(e.clamp_max(-1e-6)), lambda: LabelLikelihood(spread=math.inf))),
     Method("softmax of exp(-CE)", _rule(probability_softmax, lambda: LabelLikelihood(spread=math.inf))),
 )
-METHODS: Mapping[str, Method] = {method.name: method for method in (*CONTROLS, *SCALES, *GRADIENTS, *RULES, ORACLE)}
+FURTHER_RULES = (
+    Method("EB-KD", _rule(lambda e: entropy_based(e.clamp_max(-1e-6)), lambda: Entropy(spread=math.inf))),
+    Method("largest margin", _rule(best_only, lambda: Margin(spread=math.inf))),
+    Method("batch scalar", _rule(batch_softmax, lambda: LabelLikelihood(spread=math.inf))),
+)
+"""Rules that are tried on (a) and (e) only; a margin picks in TRL's forks, one weight per batch is NeMo-RL's."""
+METHODS: Mapping[str, Method] = {
+    method.name: method for method in (*CONTROLS, *SCALES, *GRADIENTS, *RULES, *FURTHER_RULES, ORACLE)
+}
