@@ -83,6 +83,11 @@ class Guarantee:
         severity_modulus: Hilbert distance per unit of severity.
         step: the derivation.
         vetoes: contexts of severity above 0 take teachers out, whatever the evidence; those are not active there.
+
+    >>> from polydistill import Entropy, Pipeline, Softmax
+    >>> promised = Pipeline.of(Softmax(2.0)(Entropy(spread=4)), ["code", "maths"], floor=0.02).guarantee()
+    >>> promised.floor > 0.01, promised.weight_shift(0.1) < 0.05
+    (True, True)
     """
 
     teachers: int

@@ -118,6 +118,14 @@ class Dual(nn.Module):
         limits: eps, in the unit of each measure.
         scales: > 0, in the same units; errors and multipliers are counted in them.
         controller: gains.
+
+    >>> import torch
+    >>> from polydistill.safety import Controller, Dual
+    >>> dual = Dual(["no names"], [0.01], [0.01], Controller())
+    >>> dual.observe(torch.tensor([3.0]), torch.tensor([10.0]))  # a mean of 0.3 over 10 positions
+    >>> dual.commit()
+    >>> dual.verdicts()[0].multiplier > 0, dual.verdicts()[0].met
+    (True, False)
     """
 
     def __init__(

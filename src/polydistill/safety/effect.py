@@ -27,6 +27,12 @@ class Effect:
         mean_shift: mean total variation between weights before and after, over the positions of severity above 0.
         largest_shift: greatest.
         gain: mean change of every teacher's weight over the positions of severity above 0, `[K]`; sums to 0.
+
+    >>> import torch
+    >>> from polydistill.safety import effect
+    >>> raw, enforced = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.25, 0.75]]).log()
+    >>> effect(raw, enforced, severity=torch.tensor([1.0])).largest_shift
+    0.25
     """
 
     critical: float
@@ -67,6 +73,13 @@ class Claim:
     Attributes:
         made: it is made.
         says: the statement, or why there is none.
+
+    >>> from polydistill import Entropy, Pipeline, Softmax, Tilt
+    >>> from polydistill.safety import attenuation
+    >>> from polydistill.target import Pool
+    >>> stack = Pipeline.of(Softmax(2.0)(Entropy(spread=4)), ["code", "safe"], safety=Tilt({"safe": 1}, strength=8))
+    >>> attenuation(stack.safety, stack.before_safety(), Pool.LOG).made
+    False
     """
 
     made: bool
