@@ -50,6 +50,12 @@ class Clock:
 
     def take(self, wait: bool = False) -> dict[str, float]:
         """Seconds by part since they were last taken, as far as the device has come."""
+        self._settle(wait)
+        taken, self._spent = dict(self._spent), defaultdict(float)
+        return taken
+
+    def _settle(self, wait: bool = False) -> None:
+        """Marks that the device has passed become seconds; whoever takes none keeps none."""
         while len(self._marks) > 1 and (wait or _passed(self._marks[1][2])):
             (_, _, before), (part, positions, now) = self._marks.popleft(), self._marks[0]
             if part is not None:
@@ -58,13 +64,10 @@ class Clock:
                 self._spent[part] += seconds - products
                 if positions:
                     self._spent[PRODUCTS] += products
-        taken, self._spent = dict(self._spent), defaultdict(float)
-        return taken
 
     def time_products(self, student: HiddenStates, outputs: Iterable[TeacherOutput]) -> None:
         """Once, before the objective: what the products of a position take by themselves."""
         if self.on and self.product is None and len(student):
-            began = self._now()
             call, rows = products(student, outputs)
             call()  # warms up
             began = self._now()
@@ -73,6 +76,7 @@ class Clock:
 
     def _add(self, part: str | None, positions: int) -> None:
         self._marks.append((part, positions, self._now()))
+        self._settle()
 
     def _now(self) -> Any:
         if self.device.type == "cpu":

@@ -229,16 +229,23 @@ def launch(
 
 
 def fits(device: torch.device) -> None:
-    """Run a pass once on a device and look at what it says.
+    """Run both passes once on a device and look at what they say.
 
     Raises:
-        Exception: whatever keeps Triton from running there, or ArithmeticError where its answer is wrong.
+        Exception: whatever keeps Triton from running there, or ArithmeticError where an answer is wrong.
     """
-    x = torch.tensor([[[0.5, -1.0, 2.0]]], device=device).to(torch.bfloat16)
-    label, table = torch.zeros(1, dtype=torch.long, device=device), torch.empty(FIELDS, 1, 1, device=device)
-    none = table.new_empty(0)
-    settings = {"TEMPERED": False, "WITH_MARGIN": False, "BIAS": False, "SCALE": False, "CAP": False, "BLOCK": 4}
-    launch(listen, (1, 1), x, label, table, none, none, none, 1, 1, 3, 3, 3, 1.0, **settings)
-    said, truth = float(table[LABEL]), float(x.float().log_softmax(-1)[0, 0, 0])
-    if not abs(said - truth) < 1e-5:
-        raise ArithmeticError(f"a log-probability came out as {said:.6g} instead of {truth:.6g}")
+    x = torch.tensor([[[0.5, -1.0, 2.0]], [[0.0, 1.0, -0.5]]], device=device).to(torch.bfloat16)
+    log_p, log_q = x[:, 0].float().log_softmax(-1)
+    label, table = torch.zeros(1, dtype=torch.long, device=device), torch.empty(FIELDS, 1, 2, device=device)
+    none, divergence = table.new_empty(0), table.new_empty(1)
+    shapes = {"BIAS": False, "SCALE": False, "CAP": False, "BLOCK": 4}
+    at = (none, none, none, 1, 3, 3, 3, 1.0)
+    launch(listen, (1, 2), x, label, table, *at[:3], 2, *at[3:], TEMPERED=False, WITH_MARGIN=False, **shapes)
+    pulled = {"K": 1, "REVERSE": False, "CE": False, "GRADIENT": True}
+    launch(pull, (1,), x, label, table, table.new_zeros(1, 1), divergence, *at, 1.0, 0.0, **pulled, **shapes)
+    truths = {"a log-probability": (table[LABEL, 0, 0], log_p[0])}
+    truths["a divergence"] = (divergence[0], (log_p.exp() * (log_p - log_q)).sum())
+    truths["a gradient"] = (x[1, 0, 2], log_q[2].exp() - log_p[2].exp())
+    for name, (said, truth) in truths.items():
+        if not abs(float(said) - float(truth)) < (1e-2 if name == "a gradient" else 1e-5):
+            raise ArithmeticError(f"{name} came out as {float(said):.6g} instead of {float(truth):.6g}")
