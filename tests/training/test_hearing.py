@@ -7,12 +7,13 @@ from cases import statistics
 from runs import trainer
 
 from polydistill import Entropy, ForwardKL, Pipeline, ReverseKL, Softmax, TaskPrior
+from polydistill.logprobs import Dense
 from polydistill.safety import TaskLoss
 from polydistill.safety.constrained import Constrained
 from polydistill.teachers import LocalTeacher
 from polydistill.training.gradient import AcrossTeachers
 from polydistill.training.gradient.across_groups import AcrossGroups, Critical
-from polydistill.training.hearing import among
+from polydistill.training.hearing import Elsewhere, among
 
 HARD = TaskPrior({"code": {"a": 0.0, "b": 1.0}, "maths": {"a": 1.0, "b": 0.0}})
 ONLY_B = TaskPrior({name: {"a": 0.0, "b": 1.0} for name in ("code", "maths")})
@@ -139,3 +140,12 @@ def test_teachers_are_left_out_of_chunks_that_come_in_any_order():
         parts[rows.start], _ = decide(type(part)(**{**vars(part), "rows": rows}), None)
     torch.testing.assert_close(torch.cat([parts[start] for start in (0, 3, 8)]), expected, rtol=0, atol=0)
     assert (expected.exp() > 0).equal(here)
+
+
+def test_a_stored_teacher_is_even_where_it_was_not_asked_and_nobody_waits_to_find_out_where():
+    log_p, out = torch.randn(3, 5).log_softmax(-1), torch.full((5, 5), torch.nan)
+    Elsewhere(Dense(log_p), torch.tensor([-1, 0, 2, -1, 1])).write(slice(None), out)
+    assert torch.equal(out[[1, 2, 4]], log_p[[0, 2, 1]])
+    assert not out[[0, 3]].any()
+    Elsewhere(Dense(log_p[:0]), torch.full((5,), -1)).write(slice(None), out)
+    assert not out.any()

@@ -284,13 +284,12 @@ class Elsewhere:
     def write(self, rows: Int[Tensor, " n"] | slice, out: Float[Tensor, "n V"]) -> None:
         """Finished logits of the positions that it was asked about, 0 at the others."""
         at = self.place[rows]
-        asked = at >= 0
-        out.zero_()
-        if bool(asked.any()):
-            said = torch.empty(int(asked.sum()), out.shape[1], dtype=out.dtype, device=out.device)
-            self.says.write(at[asked], said)
-            self.says.finish(said)
-            out[asked] = said
+        if not len(self.says):
+            out.zero_()
+            return
+        self.says.write(at.clamp_min(0), out)  # of all positions: to ask which they are would be to wait for a device
+        self.says.finish(out)
+        out.masked_fill_((at < 0)[:, None], 0.0)
 
     def finish(self, logits: Float[Tensor, "n V"]) -> None:
         """Nothing is missing."""
