@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 from polydistill.cache import Cache
 from polydistill.cli.main import app
 from polydistill.config.file import load_config
+from polydistill.config.run import RunConfig
+from polydistill.judging.baselines import can_be_cached
 
 SETS = {
     "specialists": lambda: {"a": specialists.taught("sums"), "b": specialists.taught("code", seed=1)},
@@ -137,6 +139,21 @@ def test_what_cannot_be_compared_is_refused(tmp_path, monkeypatch, words, says):
     (tmp_path / "few.jsonl").write_text('{"text": "two plus", "task": "sums"}\n' * 2)
     done = CliRunner().invoke(app, [words[0], str(path), *words[1:]])
     assert says in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"teachers": {"a": {"model": "a", "tokenizer": "own"}, "b": "b"}},
+        {"teachers": {"a": {"url": "http://localhost:1/v1", "model": "a"}, "b": "b"}},
+        {"data": {"train": "t.jsonl", "streaming": True}, "training": {"max_steps": 3}, "tasks": []},
+        {"training": {"mode": "on_policy", "max_steps": 3}},
+    ],
+)
+def test_teachers_that_cannot_be_stored_are_asked_in_every_run(change):
+    plain = {"output": "o", "student": "s", "teachers": {"a": "a", "b": "b"}, "data": {"train": "t.jsonl"}}
+    assert can_be_cached(RunConfig.model_validate(plain | {"weighting": []}))
+    assert not can_be_cached(RunConfig.model_validate(plain | {"weighting": []} | change))
 
 
 def test_a_student_with_adapters_is_looked_at_as_it_stands(tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from polydistill.config.file import ConfigError, load_config
-from polydistill.config.run import AnyTeacher, CachedTeacherConfig, ModelConfig, RunConfig
+from polydistill.config.run import AnyTeacher, CachedTeacherConfig, LocalTeacherConfig, RunConfig
 from polydistill.judging.recommend import recommend_run
 from polydistill.judging.recommendation import Recommendation, Sections
 from polydistill.records import (
@@ -113,7 +113,9 @@ def baselines_run(
     sections = {name: _control(config, name, found) for name in against}
     plan: dict[str, RunConfig] = {OWN: config}
     plan |= {name: _without(config, *section) for name, section in sections.items() if section is not None}
-    cached = not live and _can_be_cached(config)
+    cached = not live and can_be_cached(config)
+    if not cached:
+        told("the teachers are asked in every run")
     records: dict[str, list[EvaluationRecord]] = {name: [] for name in plan}
     seconds: dict[str, float] = {}
     for seed in range(config.training.seed, config.training.seed + seeds):
@@ -178,10 +180,16 @@ def _without(config: RunConfig, weighting: Sections, ce: float) -> RunConfig:
     return RunConfig.model_validate(content)
 
 
-def _can_be_cached(config: RunConfig) -> bool:
+def can_be_cached(config: RunConfig) -> bool:
     """Whether the teachers are models that can be heard once, on rows that are known before."""
-    models = all(isinstance(section, ModelConfig) for section in config.teachers.values())
-    return models and config.training.mode == "off_policy" and not config.data.streamed
+    return (
+        config.training.mode == "off_policy"
+        and not config.data.streamed
+        and all(
+            isinstance(section, LocalTeacherConfig) and section.tokenizer != "own"
+            for section in config.teachers.values()
+        )
+    )
 
 
 def _cached(config: RunConfig, place: Path, told: Callable[[str], None]) -> dict[str, AnyTeacher]:
