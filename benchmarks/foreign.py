@@ -52,7 +52,9 @@ def compared(student: PreTrainedTokenizerFast, own: PreTrainedTokenizerFast, ids
 
 
 def bounded(expand: list[int], passages: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Specialist -> tokens of `expand` -> median bound, mean bound, medians by term, seconds of both times."""
+    """Specialist -> tokens of `expand` -> median bound, mean bound, medians by term, both at a few positions that were
+    looked at closely, seconds of both times.
+    """
     corpus, found = read_corpus(), {}
     experts = specialists(TeacherSettings(), corpus, own=True)
     ids = draw(corpus.documents["held_out"], experts.tokenizer, 128, passages, passages, 0).ids
@@ -65,7 +67,9 @@ def bounded(expand: list[int], passages: int) -> dict[str, dict[str, dict[str, f
             first, again = seconds(teacher, ids), seconds(teacher, ids)
             errors = {term: float(values.median()) for term, values in teacher.errors().items()}
             mean = float(teacher.errors()["all"].mean())
-            found[domain][str(most)] = {**errors, "mean": mean, "first": first, "again": again}
+            near = teacher.look_closer(ids, torch.ones_like(ids), torch.arange(len(ids) * 3) * 42 + 3)
+            errors |= {"mean": mean, "closely": float(near.median()), "closely, mean": float(near.mean())}
+            found[domain][str(most)] = {**errors, "first": first, "again": again}
     return found
 
 

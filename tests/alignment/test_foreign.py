@@ -56,6 +56,10 @@ def test_three_teachers_with_tokenizers_of_their_own_teach_one_student(tmp_path)
     line = run.state.log_history[0]
     assert all(0.0 <= line[f"distil/translated/{name}/all"] <= 1.0 for name in kinds)
     assert "distil/translated/own/all" not in line
+    off = run.last_step.off
+    weights = run.last_step.outcome.log_w.exp()
+    assert bool((off <= 1 - weights[:, 3] + 1e-6).all())
+    assert line["distil/translated/target"] == pytest.approx(float(off.mean()), rel=1e-4)
     assert "special tokens: <pad> for <pad>, <s> for <s>, </s> for </s>" in run.masked[0]
     fidelity = run.last_step.outcome.statistics.fidelity
     assert bool((fidelity[:, 3] == 1).all())
@@ -141,10 +145,13 @@ def test_a_check_says_roles_and_the_bound_by_term(tmp_path):
         "weighting": [{"kind": "softmax", "signal": "fidelity", "temperature": 1.0}],
         "training": {"max_steps": 1, "batch_size": 2, "cpu": True},
     }
-    facts = "\n".join(check_run(RunConfig.model_validate(asked)).facts)
+    found = check_run(RunConfig.model_validate(asked))
+    facts = "\n".join(found.facts)
     assert "teacher 'a' has a tokenizer of its own (320 entries) and is translated; special tokens: <pad> for" in facts
     assert "teacher 'a', translated: its distributions are off by at most 0." in facts
     assert "by term: open 0." in facts
+    assert "targets, pooled from translated teachers: off by at most 0." in facts
+    assert "with translated teachers (a) a target is off by at most the sum over teachers of" in str(found.promises)
     assert "positions it was run behind all that is open, and there its distributions are off by at most 0." in facts
     with pytest.raises(ConfigError, match=r"teachers\.a\.tokenizer: a cache stores teachers with the student's"):
         refuse_uncachable(RunConfig.model_validate(asked))

@@ -43,3 +43,9 @@ def test_thinning_keeps_short_series_and_averages_long_ones():
 
 def test_a_running_mean_skips_what_is_not_known():
     assert running_mean([1.0, float("nan"), 3.0, 5.0, None, None], 2) == [1.0, 1.0, 3.0, 4.0, 5.0, None]
+
+
+def test_a_token_says_what_its_target_is_off_by_where_teachers_are_translated():
+    shown = view(Ribbon(name="r", teachers=["a"], tokens=["x", "y"], weights=[None, [1.0]], off=[None, 0.12]))
+    assert shown.tokens[1].description == "“y” · a 100.0% · target off by at most 0.120, as its teachers are translated"
+    assert "target" not in shown.tokens[0].description

@@ -93,6 +93,8 @@ def promises(pipeline: Pipeline, terms: Terms | None = None) -> list[Promise]:
         _off(pipeline, terms, made)
     elif terms.not_whole:
         made.add("heard", _not_whole(terms))
+    if terms.translated:
+        made.add("translated", _translated(terms))
     if not terms.vocabulary and guarantee.moduli:
         _evidence(guarantee, terms, made, sustained=False)
         if guarantee.distance(OFF, sustained=True) > guarantee.distance(OFF):
@@ -308,6 +310,14 @@ def _learning(pipeline: Pipeline, terms: Terms, made: _Made) -> None:
         "learning",
         f"{says}, for plain gradient descent; under {terms.optimiser} nothing about convergence follows",
         PLAIN,
+    )
+
+
+def _translated(terms: Terms) -> str:
+    seen = "" if terms.probe is None else f", {at_most(terms.probe.translated)} on average on the probe"
+    return (
+        f"with translated teachers ({listed(terms.translated)}) a target is off by at most the sum over teachers of "
+        f"weight times stated bound{seen}, and the gradient by at most twice that (T5)"
     )
 
 

@@ -35,6 +35,7 @@ class Probe:
             is unknown.
         beyond: share of the data at or above the severity from which the order holds; NaN where there is none.
         unnamed: mass that teachers who are not heard whole do not name: mean over the positions, of the worst of them.
+        translated: bound on what targets are off by as teachers are translated: mean over the positions.
         safest: sentence about whether the safest teacher is within the limits on the student; empty without limits.
     """
 
@@ -46,6 +47,7 @@ class Probe:
     gap: float = 0.0
     beyond: float = math.nan
     unnamed: float = 0.0
+    translated: float = math.nan
     safest: str = ""
 
 
@@ -64,6 +66,7 @@ class Terms:
         skipped: total weight of teachers that need not run.
         absent: names of teachers whose servers may be out, and who are then done without.
         not_whole: names of teachers of whom only some entries are heard: cached or served with a tail.
+        translated: names of teachers with tokenizers of their own.
         quantised: names of teachers whose weights are quantised; how far that moves them nobody knows.
         vocabulary: V; 0 where it is unknown.
         stored: names of teachers that are read from a cache.
@@ -85,6 +88,7 @@ class Terms:
     skipped: float = 0.0
     absent: tuple[str, ...] = ()
     not_whole: tuple[str, ...] = ()
+    translated: tuple[str, ...] = ()
     quantised: tuple[str, ...] = ()
     vocabulary: int = 0
     stored: tuple[str, ...] = ()

@@ -137,6 +137,8 @@ class Ribbon(Record):
             (the first token of a document).
         loss: student's cross-entropy of each token in nats, None where there is none; empty when not measured.
         expected: teacher of the domain that each token truly comes from, where that is known; empty otherwise.
+        off: bound on what the target of each token's prediction is off by, total variation, where teachers are
+            translated; empty otherwise.
         student: which student the loss is of.
     """
 
@@ -147,6 +149,7 @@ class Ribbon(Record):
     weights: list[list[float] | None]
     loss: list[float | None] = []
     expected: list[str | None] = []
+    off: list[float | None] = []
     student: str = "student"
 
     @model_validator(mode="after")
@@ -156,7 +159,7 @@ class Ribbon(Record):
             raise ValueError(f"ribbon {self.name!r} has {n} tokens and weights for {len(self.weights)}")
         if any(row is not None and len(row) != teachers for row in self.weights):
             raise ValueError(f"ribbon {self.name!r} has {teachers} teachers and a row of weights of another length")
-        for name, values in (("loss", self.loss), ("expected", self.expected)):
+        for name, values in (("loss", self.loss), ("expected", self.expected), ("off", self.off)):
             if values and len(values) != n:
                 raise ValueError(f"ribbon {self.name!r} has {n} tokens and {len(values)} entries in {name}")
         return self

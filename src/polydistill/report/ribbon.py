@@ -69,6 +69,7 @@ def view(ribbon: Ribbon, log_prob: Sequence[Sequence[float]] = ()) -> RibbonView
                 strength=_strength(ribbon.weights[i]),
                 switch=truth if truth is not None and truth != before else None,
                 description=_description(text, ribbon.teachers, ribbon.weights[i], loss, truth)
+                + (_of_target(ribbon.off[i]) if ribbon.off else "")
                 + (_of_teachers(ribbon.teachers, log_prob[i]) if log_prob else ""),
             )
         )
@@ -94,6 +95,10 @@ def _strength(weights: list[float] | None) -> float:
         return 0.0 if weights is None else 1.0
     fair = 1.0 / len(weights)
     return min(1.0, max(0.0, (max(weights) - fair) / (1.0 - fair)))
+
+
+def _of_target(off: float | None) -> str:
+    return "" if off is None else f" · target off by at most {off:.3f}, as its teachers are translated"
 
 
 def _of_teachers(teachers: list[str], log_prob: Sequence[float]) -> str:

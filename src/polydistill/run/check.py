@@ -130,7 +130,7 @@ def _check(config: RunConfig, trainer: Taught, layout: Layout | None) -> Check:
     sizes, done, seconds = replace(sizes, optimizer=tried.optimizer), tried.done, sum(tried.seconds.values())
     assert done.batch is not None
     look_closer(trainer.teachers, done.batch)
-    facts += foreign_says(trainer.teachers, trainer.pipeline.guarantee())
+    facts += foreign_says(trainer.teachers, trainer.targets_off)
     facts.append(f"one batch: loss {tried.loss:.4f} over {done.outcome.count:,} tokens, {seconds:.2f} s")
     accumulation = config.training.gradient_accumulation
     ranks = max(trainer.accelerator.num_processes, 1) if layout is None else layout.ranks

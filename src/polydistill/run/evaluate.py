@@ -22,6 +22,7 @@ from polydistill.training.batch import Batch
 from polydistill.training.hearing import listen_to
 from polydistill.training.placement import ShardedTeacher
 from polydistill.training.taught import Taught
+from polydistill.training.translated import target_error
 
 ALL = "all"
 """Name of the only task when the data names none."""
@@ -110,8 +111,9 @@ def evaluate(  # noqa: PLR0913
         _add(sums, pipeline.tasks, pipeline.teachers, positions, outcome.statistics, outcome.cross_entropy, pool)
         texts += _by_text(outcome.cross_entropy, positions, rows // batch.input_ids.shape[1], len(batch.input_ids))
         if len(shown) < ribbons:
+            off = target_error(outputs, outcome.log_w)
             shown += _ribbons(
-                batch, rows, outcome.log_w, outcome.cross_entropy, pipeline.teachers, tokenizer, len(shown)
+                batch, rows, outcome.log_w, outcome.cross_entropy, pipeline.teachers, tokenizer, len(shown), off
             )
     measured = limited.values(student, tokenizer)
     student.train(was_training)
@@ -273,6 +275,7 @@ def _ribbons(
     teachers: Sequence[str],
     tokenizer: Any,
     already: int,
+    off: Float[Tensor, " N"] | None,
 ) -> list[Ribbon]:
     """One ribbon per sequence: the weights with which each token was predicted."""
     length = batch.input_ids.shape[1]
@@ -283,6 +286,7 @@ def _ribbons(
         before = [at.get(b * length + t - 1) if t > 0 else None for t in real]
         weights = [None if i is None else [round(x, 4) for x in log_w[i].exp().tolist()] for i in before]
         losses = [None if i is None else round(float(loss[i]), 4) for i in before]
+        bounds = [] if off is None else [None if i is None else round(float(off[i]), 4) for i in before]
         tokens = pieces(tokenizer, [ids[t] for t in real])
         made.append(
             Ribbon(
@@ -291,6 +295,7 @@ def _ribbons(
                 tokens=tokens,
                 weights=weights,
                 loss=losses,
+                off=bounds,
             )
         )
     return made

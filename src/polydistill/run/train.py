@@ -315,7 +315,7 @@ def summarised(
             *learning_says(trainer),
             *trainer.changes,
             *served_says(trainer.teachers, trainer.pipeline.guarantee()),
-            *foreign_says(trainer.teachers, trainer.pipeline.guarantee()),
+            *foreign_says(trainer.teachers, trainer.targets_off),
         ],
         seconds=dict(recorder.total_seconds),
         wall_seconds=recorder.wall(),

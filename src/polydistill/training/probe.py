@@ -5,15 +5,16 @@ done to; weights are decided anew each time, from the evidence that these teache
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from polydistill.data.severity import COLUMN
-from polydistill.logprobs import Positions, Statistics, logits_of
+from polydistill.logprobs import Informed, Positions, Statistics, TeacherOutput, logits_of
 from polydistill.pipeline import Pipeline
 from polydistill.promises import Probe, Shift, Terms
 from polydistill.simplex import NoActiveTeacherError, mask
@@ -44,15 +45,34 @@ def probed(trainer: Any, terms: Terms, batch: Batch) -> Terms:
     places = torch.arange(min(number, len(rows)), device=rows.device)
     log_p = torch.stack([logits_of(s, places).float().log_softmax(-1) for s in outputs])
     terms = stored_terms(terms, trainer, outputs)
-    seen = Scene(trainer.pipeline, positions.at(places), log_p, terms).probe(_beyond(trainer), _safest(trainer))
-    return replace(terms, probe=replace(seen, unnamed=unnamed_by(outputs, positions.has_loss)))
+    fidelity = _fidelity(outputs, places)
+    scene = Scene(trainer.pipeline, positions.at(places), log_p, terms, fidelity)
+    off = (scene.weights.exp() * (1.0 - fidelity)).sum(-1)[positions.has_loss[places]]
+    seen = scene.probe(_beyond(trainer), _safest(trainer))
+    unnamed = unnamed_by(outputs, positions.has_loss)
+    return replace(terms, probe=replace(seen, unnamed=unnamed, translated=float(off.mean())))
+
+
+def _fidelity(outputs: Sequence[TeacherOutput], places: Int[Tensor, " n"]) -> Float[Tensor, "n K"]:
+    """Of teachers at places that they were asked about; 1 of those that are not translated."""
+    one = torch.ones(len(places), device=places.device)
+    told = [said.known.fidelity if isinstance(said, Informed) else None for said in outputs]
+    return torch.stack([one if value is None else value[places].to(one) for value in told], -1)
 
 
 class Scene:
     """Teachers' distributions at some positions, and the target that a pipeline makes of them."""
 
-    def __init__(self, pipeline: Pipeline, positions: Positions, log_p: Float[Tensor, "K n V"], terms: Terms) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        positions: Positions,
+        log_p: Float[Tensor, "K n V"],
+        terms: Terms,
+        fidelity: Float[Tensor, "n K"] | None = None,
+    ) -> None:
         self.pipeline, self.positions, self.log_p, self.terms = pipeline, positions, log_p, terms
+        self.fidelity = torch.ones_like(log_p[..., 0].T) if fidelity is None else fidelity
         self.weights = self.decide(log_p)
         self.target = self.pool(self.weights, log_p)
 
@@ -67,7 +87,7 @@ class Scene:
             entropy=-(log_p.exp() * log_p).sum(-1).T,
             maximum=best[..., 0].T,
             margin=(best[..., 0] - best[..., -1]).T,
-            fidelity=torch.ones_like(best[..., 0].T),
+            fidelity=self.fidelity,
             distance_to_pool=(log_p.exp() * (log_p - mean)).sum(-1).T,
         )
         return self.pipeline.decide(statistics, None)[0]

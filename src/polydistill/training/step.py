@@ -18,6 +18,7 @@ from polydistill.objective import NonFiniteError, Outcome, distil
 from polydistill.training.batch import Batch
 from polydistill.training.gradient.across_groups import LossPart, Split
 from polydistill.training.hearing import Heard, Method
+from polydistill.training.translated import target_error
 
 
 class NonFiniteValueError(FloatingPointError):
@@ -36,6 +37,7 @@ class StepOutcome:
         runs: which teachers ran on which sequences; None when all did.
         losses: the loss by group, where it was split; their sum is `loss`.
         batch: the sequences.
+        off: bound on what targets of translated teachers are off by, total variation; None where there are none.
     """
 
     loss: Float[Tensor, ""]
@@ -45,6 +47,7 @@ class StepOutcome:
     runs: Bool[Tensor, "B K"] | None = None
     losses: Float[Tensor, " G"] | None = None
     batch: Batch | None = None
+    off: Float[Tensor, " N"] | None = None
 
 
 def step(
@@ -73,14 +76,16 @@ def step(
     if method.constraints is not None:
         pressed = 0 if split is None else split.penalised
         losses[pressed] = losses[pressed] + _penalty(student, heard, method).to(losses[pressed])
+    outcome = outcomes[0] if split is None else split.merge(outcomes, positions)
     return StepOutcome(
         loss=losses[0] if split is None else losses[0] + losses[1],
-        outcome=outcomes[0] if split is None else split.merge(outcomes, positions),
+        outcome=outcome,
         rows=heard.rows,
         positions=positions,
         runs=heard.runs,
         losses=None if split is None else torch.stack(losses),
         batch=heard.batch,
+        off=None if heard.runs is not None else target_error(heard.outputs, outcome.log_w),
     )
 
 

@@ -138,6 +138,7 @@ class Taught(Checkpointed):
         self.evaluated = torch.zeros(len(tasks) + 1, 2, dtype=torch.float64)
         self.compared = {}
         self.gradient, self.watch, self.spikes = gradient, Watch(), Spikes()
+        self.targets_off: list[Tensor] = []
         if isinstance(gradient, AcrossTeachers):
             plain, stack = self.pipeline, as_operator(weighting) * gradient.factor()
             self.pipeline = Pipeline.of(stack, names, tasks, floor=floor, safety=safety)
@@ -318,6 +319,10 @@ class Taught(Checkpointed):
                 self.spikes.add(loss, count)
             self.pipeline.stack.observe(outcome.statistics)
             heard |= served_facts(self.teachers) | foreign_facts(self.teachers)
+            if done.off is not None:
+                off = done.off[done.positions.has_loss & done.off.isfinite()].cpu()
+                self.targets_off.append(off)
+                heard["distil/translated/target"] = float(off.mean())
             if self._is_logged():
                 heard |= trusted(outcome, self.pipeline.teachers) | self.compared
             self.compared = {}

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from polydistill.guarantee import Guarantee
+from polydistill.alignment import Aligned
+from polydistill.logprobs import Informed, TeacherOutput
 from polydistill.objective import ForwardKL
 from polydistill.teachers import ForeignTeacher
 from polydistill.teachers.branched import reads_branches
@@ -45,8 +47,20 @@ def foreign_facts(teachers: Sequence[object]) -> dict[str, float]:
     return facts
 
 
-def foreign_says(teachers: Sequence[object], guarantee: Guarantee) -> list[str]:
-    """What may be said about translated teachers: their bounds on the text of the run."""
+def target_error(outputs: Sequence[TeacherOutput], log_w: Float[Tensor, "N K"]) -> Float[Tensor, " N"] | None:
+    """What a linear pool of translated teachers is off by at most, `sum_k w_k eps_k` (T5), total variation.
+
+    None where nobody is translated; not a number where a position was not taught.
+    """
+    says = [said.says if isinstance(said, Informed) else said for said in outputs]
+    if not any(isinstance(said, Aligned) for said in says) or len(says) != log_w.shape[1]:
+        return None
+    errors = [said.error.to(log_w) if isinstance(said, Aligned) else torch.zeros_like(log_w[:, 0]) for said in says]
+    return (log_w.detach().exp() * torch.stack(errors, -1)).sum(-1)
+
+
+def foreign_says(teachers: Sequence[object], targets: Sequence[Float[Tensor, " n"]]) -> list[str]:
+    """What may be said about translated teachers, on the text of the run: their bounds, and those of the targets."""
     said = []
     for teacher in teachers:
         if isinstance(teacher, ForeignTeacher) and len(values := teacher.errors()["all"]):
@@ -55,10 +69,16 @@ def foreign_says(teachers: Sequence[object], guarantee: Guarantee) -> list[str]:
             median, most = found["all"]
             said.append(
                 f"teacher {teacher.name!r}, translated: its distributions are off by at most {median:.3f} (median) and "
-                f"{most:.3f} (99th percentile) in total variation at {len(values):,} positions, by term: {by}; a "
-                f"pooled target is off by that times the teacher's weight, at most {guarantee.ceiling:.3f} (T5); "
+                f"{most:.3f} (99th percentile) in total variation at {len(values):,} positions, by term: {by}; "
                 f"{teacher.caveat}{_closely(teacher)}"
             )
+    if said and targets:
+        off = _few({"all": torch.cat(list(targets))})["all"]
+        said.append(
+            f"targets, pooled from translated teachers: off by at most {float(off.median()):.3f} (median) and "
+            f"{float(off.quantile(0.99)):.3f} (99th percentile) in total variation, the sum of weight times bound over "
+            "the teachers; the gradient of forward_kl by at most twice that (T5)"
+        )
     return said
 
 
