@@ -55,6 +55,11 @@ def token() -> Operator:
     return Softmax(0.5)(Entropy(spread=4.0))
 
 
+def flat() -> Operator:
+    """Who is sure here, as `polydistill init` writes it."""
+    return Softmax(2.0)(Entropy(spread=4.0))
+
+
 Make = Callable[[Problem, Found, int], Pipeline | None]
 
 
@@ -129,6 +134,8 @@ SCALES = (
     Method("context * token", _stack(lambda: context() * token())),
     Method("all three", _stack(lambda: task() * context() * token())),
     Method("all three, learned", _stack(lambda: WeightedProduct([task(), context(), token()]))),
+    Method("starter", _stack(lambda: context() * flat())),
+    Method("starter, learned", _stack(lambda: WeightedProduct([context(), flat()]))),
     Method("gate", _stack(lambda: Gate([Entropy(spread=4.0), Margin(spread=4.0)]))),
 )
 WEIGHTED = {"averaging": Uniform, "context": context, "learned": lambda: WeightedProduct([task(), context(), token()])}
