@@ -36,6 +36,7 @@ class Reader:
         self._fits: dict[tuple[tuple[int, ...], int], bool] = {}
         self._others: dict[bytes, tuple[tuple[bytes, int], ...] | None] = {}
         self._settled: dict[bytes, bool] = {}
+        self._tails: dict[bytes, tuple[tuple[int, int, int], ...]] = {}
         self._begins: dict[tuple[bytes, tuple[int, ...]], bool] = {}
         self._strays: dict[tuple[bytes, tuple[int, ...]], bool] = {}
         self._contrary: dict[tuple[int, ...], tuple[Int[Tensor, " r"], bool]] = {}
@@ -44,7 +45,7 @@ class Reader:
         """Read strings that were not read before, all at once."""
         fresh = [string for string in dict.fromkeys(strings) if string not in self._read]
         for string, ids in zip(fresh, self.spelling.pieces(fresh) if fresh else (), strict=True):
-            self._read[string] = () if any(i >= self.visible for i in ids) else tuple(ids)
+            self._read[string] = () if ids and max(ids) >= self.visible else tuple(ids)
 
     def read(self, string: bytes) -> tuple[int, ...]:
         """Its tokens from inside a text, where nothing follows; none of what cannot be written."""
@@ -71,6 +72,15 @@ class Reader:
                 self._fits[before, i] = self._read[whole] == (*before, i)
         return [self._fits[before, i] for i in ids]
 
+    def following(self, path: tuple[int, ...], low: int, high: int) -> Iterator[int]:
+        """Places of an interval whose tokens may come after a path; often the first will do, and few are asked for."""
+        size = 2
+        while low < high:
+            stop = min(low + size, high)
+            fitting = self.fitting(path, self.order.ids[low:stop])
+            yield from (place for place, fits in zip(range(low, stop), fitting, strict=True) if fits)
+            low, size = stop, 8 * size
+
     def others(self, string: bytes) -> tuple[tuple[bytes, int], ...] | None:
         """Longer strings after which its first token is another one whatever follows, with that token; together they
         are all of them. None where there are too many to look at.
@@ -81,9 +91,21 @@ class Reader:
 
     def stubs(self, string: bytes) -> list[tuple[int, int, int]]:
         """Places within a string from which some token goes on after its end, and the interval of those tokens."""
-        start = max(0, len(string) - self.order.longest + 1)
-        found = ((p, *self.order.longer(string[p:])) for p in range(start, len(string)))
-        return [(p, low, high) for p, low, high in found if low < high]
+        tail = string[max(0, len(string) - self.order.longest + 1) :]
+        return [(len(string) - size, low, high) for size, low, high in self._sticking_out(tail)]
+
+    def _sticking_out(self, tail: bytes) -> tuple[tuple[int, int, int], ...]:
+        """Bytes from each place of `stubs` on, and its interval: those without the first byte, and perhaps all."""
+        fresh = []
+        while tail and tail not in self._tails:
+            fresh.append(tail)
+            tail = tail[1:]
+        found = self._tails[tail] if tail else ()
+        for longer in reversed(fresh):
+            low, high = self.order.longer(longer)
+            found = ((len(longer), low, high), *found) if low < high else found
+            self._tails[longer] = found
+        return found
 
     def learn_within(self, strings: Sequence[bytes]) -> None:
         """Read strings, and all that `others` asks of them."""
@@ -93,7 +115,7 @@ class Reader:
         """Whether its first token is the same whatever follows: `others` is empty, without finding them all."""
         if string not in self._settled:
             self._settled[string] = not any(
-                high - low > MOST or any(self.fitting(path, self.order.ids[low:high]))
+                high - low > MOST or any(True for _ in self.following(path, low, high))
                 for _, path, low, high in self._turning(string)
             )
         return self._settled[string]
@@ -138,8 +160,7 @@ class Reader:
             if high - low > MOST:
                 yield string
             else:
-                fitting = self.fitting(path, self.order.ids[low:high])
-                yield from (string[:p] + self.order.keys[low + at] for at, fits in enumerate(fitting) if fits)
+                yield from (string[:p] + self.order.keys[place] for place in self.following(path, low, high))
 
     def may_stray(self, string: bytes, tokens: tuple[int, ...]) -> bool:
         """Whether a text that begins with a string may begin with other tokens than these."""
@@ -147,7 +168,7 @@ class Reader:
             k = len(tokens)
             within = ((self.read(string[:p]), low, high) for p, low, high in self.stubs(string))
             self._strays[string, tokens] = self.read(string)[:k] != tokens or any(
-                path[:k] != tokens and (high - low > MOST or any(self.fitting(path, self.order.ids[low:high])))
+                path[:k] != tokens and (high - low > MOST or any(True for _ in self.following(path, low, high)))
                 for path, low, high in within
             )
         return self._strays[string, tokens]

@@ -110,7 +110,7 @@ class Spelling:
     def join(self, ids: Iterable[int]) -> bytes | None:
         """Bytes of some tokens; None where one is no text."""
         parts = [self.spelled[i] for i in ids]
-        return None if any(part is None for part in parts) else b"".join(parts)  # type: ignore[arg-type]
+        return None if None in parts else b"".join(parts)  # type: ignore[arg-type]
 
     def pieces(self, strings: Sequence[bytes]) -> list[list[int]]:
         """Ids of byte strings from inside a text; empty of what cannot be written.
@@ -122,7 +122,7 @@ class Spelling:
         if len(texts) < FEW:
             found = [self.inner.encode(text, add_special_tokens=False).ids for text in texts]
         else:
-            found = [encoding.ids for encoding in self.inner.encode_batch(texts, add_special_tokens=False)]
+            found = [encoding.ids for encoding in self.inner.encode_batch_fast(texts, add_special_tokens=False)]
         return [
             ids if cut == len(string) and self.join(ids) == string else self._broken(string, ids, cut)
             for string, ids, cut in zip(strings, found, cuts, strict=True)
