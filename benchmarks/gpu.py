@@ -15,15 +15,16 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from measure import hardware, ratio, side_by_side, table, typical
-from rivals import RIVALS, Case, Workload, workload
+from rivals import RIVALS, Case, Workload, one_projection, ours, workload
 
 from polydistill.logprobs import Statistics
-from polydistill.objective import deciding
+from polydistill.objective import JSD, DivideThenPool, ReverseKL, deciding
 from polydistill.objective.kernels import fused
 from polydistill.simplex import nothing_is_asked
 
@@ -32,6 +33,14 @@ CASES = {
     "cpu": ((256, 2048, 64, 4), (256, 2048, 64, 1)),
 }
 """N, V, D, K."""
+CONTESTANTS = RIVALS | {
+    "ours, 1 GiB": partial(ours, loss_bytes=2**30),
+    "ours, 2 GiB": partial(ours, loss_bytes=2**31),
+    "ours, reverse KL": partial(ours, divergence=ReverseKL()),
+    "ours, JSD": partial(ours, divergence=DivideThenPool(pair=JSD())),
+    "one projection": one_projection,
+}
+"""Also at two budgets of a chunk, and of divergences one with passes of its own and one without."""
 DECIDED = 2048
 """Positions of the chunk whose weights are timed."""
 RESULTS = Path(__file__).parent / "results"
@@ -40,7 +49,7 @@ RESULTS = Path(__file__).parent / "results"
 def made(work: Workload, missing: dict[str, str]) -> dict[str, Callable[[], Any]]:
     """Contestants that have run once; of the others, why not."""
     calls = {}
-    for name, make in RIVALS.items():
+    for name, make in CONTESTANTS.items():
         try:
             calls[name] = make(work)
             calls[name]()
@@ -94,6 +103,14 @@ def decided(device: str) -> dict[str, float]:
     return found
 
 
+def slope(cases: list[dict[str, Any]]) -> float | None:
+    """What one more teacher costs, in projections, from the first two cases, which differ in K alone."""
+    (many, few), keys = [case["milliseconds"] for case in cases[:2]], {"ours", "one projection"}
+    if not keys <= many.keys() & few.keys():
+        return None
+    return (many["ours"] - few["ours"]) / 3 / many["one projection"]
+
+
 def main() -> None:
     """Every case in turn, within the budget."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -121,6 +138,7 @@ def main() -> None:
         report["cases"].append(row)
         floors = ((name, f"{row['milliseconds'][name]:.1f}", f"{x:.2f}") for name, x in row["floors"].items())
         print(f"\n{row['case']}\n\n{table(['', 'ms', 'floors'], [list(cells) for cells in floors])}", flush=True)
+    report["one more teacher, in projections"] = slope(report["cases"])
     for name, why in missing.items():
         print(f"left out: {name}: {why}")
     name = arguments.name or re.sub(r"[^a-z0-9]+", "-", str(report["hardware"]["gpu"] or "cpu").lower()).strip("-")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from polydistill import Entropy, ForwardKL, LabelLikelihood, Pipeline, PrefixPosterior, Softmax, TaskPrior, Tilt
 from polydistill.logprobs import Head, HiddenStates, Positions, Statistics
-from polydistill.objective import distil
+from polydistill.objective import Divergence, distil
 
 Call = Callable[[], float]
 
@@ -78,7 +78,8 @@ def workload(case: Case) -> Workload:
     return Workload(case, hidden, weight, outputs, moved, pipeline)
 
 
-def ours(work: Workload, loss_bytes: int | None = None) -> Call:
+def ours(work: Workload, loss_bytes: int | None = None, divergence: Divergence | None = None) -> Call:
+    divergence = ForwardKL() if divergence is None else divergence
     hidden, weight = work.hidden.requires_grad_(), work.weight.requires_grad_()
 
     def call() -> float:
@@ -89,7 +90,7 @@ def ours(work: Workload, loss_bytes: int | None = None) -> Call:
             work.outputs,
             work.positions,
             work.pipeline.decide,
-            ForwardKL(),
+            divergence,
             needs=work.pipeline.stack.needs,
             loss_bytes=loss_bytes,
         )
