@@ -18,6 +18,7 @@ from polydistill.logprobs import HiddenStates, Informed, TeacherOutput
 from polydistill.objective.distil import GOOD_ROWS
 from polydistill.records.parts import PRODUCTS
 
+NONE = (0, 0)
 ROWS = 1024
 """Positions whose products are timed; on a CPU as many as a chunk has at least."""
 
@@ -30,21 +31,27 @@ class Clock:
 
     Attributes:
         on: marks count; they do not while something is evaluated.
-        product: seconds of the products of one position; None before they were timed.
+        product: seconds of the products of one position, of all teachers and of the student; None before they were
+            timed.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.on = device, True
-        self.product: float | None = None
-        self._marks: deque[tuple[str | None, int, Any]] = deque()
+        self.product: tuple[float, float] | None = None
+        self._marks: deque[tuple[str | None, tuple[int, int], Any]] = deque()
         self._spent: dict[str, float] = defaultdict(float)
 
     def begin(self) -> None:
         """What lies before is part of nothing."""
-        self._add(None, 0)
+        self._add(None, NONE)
 
-    def mark(self, part: str, positions: int = 0) -> None:
-        """What lies between the mark before and this one was spent on a part; of `positions` the products are in it."""
+    def mark(self, part: str, positions: tuple[int, int] = NONE) -> None:
+        """What lies between the mark before and this one was spent on a part.
+
+        Args:
+            part: its name.
+            positions: that it had products of, with the teachers' heads and with the student's.
+        """
         if self.on:
             self._add(part, positions)
 
@@ -60,21 +67,25 @@ class Clock:
             (_, _, before), (part, positions, now) = self._marks.popleft(), self._marks[0]
             if part is not None:
                 seconds = _between(before, now)
-                products = min(seconds, (self.product or 0.0) * positions)
+                each = self.product or (0.0, 0.0)
+                products = min(seconds, each[0] * positions[0] + each[1] * positions[1])
                 self._spent[part] += seconds - products
-                if positions:
+                if positions != NONE:
                     self._spent[PRODUCTS] += products
 
     def time_products(self, student: HiddenStates, outputs: Iterable[TeacherOutput]) -> None:
         """Once, before the objective: what the products of a position take by themselves."""
         if self.on and self.product is None and len(student):
-            call, rows = products(student, outputs)
-            call()  # warms up
-            began = self._now()
-            call()
-            self.product = _between(began, self._now()) / rows
+            theirs, own, rows = products(student, outputs)
+            self.product = (self._timed(theirs) / rows, self._timed(own) / rows)
 
-    def _add(self, part: str | None, positions: int) -> None:
+    def _timed(self, call: Callable[[], None]) -> float:
+        call()  # warms up
+        began = self._now()
+        call()
+        return _between(began, self._now())
+
+    def _add(self, part: str | None, positions: tuple[int, int]) -> None:
         self._marks.append((part, positions, self._now()))
         self._settle()
 
@@ -99,8 +110,10 @@ def _between(before: Any, after: Any) -> float:
 
 
 @torch.no_grad()
-def products(student: HiddenStates, outputs: Iterable[TeacherOutput]) -> tuple[Callable[[], None], int]:
-    """The products of some positions with the heads of teachers and student, and of its gradients; how many positions.
+def products(
+    student: HiddenStates, outputs: Iterable[TeacherOutput]
+) -> tuple[Callable[[], None], Callable[[], None], int]:
+    """The products of some positions with the teachers' heads, with the student's and of its gradients; how many.
 
     Args:
         student: hidden states and head.
@@ -120,15 +133,18 @@ def products(student: HiddenStates, outputs: Iterable[TeacherOutput]) -> tuple[C
     }
 
     @torch.no_grad()
-    def call() -> None:
+    def of_teachers() -> None:
         with torch.autocast(device.type, enabled=False):
             for one in theirs:
                 one.write(slice(0, rows), room[one.hidden.dtype])
-            out = room[hidden.dtype]
+
+    @torch.no_grad()
+    def of_student() -> None:
+        out = room[hidden.dtype]
+        with torch.autocast(device.type, enabled=False):
             head.project(hidden, out)
-            out = out[:, : len(head.weight)]
             torch.mm(out, head.weight[: out.shape[1]])
             if trained:
                 torch.mm(out.T, hidden)
 
-    return call, rows
+    return of_teachers, of_student, rows

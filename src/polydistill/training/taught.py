@@ -232,7 +232,7 @@ class Taught(Checkpointed):
         self.clock.time_products(student, heard.outputs)
         self.clock.mark(REST)
         done = step(student, heard, method, where, split)
-        self.clock.mark(OBJECTIVE, len(heard.rows))
+        self.clock.mark(OBJECTIVE, (len(heard.rows), done.outcome.count))
         return student, heard, done
 
     def batch_of(self, inputs: dict[str, Any]) -> Batch:
