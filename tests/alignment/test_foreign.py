@@ -17,6 +17,7 @@ from polydistill.run.cache import refuse_uncachable
 from polydistill.run.check import check_run
 from polydistill.teachers import ForeignTeacher, VocabularyMismatchError
 from polydistill.training import OnPolicyPolyDistillTrainer, PolyDistillTrainer
+from polydistill.training.hearing import speak_where_awake
 from polydistill.training.sampled import SampledLinearPool
 from polydistill.weighting.signals import Fidelity
 
@@ -183,6 +184,22 @@ def test_a_teacher_is_run_further_behind_open_tokens_as_it_would_read_them(kind)
         torch.testing.assert_close(states[i], plain, atol=1e-5, rtol=1e-4)
     again = logits_of(teacher.speak(texts["input_ids"], texts["attention_mask"], rows), rows).softmax(-1)
     torch.testing.assert_close(again, p)
+
+
+def test_fidelity_is_known_where_a_teacher_hears_some_of_the_texts_only():
+    student, teacher = made.byte_level(300), foreign("a", made.tiktoken_like())
+    teacher.agree_with(student, len(student))
+    ids = student(["there they then", "there they they"], return_tensors="pt")["input_ids"]
+    assert ids.ndim == 2
+    rows = torch.arange(ids.numel()).view_as(ids)[:, :-1].flatten()
+    mask, half = torch.ones_like(ids), len(rows) // 2
+    whole = teacher.speak(ids, mask, rows)
+    logits_of(whole, torch.arange(len(rows)))
+    some = speak_where_awake(teacher, ids, mask, rows, torch.tensor([False, True]))
+    logits_of(some, torch.arange(len(rows)))
+    torch.testing.assert_close(some.known.fidelity[half:], whole.known.fidelity[half:])
+    assert bool((some.known.fidelity[half:] < 1).any())
+    assert bool((some.known.fidelity[:half] == 1).all())
 
 
 def test_a_close_look_bounds_what_was_said_by_its_distance_to_what_is_said_with_much_further_running():

@@ -263,10 +263,12 @@ class Elsewhere:
     Attributes:
         says: of the positions that it was asked about.
         place: row of `says` at each position, -1 where it was not asked.
+        fidelity: of `says`, which is known once a position is written, and of the N positions; None of most teachers.
     """
 
     says: TeacherOutput
     place: Int[Tensor, " N"]
+    fidelity: tuple[Float[Tensor, " n"], Float[Tensor, " N"]] | None = None
 
     @property
     def vocabulary(self) -> int:
@@ -290,6 +292,9 @@ class Elsewhere:
         self.says.write(at.clamp_min(0), out)  # of all positions: to ask which they are would be to wait for a device
         self.says.finish(out)
         out.masked_fill_((at < 0)[:, None], 0.0)
+        if self.fidelity is not None:
+            told, here = self.fidelity
+            here[rows] = torch.where(at < 0, 1.0, told[at.clamp_min(0)])
 
     def finish(self, logits: Float[Tensor, "n V"]) -> None:
         """Nothing is missing."""
@@ -306,7 +311,8 @@ def _elsewhere(says: TeacherOutput, mine: Bool[Tensor, " N"]) -> TeacherOutput:
         if value is not None:
             known[name] = value.new_zeros(len(place))
             known[name][mine] = value[: int(mine.sum())]
-    return Informed(Elsewhere(says.says, place), KnownStatistics(**known))
+    told = None if says.known.fidelity is None else (says.known.fidelity, known["fidelity"])
+    return Informed(Elsewhere(says.says, place, told), KnownStatistics(**known))
 
 
 def among(decide: Decide, here: Bool[Tensor, "N K"]) -> Decide:
