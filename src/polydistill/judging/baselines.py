@@ -257,8 +257,10 @@ def _verdicts(records: dict[str, list[EvaluationRecord]], gap: float | None) -> 
         if name == OWN:
             continue
         gain, other = better(records[OWN], found), words.get(name, name)
-        if name == ROUTER:
+        if name == ROUTER and gain.mean < 0:
             said.append(f"told the task of every text, a student is better by {Interval(-gain.mean, gain.half)}")
+        elif name == ROUTER:
+            said.append(f"told the task of every text, a student is no better: {gain} nats per token behind")
         elif gain.is_gain:
             said.append(f"worth it by {gain} nats per token over {other}")
         elif -gain.mean > gain.half:
