@@ -8,12 +8,14 @@ the same text again, as in every later epoch.
 
     python benchmarks/foreign.py --expand 0 4
 
-adds the bounds of the demo's own specialists (trained once and kept, minutes) on held-out text, by tokens of `expand`.
+is about bounds instead: of the demo's own specialists (trained once and kept, minutes) on held-out text, by tokens of
+`expand`; at all positions, and at a few that are looked at closely.
 """
 
 import argparse
 import json
 from pathlib import Path
+from sys import stderr
 from time import process_time
 
 import torch
@@ -70,7 +72,17 @@ def bounded(expand: list[int], passages: int) -> dict[str, dict[str, dict[str, f
             near = teacher.look_closer(ids, torch.ones_like(ids), torch.arange(len(ids) * 3) * 42 + 3)
             errors |= {"mean": mean, "closely": float(near.median()), "closely, mean": float(near.mean())}
             found[domain][str(most)] = {**errors, "first": first, "again": again}
+            print(domain, most, found[domain][str(most)], file=stderr, flush=True)
     return found
+
+
+def timed(passages: int) -> dict[str, object]:
+    """By the kind of the teacher's tokenizer."""
+    corpus = read_corpus(characters=400_000)
+    student = train_tokenizer(corpus, TeacherSettings().vocabulary)
+    ids = draw(corpus.documents["student"], student, 128, passages, passages, 0).ids
+    found = {domain: compared(student, own, ids) for domain, own in own_tokenizers(corpus).items() if domain in DOMAINS}
+    return {"positions": ids.numel() - len(ids), "seconds": found}
 
 
 def main() -> None:
@@ -81,14 +93,8 @@ def main() -> None:
     parser.add_argument("--expand", type=int, nargs="*", default=[], help="bounds with so many tokens per position")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    corpus = read_corpus(characters=400_000)
-    student = train_tokenizer(corpus, TeacherSettings().vocabulary)
-    ids = draw(corpus.documents["student"], student, 128, given.passages, given.passages, 0).ids
-    found = {domain: compared(student, own, ids) for domain, own in own_tokenizers(corpus).items() if domain in DOMAINS}
-    result = {"torch": torch.__version__, "positions": ids.numel() - len(ids), "seconds": found}
-    if given.expand:
-        result["bounds"] = bounded(given.expand, given.passages)
-    text = json.dumps(result, indent=2)
+    found = {"bounds": bounded(given.expand, given.passages)} if given.expand else timed(given.passages)
+    text = json.dumps({"torch": torch.__version__, **found}, indent=2)
     print(text)
     if given.json is not None:
         given.json.write_text(text + "\n", encoding="utf-8")
