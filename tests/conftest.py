@@ -1,11 +1,13 @@
 """One thread, no network, annotations that are checked, laws that are searched the same way every time."""
 
+import gc
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
 
+import cheaper
 import hypothesis
 import jaxtyping
 import kept
@@ -42,6 +44,7 @@ class Sampled(type(jaxtyping.config)):
 
 
 jaxtyping.config.__class__ = Sampled
+cheaper.install()
 # Before the first import of the package. An int is a float, as everywhere in Python's typing (PEP 484).
 jaxtyping.install_import_hook("polydistill", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 torch.set_num_threads(1)
@@ -86,8 +89,13 @@ def _searches_in_runs_are_short() -> None:
 
         from polydistill.run import certificates
 
+        cheaper.without_fingerprints()
+
         certificates.certify = kept.kept(certificates.certify)
         certificates.EFFORT = forked.EFFORT
+    # Every run ends with a full collection (accelerate's), which went through all of torch and trl: 0.8 s each time.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)

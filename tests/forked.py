@@ -238,6 +238,7 @@ def _load() -> None:
     """What commands and ranks import."""
     import gc
 
+    import cheaper
     import kept
     import torch.distributed.checkpoint.state_dict
     import torch.distributed.fsdp
@@ -253,6 +254,7 @@ def _load() -> None:
 
     assert all((torch, transformers, main, write_report, Scorer, build_cache, OnPolicyPolyDistillTrainer, train_run))
     certificates.certify, certificates.EFFORT = kept.kept(certificates.certify), EFFORT
+    cheaper.without_fingerprints()
     sys.path.remove(str(HERE))  # which a child has only when its environment says so
     gc.collect()
     gc.freeze()
