@@ -435,7 +435,7 @@ def test_what_a_teacher_knows_exactly_is_what_is_stored() -> None:
     assert noted.signals["maximum"][0].tolist() == pytest.approx([np.log(0.6)] * 2)
 
 
-@pytest.mark.slow
+@pytest.mark.long  # two processes with imports of their own
 def test_several_processes_write_the_same_files(config: RunConfig, cache: Path, tmp_path: Path) -> None:
     build_cache(config, str(tmp_path / "parallel"), engine=Processes(2))
     for path in (tmp_path / "parallel").iterdir():

@@ -7,7 +7,7 @@ from polydistill.certification import certify_published
 from polydistill.certification.published_rules import PUBLISHED, vocabulary_gate
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_the_table_has_a_row_for_each_rule_its_flaw_and_a_witness_for_each_failure():
     table = certify_published(effort=0.02)

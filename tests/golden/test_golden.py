@@ -40,6 +40,7 @@ def test_nothing_has_moved(name):
     compare(recorded.scene(name), GOLDEN["scenes"][name], name)
 
 
+@pytest.mark.long  # compilers take half a minute; tests/objective_fast compares compiled passes with plain ones
 def test_nothing_has_moved_in_compiled_passes():
     """In a process of its own, where annotations are not checked: the checks cannot be compiled."""
     need("compiler")

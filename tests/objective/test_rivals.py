@@ -113,7 +113,7 @@ def measure(which):
     return json.loads(run.stdout.splitlines()[-1])
 
 
-@pytest.mark.slow
+@pytest.mark.long  # two processes with imports of their own
 def test_full_logits_never_exist_so_that_the_peak_is_a_small_share_of_the_naive_one():
     fused, naive = measure("fused"), measure("naive")
     assert fused["loss"] == pytest.approx(naive["loss"], rel=1e-5)

@@ -20,7 +20,7 @@ from polydistill.run.cache import build_cache
 pytest.importorskip("ray")
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,  # a cluster that starts and stops
     pytest.mark.timeout(300),
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::ResourceWarning"),
 ]

@@ -53,6 +53,7 @@ def test_a_run_killed_twice_at_random_steps_ends_bitwise_like_the_uninterrupted_
         assert bitwise_equal(resumed_state, state)
 
 
+@pytest.mark.long
 def test_with_a_limit_of_one_checkpoint_no_kill_leaves_none(tmp_path):
     jobs = []
     for place in ("before manifest", "inside rotation", "after step", "inside step"):

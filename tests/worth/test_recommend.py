@@ -95,7 +95,7 @@ def test_the_recommended_student_is_as_good_as_the_best(tmp_path, name):
         assert "no gain that shows over averaging" in said
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_the_recommended_student_leaves_the_bad_teacher_out_and_the_verdict_says_by_how_much(tmp_path):
     path, found = written(tmp_path, "corrupted"), tmp_path / "found.json"
