@@ -24,9 +24,10 @@ test: $(VENV)/.dev system
 test-fast: $(VENV)/.dev
 	$(call beside_check,-m "not slow and not long")
 
-# At most 30 minutes; pytest says 5 when there are no such tests.
+# At most 30 minutes, test by test, since some files would keep one process busy alone; pytest says 5 when there are no
+# such tests. With POLYDISTILL_ALL=1 also those that only evidence needs: every stranger, not one in three.
 test-long: $(VENV)/.dev system
-	timeout 1800 $(PYTEST) -m long || test $$? -eq 5
+	timeout 1800 $(subst loadfile,worksteal,$(PYTEST)) -m long || test $$? -eq 5
 
 # The fused kernel under Triton's interpreter. Triton beside a CPU's torch would change what trl and transformers do, so
 # it has an environment of its own, which sees the packages of the other one.

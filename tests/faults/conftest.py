@@ -1,7 +1,9 @@
 """One finished run and one finished cache, made once; every fault gets copies."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import cheaper
 import models
 import pytest
 
@@ -21,7 +23,14 @@ training: {{max_steps: 4, batch_size: 2, learning_rate: 0.01, cpu: true, log_ste
 """
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package", autouse=True)
+def _copies_of_data_are_found_again() -> Iterator[None]:
+    """Where no file can grow, nothing is prepared anew."""
+    with cheaper.fingerprints():
+        yield
+
+
+@pytest.fixture(scope="package")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with models, data, `run.yaml`, a finished `run` and a finished `cache`."""
     folder = tmp_path_factory.mktemp("whole")

@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import datasets
 import forked
 import servers
 import torch
@@ -21,7 +23,7 @@ import torch
 from polydistill.cache import Cache, CacheError
 from polydistill.cli.faults import code_of
 from polydistill.config.file import ConfigError, dump_config, load_config
-from polydistill.data.context import DataError
+from polydistill.data.context import DataError, DataStorageError
 from polydistill.data.load import load_data
 from polydistill.data.rows import Reading, readable
 from polydistill.records import RecordError, RecordWriter, StepRecord, StorageError, read_summary, write_summary
@@ -344,11 +346,12 @@ def no_room(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def unwritten(what: Callable[[], object], *words: str) -> None:
+def unwritten(what: Callable[[], object], *words: str) -> str:
     """Exit code 7, and a sentence with the path."""
-    said = refused(StorageError, what, *words)
+    said = refused((StorageError, DataStorageError), what, *words)
     assert "could not be written" in said
-    assert code_of(StorageError()) == 7
+    assert code_of(StorageError()) == code_of(DataStorageError()) == 7
+    return said
 
 
 def row() -> StepRecord:
@@ -411,6 +414,16 @@ def of_storage(whole: Path) -> Iterator[Fault]:
 
             yield Fault("removed folder", name, nowhere)
             yield Fault("read-only folder", name, read_only)
+
+    for size in (60, 3000):
+
+        def full_copy(whole: Path, place: Path, size: int = size) -> None:
+            with no_room(size), patch.object(datasets.config, "HF_DATASETS_CACHE", place / "copies"):
+                said = unwritten(lambda: build(whole, place / "c"), str(place / "copies"))
+            assert "HF_DATASETS_CACHE" in said
+            assert not (place / "c" / "manifest.json").exists()
+
+        yield Fault("full disk", f"the library's copy of the data after {size} bytes", full_copy)
 
     for size in (300, 3000):
 

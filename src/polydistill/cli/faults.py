@@ -13,6 +13,7 @@ CONFIG, DATA, TEACHER, NUMERICS, LOCKED, STORAGE = 2, 3, 4, 5, 6, 7
 CODES = {
     "ConfigError": CONFIG,
     "DataError": DATA,
+    "DataStorageError": STORAGE,
     "TaskFailedError": DATA,
     "CheckpointError": DATA,
     "VocabularyMismatchError": DATA,

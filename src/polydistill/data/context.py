@@ -22,6 +22,10 @@ class DataError(ValueError):
     """A data set is missing, empty, or says something that cannot be used; the sentence says which row."""
 
 
+class DataStorageError(OSError):
+    """What the library makes of a data set could not be written; the sentence says where."""
+
+
 @dataclass(frozen=True)
 class ContextCollator:
     """Wraps a data collator: what it makes of token ids, plus context as `[B]` tensors (severity also `[B, T]`).

@@ -1,10 +1,12 @@
 """Loading data sets from files or the hub, whole or streamed, with errors that name the file and the row."""
 
 import bz2
+import errno
 import glob
 import gzip
 import json
 import lzma
+import os
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ import zstandard
 from datasets import concatenate_datasets, interleave_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
-from polydistill.data.context import DataError, refuse_empty
+from polydistill.data.context import DataError, DataStorageError, refuse_empty
 from polydistill.data.rows import columns_of, kind_of
 
 FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
@@ -123,6 +125,7 @@ def load_data(source: str, split: str, name: str | None = None, streaming: bool 
         try:
             data = load_dataset(source, name, split=split, streaming=streaming)
         except Exception as error:  # the hub client raises a dozen unrelated types
+            refuse_unwritten(error, source)
             reason = " ".join(str(error).split())[:400] or type(error).__name__  # with the names that there are
             raise DataError(f"{source!r} is neither {FILES} nor a data set that the hub gave: {reason}") from error
     if streaming and not columns_of(data):
@@ -172,7 +175,27 @@ def _of_files(source: str, kind: str | None, files: list[Path], streaming: bool)
         kept = None if streaming else _by_content(files)
         return load_dataset(kind, data_files=names, split="train", streaming=streaming, cache_dir=kept)
     except (DatasetGenerationError, ValueError, OSError, EOFError, lzma.LZMAError) as error:
+        refuse_unwritten(error, source)
         raise DataError(f"{source} cannot be read as {kind}: {_first_line(error.__cause__ or error)}") from error
+
+
+def refuse_unwritten(error: BaseException, name: str) -> None:
+    """A full disk is no fault of the data, though it comes up while they are read.
+
+    Raises:
+        DataStorageError: somewhere behind the error the system refused to write.
+    """
+    folder, behind = str(datasets.config.HF_DATASETS_CACHE), error
+    while behind is not None:
+        if isinstance(behind, OSError):
+            full = behind.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+            closed = behind.errno in (errno.EACCES, errno.EPERM) and str(behind.filename).startswith(folder)
+            if full or closed:
+                raise DataStorageError(
+                    f"{name}: the copy that the datasets library works on could not be written in {folder}: "
+                    f"{os.strerror(behind.errno or 0)}; make room there, or name another folder as HF_DATASETS_CACHE"
+                ) from error
+        behind = behind.__cause__ or behind.__context__
 
 
 def _by_content(files: Sequence[Path]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from datasets import Dataset
 
 from polydistill.data.context import DataError
+from polydistill.data.load import refuse_unwritten
 from polydistill.training.batch import IGNORED
 
 
@@ -84,10 +85,12 @@ def named(name: str, dataset: Any, prepare: Callable[[Any], Any]) -> Any:
 
     Raises:
         DataError: it raised anything.
+        DataStorageError: what it makes could not be written.
     """
     try:
         return prepare(dataset)
     except Exception as error:
+        refuse_unwritten(error, name)
         where, reason = name, _cause(error)
         if isinstance(dataset, Dataset):
             index, reason = _first(dataset, prepare, reason)
