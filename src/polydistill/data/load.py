@@ -185,7 +185,8 @@ def refuse_unwritten(error: BaseException, name: str) -> None:
     Raises:
         DataStorageError: somewhere behind the error the system refused to write.
     """
-    folder, behind = str(datasets.config.HF_DATASETS_CACHE), error
+    folder = str(datasets.config.HF_DATASETS_CACHE)
+    behind: BaseException | None = error
     while behind is not None:
         if isinstance(behind, OSError):
             full = behind.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
