@@ -184,11 +184,14 @@ def _served(run: Path, teacher: ServedTeacherConfig, window: int) -> Any:
 
 
 def _evaluated(model: Any, name: str, tasks: Sequence[str], manager: Any, limit: int | None) -> dict[str, Any]:
-    from lm_eval import simple_evaluate
+    from lm_eval import evaluator
 
+    evaluator.get_git_commit_hash = lambda: (
+        None
+    )  # of whatever folder this is; git complains where it is none of its own
     try:
         with _in_one_process():
-            found = simple_evaluate(
+            found = evaluator.simple_evaluate(
                 model,
                 tasks=list(tasks),
                 task_manager=manager,
