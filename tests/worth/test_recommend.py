@@ -85,11 +85,17 @@ def assert_as_good_as_the_best(by_name) -> None:
 def test_the_recommended_student_is_as_good_as_the_best(tmp_path, name):
     path = written(tmp_path, name)
     run("recommend", path, "--write")
+    if name == "specialists":
+        run("train", path, "training.max_steps=40", "--json", tmp_path / "live.json")
     said, by_name = trained(path, tmp_path / "found.json")
     assert_as_good_as_the_best(by_name)
     own = by_name["as configured"]
     if name == "specialists":
         assert own["gain"]["mean"] > 0.1
+        live = json.loads((tmp_path / "live.json").read_text())["scores"][0]["mean"]
+        assert own["mean"] == pytest.approx(live, rel=0.005), "the same run, from what was stored"
+        both = f"with live teachers, is at {live:.3f} nats; from the cache the same run is at {own['mean']:.3f}"
+        assert both in " ".join(said.split())
     else:
         assert own["mean"] == by_name["uniform"]["mean"], "averaging is what was recommended"
         assert "no gain that shows over averaging" in said
