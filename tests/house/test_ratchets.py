@@ -1,7 +1,10 @@
 """What may only become less."""
 
 import re
+import subprocess
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 LONG_SIGNATURES = 16
@@ -14,3 +17,10 @@ def test_functions_with_more_than_eight_parameters_become_fewer_only():
     found = sum(len(re.findall(r"# noqa:[^\n]*PLR0913", file.read_text())) for file in files)
     assert found <= LONG_SIGNATURES, f"{found} functions have more than 8 parameters: gather some in one value"
     assert found == LONG_SIGNATURES, f"fewer long signatures: write {found} into LONG_SIGNATURES"
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a clone")
+def test_what_is_kept_are_files_and_no_links_to_places_of_one_machine():
+    kept = subprocess.run(["git", "ls-files", "--stage"], cwd=ROOT, capture_output=True, text=True)
+    links = [line for line in kept.stdout.splitlines() if line.startswith("120000")]
+    assert not links, "a clean clone has other places; `git rm --cached` them"
