@@ -15,10 +15,6 @@ from polydistill.teachers import ForeignTeacher
 LOOKED_AT = 24
 """Held-out passages that the run itself and its teachers are judged on; students are judged on all."""
 
-
-EXPAND = 4
-"""Tokens per position behind which every teacher is run further."""
-
 CLOSELY = 25
 """Held-out positions at which every teacher is run behind all that is open."""
 
