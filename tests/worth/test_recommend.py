@@ -11,6 +11,9 @@ from polydistill.cache import Cache
 from polydistill.cli.main import app
 from polydistill.config.file import load_config
 from polydistill.config.run import RunConfig
+from polydistill.demo.run import leave_run, prepare
+from polydistill.demo.students import StudentSettings
+from polydistill.demo.teachers import TeacherSettings
 from polydistill.judging.baselines import can_be_cached
 
 SETS = {
@@ -120,6 +123,20 @@ def test_the_recommended_student_leaves_the_bad_teacher_out_and_the_verdict_says
     assert "router was left out" in run("baselines", path, *words)
     stored = Cache(str(tmp_path / "other-baselines" / "2-steps" / "cache-seed0"))
     assert stored.plan.data.examples == 2 * 8 + 48, "the rows that two steps read, and the held-out ones"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_the_recommended_student_of_the_demos_teachers_is_as_good_as_the_best(tmp_path, monkeypatch):
+    monkeypatch.setenv("POLYDISTILL_CACHE", str(tmp_path / "cache"))
+    teachers, students = TeacherSettings(steps=250), StudentSettings(steps=40)
+    setup = prepare(teachers, students, 0)
+    path = leave_run(tmp_path / "demo", setup, setup.held_out, students, teachers, 0)
+    run("recommend", path, "--write")
+    said, by_name = trained(path, tmp_path / "found.json")
+    assert_as_good_as_the_best(by_name)
+    assert by_name["as configured"]["gain"]["mean"] > 0.1
+    assert "worth it by" in said
 
 
 @pytest.mark.parametrize(
