@@ -25,6 +25,7 @@ from polydistill import Entropy, ForwardKL, Pipeline, PrefixPosterior, Softmax, 
 from polydistill.run.recorder import Recorder
 from polydistill.teachers import LocalTeacher, head_of, last_hidden_state
 from polydistill.training.batch import Batch
+from polydistill.training.clock import Clock
 from polydistill.training.gradient.across_teachers import AcrossTeachers, factor_of
 from polydistill.training.hearing import Method, hear
 from polydistill.training.step import StepOutcome, step
@@ -64,6 +65,7 @@ def run(size: str, reads_student: bool, across: bool, clock: Callable[[], float]
         pipeline=pipeline,
         constraints=None,
         watch=None,
+        clock=Clock(torch.device("cpu")),
         state=SimpleNamespace(global_step=0),
     )
     seconds: dict[str, list[float]] = {"step": [], "every step": [], "look": []}
