@@ -333,17 +333,11 @@ def read_through(cache: Cache) -> dict[str, float]:
 
 def trained(build_trainer: Any, config: Any) -> dict[str, float]:
     """Train; held-out loss, and what a step consumes: positions by the time that is not the wait for teachers."""
-    spent: list[float] = []
-
-    def observe(done: Any, trainer: Any) -> dict[str, float]:
-        spent.append(done.seconds["teachers"])
-        return {}
-
-    trainer = build_trainer(config, [observe])
+    trainer = build_trainer(config)
     clock, cpu = perf_counter(), process_time()
     trainer.train()
     wall, cpu = perf_counter() - clock, process_time() - cpu
-    share = sum(spent) / wall
+    share = trainer.clock.take(wait=True)["teachers"] / wall
     return {
         "held_out_loss": held_out_loss(trainer),
         "teachers_share": share,

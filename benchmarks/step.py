@@ -80,6 +80,7 @@ def one_step(
         hidden = last_hidden_state(student, input_ids=batch.input_ids, attention_mask=batch.attention_mask)
         marks.append(clock())
         heard = hear(method, batch)
+        marks.append(clock())
         done = step(heard.of(hidden, head_of(student)), heard, method)
         marks.append(clock())
         (done.outcome.loss / done.outcome.count).backward()
@@ -87,8 +88,9 @@ def one_step(
         optimizer.step()
         optimizer.zero_grad()
         marks.append(clock())
-        forward, taught, backward, update = (b - a for a, b in pairwise(marks))
-        return {"student forward": forward, "method": taught, "backward": backward, "optimizer": update, **done.seconds}
+        names = ("student forward", "teachers", "objective", "backward", "optimizer")
+        parts = dict(zip(names, (b - a for a, b in pairwise(marks)), strict=True))
+        return parts | {"method": parts["teachers"] + parts["objective"]}
 
     return call
 
