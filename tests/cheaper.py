@@ -3,8 +3,7 @@
 import functools
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import jaxtyping
@@ -26,33 +25,12 @@ def install() -> None:
 def without_fingerprints() -> None:
     """Where runs are made: data named by pickling what made them, and packages looked for again by their files."""
     import accelerate.utils.imports
-
-    _named_by(lambda *_: os.urandom(8).hex())
-    accelerate.utils.imports._is_package_available = functools.cache(accelerate.utils.imports._is_package_available)
-
-
-@contextmanager
-def fingerprints() -> Iterator[None]:
-    """Here they count: what the library keeps on disk is found again by them."""
-    import datasets.fingerprint
-
-    before = datasets.fingerprint.update_fingerprint
-    _named_by(REAL.get("update_fingerprint", before))
-    yield
-    _named_by(before)
-
-
-REAL: dict[str, Callable[..., str]] = {}
-"""What was replaced."""
-
-
-def _named_by(name: Callable[..., str]) -> None:
     import datasets.arrow_dataset
     import datasets.fingerprint
 
-    REAL.setdefault("update_fingerprint", datasets.fingerprint.update_fingerprint)
     for module in (datasets.fingerprint, datasets.arrow_dataset):
-        module.update_fingerprint = name
+        module.update_fingerprint = lambda *_: os.urandom(8).hex()
+    accelerate.utils.imports._is_package_available = functools.cache(accelerate.utils.imports._is_package_available)
 
 
 def _seldom(jaxtyped: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -24,3 +25,9 @@ def test_what_is_kept_are_files_and_no_links_to_places_of_one_machine():
     kept = subprocess.run(["git", "ls-files", "--stage"], cwd=ROOT, capture_output=True, text=True)
     links = [line for line in kept.stdout.splitlines() if line.startswith("120000")]
     assert not links, "a clean clone has other places; `git rm --cached` them"
+
+
+def test_a_room_has_at_most_24_files():
+    rooms = Counter(file.parent for file in (ROOT / "src").rglob("*.py"))
+    full = [str(room) for room, number in rooms.items() if number > 24]
+    assert not full, f"merge what belongs together, or make a room: {full}"

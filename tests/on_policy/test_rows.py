@@ -7,10 +7,10 @@ from models import SENTENCES, llama, tokenizer
 from scenes import completed, ours, prompts
 
 from polydistill.data.context import DataError
+from polydistill.data.prompts import fixed_turn
 from polydistill.data.severity import FromRules, SeverityRule
 from polydistill.objective import ReverseKL
 from polydistill.teachers import LocalTeacher
-from polydistill.training.fixed import fixed_turn
 from polydistill.weighting import Uniform
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")

@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from polydistill.config.file import load_config
 from polydistill.data import severity
 from polydistill.data.context import DataError
-from polydistill.run import classifier as classifier_of
+from polydistill.run import build_safety
 from polydistill.run.build import build_trainer
 from polydistill.run.build_safety import build_constraints
 from polydistill.run.train import train_run
@@ -62,7 +62,7 @@ def test_severity_is_the_classifiers_score_of_the_prompt_and_reaches_the_weights
 
 def test_scores_are_kept_with_the_data_under_the_classifiers_content(config, classifier, monkeypatch):
     run, asked = load_config(config), []
-    make = classifier_of.pipeline
+    make = build_safety.pipeline
 
     def counting(*arguments, **options):
         classify = make(*arguments, **options)
@@ -76,7 +76,7 @@ def test_scores_are_kept_with_the_data_under_the_classifiers_content(config, cla
 
         return Counted()
 
-    monkeypatch.setattr(classifier_of, "pipeline", counting)
+    monkeypatch.setattr(build_safety, "pipeline", counting)
     from polydistill.data.load import load_data
     from polydistill.run.build_safety import build_severity
 
@@ -107,9 +107,9 @@ def test_scores_are_kept_with_the_data_under_the_classifiers_content(config, cla
 
 def test_a_missing_model_or_label_is_named(classifier, tmp_path):
     with pytest.raises(DataError, match="has no label 'rude'; it has harmless, toxic"):
-        classifier_of.text_classifier(str(classifier), "rude")
+        build_safety.text_classifier(str(classifier), "rude")
     with pytest.raises(DataError, match="could not be loaded"):
-        classifier_of.text_classifier(str(tmp_path / "none"), "toxic")
+        build_safety.text_classifier(str(tmp_path / "none"), "toxic")
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from runs import trainer
 from polydistill.logprobs import Dense, HiddenStates
 from polydistill.records.parts import MODELS, OTHERS, PRODUCTS
 from polydistill.run.devices import ADAM, Sizes
-from polydistill.run.rehearse import rehearse
+from polydistill.run.fits import rehearse
 from polydistill.training.clock import Clock, products
 
 

@@ -1,5 +1,6 @@
 """Prompts for the student to complete, and the completions that some data have."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,3 +30,11 @@ def _split(row: Mapping[str, Any]) -> dict[str, Any]:
     turns = row["messages"]
     answered = bool(turns) and turns[-1].get("role") == "assistant"
     return {"prompt": turns[:-1] if answered else turns, "completion": turns[-1:] if answered else []}
+
+
+def fixed_turn(step: int, share: float) -> bool:
+    """Is this optimizer step (from 0) one of the share on fixed data? Evenly spaced, the same on every rank.
+
+    Of the first n steps exactly `floor(n share)` are.
+    """
+    return math.floor((step + 1) * share + 1e-9) > math.floor(step * share + 1e-9)

@@ -37,7 +37,6 @@ from polydistill.records import (
     write_ribbons,
     write_summary,
 )
-from polydistill.records.parts import REST
 from polydistill.records.seal import seal
 from polydistill.report import write_report
 from polydistill.run.identity import STUDENT
@@ -231,7 +230,6 @@ def run_demo(
     teachers = {teacher.name: four.judge_teacher(teacher.teacher, looked_at) for teacher in own}
     teachers = teachers or {name: judge(setup.experts.models[name], setup.held_out) for name in DOMAINS}
     seconds = {"training the teachers": setup.experts.seconds, "controls": beside.seconds, **summary.seconds}
-    seconds[REST] = max(0.0, seconds.get(REST, 0.0) - beside.seconds)  # they learn between the run's steps
     seconds["total"] = perf_counter() - clock
     promised = says(promises(STACK, Terms(Pool.LINEAR)))
     result = Result(scores, teachers, seconds, promised, folder / "report.html", bounds)

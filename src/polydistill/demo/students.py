@@ -17,6 +17,7 @@ from polydistill.logprobs import TeacherOutput, logits_of
 from polydistill.objective import Divergence
 from polydistill.pipeline import Pipeline
 from polydistill.records import StepRecord
+from polydistill.records.parts import REST
 from polydistill.teachers import TeacherSource, head_of, last_hidden_state
 from polydistill.training import Batch
 from polydistill.training.hearing import Method, hear
@@ -230,6 +231,7 @@ class Controls:
     def __call__(self, done: StepOutcome, trainer: Taught) -> dict[str, float]:
         """One step of every student, at the run's learning rate; nothing is logged with the run's own figures."""
         clock = perf_counter()
+        trainer.clock.mark(REST)
         if callable(self.asked) and not self.teachers:
             self.teachers = self.asked(trainer.teachers)
         assert done.batch is not None
@@ -246,6 +248,7 @@ class Controls:
             self.records += [record.model_copy(update={"step": number}) for record in records]
             self.weights[number] = weights_by_domain(done.outcome.log_w, named["oracle"][0].who.flatten()[done.rows])
         self.seconds += perf_counter() - clock
+        trainer.clock.begin()  # it was no part of the run's step
         return {}
 
 

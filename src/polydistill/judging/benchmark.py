@@ -186,11 +186,8 @@ def _served(run: Path, teacher: ServedTeacherConfig, window: int) -> Any:
 def _evaluated(model: Any, name: str, tasks: Sequence[str], manager: Any, limit: int | None) -> dict[str, Any]:
     from lm_eval import evaluator
 
-    evaluator.get_git_commit_hash = lambda: (
-        None
-    )  # of whatever folder this is; git complains where it is none of its own
     try:
-        with _in_one_process():
+        with _by_itself():
             found = evaluator.simple_evaluate(
                 model,
                 tasks=list(tasks),
@@ -207,14 +204,20 @@ def _evaluated(model: Any, name: str, tasks: Sequence[str], manager: Any, limit:
 
 
 @contextmanager
-def _in_one_process() -> Iterator[None]:
-    """The harness draws its bootstrap in a pool of processes, which a process with torch's threads does not survive."""
-    before = os.environ.get("DISABLE_MULTIPROC")
+def _by_itself() -> Iterator[None]:
+    """Without a pool of processes for the bootstrap, which a process with torch's threads does not survive, and without
+    asking git about whatever folder this is, which complains where it is none of its own.
+    """
+    from lm_eval import evaluator
+
+    before, revision = os.environ.get("DISABLE_MULTIPROC"), evaluator.get_git_commit_hash
     os.environ["DISABLE_MULTIPROC"] = "1"
+    evaluator.get_git_commit_hash = lambda: None
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     try:
         yield
     finally:
+        evaluator.get_git_commit_hash = revision
         os.environ.pop("DISABLE_MULTIPROC")
         if before is not None:
             os.environ["DISABLE_MULTIPROC"] = before

@@ -19,14 +19,13 @@ from polydistill.records.parts import PRODUCTS, REST
 from polydistill.run.build import build_trainer
 from polydistill.run.cache import refuse_unheard
 from polydistill.run.devices import ADAM, Layout, Sizes, memory, read_layout, where
-from polydistill.run.fits import Peak
+from polydistill.run.fits import Peak, rehearse
 from polydistill.run.order import check_order
-from polydistill.run.rehearse import rehearse
 from polydistill.run.says import reading_says, says_before
 from polydistill.run.train import refuse_place
 from polydistill.teachers import ForeignTeacher, LocalTeacher, Teacher
+from polydistill.training.partial import foreign_says, look_closer
 from polydistill.training.taught import Taught
-from polydistill.training.translated import foreign_says, look_closer
 
 MIB = 2**20
 

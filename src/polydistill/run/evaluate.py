@@ -20,9 +20,9 @@ from polydistill.safety.constrained import Constrained, student_writer
 from polydistill.teachers import TeacherSource, head_of, last_hidden_state
 from polydistill.training.batch import Batch
 from polydistill.training.hearing import listen_to
+from polydistill.training.partial import target_error
 from polydistill.training.placement import ShardedTeacher
 from polydistill.training.taught import Taught
-from polydistill.training.translated import target_error
 
 ALL = "all"
 """Name of the only task when the data names none."""

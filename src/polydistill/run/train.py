@@ -67,9 +67,8 @@ from polydistill.run.student import few_logits, merged, save_student, whole_stud
 from polydistill.safety.constrained import InfeasibleError
 from polydistill.teachers import TeacherUnavailableError
 from polydistill.training.checkpoint import PREFIX, in_order, replace_whole
-from polydistill.training.partial import served_says
+from polydistill.training.partial import foreign_says, served_says
 from polydistill.training.taught import Observer, Taught
-from polydistill.training.translated import foreign_says
 
 LOCK = "run.lock"
 

@@ -13,7 +13,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from trl import DistillationConfig, DistillationTrainer
 
 from polydistill.data.context import COLUMNS, ContextCollator, DataError, refuse_empty, to_the_left
-from polydistill.data.prompts import with_prompts
+from polydistill.data.prompts import fixed_turn, with_prompts
 from polydistill.data.rows import Reading, readable, repeated
 from polydistill.data.severity import FromRules, Source, along, annotate
 from polydistill.objective import Divergence, ForwardKL, ReverseKL
@@ -22,7 +22,6 @@ from polydistill.safety import Order
 from polydistill.safety.constrained import Constrained
 from polydistill.teachers import ForeignTeacher, Teachers, head_of, last_hidden_state, named_teachers
 from polydistill.training.batch import IGNORED, Batch
-from polydistill.training.fixed import fixed_turn
 from polydistill.training.placement import Placement
 from polydistill.training.sampled import Sampled, TokenScorer, refuse_for_sampled, sampled_step, scorers
 from polydistill.training.step import StepOutcome

@@ -18,7 +18,7 @@ from polydistill.objective import NonFiniteError, Outcome, distil
 from polydistill.training.batch import Batch
 from polydistill.training.gradient.across_groups import LossPart, Split
 from polydistill.training.hearing import Heard, Method
-from polydistill.training.translated import target_error
+from polydistill.training.partial import target_error
 
 
 class NonFiniteValueError(FloatingPointError):

@@ -21,6 +21,7 @@ from polydistill.records.parts import OBJECTIVE, REST
 from polydistill.safety import Order
 from polydistill.safety.constrained import Constrained
 from polydistill.teachers import ForeignTeacher, LocalTeacher, ModelRefusedError, Teacher, check_rows, examine
+from polydistill.teachers.foreign import KEPT
 from polydistill.teachers.vocabulary import refuse_in, reserved_ids, tokens_by_id
 from polydistill.training.batch import Batch
 from polydistill.training.between import Commit
@@ -30,7 +31,7 @@ from polydistill.training.gradient.across_groups import AcrossGroups, Split
 from polydistill.training.gradient.across_teachers import AcrossTeachers
 from polydistill.training.hearing import Heard, Method, hear, skipping
 from polydistill.training.overlap import overlap, trusted
-from polydistill.training.partial import fit_served, served_among, served_facts
+from polydistill.training.partial import fit_foreign, fit_served, foreign_facts, served_among, served_facts
 from polydistill.training.placement import Copied, Placement, Sharded, refuse_silent_single
 from polydistill.training.probe import probed
 from polydistill.training.sampled import Sampled
@@ -38,7 +39,6 @@ from polydistill.training.seated import refuse_coarse, refuse_unfit, too_coarse,
 from polydistill.training.spikes import Spikes
 from polydistill.training.step import StepOutcome, step
 from polydistill.training.terms import terms_of
-from polydistill.training.translated import fit_foreign, foreign_facts
 from polydistill.training.watch import Watch
 from polydistill.weighting import Operator
 
@@ -318,13 +318,12 @@ class Taught(Checkpointed):
             if self.spikes is not None:
                 self.spikes.add(loss, count)
             self.pipeline.stack.observe(outcome.statistics)
-            heard |= served_facts(self.teachers) | foreign_facts(self.teachers)
-            if done.off is not None:
-                off = done.off[done.positions.has_loss & done.off.isfinite()].cpu()
-                self.targets_off.append(off)
-                heard["distil/translated/target"] = float(off.mean())
+            heard |= served_facts(self.teachers)
+            if done.off is not None and sum(map(len, self.targets_off)) < KEPT:
+                self.targets_off.append(done.off[done.positions.has_loss & done.off.isfinite()].cpu())
             if self._is_logged():
                 heard |= trusted(outcome, self.pipeline.teachers) | self.compared
+                heard |= foreign_facts(self.teachers, self.targets_off)
             self.compared = {}
             for observer in self.observers:
                 heard |= observer(done, self)
