@@ -27,6 +27,7 @@ from polydistill.demo.teachers import TeacherSettings, small_llama, specialists
 from polydistill.demo.tokenizers import own_tokenizers
 from polydistill.logprobs import logits_of
 from polydistill.teachers import ForeignTeacher, LocalTeacher
+from polydistill.weighting.token import EXACT
 
 ROUNDS = 3
 
@@ -54,8 +55,8 @@ def compared(student: PreTrainedTokenizerFast, own: PreTrainedTokenizerFast, ids
 
 
 def bounded(expand: list[int], passages: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Specialist -> tokens of `expand` -> median bound, mean bound, medians by term, both at a few positions that were
-    looked at closely, seconds of both times.
+    """Specialist -> tokens of `expand` -> median bound, mean bound, share of positions where it is 0, medians by term,
+    both at a few positions that were looked at closely, seconds of both times.
     """
     corpus, found = read_corpus(), {}
     experts = specialists(TeacherSettings(), corpus, own=True)
@@ -68,9 +69,10 @@ def bounded(expand: list[int], passages: int) -> dict[str, dict[str, dict[str, f
             teacher.agree_with(experts.tokenizer, len(experts.tokenizer))
             first, again = seconds(teacher, ids), seconds(teacher, ids)
             errors = {term: float(values.median()) for term, values in teacher.errors().items()}
-            mean = float(teacher.errors()["all"].mean())
+            bound = teacher.errors()["all"]
             near = teacher.look_closer(ids, torch.ones_like(ids), torch.arange(len(ids) * 3) * 42 + 3)
-            errors |= {"mean": mean, "closely": float(near.median()), "closely, mean": float(near.mean())}
+            errors |= {"mean": float(bound.mean()), "exact": float((bound <= EXACT).float().mean())}
+            errors |= {"closely": float(near.median()), "closely, mean": float(near.mean())}
             found[domain][str(most)] = {**errors, "first": first, "again": again}
             print(domain, most, found[domain][str(most)], file=stderr, flush=True)
     return found

@@ -53,18 +53,18 @@ TRUST_FALLS = frozenset({"entropy", "distance_to_pool", "student_gap"})
 
 
 def summarise(outcome: Outcome, pipeline: Pipeline, guarantee: Guarantee | None = None) -> dict[str, float]:
-    """The table above, for one batch; empty when no position carries loss.
+    """The table above, for one batch; empty when no position carries loss from teachers.
 
     Args:
         outcome: of the objective.
         pipeline: that decided its weights.
         guarantee: `pipeline.guarantee()`, where it is at hand.
     """
-    if outcome.count == 0:
+    rows = outcome.statistics.positions.has_loss
+    if not bool(rows.any()):
         return {}
     promised = pipeline.guarantee() if guarantee is None else guarantee
     statistics = outcome.statistics
-    rows = statistics.positions.has_loss
     log_w = outcome.log_w.detach()[rows]
     weights = log_w.exp()
     mean = weights.mean(0)
@@ -129,7 +129,9 @@ def losses_by_task(outcome: Outcome, tasks: int) -> Float[Tensor, "J 2"]:
     positions = outcome.statistics.positions
     where = torch.where(positions.task == UNKNOWN, tasks, positions.task)
     total = torch.zeros(tasks + 1, 2, device=where.device)
-    both = torch.stack([outcome.cross_entropy.detach(), positions.has_loss.to(outcome.cross_entropy)], -1)
+    entropy = outcome.cross_entropy.detach()
+    learned = positions.has_loss | (entropy > 0.0)  # also labels at which no teacher is heard
+    both = torch.stack([entropy, learned.to(entropy)], -1)
     return total.index_add_(0, where, both.to(total))
 
 

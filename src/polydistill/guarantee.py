@@ -214,6 +214,7 @@ FIXED_SHARE = Derivation(
 )
 DISCOUNTED = Derivation("discounted posterior", "R = c / (1 - gamma)", ("T7_discounted_range", "T7_discounted_modulus"))
 CLIPPED = Derivation("spread-clipped posterior", "R = c", ("T7_clipped_range", "T7_clipped_modulus"))
+TAKEN_OUT = Derivation("taken out", "evidence sets weights to 0, and nothing is promised", derived=True)
 UNDECLARED = Derivation("undeclared", "nothing is promised", derived=True)
 
 
@@ -255,14 +256,14 @@ def power(base: Guarantee, exponent: float) -> Guarantee:
 
 
 def _silences(step: Step) -> bool:
-    """Whether constant weights of 0 go into it."""
-    return (step.rule is STATIC and math.isinf(step.range)) or any(map(_silences, step.premises))
+    """Whether weights of 0 go into it."""
+    return (step.rule in (STATIC, TAKEN_OUT) and math.isinf(step.range)) or any(map(_silences, step.premises))
 
 
 def mix(base: Guarantee, share: float) -> Guarantee:
     """The floor: a share of uniform weights mixed in (T3). The floor `(1-lam) floor + lam / K` is exact.
 
-    A constant weight of 0 takes its teacher out, and no floor brings it back: then nothing is gained.
+    A weight of 0 takes its teacher out, and no floor brings it back: then nothing is gained.
     """
     if share == 0.0:
         return base
@@ -351,10 +352,15 @@ def clipped(teachers: int, spread: float, evidence: str = "prefix likelihood") -
     return _bounded(teachers, range, (Modulus(evidence, 1.0, INFINITY),), step)
 
 
-def undeclared(teachers: int, evidence: str, detail: str) -> Guarantee:
+def undeclared(teachers: int, evidence: str, detail: str, rule: Derivation = UNDECLARED) -> Guarantee:
     """A user's own rule: weights are weights, nothing more is promised until `certify` has looked."""
     moduli = (Modulus(evidence, INFINITY, INFINITY),)
-    return Guarantee(teachers, INFINITY, 0.0, 1.0, moduli, Step(UNDECLARED, detail, INFINITY))
+    return Guarantee(teachers, INFINITY, 0.0, 1.0, moduli, Step(rule, detail, INFINITY))
+
+
+def taken_out(teachers: int, evidence: str, detail: str) -> Guarantee:
+    """Evidence decides who weighs anything at all; no floor brings those who do not back."""
+    return undeclared(teachers, evidence, detail, TAKEN_OUT)
 
 
 def _number(x: float) -> str:

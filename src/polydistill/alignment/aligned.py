@@ -95,13 +95,20 @@ class Aligned:
         """Bound on the total variation to the teacher's own law, of positions that were written."""
         return self.terms.sum(-1).clamp_max(1.0)
 
-    def write(self, rows: Int[Tensor, " n"] | slice, out: Float[Tensor, "n V"]) -> None:
-        """Log-probabilities of the student's tokens."""
-        rows = rows.cpu() if isinstance(rows, Tensor) else rows
-        flow = Flow(self, self.places[rows])
-        p, terms = flow.pushed()
+    def measure(self) -> None:
+        """Terms and fidelity of all positions, before any is written."""
+        for start in range(0, len(self), ROWS):
+            self._pushed(slice(start, start + ROWS))
+
+    def _pushed(self, rows: Int[Tensor, " n"] | slice) -> Float[Tensor, "n V"]:
+        p, terms = Flow(self, self.places[rows]).pushed()
         self.terms[rows] = terms.to(self.terms)
         self.fidelity[rows] = 1.0 - terms.sum(-1).clamp_max(1.0).to(self.fidelity)
+        return p
+
+    def write(self, rows: Int[Tensor, " n"] | slice, out: Float[Tensor, "n V"]) -> None:
+        """Log-probabilities of the student's tokens."""
+        p = self._pushed(rows.cpu() if isinstance(rows, Tensor) else rows)
         torch.log(p.clamp_min_(LEAST), out=out) if out.device == p.device and out.dtype == p.dtype else out.copy_(
             p.clamp_min_(LEAST).log_()
         )

@@ -54,11 +54,17 @@ class LocalTeacherConfig(ModelConfig):
         description="with a tokenizer of its own: tokens per position, on average, behind which it is run one token "
         "further; more of them make the bound of the translation smaller, and cost as many tokens of the teacher",
     )
+    positions: Literal["all", "bound", "strict"] = Field(
+        default="all",
+        description="with a tokenizer of its own, where it counts: at all positions as ever, by 1 less the bound of "
+        "its translation, or at those alone where the bound is 0",
+    )
 
     @model_validator(mode="after")
-    def _expands_what_is_open(self) -> "LocalTeacherConfig":
-        if self.expand and self.tokenizer != "own":
-            raise ValueError("`expand` is there for teachers with `tokenizer: own`: nothing else is translated")
+    def _is_translated(self) -> "LocalTeacherConfig":
+        for name in ("expand", "positions"):
+            if getattr(self, name) != type(self).model_fields[name].default and self.tokenizer != "own":
+                raise ValueError(f"`{name}` is there for teachers with `tokenizer: own`: nothing else is translated")
         return self
 
 

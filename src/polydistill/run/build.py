@@ -103,7 +103,7 @@ def _teacher(name: str, section: c.AnyTeacher, config: c.RunConfig, opened: dict
         **({} if section.device_map is None else {"device_map": section.device_map}),
     }
     if foreign:
-        return ForeignTeacher.load(name, section.model, expand=section.expand, **options)
+        return ForeignTeacher.load(name, section.model, expand=section.expand, positions=section.positions, **options)
     return LocalTeacher.load(name, section.model, **options)
 
 

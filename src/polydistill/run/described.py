@@ -24,6 +24,7 @@ from polydistill.training.sampled import SampledLinearPool, SampledLogPool
 from polydistill.training.taught import Taught
 from polydistill.weighting import signals as s
 from polydistill.weighting.operator import Weighed
+from polydistill.weighting.token import ByFidelity
 
 HELD_OUT = "held-out.jsonl"
 """The evaluation data of a run that Python began."""
@@ -168,7 +169,7 @@ def factors_of(stack: w.Operator) -> list[dict[str, Any]]:
         ValueError: an operator has no words there.
     """
     parts = stack.factors if isinstance(stack, w.Product) else [stack]
-    return [factor for part in parts for factor in _factors(part)]
+    return [factor for part in parts if not isinstance(part, ByFidelity) for factor in _factors(part)]
 
 
 def _factors(part: w.Operator) -> list[dict[str, Any]]:

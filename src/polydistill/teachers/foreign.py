@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from itertools import accumulate
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 from weakref import WeakKeyDictionary
 
 import torch
@@ -47,6 +47,8 @@ CLOSELY = 1024
 FURTHER = 2**29
 """Bytes of hidden states behind the tokens of `expand` that are remembered; beyond them they are made anew."""
 
+Positions = Literal["all", "bound", "strict"]
+
 Heard = tuple[Packed, Branches, Tensor | None]
 """A text, what it is run further behind, and the hidden states there if they are remembered."""
 
@@ -60,6 +62,7 @@ class ForeignTeacher(LocalTeacher):
         tokenizer: its own.
         expand: tokens per position, on average over a text, behind which it is run one token further: the heaviest of
             those that do not settle what the student's token is. More lower the bound, and cost as many of its tokens.
+        positions: where it counts: at all as ever, by 1 less its bound, or at those alone where its bound is 0.
 
     Raises:
         TeacherUnavailableError: the model's logits are not those of its body and head, or it cannot be run further.
@@ -78,9 +81,10 @@ class ForeignTeacher(LocalTeacher):
         tokenizer: PreTrainedTokenizerBase | None = None,
         *,
         expand: int = 0,
+        positions: Positions = "all",
     ) -> None:
         super().__init__(name, model, tokenizer)
-        self.expand = self._allowed(expand)
+        self.expand, self.positions = self._allowed(expand), positions
         if tokenizer is None:
             raise VocabularyMismatchError(f"teacher {name!r} has no tokenizer of its own to be asked with")
         self.spelling = self._spelled(tokenizer, "its tokenizer")
@@ -93,13 +97,15 @@ class ForeignTeacher(LocalTeacher):
         self.closely: list[Float[Tensor, " n"]] = []
 
     @classmethod
-    def load(cls, name: str, source: str, *, expand: int = 0, **options: Any) -> "ForeignTeacher":
-        """As a `LocalTeacher`, with `expand`."""
+    def load(
+        cls, name: str, source: str, *, expand: int = 0, positions: Positions = "all", **options: Any
+    ) -> "ForeignTeacher":
+        """As a `LocalTeacher`, with `expand` and `positions`."""
         made = super().load(name, source, **options)
         assert isinstance(made, ForeignTeacher)
-        made.expand = made._allowed(expand)
+        made.expand, made.positions = made._allowed(expand), positions
         if made.source is not None:
-            made.source["expand"] = expand
+            made.source |= {"expand": expand, "positions": positions}
         return made
 
     def _allowed(self, expand: int) -> int:

@@ -28,6 +28,7 @@ from polydistill.simplex import compose, mask
 from polydistill.teachers import ForeignTeacher, LocalTeacher, TeacherSource, TeacherUnavailableError
 from polydistill.teachers.served import Lost, TeacherLostError
 from polydistill.training.batch import Batch
+from polydistill.training.partial import unheard
 from polydistill.weighting import Operator, Product
 
 
@@ -64,6 +65,7 @@ class Heard:
         decide: the pipeline's, for the teachers that spoke.
         needs: statistics that it reads.
         runs: which teachers ran on which documents; None when all did.
+        unheard: labels that carry no loss from teachers, since nobody is heard there; None where somebody always is.
     """
 
     batch: Batch
@@ -73,6 +75,7 @@ class Heard:
     decide: Decide
     needs: frozenset[str]
     runs: Bool[Tensor, "B K"] | None
+    unheard: Bool[Tensor, " N"] | None = None
 
     def of(self, hidden: Float[Tensor, "B T D"], head: Head) -> HiddenStates:
         """The student at the same positions."""
@@ -95,7 +98,10 @@ def hear(method: Method, batch: Batch) -> Heard:
     outputs = listen_to(method.teachers, batch, rows, runs, may_be_lost=True)
     here = _here(outputs, rows, None if runs is None else runs[sequence])
     decide = pipeline.decide if here is None else among(pipeline.decide, here)
-    return Heard(batch, rows, positions, outputs, decide, pipeline.stack.needs, runs)
+    silent = unheard(method.teachers, outputs, positions)
+    if silent is not None:
+        positions = replace(positions, has_loss=positions.has_loss & ~silent)
+    return Heard(batch, rows, positions, outputs, decide, pipeline.stack.needs, runs, silent)
 
 
 def listen_to(

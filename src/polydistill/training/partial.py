@@ -1,26 +1,28 @@
 """Served, stored and translated teachers in a run: what does not go together with them, and what is said about them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from polydistill.alignment import Aligned
 from polydistill.cache import CachedTeacher
 from polydistill.data.context import PLACE, DataError
 from polydistill.guarantee import Guarantee
-from polydistill.logprobs import Informed, TeacherOutput
+from polydistill.logprobs import Informed, Positions, TeacherOutput
 from polydistill.objective import Divergence, ForwardKL
-from polydistill.pipeline import Pipeline
+from polydistill.pipeline import Pipeline, as_operator
 from polydistill.teachers import ForeignTeacher
 from polydistill.teachers.branched import reads_branches
 from polydistill.teachers.served import ServedTeacher
 from polydistill.training.batch import Batch
 from polydistill.training.placement import Copied
+from polydistill.weighting import Operator
 from polydistill.weighting.signals import Entropy
+from polydistill.weighting.token import EXACT, positioned
 
 
 def served_among(teachers: Sequence[object]) -> list[ServedTeacher]:
@@ -167,14 +169,45 @@ def _weights_off(width: float, guarantee: Guarantee) -> str:
     return f"; the weights, which read the entropy, are off by at most {shift:.3f} for it (total variation, T2)"
 
 
-def fit_foreign(teachers: Sequence[object], objective: object, placement: object) -> list[ForeignTeacher]:
+def counted(teachers: Sequence[object], weighting: Operator | Callable[[Tensor], Tensor]) -> Operator:
+    """A weighting under which translated teachers count at the `positions` that they were given."""
+    found = [teacher for teacher in teachers if isinstance(teacher, ForeignTeacher)]
+    return positioned(as_operator(weighting), {teacher.name: teacher.positions for teacher in found})
+
+
+def unheard(
+    teachers: Sequence[object], outputs: Sequence[TeacherOutput], positions: Positions
+) -> Bool[Tensor, " N"] | None:
+    """Labels at which nobody is heard, all teachers being strict and off there; None where somebody always is."""
+    if not all(isinstance(teacher, ForeignTeacher) and teacher.positions == "strict" for teacher in teachers):
+        return None
+    exact = torch.zeros_like(positions.has_loss)
+    for said in outputs:
+        assert isinstance(said, Informed)
+        assert isinstance(said.says, Aligned)
+        said.says.measure()
+        exact |= said.says.fidelity >= 1.0 - EXACT
+    return positions.has_loss & ~exact
+
+
+def fit_foreign(
+    teachers: Sequence[object], pipeline: Pipeline, objective: object, placement: object, *, looks_at_all: bool
+) -> list[ForeignTeacher]:
     """Refuse what has no bound with teachers whose tokens are translated; returns those.
+
+    Args:
+        teachers: of the run.
+        pipeline: whom we trust.
+        objective: what is learned.
+        placement: where teachers are.
+        looks_at_all: as for `fit_served`.
 
     Raises:
         ValueError: naming the teacher, what does not go, and what can be done.
     """
     found = [teacher for teacher in teachers if isinstance(teacher, ForeignTeacher)]
     for teacher in found:
+        _refuse_positions(teacher, teachers, objective, looks_at_all or pipeline.safety is not None)
         who = f"teacher {teacher.name!r} has a tokenizer of its own"
         if not isinstance(objective, ForwardKL) or objective.temperature != 1.0:
             raise ValueError(
@@ -186,10 +219,31 @@ def fit_foreign(teachers: Sequence[object], objective: object, placement: object
     return found
 
 
+def _refuse_positions(
+    teacher: ForeignTeacher, teachers: Sequence[object], objective: object, looks_at_all: bool
+) -> None:
+    who = f"teacher {teacher.name!r}: `positions: {teacher.positions}`"
+    if teacher.positions == "bound" and len(teachers) == 1:
+        raise ValueError(f"{who} changes its weight beside others, and it is the only teacher; leave it out")
+    if teacher.positions != "strict":
+        return
+    if looks_at_all or any(served.on_outage == "drop" for served in served_among(teachers)):
+        raise ValueError(
+            f"{who} takes it out at single positions, and a safety order, constraints, a modified gradient and "
+            "`on_outage: drop` count on every teacher that is not out itself; use `positions: bound`"
+        )
+    alone = all(isinstance(other, ForeignTeacher) and other.positions == "strict" for other in teachers)
+    if alone and isinstance(objective, Divergence) and not objective.ce:
+        raise ValueError(
+            f"{who}, and so have all others: where nobody is left only labels remain; give them a share, e.g. "
+            "`objective: {kind: forward_kl, ce: 0.1}`"
+        )
+
+
 def foreign_facts(teachers: Sequence[object], targets: Sequence[Float[Tensor, " n"]]) -> dict[str, float]:
     """For the log: mean bound of the positions so far, by teacher and term, and of the targets; total variation."""
     facts: dict[str, float] = {}
-    if targets:
+    if any(map(len, targets)):
         facts["distil/translated/target"] = float(torch.cat(list(targets)).mean())
     for teacher in teachers:
         if isinstance(teacher, ForeignTeacher):
@@ -224,9 +278,9 @@ def foreign_says(teachers: Sequence[object], targets: Sequence[Float[Tensor, " n
             said.append(
                 f"teacher {teacher.name!r}, translated: its distributions are off by at most {median:.3f} (median) and "
                 f"{most:.3f} (99th percentile) in total variation at {len(values):,} positions, by term: {by}; "
-                f"{teacher.caveat}{_closely(teacher)}"
+                f"{teacher.caveat}{_closely(teacher)}{_strictly(teacher)}"
             )
-    if said and targets:
+    if said and any(map(len, targets)):
         off = _few({"all": torch.cat(list(targets))})["all"]
         said.append(
             f"targets, pooled from translated teachers: off by at most {float(off.median()):.3f} (median) and "
@@ -244,6 +298,13 @@ def _closely(teacher: ForeignTeacher) -> str:
         f"; at {len(near)} positions it was run behind all that is open, and there its distributions are off by at "
         f"most {float(near.median()):.3f} (median) and {float(near.max()):.3f} (the worst)"
     )
+
+
+def _strictly(teacher: ForeignTeacher) -> str:
+    if teacher.positions != "strict":
+        return ""
+    heard = (teacher.errors()["all"] <= EXACT).float().mean()
+    return f"; `positions: strict` listens to it at {float(heard):.2%} of them, where the bound is 0"
 
 
 def look_closer(teachers: Sequence[object], batch: Batch, most: int = 16) -> None:

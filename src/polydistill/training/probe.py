@@ -21,6 +21,7 @@ from polydistill.simplex import NoActiveTeacherError, mask
 from polydistill.target import Pool
 from polydistill.training.batch import Batch
 from polydistill.training.hearing import listen_to
+from polydistill.training.partial import unheard
 from polydistill.training.terms import stored_terms, unnamed_by
 from polydistill.training.watch import probe_of
 
@@ -46,6 +47,11 @@ def probed(trainer: Any, terms: Terms, batch: Batch) -> Terms:
     log_p = torch.stack([logits_of(s, places).float().log_softmax(-1) for s in outputs])
     terms = stored_terms(terms, trainer, outputs)
     fidelity = _fidelity(outputs, places)
+    silent = unheard(trainer.teachers, outputs, positions)
+    if silent is not None:
+        positions = replace(positions, has_loss=positions.has_loss & ~silent)
+    if not bool(positions.has_loss[places].any()):  # strict teachers, each off everywhere
+        return terms
     scene = Scene(trainer.pipeline, positions.at(places), log_p, terms, fidelity)
     off = (scene.weights.exp() * (1.0 - fidelity)).sum(-1)[positions.has_loss[places]]
     seen = scene.probe(_beyond(trainer), _safest(trainer))

@@ -6,6 +6,7 @@ out = distilled(student, heard, method)         # one pooled target per position
 loss = out.loss + constraints.penalty(...)      # a sum over positions
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from polydistill.logprobs import HiddenStates, Positions, Statistics
-from polydistill.objective import NonFiniteError, Outcome, distil
+from polydistill.objective import ForwardKL, NonFiniteError, Outcome, distil
 from polydistill.training.batch import Batch
 from polydistill.training.gradient.across_groups import LossPart, Split
 from polydistill.training.hearing import Heard, Method
@@ -38,6 +39,7 @@ class StepOutcome:
         losses: the loss by group, where it was split; their sum is `loss`.
         batch: the sequences.
         off: bound on what targets of translated teachers are off by, total variation; None where there are none.
+        unheard: see `Heard`.
     """
 
     loss: Float[Tensor, ""]
@@ -48,6 +50,7 @@ class StepOutcome:
     losses: Float[Tensor, " G"] | None = None
     batch: Batch | None = None
     off: Float[Tensor, " N"] | None = None
+    unheard: Bool[Tensor, " N"] | None = None
 
 
 def step(
@@ -68,6 +71,9 @@ def step(
     positions = heard.positions
     whole = [LossPart(positions, method.divergence)]
     parts = whole if split is None else split.parts(positions, method.divergence)
+    if heard.unheard is not None:
+        alone = replace(positions, has_loss=heard.unheard)
+        parts = [*whole, LossPart(alone, ForwardKL(ce=1.0), method.divergence.ce, labels_only=True)]
     try:
         outcomes = [_of_part(student, heard, method, part) for part in parts]
     except NonFiniteError as error:
@@ -76,9 +82,9 @@ def step(
     if method.constraints is not None:
         pressed = 0 if split is None else split.penalised
         losses[pressed] = losses[pressed] + _penalty(student, heard, method).to(losses[pressed])
-    outcome = outcomes[0] if split is None else split.merge(outcomes, positions)
+    outcome = _with_labels(outcomes) if split is None else split.merge(outcomes, positions)
     return StepOutcome(
-        loss=losses[0] if split is None else losses[0] + losses[1],
+        loss=losses[0] if len(losses) == 1 else losses[0] + losses[1],
         outcome=outcome,
         rows=heard.rows,
         positions=positions,
@@ -86,6 +92,20 @@ def step(
         losses=None if split is None else torch.stack(losses),
         batch=heard.batch,
         off=None if heard.runs is not None else target_error(heard.outputs, outcome.log_w),
+        unheard=heard.unheard,
+    )
+
+
+def _with_labels(outcomes: Sequence[Outcome]) -> Outcome:
+    """The teachers' outcome, with that of labels at which nobody is heard."""
+    if len(outcomes) == 1:
+        return outcomes[0]
+    first, second = outcomes
+    return replace(
+        first,
+        loss=first.loss + second.loss,
+        count=first.count + second.count,
+        cross_entropy=first.cross_entropy + second.cross_entropy,
     )
 
 

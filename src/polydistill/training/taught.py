@@ -15,7 +15,7 @@ from polydistill.diagnostics import losses_by_task
 from polydistill.logprobs import Head, HiddenStates
 from polydistill.objective import Divergence, OwnPool
 from polydistill.objective.distil import chunk_bytes
-from polydistill.pipeline import Pipeline, as_operator
+from polydistill.pipeline import Pipeline
 from polydistill.promises import Promise, Terms, promises, says
 from polydistill.records.parts import OBJECTIVE, REST
 from polydistill.safety import Order
@@ -31,7 +31,7 @@ from polydistill.training.gradient.across_groups import AcrossGroups, Split
 from polydistill.training.gradient.across_teachers import AcrossTeachers
 from polydistill.training.hearing import Heard, Method, hear, skipping
 from polydistill.training.overlap import overlap, trusted
-from polydistill.training.partial import fit_foreign, fit_served, foreign_facts, served_among, served_facts
+from polydistill.training.partial import counted, fit_foreign, fit_served, foreign_facts, served_among, served_facts
 from polydistill.training.placement import Copied, Placement, Sharded, refuse_silent_single
 from polydistill.training.probe import probed
 from polydistill.training.sampled import Sampled
@@ -134,13 +134,14 @@ class Taught(Checkpointed):
             terms_of(self.objective)
         self.teachers = self.given = teachers
         self._sums = torch.zeros(4, dtype=torch.float64)
+        weighting = counted(teachers, weighting)
         self.pipeline = Pipeline.of(weighting, names, tasks, floor=floor, safety=safety)
         self.evaluated = torch.zeros(len(tasks) + 1, 2, dtype=torch.float64)
         self.compared = {}
         self.gradient, self.watch, self.spikes = gradient, Watch(), Spikes()
         self.targets_off: list[Tensor] = []
         if isinstance(gradient, AcrossTeachers):
-            plain, stack = self.pipeline, as_operator(weighting) * gradient.factor()
+            plain, stack = self.pipeline, weighting * gradient.factor()
             self.pipeline = Pipeline.of(stack, names, tasks, floor=floor, safety=safety)
             self.said = tuple(gradient.judge(plain, self.pipeline, self.objective))
         elif gradient is not None:
@@ -193,7 +194,7 @@ class Taught(Checkpointed):
                 lambda _, given: refuse_in(given[0].unique().tolist(), rowless, "the student", tokenizer)
             )
         looks_at_all = self.constraints is not None or self.gradient is not None
-        fit_foreign(self.teachers, self.objective, self.placement)
+        fit_foreign(self.teachers, self.pipeline, self.objective, self.placement, looks_at_all=looks_at_all)
         fit_served(self.teachers, self.pipeline, self.objective, looks_at_all=looks_at_all)
         said += [teacher.agree_with(tokenizer, self.visible) for teacher in self.teachers]
         self.masked = [sentence for sentence in said if sentence]
@@ -312,6 +313,8 @@ class Taught(Checkpointed):
         if mode != "train" or self.accelerator.sync_gradients:
             heard |= {"divergence": divergence / max(whole, 1.0), "cross_entropy": cross_entropy / max(whole, 1.0)}
             self._step_sums = (0.0, 0.0, 0.0) if mode == "train" else self._step_sums
+        if done.unheard is not None:
+            heard["distil/translated/unheard"] = float(done.unheard.sum() / max(outcome.count, 1))
         if done.runs is not None:
             heard["teachers_run"] = float(done.runs.float().mean())
         if mode == "train":

@@ -1,7 +1,8 @@
 """Token scale: weights from the evidence of the very position. Also works on evidence of any other scale."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,8 +12,11 @@ from polydistill import guarantee as calculus
 from polydistill.guarantee import Guarantee
 from polydistill.logprobs import Statistics
 from polydistill.simplex import is_asking, normalise
-from polydistill.weighting.operator import Carry, Names, Tag, Weighed, Weighting
-from polydistill.weighting.signals import Signal, StudentGap
+from polydistill.weighting.operator import Carry, Names, Operator, Tag, Weighed, Weighting
+from polydistill.weighting.signals import Fidelity, Signal, StudentGap
+
+EXACT = 1e-6
+"""Total variation that counts as none: what float32 loses in sums over a vocabulary."""
 
 
 class Softmax(Weighting):
@@ -69,6 +73,52 @@ class SoftmaxOf(Weighed):
         """Range `spread / temperature`, modulus `1 / temperature`."""
         teachers = len(self.bound_names().teachers)
         return calculus.softmax(teachers, self.weighting.temperature, self.signal.spread, self.signal.name)
+
+
+class ByFidelity(Weighed):
+    """How translated teachers with `positions` other than `all` count: others as ever, these by what is sure of them.
+
+    `bound` multiplies a teacher's weight by its fidelity `1 - eps` (`Softmax(1)(Fidelity())` of these teachers alone);
+    `strict` is the limit of its powers: 1 where eps is 0 (at most `EXACT`), 0 elsewhere. Where strict teachers are all
+    there are and each is out, nobody is to be learned from, and the weights are as if all were in.
+
+    Args:
+        bound: names of teachers.
+        strict: names of teachers; they can weigh nothing, so with any nothing is promised.
+    """
+
+    laws = frozenset("EM")
+
+    def __init__(self, bound: Sequence[str], strict: Sequence[str]) -> None:
+        super().__init__(Softmax(1.0), Fidelity())
+        self.bound, self.strict = tuple(bound), tuple(strict)
+
+    def weigh(self, statistics: Statistics, carry: Carry) -> tuple[Float[Tensor, "n K"], Carry]:
+        """`log(1 - eps)` clipped, and minus infinity for strict teachers that are off; normalised."""
+        fidelity = statistics.fidelity
+        assert fidelity is not None
+        read = replace(statistics, fidelity=torch.where(self._named(self.bound, fidelity), fidelity, 1.0))
+        out = self._named(self.strict, fidelity) & (fidelity < 1.0 - EXACT)
+        return normalise(self.signal(read).masked_fill(out & ~out.all(-1, keepdim=True), -math.inf)), carry
+
+    def _named(self, names: Sequence[str], like: Float[Tensor, "n K"]) -> Bool[Tensor, " K"]:
+        return torch.tensor([name in names for name in self.bound_names().teachers], device=like.device)
+
+    def guarantee(self) -> Guarantee:
+        """As the softmax's; nothing with strict teachers."""
+        teachers = len(self.bound_names().teachers)
+        if not self.strict:
+            return calculus.softmax(teachers, 1.0, self.signal.spread, self.signal.name)
+        return calculus.taken_out(teachers, self.signal.name, repr(self))
+
+    def __repr__(self) -> str:
+        return f"ByFidelity(bound={list(self.bound)}, strict={list(self.strict)})"
+
+
+def positioned(stack: Operator, positions: Mapping[str, str]) -> Operator:
+    """A stack whose teachers count at the `positions` that they were given by name: `all`, `bound` or `strict`."""
+    bound, strict = ([name for name, given in positions.items() if given == kind] for kind in ("bound", "strict"))
+    return stack * ByFidelity(bound, strict) if bound or strict else stack
 
 
 class Custom(Weighting):

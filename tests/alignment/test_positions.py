@@ -1,0 +1,100 @@
+"""Where teachers with tokenizers of their own count: `positions: all | bound | strict`."""
+
+import math
+
+import made
+import pytest
+import torch
+from test_foreign import model, trainer
+
+from polydistill import ForwardKL, LocalTeacher, Pipeline, Tilt, Uniform, certify
+from polydistill.config.run import RunConfig
+from polydistill.logprobs import Positions, Statistics
+from polydistill.run.described import factors_of
+from polydistill.teachers import ForeignTeacher
+from polydistill.weighting.token import EXACT, ByFidelity
+
+NAMES = ("plain", "code", "prose")
+
+
+def weights(fidelity, **kinds):
+    rows = torch.tensor(fidelity, dtype=torch.float64)
+    positions = Positions.of(torch.zeros(len(rows), dtype=torch.long), torch.ones(len(rows), dtype=torch.bool))
+    stack = ByFidelity(kinds.get("bound", ()), kinds.get("strict", ())).bind(NAMES)
+    return stack(Statistics(positions, torch.zeros_like(rows), fidelity=rows))[0].exp()
+
+
+def test_weights_are_multiplied_by_the_fidelity_of_those_who_asked_for_it():
+    found = weights([[1.0, 0.5, 0.1], [1.0, 1.0, 1.0]], bound=["code"])
+    torch.testing.assert_close(found, torch.tensor([[0.4, 0.2, 0.4], [1 / 3] * 3], dtype=torch.float64))
+
+
+def test_strict_is_the_limit_of_powers_of_bound_and_weights_sum_to_one():
+    fidelity = [[1.0, 0.9, 1.0 - EXACT / 2], [1.0, 1.0, 0.0], [1.0, 0.2, 0.3]]
+    strict = weights(fidelity, strict=["code", "prose"])
+    expected = torch.tensor([[1, 0, 1], [1, 1, 0], [1, 0, 0]], dtype=torch.float64)
+    torch.testing.assert_close(strict, expected / expected.sum(-1, keepdim=True))
+    raised = weights([[f**1000 for f in row] for row in fidelity], bound=["code", "prose"])
+    torch.testing.assert_close(raised, strict, atol=1e-3, rtol=0.0)  # but for the clip of the evidence
+
+
+def test_where_strict_teachers_are_all_there_are_and_all_are_off_weights_are_as_if_all_were_in():
+    found = weights([[0.5, 0.1, 0.2]], strict=NAMES)
+    torch.testing.assert_close(found, torch.full((1, 3), 1 / 3, dtype=torch.float64))
+
+
+def test_bound_is_certified_and_of_strict_nothing_is_promised_that_zeros_would_break():
+    bound = Pipeline.of(ByFidelity(["code"], []), NAMES, floor=0.02)
+    assert not certify(bound, effort=0.05).refuted
+    assert bound.guarantee().floor > 0.0
+    strict = Pipeline.of(ByFidelity([], ["code"]), NAMES, floor=0.02).guarantee()
+    assert (strict.range, strict.floor, strict.ceiling) == (math.inf, 0.0, 1.0)
+
+
+def own(name, positions, tokenizer=None):
+    tokenizer = tokenizer or made.tiktoken_like()
+    return ForeignTeacher(name, model(tokenizer), tokenizer, positions=positions)
+
+
+def test_labels_are_what_remains_where_no_strict_teacher_is_left(tmp_path):
+    run = trainer(tmp_path, {"a": own("a", "strict")}, Uniform(), objective=ForwardKL(ce=0.25))
+    run.train()
+    done = run.last_step
+    exact = done.outcome.statistics.fidelity[:, 0] >= 1.0 - EXACT
+    assert not bool((done.unheard & exact).any())
+    assert bool(done.unheard.any())
+    assert bool((done.outcome.divergence[done.unheard] == 0.0).all())
+    loss = 0.75 * done.outcome.divergence.sum() + 0.25 * done.outcome.cross_entropy.sum()
+    assert float(done.loss.detach()) == pytest.approx(float(loss), rel=1e-5)
+    assert done.outcome.count == int((done.unheard | done.positions.has_loss).sum())
+    assert bool((done.off[done.positions.has_loss] <= EXACT).all())
+    line = run.state.log_history[0]
+    assert line["distil/translated/unheard"] == pytest.approx(float(done.unheard.sum()) / done.outcome.count)
+
+
+def test_a_strict_teacher_weighs_nothing_where_its_bound_is_not_zero_and_the_others_share_its_weight(tmp_path):
+    plain = LocalTeacher("plain", model(made.byte_level(300)), made.byte_level(300))
+    run = trainer(tmp_path, {"a": own("a", "strict"), "plain": plain, "b": own("b", "bound")}, Uniform(), floor=0.1)
+    run.train()
+    done = run.last_step
+    assert done.unheard is None
+    assert factors_of(run.pipeline.stack) == [{"kind": "uniform"}]
+    weights, fidelity = done.outcome.log_w.exp(), done.outcome.statistics.fidelity
+    one, least = torch.ones(len(weights)), math.exp(-8.0)  # what the evidence is clipped to
+    here = torch.stack([(fidelity[:, 0] >= 1.0 - EXACT).float(), one, fidelity[:, 2].clamp_min(least)], -1)
+    here = 0.9 * here / here.sum(-1, keepdim=True) + 0.1 * (here > 0) / (here > 0).sum(-1, keepdim=True)
+    torch.testing.assert_close(weights, here, atol=1e-5, rtol=0.0)
+    assert "ByFidelity(bound=['b'], strict=['a'])" in run.certificate()
+
+
+def test_positions_are_refused_where_they_do_nothing_or_break_what_is_promised(tmp_path):
+    base = {"student": "a", "data": {"train": "b"}, "output": "c"}
+    with pytest.raises(ValueError, match="`positions` is there for teachers with `tokenizer: own`"):
+        RunConfig.model_validate({**base, "teachers": {"a": {"model": "a", "positions": "strict"}}})
+    plain = LocalTeacher("b", model(made.byte_level(300)), made.byte_level(300))
+    with pytest.raises(ValueError, match="`positions: bound` changes its weight beside others, and it is the only"):
+        trainer(tmp_path, {"a": own("a", "bound")}, Uniform())
+    with pytest.raises(ValueError, match="and so have all others: where nobody is left only labels remain"):
+        trainer(tmp_path, {"a": own("a", "strict")}, Uniform())
+    with pytest.raises(ValueError, match="`positions: strict` takes it out at single positions, and a safety order"):
+        trainer(tmp_path, {"a": own("a", "strict"), "b": plain}, Uniform(), safety=Tilt({"b": 1}))
