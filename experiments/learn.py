@@ -1,11 +1,12 @@
 """One student: a small transformer that learns from a problem's texts by one method, and is judged by the true law."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from time import process_time
 
 import torch
 from experiments.methods import Found, Method
-from experiments.planted import VOCABULARY, Problem, Texts
+from experiments.planted import VOCABULARY, Planted, Problem, Texts
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -131,10 +132,12 @@ def learn(data: Data, method: Method, settings: Settings, seed: int) -> Judged:
             loss = _cross_entropy(student, texts)
         else:
             batch = texts.batch()
-            if not method.told:
+            hidden = last_hidden_state(student, input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+            if method.farthest:
+                batch = replace(batch, teacher=_farthest(student.lm_head(hidden), bound.teachers, texts))
+            elif not method.told:
                 batch = replace(batch, teacher=data.routed[rows][:, None].expand_as(batch.input_ids).contiguous())
             heard = hearing.hear(bound, batch)
-            hidden = last_hidden_state(student, input_ids=batch.input_ids, attention_mask=batch.attention_mask)
             done = step(heard.of(hidden, head_of(student)), heard, bound)
             bound.pipeline.stack.observe(done.outcome.statistics)
             if method.gradient is not None:
@@ -150,6 +153,15 @@ def learn(data: Data, method: Method, settings: Settings, seed: int) -> Judged:
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
     return Judged(excess(student, data), process_time() - started, entropy(data))
+
+
+@torch.no_grad()
+def _farthest(logits: Tensor, teachers: Sequence[Planted], texts: Texts) -> Tensor:
+    """Per position the teacher whose probability of the next token differs most from the student's, `[n, T]`."""
+    target = torch.cat([texts.ids[:, 1:], texts.ids[:, -1:]], 1)
+    q = logits.softmax(-1).gather(-1, target[..., None])
+    p = torch.stack([teacher.log_p[texts.ids, target].exp() for teacher in teachers], -1)
+    return (p - q).abs().argmax(-1)
 
 
 def _cross_entropy(student: LlamaForCausalLM, texts: Texts) -> Tensor:

@@ -5,14 +5,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from experiments.planted import Problem
+from experiments.planted import VOCABULARY, Problem
 from jaxtyping import Float
 from torch import Tensor
 
 from polydistill.certification.published_rules import (
     batch_softmax,
     best_only,
+    certainty,
     confidence_aware,
+    confidence_softmax,
     entropy_based,
     inverse_loss,
     probability_softmax,
@@ -36,6 +38,8 @@ from polydistill.weighting.signals import Entropy, LabelLikelihood, Margin
 from polydistill.worth import tuned
 
 FLOOR = 0.02
+MOST_ENTROPY = math.log(VOCABULARY) + 1e-4
+"""A little above, so that teachers who know nothing at all have equal weights and not none."""
 Found = Float[Tensor, "N K"]
 """Log-probability of every label of the training text under every teacher."""
 
@@ -71,12 +75,14 @@ class Method:
         name: in tables.
         make: problem, teachers' log-probabilities of the labels, seed -> a pipeline; None learns from labels only.
         told: the position's expert is named to it, which no user can do.
+        farthest: the teacher is named to it whose probability of the label is farthest from the student's.
         gradient: what is made of teachers' gradients that conflict, as a factor of the stack.
     """
 
     name: str
     make: Make
     told: bool = False
+    farthest: bool = False
     gradient: AcrossTeachers | None = None
 
 
@@ -101,6 +107,10 @@ def _single(problem: Problem, found: Found, seed: int) -> Pipeline:
     return fixed(problem, alone)
 
 
+def _named(problem: Problem, found: Found, seed: int) -> Pipeline:
+    return Pipeline.of(TeacherRouter(math.inf), names(problem))
+
+
 def _random(problem: Problem, found: Found, seed: int) -> Pipeline:
     drawn = -torch.rand(found.shape[1], generator=torch.Generator().manual_seed(seed)).log()
     return fixed(problem, normalise(drawn.log()))
@@ -122,9 +132,9 @@ CONTROLS = (
     Method("averaging", _stack(Uniform)),
     Method("random weights", _random),
     Method("tuned weights", lambda problem, found, seed: fixed(problem, tuned(found))),
-    Method("router by text", lambda problem, found, seed: Pipeline.of(TeacherRouter(math.inf), names(problem))),
+    Method("router by text", _named),
 )
-ORACLE = Method("oracle", lambda problem, found, seed: Pipeline.of(TeacherRouter(math.inf), names(problem)), told=True)
+ORACLE = Method("oracle", _named, told=True)
 SCALES = (
     Method("task", _stack(task)),
     Method("context", _stack(context)),
@@ -160,10 +170,13 @@ RULES = (
 )
 FURTHER_RULES = (
     Method("EB-KD", _rule(lambda e: entropy_based(e.clamp_max(-1e-6)), lambda: Entropy(spread=math.inf))),
+    Method("DWA-KD, certainty", _rule(lambda e: certainty(e, MOST_ENTROPY), lambda: Entropy(spread=math.inf))),
+    Method("confidence_weighted", _rule(confidence_softmax, lambda: LabelLikelihood(spread=math.inf))),
+    Method("max_margin", _named, farthest=True),
     Method("largest margin", _rule(best_only, lambda: Margin(spread=math.inf))),
     Method("batch scalar", _rule(batch_softmax, lambda: LabelLikelihood(spread=math.inf))),
 )
-"""Rules that are tried on (a) and (e) only; a margin picks in TRL's forks, one weight per batch is NeMo-RL's."""
+"""Rules that are tried on (a) and (e) only; one weight per batch is NeMo-RL's."""
 METHODS: Mapping[str, Method] = {
     method.name: method for method in (*CONTROLS, *SCALES, *GRADIENTS, *RULES, *FURTHER_RULES, ORACLE)
 }

@@ -69,6 +69,21 @@ def probability_softmax(evidence: Float[Tensor, "n K"]) -> Float[Tensor, "n K"]:
     return torch.softmax(evidence.exp(), -1)
 
 
+def confidence_softmax(evidence: Float[Tensor, "n K"]) -> Float[Tensor, "n K"]:
+    """`softmax(1 / (CE + 1e-8))` with `CE = -evidence`, which is at least 0."""
+    return torch.softmax(1.0 / (1e-8 - evidence.clamp_max(0.0)), -1)
+
+
+def certainty(evidence: Float[Tensor, "n K"], most: float = LOG_VOCABULARY) -> Float[Tensor, "n K"]:
+    """`1 - H / log V` with `H = -evidence`, of every teacher by itself.
+
+    Args:
+        evidence: minus the entropies.
+        most: log V, nats.
+    """
+    return 1.0 + evidence / most
+
+
 def batch_softmax(evidence: Float[Tensor, "n K"]) -> Float[Tensor, "n K"]:
     """`softmax(mean over the batch of the evidence)`, the same for every position of the batch."""
     return torch.softmax(evidence.mean(0), -1).expand_as(evidence)
@@ -88,6 +103,7 @@ SURE = -1e-6
 """Log-probability of a label that a teacher is as good as sure of."""
 CROSS_ENTROPY = "- cross-entropy of the label"
 ENTROPY = "- entropy"
+FORK = "Miranda 2026, trl.experimental.multi_teacher_gkd, a fork of TRL (huggingface/trl issue 6151)"
 
 PUBLISHED = (
     Published(
@@ -131,6 +147,37 @@ PUBLISHED = (
         best_only,
         "jumps where two teachers change places",
         ("B", "C"),
+    ),
+    Published(
+        "max_margin",
+        f"{FORK}: the teacher whose probability of the label is farthest from the student's, on either side",
+        "distance of the label's probability from the student's",
+        0.0,
+        1.0,
+        best_only,
+        "jumps where two teachers change places, and takes whom the student contradicts most, be it a wrong one",
+        ("B", "C"),
+    ),
+    Published(
+        "confidence_weighted",
+        FORK,
+        CROSS_ENTROPY,
+        -math.inf,
+        SURE,
+        confidence_softmax,
+        "all weight on whoever is surest of the label as soon as anybody is (odds of e^10 at a loss of 0.1), nearly "
+        "flat where all are unsure",
+        ("B", "C"),
+    ),
+    Published(
+        "DWA-KD, teacher's certainty",
+        "Vu et al. 2026, DWA-KD, EACL Findings, arXiv 2602.21669: one of its two weights of a token, of each teacher",
+        ENTROPY,
+        -LOG_VOCABULARY,
+        0.0,
+        certainty,
+        "the weights have no common sum, so nothing is learned where teachers are unsure",
+        ("N", "B"),
     ),
     Published(
         "inverse loss",
