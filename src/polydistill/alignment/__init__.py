@@ -4,7 +4,7 @@ from polydistill.alignment.aligned import Aligned, Evidence, evidence
 from polydistill.alignment.branches import Branches, branch, joined
 from polydistill.alignment.packed import TERMS, Layout, Packed, lay, pack
 from polydistill.alignment.pair import Pair
-from polydistill.alignment.path import NoCounterpartError, Path, Place, walk
+from polydistill.alignment.path import NoCounterpartError, Path, Place, Reading, read, walk
 from polydistill.alignment.reader import Reader
 from polydistill.alignment.spelling import NoBytesError, Spelling
 
@@ -21,11 +21,13 @@ __all__ = [
     "Path",
     "Place",
     "Reader",
+    "Reading",
     "Spelling",
     "branch",
     "evidence",
     "joined",
     "lay",
     "pack",
+    "read",
     "walk",
 ]

@@ -107,36 +107,74 @@ class Path:
     places: list[Place | None] = field(default_factory=list)
 
 
+@dataclass
+class Reading:
+    """What the teacher reads of a row, before it is looked at where the student's boundaries are.
+
+    Attributes:
+        tokens: of the teacher.
+        size: tokens of the student.
+        runs: text between special tokens.
+        between: after special tokens with no text behind them: place, row, and the teacher token that comes next.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    size: int = 0
+    runs: list["_Run"] = field(default_factory=list)
+    between: list[tuple[int, int, int | None]] = field(default_factory=list)
+
+    def path(self, pair: Pair) -> Path:
+        """With the student's boundaries."""
+        path = Path(self.tokens, [None] * self.size)
+        for at, row, special in self.between:
+            path.places[at] = Place((Cover(row, b"", pair.after(b"")),), special=special)
+        for run in self.runs:
+            for number in range(0 if run.at else 1, len(run.own) + 1):
+                if 0 <= run.marks[number] <= run.reach:
+                    path.places[run.at + number - 1] = run.place(number)
+        return path
+
+
 def walk(pair: Pair, ids: Sequence[int], opening: Sequence[int]) -> Path:
-    """What the teacher reads of a row, and where the student's boundaries are in it.
+    """What the teacher reads of a row, and where the student's boundaries are in it; see `read`."""
+    return read(pair, ids, opening).path(pair)
+
+
+def read(pair: Pair, ids: Sequence[int], opening: Sequence[int], further: str = "") -> Reading:
+    """What the teacher reads of a row.
 
     Args:
         pair: the two vocabularies.
         ids: student tokens.
         opening: special tokens that the teacher's own tokenizer begins a text with.
+        further: text that comes after the row.
 
     Raises:
         NoCounterpartError: the row holds a special token that the teacher has nothing for.
     """
-    path, at = Path(places=[None] * len(ids)), 0
+    found, at = Reading(size=len(ids)), 0
     theirs = {ours: other for other, ours in pair.same.items()}
     if not ids or ids[0] not in theirs:
-        path.tokens += opening
+        found.tokens += opening
     while at < len(ids):
         stop = at
         while stop < len(ids) and pair.student.spelled[ids[stop]] is not None:
             stop += 1
         if stop > at:
-            if not _run(pair, path, ids, at, stop, theirs):
-                path.places[at:] = [None] * (len(ids) - at)
-                return path
+            after = theirs.get(ids[stop]) if stop < len(ids) else None
+            more = further if stop == len(ids) else ""
+            run = _run(pair, list(ids[at:stop]), at, len(found.tokens), more, after)
+            if run is None:
+                return found
+            found.tokens += run.tokens
+            found.runs.append(run)
             at = stop
             continue
         says = pair.student.special.get(ids[at], ())
         if ids[at] in theirs:
-            path.tokens.append(theirs[ids[at]])
+            found.tokens.append(theirs[ids[at]])
         elif "unk" in says:
-            return path
+            return found
         elif at or "bos" not in says:
             raise NoCounterpartError(
                 f"the data contain the special token {says[-1] if says else ids[at]!r}, for which it has none of that "
@@ -144,35 +182,27 @@ def walk(pair: Pair, ids: Sequence[int], opening: Sequence[int]) -> Path:
                 "teacher with the student's template"
             )
         after = ids[at + 1] if at + 1 < len(ids) else None
-        if path.tokens and (after is None or pair.student.spelled[after] is None):
-            cover = Cover(len(path.tokens) - 1, b"", pair.after(b""))
-            path.places[at] = Place((cover,), special=None if after is None else theirs.get(after))
+        if found.tokens and (after is None or pair.student.spelled[after] is None):
+            found.between.append((at, len(found.tokens) - 1, None if after is None else theirs.get(after)))
         at += 1
-    return path
+    return found
 
 
-def _run(pair: Pair, path: Path, ids: Sequence[int], at: int, stop: int, theirs: dict[int, int]) -> bool:
-    """Text between special tokens; False where the teacher cannot read it."""
-    parts = [pair.student.spelled[i] or b"" for i in ids[at:stop]]
+def _run(pair: Pair, own: list[int], at: int, first: int, further: str, special: int | None) -> "_Run | None":
+    """Text between special tokens; None where the teacher cannot read it."""
+    parts = [pair.student.spelled[i] or b"" for i in own]
     whole = b"".join(parts)
     own_lead = int(pair.student.leads and whole.startswith(b" "))
     cut = whole_characters(whole)
-    read = pair.teacher.read_words(whole[own_lead:cut].decode())
+    read = pair.teacher.read_words((whole[own_lead:cut] + further.encode()).decode())
     if read is None or any(i >= pair.heard for i in read[0]):
-        return False
+        return None
     tokens, lead, words = read
-    borders = boundaries([pair.teacher.spelled[token] or b"" for token in tokens])
     offset = lead - own_lead
     marks = [offset + mark for mark in boundaries(parts)]
+    borders = boundaries([pair.teacher.spelled[token] or b"" for token in tokens])
     stream = pair.teacher.join(tokens) or b""
-    run = _Run(pair, tokens, words, borders, stream, len(path.tokens), list(ids[at:stop]), marks)
-    path.tokens += tokens
-    after = theirs.get(ids[stop]) if stop < len(ids) else None
-    for index in range(max(at - 1, 0), stop):
-        a, end = marks[index - at + 1], index == stop - 1
-        if 0 <= a <= len(stream) and not (end and cut < len(whole)):
-            path.places[index] = run.place(index - at + 1, after if end else None)
-    return True
+    return _Run(pair, tokens, words, borders, stream, first, own, marks, offset + cut, at, special)
 
 
 @dataclass(frozen=True)
@@ -187,6 +217,9 @@ class _Run:
         first: teacher tokens before it in the row.
         own: tokens of the student.
         marks: bytes of the stream before each, and all of them.
+        reach: bytes of the stream that are whole characters of the student's.
+        at: place of the first of the student's tokens in the row.
+        special: teacher token that comes next where that is no text.
     """
 
     pair: Pair
@@ -197,8 +230,11 @@ class _Run:
     first: int
     own: list[int]
     marks: list[int]
+    reach: int
+    at: int
+    special: int | None
 
-    def place(self, number: int, special: int | None) -> Place | None:
+    def place(self, number: int) -> Place | None:
         """Behind so many tokens of the student; None where nothing speaks there."""
         a, last = self.marks[number], self.own[number - 1 : number]
         history = tuple(last)
@@ -207,7 +243,7 @@ class _Run:
         j = bisect_right(self.borders, a) - 1
         if self.first + j < 1:
             return None
-        covers = self._covers(a, j, history)
+        covers, special = self._covers(a, j, history), self.special if number == len(self.own) else None
         return Place(covers, self._links(covers[0], j), self._rivals(a, j, number), history, special)
 
     def _covers(self, a: int, j: int, history: tuple[int, ...]) -> tuple[Cover, ...]:

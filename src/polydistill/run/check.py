@@ -23,7 +23,7 @@ from polydistill.run.fits import Peak, rehearse
 from polydistill.run.order import check_order
 from polydistill.run.says import reading_says, says_before
 from polydistill.run.train import refuse_place
-from polydistill.teachers import ForeignTeacher, LocalTeacher, Teacher
+from polydistill.teachers import LocalTeacher, Teacher, Translated
 from polydistill.training.partial import foreign_says, look_closer
 from polydistill.training.taught import Taught
 
@@ -109,7 +109,7 @@ def check_run(config: RunConfig, accelerate: str | Path | None = None) -> Check:
 def _check(config: RunConfig, trainer: Taught, layout: Layout | None) -> Check:
     student: Any = trainer.model
     dataset: Any = trainer.train_dataset
-    foreign = any(isinstance(teacher, ForeignTeacher) for teacher in trainer.teachers)
+    foreign = any(isinstance(teacher, Translated) for teacher in trainer.teachers)
     rows = f"{len(dataset):,} training examples" if hasattr(dataset, "__len__") else "a stream"
     facts = [
         f"student: {_count(student)} parameters, {sum(p.numel() for p in student.parameters() if p.requires_grad):,} "

@@ -6,6 +6,7 @@ from polydistill.teachers.foreign import ForeignTeacher
 from polydistill.teachers.head import head_of, last_hidden_state, run_body
 from polydistill.teachers.local import LocalTeacher, Teachers, named_teachers
 from polydistill.teachers.source import Teacher, TeacherSource, TeacherUnavailableError
+from polydistill.teachers.translated import Translated
 from polydistill.teachers.vocabulary import VocabularyMismatchError, agree, check_rows
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "TeacherSource",
     "TeacherUnavailableError",
     "Teachers",
+    "Translated",
     "VocabularyMismatchError",
     "adapters_on",
     "agree",

@@ -1,45 +1,21 @@
 """A local teacher with a tokenizer of its own: it reads the same bytes, and speaks of the student's tokens."""
 
-from collections.abc import Iterable
-from itertools import accumulate
-from typing import Any, ClassVar, Literal
-from weakref import WeakKeyDictionary
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from polydistill.alignment import (
-    TERMS,
-    Aligned,
-    Branches,
-    NoBytesError,
-    NoCounterpartError,
-    Packed,
-    Pair,
-    Reader,
-    Spelling,
-    branch,
-    evidence,
-    joined,
-    lay,
-    pack,
-    walk,
-)
-from polydistill.logprobs import HiddenStates, Informed, KnownStatistics, logits_of
+from polydistill.alignment import Branches, Packed, branch, pack
+from polydistill.logprobs import HiddenStates, logits_of
 from polydistill.teachers.branched import branched_states, reads_branches
 from polydistill.teachers.head import head_of, last_hidden_state
 from polydistill.teachers.local import LocalTeacher
 from polydistill.teachers.source import TeacherUnavailableError
+from polydistill.teachers.translated import Heard, Positions, Translated
 from polydistill.teachers.vocabulary import VocabularyMismatchError
-
-KEPT = 200_000
-"""Positions whose error terms are remembered for the record."""
-
-
-PATHS = 4096
-"""Texts of which it is remembered how they lie in the teacher's tokens."""
 
 CLOSELY = 1024
 """Tokens per position behind which it is run where its error is looked at closely."""
@@ -47,13 +23,8 @@ CLOSELY = 1024
 FURTHER = 2**29
 """Bytes of hidden states behind the tokens of `expand` that are remembered; beyond them they are made anew."""
 
-Positions = Literal["all", "bound", "strict"]
 
-Heard = tuple[Packed, Branches, Tensor | None]
-"""A text, what it is run further behind, and the hidden states there if they are remembered."""
-
-
-class ForeignTeacher(LocalTeacher):
+class ForeignTeacher(Translated, LocalTeacher):  # type: ignore[misc]
     """A causal language model that is asked in its own tokens about the student's.
 
     Args:
@@ -70,9 +41,6 @@ class ForeignTeacher(LocalTeacher):
     """
 
     configured: ClassVar[str] = "own"
-    pair: Pair
-    readers: ClassVar[WeakKeyDictionary[PreTrainedTokenizerBase, Reader]] = WeakKeyDictionary()
-    """Of students' tokenizers: several teachers ask one."""
 
     def __init__(
         self,
@@ -83,18 +51,15 @@ class ForeignTeacher(LocalTeacher):
         expand: int = 0,
         positions: Positions = "all",
     ) -> None:
-        super().__init__(name, model, tokenizer)
+        LocalTeacher.__init__(self, name, model, tokenizer)
+        Translated.__init__(self)
         self.expand, self.positions = self._allowed(expand), positions
         if tokenizer is None:
             raise VocabularyMismatchError(f"teacher {name!r} has no tokenizer of its own to be asked with")
         self.spelling = self._spelled(tokenizer, "its tokenizer")
         begun: Any = tokenizer("a")["input_ids"]
         self.opening = [begun[0]] if begun and begun[0] in self.spelling.special else []
-        self.last: Aligned | None = None
         self.kept = 0
-        self.paths: dict[tuple[int, ...], Heard] = {}
-        self.terms: list[Float[Tensor, "n 4"]] = []
-        self.closely: list[Float[Tensor, " n"]] = []
 
     @classmethod
     def load(
@@ -118,50 +83,11 @@ class ForeignTeacher(LocalTeacher):
             )
         return expand
 
-    def _spelled(self, tokenizer: PreTrainedTokenizerBase, whose: str) -> Spelling:
-        try:
-            return Spelling(tokenizer)
-        except NoBytesError as error:
-            raise VocabularyMismatchError(f"teacher {self.name!r} cannot be translated: {whose}, {error}") from error
-
     def agree_with(self, tokenizer: PreTrainedTokenizerBase, visible: int) -> str | None:
-        """Put the two vocabularies side by side; returns which special tokens go together, in words.
-
-        Raises:
-            VocabularyMismatchError: the student's tokenizer does not give text back byte for byte.
-        """
-        own = self.readers.get(tokenizer)
-        if own is None or own.visible != visible:
-            own = Reader(self._spelled(tokenizer, "the student's tokenizer"), visible)
-            self.readers[tokenizer] = own
+        """As `Translated._put_together`."""
         heard = min(self.model.get_output_embeddings().weight.shape[0], len(self.spelling.spelled))
-        self.pair, self.visible = Pair(Reader(self.spelling, heard), own), visible
-        self.paths, self.kept, self.student_tokenizer = {}, 0, tokenizer
-        theirs, ours = self.spelling.special, own.spelling.special
-        known = [f"{theirs[one][-1]} for {ours[other][-1]}" for one, other in self.pair.same.items()]
-        alone = [says[-1] for index, says in theirs.items() if index not in self.pair.same]
-        named = f"; without a counterpart: {', '.join(alone[:5])}{' ...' if len(alone) > 5 else ''}" if alone else ""
-        return (
-            f"teacher {self.name!r} has a tokenizer of its own ({heard:,} entries) and is translated; special tokens: "
-            f"{', '.join(known) or 'none in common'}{named}"
-        )
-
-    @torch.no_grad()
-    def speak(  # type: ignore[override]
-        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"], rows: Int[Tensor, " N"]
-    ) -> Informed:
-        """Distributions over the student's tokens at the flattened positions `rows`, and the evidence of their bytes.
-
-        Raises:
-            VocabularyMismatchError: a text holds a special token that the teacher has nothing for.
-        """
-        self._take_note()
-        texts, places = self._asked(input_ids, attention_mask, rows)
-        read = {b: self._path(text) for b, text in texts.items()}
-        fidelity = torch.ones(len(places), device=input_ids.device)
-        self.last = self._aligned(read, places, fidelity)
-        label = self.last.evidence.label[self.last.places].float().to(input_ids.device)
-        return Informed(self.last, KnownStatistics(label_log_prob=label, fidelity=fidelity))
+        self.kept, self.visible, self.student_tokenizer = 0, visible, tokenizer
+        return self._put_together(tokenizer, visible, heard)
 
     @torch.no_grad()
     def look_closer(
@@ -185,45 +111,15 @@ class ForeignTeacher(LocalTeacher):
         self.closely.append(((said - p).abs().sum(-1) / 2 + near.error).clamp_max(1.0))
         return self.closely[-1]
 
-    def _asked(
-        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"], rows: Int[Tensor, " N"]
-    ) -> tuple[dict[int, list[int]], list[tuple[int, int]]]:
-        """Texts that are asked about, by their number, and number and place of every position."""
-        length, real = input_ids.shape[1], attention_mask.bool()
-        rank = (real.long().cumsum(1) - 1).flatten()[rows.to(real.device)].tolist()
-        asked, ids, there = (rows // length).tolist(), input_ids.tolist(), real.tolist()
-        texts = {b: [i for i, is_real in zip(ids[b], there[b], strict=True) if is_real] for b in set(asked)}
-        return texts, list(zip(asked, rank, strict=True))
-
-    def _aligned(
-        self, texts: dict[int, Heard], places: list[tuple[int, int]], fidelity: Float[Tensor, " N"]
-    ) -> Aligned:
-        """What it says at places of texts."""
-        read, branches = [text for text, _, _ in texts.values()], [found for _, found, _ in texts.values()]
-        layout = lay(read, [len(found.rows) for found in branches])
-        hidden = [self._hidden([text.tokens for text in read]), *self._further(texts.values())]
-        says = HiddenStates(torch.cat(hidden), head_of(self.model, self.pair.heard))
-        known = evidence(says, layout, self.pair, joined(branches, [len(text.tokens) for text in read]))
-        first = dict(zip(texts, accumulate([0, *(text.places for text in read)]), strict=False))
-        index = torch.tensor([first[b] + at for b, at in places]).long()
-        blank = torch.full((len(index), len(TERMS)), torch.nan)
-        return Aligned(says, layout, index, self.pair, known, blank, fidelity)
-
-    def _path(self, text: list[int]) -> Heard:
-        """What it reads of a text, remembered: texts come again in every epoch."""
-        key = tuple(text)
-        if key not in self.paths:
-            packed = self._packed(text)
-            if len(self.paths) >= PATHS:
-                self.paths.pop(next(iter(self.paths)))
-            self.paths[key] = self._branched(packed, self.expand)
-        return self.paths[key]
+    def _hear(self, text: list[int]) -> Heard:
+        return self._branched(self._packed(text), self.expand)
 
     def _packed(self, text: list[int]) -> Packed:
-        try:
-            return pack(self.pair, walk(self.pair, text, self.opening))
-        except NoCounterpartError as error:
-            raise VocabularyMismatchError(f"teacher {self.name!r}: {error}") from error
+        return pack(self.pair, self.reading(text).path(self.pair))
+
+    def _says(self, texts: Sequence[Heard]) -> HiddenStates:
+        hidden = [self._hidden([text.tokens for text, _, _ in texts]), *self._further(texts)]
+        return HiddenStates(torch.cat(hidden), head_of(self.model, self.pair.heard))
 
     def _branched(self, packed: Packed, most: int, only: Bool[Tensor, " n"] | None = None) -> Heard:
         """A text and what it is run further behind; of some places, nothing is remembered."""
@@ -263,25 +159,6 @@ class ForeignTeacher(LocalTeacher):
         with torch.autocast(device.type, enabled=False):
             hidden = last_hidden_state(self.model, input_ids=ids, attention_mask=mask)
         return hidden[mask.bool()]
-
-    def _take_note(self) -> None:
-        """Error terms of the batch before, which its objective has filled in."""
-        if self.last is not None:
-            terms = self.last.terms[self.last.terms.isfinite().all(-1)]
-            if sum(map(len, self.terms)) < KEPT:
-                self.terms.append(terms)
-            self.last = None
-
-    def errors(self) -> dict[str, Float[Tensor, " n"]]:
-        """Bounds of the positions that were written so far, `all` and by term; total variation."""
-        self._take_note()
-        terms = torch.cat([torch.zeros(0, len(TERMS)), *self.terms])
-        return {"all": terms.sum(-1).clamp_max(1.0), **dict(zip(TERMS, terms.T, strict=True))}
-
-    @property
-    def caveat(self) -> str:
-        """What the bound is about."""
-        return "the bound is about text as its tokenizer writes it"
 
     def describe(self) -> str:
         """Size, dtype and vocabulary."""

@@ -20,7 +20,7 @@ from polydistill.objective import Divergence, ForwardKL, ReverseKL
 from polydistill.records.parts import OBJECTIVE, REST
 from polydistill.safety import Order
 from polydistill.safety.constrained import Constrained
-from polydistill.teachers import ForeignTeacher, Teachers, head_of, last_hidden_state, named_teachers
+from polydistill.teachers import Teachers, Translated, head_of, last_hidden_state, named_teachers
 from polydistill.training.batch import IGNORED, Batch
 from polydistill.training.placement import Placement
 from polydistill.training.sampled import Sampled, TokenScorer, refuse_for_sampled, sampled_step, scorers
@@ -367,7 +367,7 @@ def _base(student: Any) -> Any:
 
 def _refuse_unsupported(trainer: OnPolicyPolyDistillTrainer, args: DistillationConfig, kwargs: dict[str, Any]) -> None:
     for teacher in trainer.teachers:
-        if isinstance(teacher, ForeignTeacher):
+        if isinstance(teacher, Translated):
             raise ValueError(
                 f"teacher {teacher.name!r} has a tokenizer of its own, and such teachers are heard about given text "
                 "only; use PolyDistillTrainer (`training.mode: off_policy`), or a teacher with the student's tokenizer"

@@ -15,7 +15,7 @@ from polydistill.guarantee import Guarantee
 from polydistill.logprobs import Informed, Positions, TeacherOutput
 from polydistill.objective import Divergence, ForwardKL
 from polydistill.pipeline import Pipeline, as_operator
-from polydistill.teachers import ForeignTeacher
+from polydistill.teachers import ForeignTeacher, Translated
 from polydistill.teachers.branched import reads_branches
 from polydistill.teachers.served import ServedTeacher
 from polydistill.training.batch import Batch
@@ -171,7 +171,7 @@ def _weights_off(width: float, guarantee: Guarantee) -> str:
 
 def counted(teachers: Sequence[object], weighting: Operator | Callable[[Tensor], Tensor]) -> Operator:
     """A weighting under which translated teachers count at the `positions` that they were given."""
-    found = [teacher for teacher in teachers if isinstance(teacher, ForeignTeacher)]
+    found = [teacher for teacher in teachers if isinstance(teacher, Translated)]
     return positioned(as_operator(weighting), {teacher.name: teacher.positions for teacher in found})
 
 
@@ -179,7 +179,7 @@ def unheard(
     teachers: Sequence[object], outputs: Sequence[TeacherOutput], positions: Positions
 ) -> Bool[Tensor, " N"] | None:
     """Labels at which nobody is heard, all teachers being strict and off there; None where somebody always is."""
-    if not all(isinstance(teacher, ForeignTeacher) and teacher.positions == "strict" for teacher in teachers):
+    if not all(isinstance(teacher, Translated) and teacher.positions == "strict" for teacher in teachers):
         return None
     exact = torch.zeros_like(positions.has_loss)
     for said in outputs:
@@ -192,7 +192,7 @@ def unheard(
 
 def fit_foreign(
     teachers: Sequence[object], pipeline: Pipeline, objective: object, placement: object, *, looks_at_all: bool
-) -> list[ForeignTeacher]:
+) -> list[Translated]:
     """Refuse what has no bound with teachers whose tokens are translated; returns those.
 
     Args:
@@ -205,7 +205,7 @@ def fit_foreign(
     Raises:
         ValueError: naming the teacher, what does not go, and what can be done.
     """
-    found = [teacher for teacher in teachers if isinstance(teacher, ForeignTeacher)]
+    found = [teacher for teacher in teachers if isinstance(teacher, Translated)]
     for teacher in found:
         _refuse_positions(teacher, teachers, objective, looks_at_all or pipeline.safety is not None)
         who = f"teacher {teacher.name!r} has a tokenizer of its own"
@@ -219,9 +219,7 @@ def fit_foreign(
     return found
 
 
-def _refuse_positions(
-    teacher: ForeignTeacher, teachers: Sequence[object], objective: object, looks_at_all: bool
-) -> None:
+def _refuse_positions(teacher: Translated, teachers: Sequence[object], objective: object, looks_at_all: bool) -> None:
     who = f"teacher {teacher.name!r}: `positions: {teacher.positions}`"
     if teacher.positions == "bound" and len(teachers) == 1:
         raise ValueError(f"{who} changes its weight beside others, and it is the only teacher; leave it out")
@@ -232,7 +230,7 @@ def _refuse_positions(
             f"{who} takes it out at single positions, and a safety order, constraints, a modified gradient and "
             "`on_outage: drop` count on every teacher that is not out itself; use `positions: bound`"
         )
-    alone = all(isinstance(other, ForeignTeacher) and other.positions == "strict" for other in teachers)
+    alone = all(isinstance(other, Translated) and other.positions == "strict" for other in teachers)
     if alone and isinstance(objective, Divergence) and not objective.ce:
         raise ValueError(
             f"{who}, and so have all others: where nobody is left only labels remain; give them a share, e.g. "
@@ -246,7 +244,7 @@ def foreign_facts(teachers: Sequence[object], targets: Sequence[Float[Tensor, " 
     if any(map(len, targets)):
         facts["distil/translated/target"] = float(torch.cat(list(targets)).mean())
     for teacher in teachers:
-        if isinstance(teacher, ForeignTeacher):
+        if isinstance(teacher, Translated):
             facts |= {
                 f"distil/translated/{teacher.name}/{term}": float(values.mean())
                 for term, values in teacher.errors().items()
@@ -271,7 +269,7 @@ def foreign_says(teachers: Sequence[object], targets: Sequence[Float[Tensor, " n
     """What may be said about translated teachers, on the text of the run: their bounds, and those of the targets."""
     said = []
     for teacher in teachers:
-        if isinstance(teacher, ForeignTeacher) and len(values := teacher.errors()["all"]):
+        if isinstance(teacher, Translated) and len(values := teacher.errors()["all"]):
             found = {k: (float(v.median()), float(v.quantile(0.99))) for k, v in _few(teacher.errors()).items()}
             by = ", ".join(f"{k} {a:.3f} and {b:.3f}" for k, (a, b) in found.items() if k != "all")
             median, most = found["all"]
@@ -290,7 +288,7 @@ def foreign_says(teachers: Sequence[object], targets: Sequence[Float[Tensor, " n
     return said
 
 
-def _closely(teacher: ForeignTeacher) -> str:
+def _closely(teacher: Translated) -> str:
     if not teacher.closely:
         return ""
     near = torch.cat(teacher.closely)
@@ -300,7 +298,7 @@ def _closely(teacher: ForeignTeacher) -> str:
     )
 
 
-def _strictly(teacher: ForeignTeacher) -> str:
+def _strictly(teacher: Translated) -> str:
     if teacher.positions != "strict":
         return ""
     heard = (teacher.errors()["all"] <= EXACT).float().mean()

@@ -20,8 +20,8 @@ from polydistill.promises import Promise, Terms, promises, says
 from polydistill.records.parts import OBJECTIVE, REST
 from polydistill.safety import Order
 from polydistill.safety.constrained import Constrained
-from polydistill.teachers import ForeignTeacher, LocalTeacher, ModelRefusedError, Teacher, check_rows, examine
-from polydistill.teachers.foreign import KEPT
+from polydistill.teachers import LocalTeacher, ModelRefusedError, Teacher, Translated, check_rows, examine
+from polydistill.teachers.translated import KEPT
 from polydistill.teachers.vocabulary import refuse_in, reserved_ids, tokens_by_id
 from polydistill.training.batch import Batch
 from polydistill.training.between import Commit
@@ -156,7 +156,7 @@ class Taught(Checkpointed):
         looks_at_all = self.constraints is not None or isinstance(self.gradient, AcrossTeachers)
         looks_at_all |= isinstance(self.objective, OwnPool)  # nobody knows what it does with a teacher that weighs 0
         done = skipping(skip_below, linear, looks_at_all)
-        if any(isinstance(teacher, ForeignTeacher) for teacher in self.teachers):
+        if any(isinstance(teacher, Translated) for teacher in self.teachers):
             return None  # what is known of a translated teacher is found out while it is heard, on whole batches
         return None if isinstance(self.placement, Sharded) else done  # every rank lets those speak equally often
 

@@ -13,7 +13,7 @@ from polydistill.certification.pools import certified_pool
 from polydistill.logprobs import Informed, TeacherOutput
 from polydistill.objective import Divergence, OwnPool
 from polydistill.promises import Terms
-from polydistill.teachers import ForeignTeacher
+from polydistill.teachers import Translated
 from polydistill.teachers.served import ServedTeacher
 from polydistill.training.sampled import Sampled
 
@@ -42,7 +42,7 @@ def _heard(terms: Terms, trainer: Any) -> Terms:
         skipped=trainer.skip_below or 0.0,
         absent=tuple(teacher.name for teacher in served if teacher.on_outage == "drop"),
         not_whole=tuple(teacher.name for teacher in truncated),
-        translated=tuple(teacher.name for teacher in trainer.teachers if isinstance(teacher, ForeignTeacher)),
+        translated=tuple(teacher.name for teacher in trainer.teachers if isinstance(teacher, Translated)),
         quantised=tuple(teacher.name for teacher in trainer.teachers if getattr(teacher, "quantised", False)),
     )
 
