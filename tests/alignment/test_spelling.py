@@ -65,9 +65,9 @@ def test_tokens_with_a_beginning_are_an_interval():
 
 
 def test_a_tokenizer_that_does_not_give_text_back_is_refused_by_its_class():
-    raw = Tokenizer(models.WordPiece({"[UNK]": 0, "a": 1, "##a": 2}, unk_token="[UNK]"))
+    raw = Tokenizer(models.WordPiece({"[UNK]": 0, "a": 1, "##a": 2, "b": 3, ",": 4}, unk_token="[UNK]"))
     raw.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    with pytest.raises(NoBytesError, match=r"\(WordPiece\) marks what goes on inside a word with '##'"):
+    with pytest.raises(NoBytesError, match=r"\(WordPiece\) marks what goes on .* can tell 'a b' and 'a  b', 'a b' and"):
         Spelling(made.wrapped(raw, {"unk_token": "[UNK]"}))
     raw = Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
     raw.pre_tokenizer = pre_tokenizers.Whitespace()

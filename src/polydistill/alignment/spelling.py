@@ -14,6 +14,9 @@ PROBES = ("a", "The cat sat on 12 mats.", "def f(x):\n    return x + 1", "  two 
 FEW = 8
 """Strings below which they are read one by one: a batch has a price of its own."""
 
+ALIKE = (("a b", "a  b"), ("a b", "a\nb"), ("a, b", "a , b"), ("The cat", "the cat"))
+"""Pairs of texts that a tokenizer which normalises writes with the same tokens: then no decoding gives both back."""
+
 ROLES = ("bos", "eos", "pad", "unk", "sep", "cls", "mask")
 
 
@@ -56,8 +59,13 @@ class Spelling:
         self.is_byte_level = _mentions(told, "ByteLevel")
         spaced = _mentions(told, "Metaspace") or "\u2581" in json.dumps(told["normalizer"], ensure_ascii=False)
         self.merges = told["model"]["type"] == "BPE"
+        self.outer, self.inner = _whole(told), _within(told)
         if mark := told["model"].get("continuing_subword_prefix"):
-            raise NoBytesError(f"{kind} marks what goes on inside a word with {mark!r}: one string has two tokens")
+            alike = [f"{one!r} and {other!r}" for one, other in ALIKE if self._ids(one) == self._ids(other)]
+            raise NoBytesError(
+                f"{kind} marks what goes on inside a word with {mark!r}, so that the end of a word has no tokens of "
+                f"its own{'; no decoding can tell ' + ', '.join(alike) + ' apart' if alike else ''}"
+            )
         added = {entry["id"]: entry for entry in told["added_tokens"]}
         vocabulary = backend.get_vocab(with_added_tokens=True)
         self.spelled: list[bytes | None] = [None] * (max(vocabulary.values(), default=-1) + 1)
@@ -70,7 +78,6 @@ class Spelling:
                 self.spelled[index] = token.encode()
             else:
                 self.spelled[index] = self._bytes(token, spaced)
-        self.outer, self.inner = _whole(told), _within(told)
         for text in probes:
             if self.read(text) is None:
                 raise NoBytesError(
@@ -88,6 +95,9 @@ class Spelling:
         if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
             return bytes([int(token[3:5], 16)])
         return (token.replace("\u2581", " ") if spaced else token).encode()
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self.outer.encode(text, add_special_tokens=False).ids)
 
     def read(self, text: str) -> tuple[list[int], int] | None:
         """Ids of a whole text, in which special tokens are text, and bytes that they have before it: 1 where the

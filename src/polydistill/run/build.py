@@ -27,6 +27,7 @@ from polydistill.training.gradient.across_groups import AcrossGroups, Critical, 
 from polydistill.training.gradient.across_teachers import AcrossTeachers
 from polydistill.training.off_policy import PolyDistillTrainer
 from polydistill.training.on_policy import OnPolicyPolyDistillTrainer
+from polydistill.training.partial import GIVEN_TEXT_ONLY
 from polydistill.training.placement import Copied, Offloaded, Sharded
 from polydistill.training.sampled import SampledLinearPool, SampledLogPool
 from polydistill.training.taught import Observer, Taught
@@ -95,7 +96,7 @@ def _teacher(name: str, section: c.AnyTeacher, config: c.RunConfig, opened: dict
         return _served(name, section)
     foreign = section.tokenizer == "own"
     if foreign and config.training.mode == "on_policy":
-        raise ConfigError(f"teachers.{name}.tokenizer: own is there for off-policy runs only")
+        raise ConfigError(f"teachers.{name}.tokenizer: {GIVEN_TEXT_ONLY}")
     options: dict[str, Any] = {
         "dtype": DTYPES[section.dtype],
         "revision": section.revision,

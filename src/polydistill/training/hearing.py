@@ -98,7 +98,7 @@ def hear(method: Method, batch: Batch) -> Heard:
     outputs = listen_to(method.teachers, batch, rows, runs, may_be_lost=True)
     here = _here(outputs, rows, None if runs is None else runs[sequence])
     decide = pipeline.decide if here is None else among(pipeline.decide, here)
-    silent = unheard(method.teachers, outputs, positions)
+    silent = unheard(pipeline, outputs, positions)
     if silent is not None:
         positions = replace(positions, has_loss=positions.has_loss & ~silent)
     return Heard(batch, rows, positions, outputs, decide, pipeline.stack.needs, runs, silent)

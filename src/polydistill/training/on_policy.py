@@ -22,6 +22,7 @@ from polydistill.safety import Order
 from polydistill.safety.constrained import Constrained
 from polydistill.teachers import Teachers, Translated, head_of, last_hidden_state, named_teachers
 from polydistill.training.batch import IGNORED, Batch
+from polydistill.training.partial import GIVEN_TEXT_ONLY
 from polydistill.training.placement import Placement
 from polydistill.training.sampled import Sampled, TokenScorer, refuse_for_sampled, sampled_step, scorers
 from polydistill.training.step import StepOutcome
@@ -368,10 +369,7 @@ def _base(student: Any) -> Any:
 def _refuse_unsupported(trainer: OnPolicyPolyDistillTrainer, args: DistillationConfig, kwargs: dict[str, Any]) -> None:
     for teacher in trainer.teachers:
         if isinstance(teacher, Translated):
-            raise ValueError(
-                f"teacher {teacher.name!r} has a tokenizer of its own, and such teachers are heard about given text "
-                "only; use PolyDistillTrainer (`training.mode: off_policy`), or a teacher with the student's tokenizer"
-            )
+            raise ValueError(f"teacher {teacher.name!r}: {GIVEN_TEXT_ONLY}")
     if not 0.0 <= trainer.fixed_share <= 1.0:
         raise ValueError(f"the share of fixed data (lambda) must lie in [0, 1], got {trainer.fixed_share}")
     goal = trainer.objective

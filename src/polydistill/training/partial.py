@@ -22,7 +22,7 @@ from polydistill.training.batch import Batch
 from polydistill.training.placement import Copied
 from polydistill.weighting import Operator
 from polydistill.weighting.signals import Entropy
-from polydistill.weighting.token import EXACT, positioned
+from polydistill.weighting.token import EXACT, ByFidelity, positioned
 
 
 def served_among(teachers: Sequence[object]) -> list[ServedTeacher]:
@@ -169,24 +169,32 @@ def _weights_off(width: float, guarantee: Guarantee) -> str:
     return f"; the weights, which read the entropy, are off by at most {shift:.3f} for it (total variation, T2)"
 
 
+GIVEN_TEXT_ONLY = (
+    "teachers with a tokenizer of their own are heard about given text only: what a student samples can be bytes that "
+    "are no text, or tokens that its tokenizer never writes for theirs, about which a translation says nothing, and "
+    "reverse_kl, the default there, has no bound under one; write `training: {mode: off_policy}` and "
+    "`objective: {kind: forward_kl}`, or use a teacher with the student's tokenizer"
+)
+
+
 def counted(teachers: Sequence[object], weighting: Operator | Callable[[Tensor], Tensor]) -> Operator:
     """A weighting under which translated teachers count at the `positions` that they were given."""
     found = [teacher for teacher in teachers if isinstance(teacher, Translated)]
     return positioned(as_operator(weighting), {teacher.name: teacher.positions for teacher in found})
 
 
-def unheard(
-    teachers: Sequence[object], outputs: Sequence[TeacherOutput], positions: Positions
-) -> Bool[Tensor, " N"] | None:
+def unheard(pipeline: Pipeline, outputs: Sequence[TeacherOutput], positions: Positions) -> Bool[Tensor, " N"] | None:
     """Labels at which nobody is heard, all teachers being strict and off there; None where somebody always is."""
-    if not all(isinstance(teacher, Translated) and teacher.positions == "strict" for teacher in teachers):
+    strict = {name for part in pipeline.stack.modules() if isinstance(part, ByFidelity) for name in part.strict}
+    if not strict >= set(pipeline.teachers):
         return None
     exact = torch.zeros_like(positions.has_loss)
     for said in outputs:
         assert isinstance(said, Informed)
-        assert isinstance(said.says, Aligned)
-        said.says.measure()
-        exact |= said.says.fidelity >= 1.0 - EXACT
+        assert said.known.fidelity is not None
+        if isinstance(said.says, Aligned):
+            said.says.measure()
+        exact |= said.known.fidelity >= 1.0 - EXACT
     return positions.has_loss & ~exact
 
 

@@ -47,7 +47,7 @@ def probed(trainer: Any, terms: Terms, batch: Batch) -> Terms:
     log_p = torch.stack([logits_of(s, places).float().log_softmax(-1) for s in outputs])
     terms = stored_terms(terms, trainer, outputs)
     fidelity = _fidelity(outputs, places)
-    silent = unheard(trainer.teachers, outputs, positions)
+    silent = unheard(trainer.pipeline, outputs, positions)
     if silent is not None:
         positions = replace(positions, has_loss=positions.has_loss & ~silent)
     if not bool(positions.has_loss[places].any()):  # strict teachers, each off everywhere

@@ -1,0 +1,60 @@
+"""E11: where teachers with tokenizers of their own count, and what the only expert of a domain is worth among them.
+
+The students of `polydistill demo --cross-tokenizer` and more beside them, all in one run a seed: the same teachers,
+asked once, the same batches and steps. The stack is the demo's; `bound` and `strict` are its `positions`.
+"""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from experiments.measured import Measured, Rows
+from rich.console import Console
+
+from polydistill.demo import cross
+from polydistill.demo.corpus import DOMAINS
+from polydistill.demo.run import run_demo
+from polydistill.demo.students import StudentSettings, adaptive, untold
+from polydistill.demo.teachers import ModelSize, TeacherSettings
+from polydistill.pipeline import Pipeline
+from polydistill.weighting import Fixed
+from polydistill.weighting.token import positioned
+
+TINY = ModelSize(hidden=16, layers=1, heads=2, intermediate=32)
+NAMES = {"adaptive": "positions: all", "bound": "positions: bound", "strict": "positions: strict"}
+
+
+def contestants() -> dict[str, Pipeline | None]:
+    """Beside the demo's own: both other `positions`, and the stack without each teacher."""
+    found = cross.beside()
+    for kind in ("bound", "strict"):
+        found[kind] = untold(positioned(adaptive(), dict.fromkeys(DOMAINS, kind)))
+    for out in DOMAINS:
+        found[f"without {out}"] = untold(adaptive() * Fixed({name: float(name != out) for name in DOMAINS}))
+    return found
+
+
+def students(seed: int, quick: bool) -> Rows:
+    """Nats per held-out token of every student, of all texts and by domain, and its share of the gap."""
+    teachers = TeacherSettings(size=TINY, steps=4) if quick else TeacherSettings()
+    settings = StudentSettings(TINY, 2, 1, 2, 1, steps=2, batch=2) if quick else cross.settings()
+    with TemporaryDirectory() as folder:
+        sizes = {"teacher_settings": teachers, "student_settings": settings}
+        found = run_demo(Path(folder), seed, Console(quiet=True), others=contestants(), cross=True, **sizes).students
+    reach = found["uniform"].mean - found["oracle"].mean
+    return {
+        NAMES.get(name, name): {
+            "all texts": score.mean,
+            **score.domains,
+            "gap closed": (found["uniform"].mean - score.mean) / reach,
+        }
+        for name, score in found.items()
+    }
+
+
+E11 = Measured(
+    "Teachers with tokenizers of their own: where they count, and what one of them is worth",
+    {"nats per held-out token": students},
+    "Every specialist has a tokenizer of its own kind and size, the students a fourth. `positions` says what the bound "
+    "of a translation does to its teacher's weight; `without` leaves one teacher out of the stack. Gap closed: of the "
+    "way from uniform weights to being told every position's domain.",
+)
