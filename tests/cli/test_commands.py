@@ -178,6 +178,8 @@ def test_a_terminal_gets_a_live_screen_and_is_left_as_it_was(project: Path) -> N
 
 def test_the_starter_is_valid_and_is_not_overwritten(project: Path) -> None:
     here(project, "init", "new.yaml")
+    weighting = YAML(typ="safe").load(project / "new.yaml")["weighting"]
+    assert [factor["power"] for factor in weighting] == ["learned", "learned"]
     said = here(project, "init", "new.yaml", code=2).stderr
     assert "new.yaml exists" in said
     said = here(project, "check", "new.yaml", "data.train=nowhere.jsonl", code=3).stderr

@@ -29,10 +29,12 @@ data:                                  # TRL's formats: text, messages, or promp
 weighting:                             # factors, multiplied: each sees something else
   - kind: prefix_posterior             # context: who predicted the text so far
     share: 0.02                        # chance per token that another teacher takes over
+    power: learned                     # as strong as it is of use, 0 to 2; 1 promises more
   - kind: softmax                      # token: who is sure here (never alone: the surest teacher can be wrong)
     signal: entropy
     temperature: 2.0
     spread: 4.0
+    power: learned
   # - kind: task_prior                 # task: what is known beforehand
   #   table:
   #     algebra: {{maths: 3, code: 1, safe: 1}}
