@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from experiments.methods import CONTROLS, FURTHER_RULES, GRADIENTS, METHODS, ORACLE, RULES, SCALES
-from experiments.planted import Planted, Problem, alike, domains, one_knows, problems, smoothed
+from experiments.planted import Planted, Problem, alike, domains, everything, one_knows, problems, smoothed
 
 Case = Callable[[int], Problem]
 """Seed -> problem."""
@@ -134,14 +134,21 @@ E3 = Experiment(
 )
 
 
-def unknown(share: float) -> Case:
-    """(b) with a domain that no teacher knows, in a share of the texts."""
-    return lambda seed: domains("unknown", seed, 4, 64, hidden=share)
+def unknown(share: float, *, noise: bool = False) -> Case:
+    """(b) with a domain that no teacher knows, or noise, in a share of the texts."""
+    return lambda seed: domains("unknown", seed, 4, 64, hidden=share, noise=noise)
+
+
+def _partly(share: float) -> Case:
+    """(e) with a third domain."""
+    return lambda seed: everything(seed, hidden=share)
 
 
 E4 = Experiment(
     "A domain that no teacher knows",
-    {f"{share:.0%} unknown": unknown(share) for share in (0.1, 0.3, 0.5)},
+    {f"{share:.0%} unknown": unknown(share) for share in (0.05, 0.1, 0.15, 0.2, 0.3, 0.5)}
+    | {f"{share:.0%} noise": unknown(share, noise=True) for share in (0.05, 0.2)}
+    | {f"(e), {share:.0%} unknown": _partly(share) for share in (0.05, 0.2)},
     ("labels only", "averaging", "tuned weights", "context", "all three, learned", RECOMMENDED),
     ("labels only", "averaging", "context", "all three, learned"),
 )

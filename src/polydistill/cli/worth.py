@@ -23,7 +23,7 @@ def recommend(
     from dataclasses import asdict
 
     from polydistill.cli.main import _plain, _quiet, _table, _write
-    from polydistill.config.file import as_yaml, load_config, rewrite
+    from polydistill.config.file import ConfigError, as_yaml, load_config, rewrite
     from polydistill.judging.recommend import recommend_run
 
     _quiet()
@@ -42,13 +42,18 @@ def recommend(
     console.print(table)
     for sentence in found.says:
         _say(sentence)
-    _say()
-    _say(as_yaml({"weighting": found.best.weighting}).rstrip())
-    if write:
-        rewrite(config, "weighting", found.best.weighting)
-        _say(f"written to {config}")
+    if not found.labels_are_better:
+        _say("\n" + as_yaml({"weighting": found.best.weighting}).rstrip())
+        if write:
+            rewrite(config, "weighting", found.best.weighting)
+            _say(f"written to {config}")
     _say("\nsurprise: loss less entropy; 0 is calibrated, above it a teacher is too sure of itself")
     _write(json_file, asdict(found))
+    if write and found.labels_are_better:
+        raise ConfigError(
+            f"--write: {config} stays as it is, no stack is recommended, because no teacher knows {found.unknown:.0%} "
+            "of the texts; add one that does, or train with objective.ce=1, on the labels alone"
+        )
 
 
 def baselines(
