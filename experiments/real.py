@@ -1,6 +1,6 @@
 """E8: real pretrained models. LoRA specialists of Gemma 3 270M, and students of the same base distilled from a cache.
 
-Needs the extra `gemma`, 6 GB of memory and, at full length, about two hours of one core; `examples/real/` has the same
+Needs the extra `gemma`, 6 GB of memory and, at full length, about an hour of one core; `examples/real/` has the same
 with larger models and public data for one card of 80 GB.
 """
 
@@ -34,12 +34,12 @@ class Length:
         tokens: of a text at most.
     """
 
-    specialist: int = 300
-    student: int = 150
-    train: int = 100
+    specialist: int = 100
+    student: int = 50
+    train: int = 50
     held: int = 12
-    characters: int = 500
-    tokens: int = 128
+    characters: int = 250
+    tokens: int = 64
 
 
 LOOK = Length(specialist=1, student=1, train=2, held=3, characters=60, tokens=16)
@@ -100,7 +100,7 @@ def students(seed: int, quick: bool) -> Rows:
             specialist(root / "gemma", texts, length, 10 * seed + index, root / domain)
         found = recommend_run(config(root, length, seed, [{"kind": "prefix_posterior"}]))
         run = config(root, length, seed, found.best.weighting)
-        compared = baselines_run(run, ("labels", "uniform", "best", "router", "static"), command="E8")
+        compared = baselines_run(run, ("labels", "uniform", "best", "router", "static"), command="E8", told=print)
     named = {f"recommended: {found.chosen}": compared.contestants[0], **{c.name: c for c in compared.contestants[1:]}}
     gains = {name: one.gain.mean if isinstance(one.gain, Interval) else 0.0 for name, one in named.items()}
     rows = {name: {**one.losses, "mean": one.mean, "better than uniform": gains[name]} for name, one in named.items()}

@@ -12,13 +12,18 @@ from polydistill.pipeline import Pipeline
 TEXTS = 128
 
 
-def recommendation(data: Data, seed: int) -> Recommendation:
+def comparison(data: Data, seed: int) -> Comparison:
     """The estimator of the command, asked about texts drawn for it alone."""
     problem, heard = data.problem, list[Heard]()
     for first in range(0, TEXTS, 32):
         batch = problem.draw(32, torch.Generator().manual_seed(9000 + seed + first)).batch()
         heard += filter(None, [Heard.of(data.start, batch, problem.teachers, first=first)])
-    return Comparison(heard, names(problem), problem.tasks, floor=FLOOR).recommendation()
+    return Comparison(heard, names(problem), problem.tasks, floor=FLOOR)
+
+
+def recommendation(data: Data, seed: int) -> Recommendation:
+    """What it says."""
+    return comparison(data, seed).recommendation()
 
 
 def pipeline(found: Recommendation, data: Data) -> Pipeline | None:

@@ -212,7 +212,7 @@ class Comparison:
         """Whether its weights follow from what comes before the label, and are not learned while a student is."""
         return not pipeline.stack.state_dict() and not pipeline.stack.reads_label
 
-    def _weights(self, weighting: Sections) -> Float[Tensor, "N K"]:
+    def weights(self, weighting: Sections) -> Float[Tensor, "N K"]:
         """Log-weights of a stack at the positions with a loss."""
         return self._under(Pipeline.of(_stack(weighting), self.names, self.tasks, floor=self.floor, safety=self.safety))
 
@@ -227,7 +227,7 @@ class Comparison:
         answers = self.answers
         made: dict[str, Sections] = {"averaging": [{"kind": "uniform"}]}
         made |= {f"{name} alone": [{"kind": "fixed", "weights": {name: 1.0}}] for name in self.names}
-        found = {name: (section, self._weights(section)) for name, section in made.items()}
+        found = {name: (section, self.weights(section)) for name, section in made.items()}
         everything = torch.zeros_like(answers.task)
         fixed = {"kind": "fixed", "weights": self._rounded(tuned(answers.log_p))}
         found["fixed weights"] = [fixed], self._floored(tuned_elsewhere(answers, everything))
@@ -241,7 +241,7 @@ class Comparison:
             by_task = [{"kind": "task_prior", "table": table}]
             found["weights by task"] = by_task, self._floored(tuned_elsewhere(answers, answers.task))
         posteriors = {f"posterior, share {share:g}": POSTERIOR | {"share": share} for share in (0.02, 0.1, 0.005)}
-        found |= {name: ([factor], self._weights([factor])) for name, factor in posteriors.items()}
+        found |= {name: ([factor], self.weights([factor])) for name, factor in posteriors.items()}
         best = max(posteriors, key=lambda name: -float(answers.pooled(found[name][1]).double().mean()))
         found["entropy"] = self._powered([ENTROPY])
         found["posterior * entropy"] = self._powered([posteriors[best], ENTROPY])
@@ -257,7 +257,7 @@ class Comparison:
         log_w = torch.empty_like(log_p)
         for half in (0, 1):
             here = self.answers.half == half
-            log_w[here] = self._weights(_raised(factors, tuned_powers(log_p[~here], logs[:, ~here])))[here]
+            log_w[here] = self.weights(_raised(factors, tuned_powers(log_p[~here], logs[:, ~here])))[here]
         return _raised(factors, tuned_powers(log_p, logs)), log_w
 
     def _rounded(self, log_w: Float[Tensor, " K"]) -> dict[str, float]:
