@@ -114,7 +114,7 @@ class Enumerated:
             text, found = branch(self.pair, text, expand, self.ask)
         says, layout = self.ask(text.tokens, found.rows, found.tokens), lay([text], [len(found.rows)])
         known = evidence(says, layout, self.pair, joined([found], [len(text.tokens)]))
-        room = torch.full((len(ids), 4), torch.nan), torch.ones(len(ids))
+        room = torch.full((len(ids), 5), torch.nan), torch.ones(len(ids))
         return Aligned(says, layout, torch.arange(len(ids)), self.pair, known, *room), known.mass, known.told
 
     def ask(self, tokens, rows, said):

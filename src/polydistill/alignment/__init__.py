@@ -7,6 +7,7 @@ from polydistill.alignment.pair import Pair
 from polydistill.alignment.path import NoCounterpartError, Path, Place, Reading, read, walk
 from polydistill.alignment.reader import Reader
 from polydistill.alignment.spelling import NoBytesError, Spelling
+from polydistill.alignment.stated import Stated
 
 __all__ = [
     "TERMS",
@@ -23,6 +24,7 @@ __all__ = [
     "Reader",
     "Reading",
     "Spelling",
+    "Stated",
     "branch",
     "evidence",
     "joined",

@@ -18,9 +18,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from polydistill.alignment.packed import NO_TERM, OPEN, OUTSIDE, RESIDUAL, STRADDLING, Layout
+from polydistill.alignment.packed import NO_TERM, OPEN, OUTSIDE, RESIDUAL, STORED, STRADDLING, TERMS, Layout
 from polydistill.alignment.pair import Pair
-from polydistill.logprobs import LEAST_TAIL, ROWS, TeacherOutput, logits_of
+from polydistill.alignment.stated import Stated, probabilities
+from polydistill.logprobs import LEAST_TAIL, ROWS, TeacherOutput
 
 KEPT = 2**27
 """Bytes of a teacher's distributions that are kept between the evidence and the target, so that its head is read once;
@@ -50,12 +51,12 @@ class Evidence:
     label: Float[Tensor, " N"]
     kept: Float[Tensor, "m V"] | None = None
 
-    def rows(self, says: TeacherOutput, wanted: Int[Tensor, " r"]) -> Float[Tensor, "r V"]:
+    def rows(self, says: TeacherOutput | Stated, wanted: Int[Tensor, " r"]) -> Float[Tensor, "r V"]:
         """Distributions at some rows, in ascending order."""
         read = 0 if self.kept is None else int((wanted < len(self.kept)).sum())
         if self.kept is not None and read == len(wanted):
             return self.kept if read == len(self.kept) else self.kept[wanted]
-        q = logits_of(says, wanted[read:]).softmax(-1).cpu()
+        q = probabilities(says, wanted[read:])
         return q if self.kept is None else torch.cat([self.kept[wanted[:read]], q])
 
 
@@ -73,12 +74,12 @@ class Aligned:
         fidelity: 1 less the bound, likewise.
     """
 
-    says: TeacherOutput
+    says: TeacherOutput | Stated
     layout: Layout
     places: Int[Tensor, " N"]
     pair: Pair
     evidence: Evidence
-    terms: Float[Tensor, "N 4"]
+    terms: Float[Tensor, "N 5"]
     fidelity: Float[Tensor, " N"]
     exact: ClassVar[bool] = True
 
@@ -132,6 +133,7 @@ class Flow:
 
     def __init__(self, aligned: Aligned, places: Int[Tensor, " n"]) -> None:
         self.pair, self.places, self.known, self.layout = aligned.pair, places, aligned.evidence, aligned.layout
+        self.stated = aligned.says if isinstance(aligned.says, Stated) else None
         at = torch.full((len(self.layout.heard),), -1)
         at[places] = torch.arange(len(places))
         self.entries, self.whole = self._entries(at), _at(self.layout.whole, at)
@@ -140,13 +142,14 @@ class Flow:
         wanted[self.entries[1]] = True
         wanted[self.whole[1]] = True
         self.local = wanted.long().cumsum(0) - 1
-        self.q = self.known.rows(aligned.says, wanted.nonzero().flatten())
+        self.rows = wanted.nonzero().flatten()
+        self.q = self.known.rows(aligned.says, self.rows)
 
     def _entries(self, at: Int[Tensor, " N"]) -> Int[Tensor, "8 e"]:
         """All entries of the places; last, the number of the table that each is of, or -1."""
-        single, tables = _at(self.layout.entries, at), _at(self.layout.tables, at)
-        which, token, first, is_open = self.pair.shelf.read(tables[2])
-        place, row, _, away, term = tables[:, which]
+        single, self.tables = _at(self.layout.entries, at), _at(self.layout.tables, at)
+        which, token, first, is_open = self.pair.shelf.read(self.tables[2])
+        place, row, _, away, term = self.tables[:, which]
         nothing = torch.full_like(token, NO_TERM)
         laid = torch.stack([place, row, token, first, away, torch.where(is_open, term, nothing), nothing, which])
         return torch.cat([torch.cat([single, torch.full_like(single[:1], -1)]), laid], 1)
@@ -161,7 +164,7 @@ class Flow:
         mass = self.q[self.local[row], token].double() * self.share(place, row)
         return mass, self.share(self.whole[0], self.whole[1])
 
-    def pushed(self) -> tuple[Float[Tensor, "n V"], Float[Tensor, "n 4"]]:
+    def pushed(self) -> tuple[Float[Tensor, "n V"], Float[Tensor, "n 5"]]:
         """Distributions, and the terms of their bounds."""
         n, width = len(self.places), self.pair.visible + 2
         mass, share = self.masses()
@@ -178,11 +181,38 @@ class Flow:
         _gather(p, place, away, -mass, some=away < width - 1)
         _gather(terms, place, gain, mass, some=gain < NO_TERM)
         _gather(terms, place, lose, -mass, some=lose < NO_TERM)
+        if self.stated is not None:
+            terms[:, STORED] = self._unnamed(self.stated, most)
         p, terms, total = self._settled(p, terms)
+        if self.stated is not None:
+            terms[:, STORED] += torch.tanh(self._log_error(self.stated) / 2)
         self.total = total * most
         return p, terms
 
-    def _add_whole(self, p: Float[Tensor, "n W"], terms: Float[Tensor, "n 6"], share: Float[Tensor, " w"]) -> None:
+    def _unnamed(self, stated: Stated, most: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """What tokens that are not named may have: of a table or a whole row together no more than the rest of it."""
+        place, row, token, number = self.entries[[0, 1, 2, 7]]
+        each = stated.most[row].double() * stated.unnamed(self.rows)[self.local[row], token]
+        of_tables = torch.zeros(self.tables.shape[1], dtype=torch.float64)
+        of_tables.index_add_(0, number[number >= 0], each[number >= 0])
+        at = torch.cat([place[number < 0], self.tables[0], self.whole[0]])
+        of = torch.cat([row[number < 0], self.tables[1], self.whole[1]])
+        rest = stated.rest[of].double()
+        found = torch.cat([each[number < 0], of_tables, rest[len(rest) - self.whole.shape[1] :]]).minimum(rest)
+        mass = found * self.share(at, of) / most[at]
+        return torch.zeros_like(most).index_add_(0, at, mass).clamp_max(MOST).float()
+
+    def _log_error(self, stated: Stated) -> Float[Tensor, " n"]:
+        """Nats by which the masses of a place are off at most, those of the tokens between its rows included."""
+        at = torch.cat([self.entries[0], self.whole[0]])
+        row = torch.cat([self.entries[1], self.whole[1]])
+        n = len(self.places)
+        worst = torch.zeros(n).scatter_reduce_(0, at, stated.log_error[row].float(), "amax")
+        last = torch.zeros(n, dtype=torch.long).scatter_reduce_(0, at, row, "amax")
+        first = torch.full((n,), len(stated.label)).scatter_reduce_(0, at, row, "amin")
+        return worst + stated.label_error * (last - first + 1).clamp_min(0)
+
+    def _add_whole(self, p: Float[Tensor, "n W"], terms: Float[Tensor, "n 7"], share: Float[Tensor, " w"]) -> None:
         """Coinciding boundaries: all of the teacher's distribution, by one scatter."""
         at, row, term = self.whole
         if not len(at):
@@ -195,7 +225,7 @@ class Flow:
             p[at[several]] += moved.mul_(share[several, None])
             _gather(terms, at[several], term[several], (q @ is_open) * share[several])
 
-    def _settled(self, p: Float[Tensor, "n W"], terms: Float[Tensor, "n 6"]) -> tuple[Tensor, Tensor, Tensor]:
+    def _settled(self, p: Float[Tensor, "n W"], terms: Float[Tensor, "n 7"]) -> tuple[Tensor, Tensor, Tensor]:
         """Student tokens that contradict the student's past are out; what is left, normalised; the bound; all mass."""
         terms = terms.clamp_min_(0.0)
         p, terms[:, RESIDUAL], outside = p[:, :-2], p[:, -2].clamp_min(0.0), terms[:, OUTSIDE]
@@ -211,7 +241,7 @@ class Flow:
         nothing = kept <= 1e-9
         if bool(nothing.any()):
             p[nothing] = 1.0 / p.shape[1]
-            terms[nothing] = terms.new_tensor([0.0, 0.0, 1.0, 0.0])
+            terms[nothing] = torch.eye(len(TERMS))[RESIDUAL]
         return p, terms, total
 
 
@@ -250,7 +280,7 @@ def _gather(
 
 
 def evidence(
-    says: TeacherOutput, layout: Layout, pair: Pair, branched: tuple[Tensor, Tensor] | None = None
+    says: TeacherOutput | Stated, layout: Layout, pair: Pair, branched: tuple[Tensor, Tensor] | None = None
 ) -> Evidence:
     """What the teacher thinks of the text before each place.
 
@@ -268,7 +298,7 @@ def evidence(
     kept: list[Tensor] | None = [] if 4 * len(tokens) * pair.heard <= KEPT else None
     for start in range(0, len(tokens), ROWS):
         rows = torch.arange(start, min(start + ROWS, len(tokens)))
-        q = logits_of(says, rows).softmax(-1).cpu()
+        q = probabilities(says, rows)
         if kept is not None:
             kept.append(q)
         following = rows[:-1] if rows[-1] + 1 == len(tokens) else rows

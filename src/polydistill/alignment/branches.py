@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from polydistill.alignment.aligned import Aligned, Flow, evidence
-from polydistill.alignment.packed import FIELDS, OUTSIDE, STRADDLING, About, Packed, Packer, lay
+from polydistill.alignment.packed import FIELDS, OUTSIDE, STRADDLING, TERMS, About, Packed, Packer, lay
 from polydistill.alignment.pair import Pair
 from polydistill.alignment.path import Path, Rival
 from polydistill.logprobs import TeacherOutput
@@ -95,7 +95,7 @@ class _Round:
         says = ask(text.tokens, found.rows, found.tokens)
         known = evidence(says, layout, pair, joined([found], [len(text.tokens)]))
         places = torch.arange(text.places)
-        blank = torch.zeros(text.places, 4), torch.zeros(text.places)
+        blank = torch.zeros(text.places, len(TERMS)), torch.zeros(text.places)
         self.flow = Flow(Aligned(says, layout, places, pair, known, *blank), places)
         self.flow.pushed()
 

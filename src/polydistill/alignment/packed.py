@@ -15,11 +15,11 @@ from torch import Tensor
 from polydistill.alignment.pair import Pair
 from polydistill.alignment.path import Path, Place, Rival
 
-TERMS = ("open", "straddling", "residual", "boundary")
+TERMS = ("open", "straddling", "residual", "boundary", "stored")
 """Of the bound: open strings at the last teacher boundary; those at earlier ones, and other tokens for the same bytes;
-what the student lacks; boundaries of the student that need not stand."""
+what the student lacks; boundaries of the student that need not stand; what is stored or served within an error."""
 
-OPEN, STRADDLING, RESIDUAL, BOUNDARY, OUTSIDE, NO_TERM = range(6)
+OPEN, STRADDLING, RESIDUAL, BOUNDARY, STORED, OUTSIDE, NO_TERM = range(7)
 """Columns of terms; `OUTSIDE` is what is straddling and was put on no student token."""
 
 FIELDS = ("entries", "tables", "whole", "wrong", "covers", "special")

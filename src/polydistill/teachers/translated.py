@@ -22,6 +22,7 @@ from polydistill.alignment import (
     Reader,
     Reading,
     Spelling,
+    Stated,
     evidence,
     joined,
     lay,
@@ -64,7 +65,7 @@ class Translated(ABC):
     def __init__(self) -> None:
         self.last: Aligned | None = None
         self.paths: dict[tuple[int, ...], Heard] = {}
-        self.terms: list[Float[Tensor, "n 4"]] = []
+        self.terms: list[Float[Tensor, "n 5"]] = []
         self.closely: list[Float[Tensor, " n"]] = []
 
     @abstractmethod
@@ -72,7 +73,7 @@ class Translated(ABC):
         """What it reads of a text."""
 
     @abstractmethod
-    def _says(self, texts: Sequence[Heard]) -> TeacherOutput:
+    def _says(self, texts: Sequence[Heard]) -> TeacherOutput | Stated:
         """What it says of its own tokens: at every row of the texts, and then at those that are branched off."""
 
     def _spelled(self, tokenizer: PreTrainedTokenizerBase, whose: str) -> Spelling:
