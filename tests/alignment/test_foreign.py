@@ -154,7 +154,8 @@ def test_a_check_says_roles_and_the_bound_by_term(tmp_path):
     assert "targets, pooled from translated teachers: off by at most 0." in facts
     assert "with translated teachers (a) a target is off by at most the sum over teachers of" in str(found.promises)
     assert "positions it was run behind all that is open, and there its distributions are off by at most 0." in facts
-    with pytest.raises(ConfigError, match=r"teachers\.a\.tokenizer: a cache stores teachers with the student's"):
+    asked["teachers"]["a"]["expand"] = 2
+    with pytest.raises(ConfigError, match=r"teachers\.a\.expand: it runs the teacher behind tokens that no text holds"):
         refuse_uncachable(RunConfig.model_validate(asked))
     on_policy = {**asked, "training": {"mode": "on_policy", "cpu": True}}
     with pytest.raises(ConfigError, match=r"teachers\.a\.tokenizer: .* write `training: {mode: off_policy}`"):

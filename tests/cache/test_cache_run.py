@@ -239,7 +239,7 @@ def said(batch: Batch) -> list[str]:
 def test_a_cache_of_what_is_read_teaches_as_one_of_everything_and_no_longer_run(
     config: RunConfig, cache: Path, tmp_path: Path
 ) -> None:
-    manifest = build_cache(config, str(tmp_path / "few"), read=True)
+    (manifest,) = build_cache(config, str(tmp_path / "few"), read=True).values()
     assert manifest.plan.data.examples == 16 + 6
     losses = []
     for one in (cache, tmp_path / "few"):

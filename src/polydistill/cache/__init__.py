@@ -5,6 +5,7 @@ again. `docs/cache.md` describes the files.
 """
 
 from polydistill.cache.build import Progress, build
+from polydistill.cache.foreign import CachedForeignTeacher
 from polydistill.cache.labeller import Engine, Here, Labeller, Processes, ShardTask, Text
 from polydistill.cache.manifest import CacheError, FingerprintError, Manifest, Plan
 from polydistill.cache.says import Backed
@@ -15,6 +16,7 @@ __all__ = [
     "Backed",
     "Cache",
     "CacheError",
+    "CachedForeignTeacher",
     "CachedTeacher",
     "Engine",
     "Example",

@@ -72,6 +72,7 @@ class Codec:
         hidden: place -> how that teacher's hidden states are stored.
         teachers: L.
         dictionaries: stream -> zstd dictionary; none for what is missing.
+        tokenizer: of the teacher, where the texts are its own.
     """
 
     order: Int[np.ndarray, " V"]
@@ -82,6 +83,7 @@ class Codec:
     hidden: Mapping[int, HiddenForm]
     teachers: int
     dictionaries: Mapping[str, bytes]
+    tokenizer: bytes = b""
 
     @cached_property
     def writers(self) -> dict[str, zstandard.ZstdCompressor]:
@@ -240,6 +242,11 @@ class Codec:
             return self._decode(dict(zip(STREAMS, streams, strict=True)), length)
         except (zstandard.ZstdError, ValueError, IndexError) as error:
             raise CodecError(f"the bytes are not those of an example with {length} tokens: {error}") from error
+
+    def tokens(self, streams: Sequence[bytes], length: int) -> Int[np.ndarray, " T"]:
+        """As `decode`, the tokens alone."""
+        reader = _Reader(self.readers, dict(zip(STREAMS, streams, strict=True)))
+        return self.order[reader.read({"tokens": length})["tokens"]]
 
     def _decode(self, streams: dict[str, bytes], length: int) -> tuple[Int[np.ndarray, " T"], Noted]:
         positions, k, every = length - 1, len(self.sparse), self.teachers * (length - 1)

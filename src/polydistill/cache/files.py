@@ -57,7 +57,8 @@ class Files:
     def names(self) -> list[str]:
         """Names of all files."""
         try:
-            return sorted(Path(entry).name for entry in self.system.ls(self.root, detail=False))
+            there = self.system.ls(self.root, detail=True)
+            return sorted(Path(entry["name"]).name for entry in there if entry["type"] == "file")
         except FileNotFoundError:
             return []
 

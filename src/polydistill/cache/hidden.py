@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-FORMS = {"entries": 0, "hidden8": 8, "hidden4": 4}
+FORMS = {"entries": 0, "hidden16": 16, "hidden8": 8, "hidden4": 4}
 """How a teacher is stored -> bits of an entry of its hidden states, 0 where its likeliest entries are stored."""
 
 
@@ -19,15 +19,16 @@ class HiddenForm:
 
     Attributes:
         width: D.
-        bits: of an entry, 8 or 4; of two in a byte the first is the upper one, and a row is filled up to a whole byte.
+        bits: of an entry, 16 (little-endian), 8 or 4; of two in a byte the first is the upper one, and
+            a row is filled up to a whole byte.
     """
 
     width: int
     bits: int = 8
 
     def __post_init__(self) -> None:
-        if self.bits not in (8, 4):
-            raise ValueError(f"hidden states are stored with 8 or 4 bits, got {self.bits}")
+        if self.bits not in FORMS.values() or not self.bits:
+            raise ValueError(f"hidden states are stored with 16, 8 or 4 bits, got {self.bits}")
 
     def size(self, positions: int) -> int:
         """Bytes of some positions before zstd."""
@@ -39,7 +40,7 @@ def to_bytes(states: Float[np.ndarray, "P D"], form: HiddenForm) -> bytes:
     most = 2 ** (form.bits - 1) - 1
     scale = (np.abs(states).max(-1) / most).astype("<f4")
     codes = np.rint(states / np.maximum(scale, np.finfo(np.float32).tiny)[:, None])
-    codes = (np.clip(codes, -most, most) + (most + 1)).astype(np.uint8)
+    codes = (np.clip(codes, -most, most) + (most + 1)).astype("<u2" if form.bits == 16 else np.uint8)
     if form.bits == 4:
         codes = np.pad(codes, ((0, 0), (0, form.width % 2)))
         codes = codes[:, ::2] << 4 | codes[:, 1::2]
@@ -55,6 +56,9 @@ def from_bytes(data: bytes, form: HiddenForm, positions: int) -> Float[np.ndarra
     if len(data) != form.size(positions):
         raise ValueError(f"{form.size(positions)} bytes of hidden states are expected, {len(data)} are there")
     scale = np.frombuffer(data, "<f4", positions)[:, None]
+    if form.bits == 16:
+        wide = np.frombuffer(data, "<u2", offset=4 * positions).reshape(positions, -1)
+        return (wide.astype(np.int32) - 2**15).astype(np.float32) * scale
     raw = np.frombuffer(data, np.uint8, offset=4 * positions).reshape(positions, -1)
     if form.bits == 8:
         return (raw.astype(np.int16) - 128).astype(np.float32) * scale

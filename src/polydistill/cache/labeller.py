@@ -52,12 +52,15 @@ class Labeller:
         teachers: in the order of the plan.
         plan: what is stored.
         device: where token ids are put.
+        tokenizer: of the teacher, where the texts are its own.
     """
 
-    def __init__(self, teachers: Sequence[TeacherSource], plan: Plan, device: str = "cpu") -> None:
+    def __init__(
+        self, teachers: Sequence[TeacherSource], plan: Plan, device: str = "cpu", tokenizer: bytes = b""
+    ) -> None:
         if [t.name for t in teachers] != plan.names:
             raise ValueError(f"the plan has the teachers {plan.names}, given are {[t.name for t in teachers]}")
-        self.teachers, self.plan, self.device = list(teachers), plan, device
+        self.teachers, self.plan, self.device, self.tokenizer = list(teachers), plan, device, tokenizer
         self.selection = Selection(plan.mass, plan.cap, plan.least)
         self.bits = [FORMS[teacher.form] for teacher in plan.teachers]
         self.sparse = tuple(place for place, bits in enumerate(self.bits) if not bits)
@@ -125,6 +128,7 @@ class Labeller:
             hidden=hidden,
             teachers=len(plan.teachers),
             dictionaries={},
+            tokenizer=self.tokenizer,
         )
         samples: dict[str, list[bytes]] = {name: [] for name in NUMBERS}
         begin = 0

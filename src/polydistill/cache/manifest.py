@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from polydistill.cache.shard import SCHEMA
 
 MANIFEST, PLAN, CODEC = "manifest.json", "plan.json", "codec.safetensors"
+OWN = "bytes"
+"""In place of a chat template: see `Plan.own`."""
+
 NAME = r"^(codec|head-\d{1,9}|shard-\d{5,9})\.safetensors$"
 
 
@@ -38,7 +41,7 @@ class TeacherPlan(Entry):
     revision: str | None = None
     dtype: str
     weights: str = Field(description="xxh3_128 of its parameters")
-    form: str = Field(default="entries", description="entries, hidden8 or hidden4")
+    form: str = Field(default="entries", description="entries, hidden16, hidden8 or hidden4")
 
 
 class DataPlan(Entry):
@@ -55,7 +58,9 @@ class Plan(Entry):
 
     schema_version: int = SCHEMA
     tokenizer: str = Field(description="xxh3_128 of its tokens in order of their ids")
-    template: str = Field(description="xxh3_128 of the chat template, or `none`")
+    template: str = Field(
+        description="xxh3_128 of the chat template, `none`, or `bytes`: texts are the teacher's own encodings of bytes"
+    )
     vocabulary: int
     temperature: float = 1.0
     data: DataPlan
@@ -82,6 +87,11 @@ class Plan(Entry):
     def coding(self) -> str:
         """xxh3_128 of the plan without the texts: caches that have it in common can share a codec."""
         return xxhash.xxh3_128_hexdigest(canonical(self.model_dump(exclude={"data", "codec"})))
+
+    @property
+    def own(self) -> bool:
+        """Whether its teacher has a tokenizer of its own, and the texts are in that one's tokens."""
+        return self.template == OWN
 
     @property
     def names(self) -> list[str]:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 import safetensors.torch
+import zstandard
 
 from polydistill.cache.codec import Codec, CodecError
 from polydistill.cache.container import header_of, sealed
@@ -15,12 +16,14 @@ DICTIONARY = "dictionary."
 
 
 def codec_bytes(codec: Codec, build: str) -> bytes:
-    """The file; `order` [V] u32, `log_background` [K, C, V] float16, `dictionary.STREAM` bytes, heads as they are."""
+    """The file; `order` [V] u32, `log_background` [K, C, V] float16, `dictionary.STREAM` bytes, `tokenizer` in zstd."""
     tensors: dict[str, np.ndarray] = {
         "order": codec.order.astype(np.uint32),
         "log_background": codec.log_background.astype(np.float16),
         **{DICTIONARY + name: np.frombuffer(data, np.uint8) for name, data in codec.dictionaries.items()},
     }
+    if codec.tokenizer:
+        tensors["tokenizer"] = np.frombuffer(zstandard.compress(codec.tokenizer, 19), np.uint8)
     settings = {
         "step": codec.step,
         "signal_step": codec.signal_step,
@@ -81,6 +84,7 @@ def codec_of(data: bytes) -> Codec:
                 for name, tensor in tensors.items()
                 if name.startswith(DICTIONARY)
             },
+            tokenizer=zstandard.decompress(tensors["tokenizer"].tobytes()) if "tokenizer" in tensors else b"",
         )
     except Exception as error:  # safetensors raises its own types, json and numpy theirs
         raise CodecError(f"this is not the codec of a cache, or it is damaged: {error}") from error

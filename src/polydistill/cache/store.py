@@ -233,6 +233,11 @@ class Cache:
             raise CacheError(f"{self.files.address}/{shard.name}, example {row}: its tokens are not those of its key")
         return Example(tokens, int(shard.tasks[row]), noted)
 
+    def tokens(self, index: int, row: int) -> Int[np.ndarray, " T"]:
+        """Tokens of the example at a row of a shard."""
+        shard = self.shard(index)
+        return self.codec.tokens(shard.streams(row), int(shard.lengths[row]))
+
     def sequential(self) -> Iterator[Example]:
         """All examples in the order of the build."""
         for index, record in enumerate(self.manifest.shards):

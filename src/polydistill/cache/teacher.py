@@ -1,9 +1,11 @@
 """A cache as a teacher: it says what the model said, for the very texts that the model was shown."""
 
+from functools import cached_property
+
 import numpy as np
 import torch
 import xxhash
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from polydistill.cache.label import SIGNALS
@@ -125,6 +127,26 @@ class CachedTeacher:
         head, levels = says.head, 2 ** (self.cache.codec.hidden[self.place].bits - 1) - 1
         row = max(float(block.float().abs().sum(-1).max()) for block in head.weight[: head.vocabulary].split(4096))
         return float(says.hidden[rows].abs().max()) / levels / 2 * row * abs(head.scale)
+
+    def log_errors(self, says: TeacherOutput) -> Float[Tensor, " N"]:
+        """Nats by which a stored log-probability of each position is off at most.
+
+        Of hidden states twice the error of a logit, in which what all rows of the head have in common does not count.
+        """
+        if self.sparse is not None:
+            return torch.full((len(says),), self.cache.codec.step)
+        assert isinstance(says, HiddenStates)
+        level = says.hidden.abs().amax(-1).float().cpu() / (2 ** (self.cache.codec.hidden[self.place].bits - 1) - 1)
+        return level * self._reach
+
+    @cached_property
+    def _reach(self) -> float:
+        """Largest sum of magnitudes of a row of the head, less the mean row."""
+        head = self.head(torch.device("cpu"))
+        rows = head.weight[: head.vocabulary]
+        # Under a soft cap a shift of all logits is none of the distribution's.
+        mean = rows.float().mean(0) if head.softcap is None else torch.zeros(rows.shape[1])
+        return max(float((part.float() - mean).abs().sum(-1).max()) for part in rows.split(4096)) * abs(head.scale)
 
     def _says(self, examples: list[Example], at: Int[np.ndarray, " N"], device: torch.device) -> TeacherOutput:
         if self.sparse is None:

@@ -51,7 +51,7 @@ def build(  # noqa: PLR0913
     """Label a run's data with its teachers; goes on where an earlier build was cut off."""
     from polydistill.cli.main import _quiet
     from polydistill.config.file import key_of, load_config
-    from polydistill.run.cache import address_of, build_cache
+    from polydistill.run.cache import addresses, build_cache
     from polydistill.run.progress import Steps
 
     _quiet()
@@ -59,20 +59,20 @@ def build(  # noqa: PLR0913
     if answers is not None:
         overrides += _answered(load_config(config, overrides), answers, screen)
     run = load_config(config, overrides)
-    address = address_of(run, to)
     screen.print("reading the data and the teachers")
     with ExitStack() as stack:
-        steps: list[Steps] = []
+        steps, done = list[Steps](), list[int]()
 
         def tell(progress: Any) -> None:
-            if not steps:
+            if not steps or progress.done < done[-1]:  # the next cache
                 if progress.done:
                     screen.print(f"going on after shard {progress.done} of {progress.shards}")
                 steps.append(stack.enter_context(Steps(screen, "labelling", progress.shards, progress.done, "shards")))
+            done.append(progress.done)
             said = f"{progress.positions:,} positions, {_size(progress.size)} of about {_size(progress.estimate)}"
-            steps[0].update(progress.done, said)
+            steps[-1].update(progress.done, said)
 
-        manifest = build_cache(
+        made = build_cache(
             run,
             to,
             engine=_engine(engine, workers, ray_address, gpus),
@@ -81,12 +81,14 @@ def build(  # noqa: PLR0913
             progress=tell,
             told=screen.print,
         )
-    for line in described(address, manifest):
-        _say(line)
-    cached = json.dumps({"cache": str(address)})  # JSON is YAML
-    teachers = [f"{key_of('teachers', name)}={cached}" for name in manifest.plan.names]
+    for address, manifest in made.items():
+        for line in described(address, manifest):
+            _say(line)
+    cached = {name: json.dumps({"cache": where}) for name, where in addresses(run, to).items()}  # JSON is YAML
+    teachers = [f"{key_of('teachers', name)}={where}" for name, where in cached.items()]
     _say(f"\nnext: {shlex.join(['polydistill', 'train', str(config), *overrides, *teachers])}")
-    _write(json_file, {"cache": address, **summary(manifest)})
+    found = [{"cache": address, **summary(manifest)} for address, manifest in made.items()]
+    _write(json_file, found[0] if len(found) == 1 else found)
 
 
 def _answered(run: Any, path: Path, screen: Any) -> list[str]:

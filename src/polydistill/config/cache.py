@@ -6,7 +6,7 @@ from pydantic import Field
 
 from polydistill.config.section import Section, moved
 
-Form = Literal["entries", "hidden8", "hidden4"]
+Form = Literal["entries", "hidden16", "hidden8", "hidden4"]
 Quality = Literal["small", "standard", "exact"]
 
 STANDARD = {

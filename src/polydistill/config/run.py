@@ -42,6 +42,13 @@ class ModelConfig(Section):
         return self.model
 
 
+_positions: Any = Field(
+    default="all",
+    description="with a tokenizer of its own, where it counts: at all positions as ever, by 1 less the bound of its "
+    "translation, or at those alone where the bound is 0",
+)
+
+
 class LocalTeacherConfig(ModelConfig):
     """A teacher that is a model in this process."""
 
@@ -54,11 +61,7 @@ class LocalTeacherConfig(ModelConfig):
         description="with a tokenizer of its own: tokens per position, on average, behind which it is run one token "
         "further; more of them make the bound of the translation smaller, and cost as many tokens of the teacher",
     )
-    positions: Literal["all", "bound", "strict"] = Field(
-        default="all",
-        description="with a tokenizer of its own, where it counts: at all positions as ever, by 1 less the bound of "
-        "its translation, or at those alone where the bound is 0",
-    )
+    positions: Literal["all", "bound", "strict"] = _positions
 
     @model_validator(mode="after")
     def _is_translated(self) -> "LocalTeacherConfig":
@@ -71,11 +74,17 @@ class LocalTeacherConfig(ModelConfig):
 class CachedTeacherConfig(Section):
     """A teacher that was heard before: what it said is read from a cache, and no model is loaded."""
 
+    gone: ClassVar[dict[str, str]] = {
+        "expand": "runs the model itself, which a cache has not: leave it out, or name the model instead",
+        "tokenizer": "is told by the cache: leave it out",
+    }
+
     cache: str = Field(description="folder or fsspec address that `polydistill cache build` wrote")
     teacher: str | None = Field(default=None, description="its name in the cache; by default its name in this run")
     verify: Literal["all", "touched"] = Field(
         default="all", description="hash every shard before the run, or each one before its first use"
     )
+    positions: Literal["all", "bound", "strict"] = _positions
 
     @property
     def source(self) -> str:

@@ -10,7 +10,7 @@ from transformers import Trainer, get_scheduler
 from transformers.integrations import get_reporting_integration_callbacks
 from trl import DistillationConfig, SFTConfig
 
-from polydistill.cache import Cache, CachedTeacher
+from polydistill.cache import Cache, CachedForeignTeacher, CachedTeacher
 from polydistill.config import run as c
 from polydistill.config.file import ConfigError
 from polydistill.config.safety import build_safety
@@ -91,7 +91,15 @@ def _teacher(name: str, section: c.AnyTeacher, config: c.RunConfig, opened: dict
             raise ConfigError(f"teachers.{name}: a cache knows nothing about text that the student is yet to write")
         if section.cache not in opened:
             opened[section.cache] = Cache(section.cache, section.verify)
-        return CachedTeacher(name, opened[section.cache], section.teacher)
+        cache = opened[section.cache]
+        if cache.plan.own:
+            return CachedForeignTeacher(name, cache, section.teacher, section.positions)
+        if section.positions != "all":
+            raise ConfigError(
+                f"teachers.{name}.positions: it is for teachers with tokenizers of their own, and {section.cache} was "
+                "built with the student's; leave it out"
+            )
+        return CachedTeacher(name, cache, section.teacher)
     if isinstance(section, ServedTeacherConfig):
         return _served(name, section)
     foreign = section.tokenizer == "own"

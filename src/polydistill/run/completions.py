@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
-from polydistill.cache import CachedTeacher
+from polydistill.cache import CachedForeignTeacher, CachedTeacher
 from polydistill.config.run import CompletionsConfig
 from polydistill.data.pieces import pieces
 from polydistill.logprobs import UNKNOWN
@@ -181,7 +181,8 @@ def _judged(
     where = torch.div(rows, batch.input_ids.shape[1], rounding_mode="floor")[chosen]
     own = head.logits(flat[chosen]).log_softmax(-1).gather(1, positions.target[chosen][:, None]).squeeze(1)
     asked = None
-    if not any(isinstance(teacher, CachedTeacher | ServedTeacher | ShardedTeacher) for teacher in trainer.teachers):
+    elsewhere = (CachedTeacher, CachedForeignTeacher, ServedTeacher, ShardedTeacher)
+    if not any(isinstance(teacher, elsewhere) for teacher in trainer.teachers):
         outputs, pipeline = listen_to(trainer.teachers, batch, rows), trainer.pipeline
         needs = pipeline.stack.needs | {"distance_to_pool"}
         asked = distil(flat, head, outputs, positions, pipeline.decide, ForwardKL(), needs=needs)

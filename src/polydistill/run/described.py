@@ -11,7 +11,7 @@ from peft import LoraConfig, PeftModel
 
 from polydistill import objective as o
 from polydistill import weighting as w
-from polydistill.cache import CachedTeacher
+from polydistill.cache import CachedForeignTeacher, CachedTeacher
 from polydistill.config.file import NOT_REBUILT, as_yaml
 from polydistill.config.run import OWN
 from polydistill.data.context import COLUMNS
@@ -106,6 +106,8 @@ def _lora(student: Any) -> dict[str, Any] | None:
 def _teacher(teacher: Teacher) -> dict[str, Any]:
     if isinstance(teacher, LocalTeacher) and teacher.source is not None:
         return teacher.source
+    if isinstance(teacher, CachedForeignTeacher):
+        return _teacher(teacher.stored) | {"positions": teacher.positions}
     if isinstance(teacher, CachedTeacher):
         return {"cache": teacher.cache.files.address, "teacher": teacher.cache.names[teacher.place]}
     if isinstance(teacher, ServedTeacher):

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from polydistill.alignment import Branches, Packed, branch, pack
 from polydistill.logprobs import HiddenStates, logits_of
 from polydistill.teachers.branched import branched_states, reads_branches
+from polydistill.teachers.carried import tokenizer_bytes
 from polydistill.teachers.head import head_of, last_hidden_state
 from polydistill.teachers.local import LocalTeacher
 from polydistill.teachers.source import TeacherUnavailableError
@@ -88,6 +89,17 @@ class ForeignTeacher(Translated, LocalTeacher):  # type: ignore[misc]
         heard = min(self.model.get_output_embeddings().weight.shape[0], len(self.spelling.spelled))
         self.kept, self.visible, self.student_tokenizer = 0, visible, tokenizer
         return self._put_together(tokenizer, visible, heard)
+
+    def plain(self) -> LocalTeacher:
+        """The same model, asked about its own tokens."""
+        made = LocalTeacher(self.name, self.model, self.tokenizer)
+        made.visible = self.pair.heard
+        return made
+
+    def carried(self) -> bytes:
+        """Its tokenizer, as `tokenizer_bytes`."""
+        assert self.tokenizer is not None
+        return tokenizer_bytes(self.tokenizer, self.opening)
 
     @torch.no_grad()
     def look_closer(

@@ -1,0 +1,223 @@
+"""From a run's configuration to the plans of its caches, and who labels."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+from urllib.parse import quote
+
+import torch
+import xxhash
+
+from polydistill.cache import (
+    Engine,
+    Here,
+    Labeller,
+    Plan,
+    ShardTask,
+    Text,
+)
+from polydistill.cache.build import data_fingerprint
+from polydistill.cache.labeller import Label
+from polydistill.cache.manifest import OWN, DataPlan, TeacherPlan
+from polydistill.cache.saved import codec_of
+from polydistill.cache.teacher import tokenizer_fingerprint
+from polydistill.config import run as c
+from polydistill.config.file import ConfigError
+from polydistill.run.build import build_teachers, build_trainer
+from polydistill.run.cache.texts import own_texts, texts_of
+from polydistill.run.says import reading_says
+from polydistill.run.student import build_student
+from polydistill.teachers import ForeignTeacher, LocalTeacher, Teacher
+from polydistill.teachers.vocabulary import tokens_by_id
+from polydistill.training.taught import Taught
+
+FOLDER = "cache"
+"""Of a cache inside a run's folder, unless the configuration or the command says another place."""
+
+
+def address_of(config: c.RunConfig, to: str | None = None) -> str:
+    """Where a run's cache is."""
+    return to or config.cache.path or f"{config.output.rstrip('/')}/{FOLDER}"
+
+
+def addresses(config: c.RunConfig, to: str | None = None) -> dict[str, str]:
+    """Where each teacher's cache is: those with tokenizers of their own have folders of their own inside."""
+    base = address_of(config, to)
+    own = {
+        name
+        for name, section in config.teachers.items()
+        if isinstance(section, c.LocalTeacherConfig) and section.tokenizer == "own"
+    }
+    return {name: f"{base}/{quote(name, safe='')}" if name in own else base for name in config.teachers}
+
+
+def refuse_uncachable(config: c.RunConfig) -> None:
+    """What has nothing to be stored.
+
+    Raises:
+        ConfigError: it says why.
+    """
+    if config.training.mode == "on_policy":
+        raise ConfigError(
+            "training.mode: on_policy trains on text that is yet to be written; there is nothing to store"
+        )
+    if config.data.streamed:
+        raise ConfigError("data.streaming: a cache stores every text of the data, and a stream may have no end")
+    for name, section in config.teachers.items():
+        if isinstance(section, c.CachedTeacherConfig):
+            raise ConfigError(f"teachers.{name}: it is a cache already; name the model that is to be heard")
+        if isinstance(section, c.LocalTeacherConfig) and section.expand:
+            raise ConfigError(
+                f"teachers.{name}.expand: it runs the teacher behind tokens that no text holds, for which the model "
+                "itself is needed while a student learns; leave it out to store what the teacher says of the texts"
+            )
+    if unknown := sorted(set(config.cache.expert.forms) - set(config.teachers)):
+        known = ", ".join(config.teachers)
+        raise ConfigError(f"cache.expert.forms: there is no teacher {unknown[0]!r}; there are {known}")
+
+
+class Caching:
+    """What building, repairing and verifying a cache have in common: its texts, its plan, its teachers.
+
+    Args:
+        config: of the run.
+        address: of the cache.
+        engine: where shards are made.
+        texts: what the teachers hear.
+        plan: of the cache.
+        labeller: the teachers.
+    """
+
+    def __init__(
+        self, config: c.RunConfig, address: str, engine: Engine, texts: list[Text], plan: Plan, labeller: Labeller
+    ) -> None:
+        self.config, self.address, self.engine = config, address, engine
+        self.texts, self.plan, self.labeller = texts, plan, labeller
+
+    def make(self, codec: bytes) -> Callable[[], Label]:
+        """What makes a worker's labelling function; workers read the configuration again, teachers do not travel."""
+        if isinstance(self.engine, Here):
+            return partial(_label_with, self.labeller, codec)
+        return partial(worker, self.config.model_dump_json(by_alias=True), self.plan, codec, torch.get_num_threads())
+
+
+def cachings(
+    config: c.RunConfig,
+    to: str | None = None,
+    *,
+    engine: Engine | None = None,
+    read: bool = False,
+    told: Callable[[str], None] = lambda _: None,
+) -> list[Caching]:
+    """The caches of a run: one of all teachers with the student's tokenizer, and one of each that has its own.
+
+    Args:
+        config: of the run; its teachers are models.
+        to: folder or fsspec address.
+        engine: where shards are made; this process when None.
+        read: only the training rows that the run's steps read.
+        told: about teachers whose own tokenizer would make other ids of the texts.
+
+    Raises:
+        ConfigError: the run is on-policy, or a teacher is a cache already.
+    """
+    refuse_uncachable(config)
+    trainer, where = build_trainer(config), addresses(config, to)
+    for sentence in reading_says(config, trainer):
+        told(sentence)
+    texts, tasks = texts_of(trainer, read=read)
+    device, made = str(trainer.args.device), list[Caching]()
+
+    def put(teachers: Sequence[Teacher], texts: list[Text], tokenizer: bytes = b"") -> None:
+        plan = plan_of(config, trainer, teachers, texts, tasks)
+        if tokenizer:
+            heard = teachers[0].visible  # type: ignore[attr-defined]
+            own = {"tokenizer": xxhash.xxh3_128_hexdigest(tokenizer), "template": OWN, "vocabulary": heard}
+            plan = plan.model_copy(update=own)
+        labeller = Labeller(teachers, plan, device, tokenizer)
+        made.append(Caching(config, where[teachers[0].name], engine or Here(), texts, plan, labeller))
+
+    if same := [teacher for teacher in trainer.teachers if not isinstance(teacher, ForeignTeacher)]:
+        put(same, texts)
+    for teacher in trainer.teachers:
+        if isinstance(teacher, ForeignTeacher):
+            put([teacher.plain()], own_texts(teacher, texts), teacher.carried())
+    return made
+
+
+def plan_of(
+    config: c.RunConfig, trainer: Taught, teachers: Sequence[Teacher], texts: list[Text], tasks: list[str]
+) -> Plan:
+    """Everything that the files of a cache of some teachers follow from."""
+    section, tokenizer = config.cache, trainer.processing_class
+    template = getattr(tokenizer, "chat_template", None)
+    sources = [f"{config.data.train}:{config.data.train_split}"]
+    if config.data.evaluation is not None:
+        sources.append(f"{config.data.evaluation}:{config.data.evaluation_split}")
+    return Plan(
+        tokenizer=tokenizer_fingerprint(tokenizer),  # type: ignore[arg-type]
+        template="none" if template is None else xxhash.xxh3_128_hexdigest(str(template).encode()),
+        vocabulary=trainer.visible,
+        data=DataPlan(
+            sources=sources,
+            examples=len(texts),
+            positions=sum(len(text.tokens) - 1 for text in texts),
+            xxh3=data_fingerprint(texts),
+        ),
+        tasks=tasks,
+        teachers=[_teacher(config, teacher) for teacher in teachers],
+        examples_per_shard=section.examples_per_shard,
+        batch=section.batch,
+        **section.coding(),
+    )
+
+
+def _teacher(config: c.RunConfig, teacher: Teacher) -> TeacherPlan:
+    section = config.teachers[teacher.name]
+    form = config.cache.form(teacher.name, local=isinstance(teacher, LocalTeacher))
+    if not isinstance(teacher, LocalTeacher):
+        weights = xxhash.xxh3_128_hexdigest(teacher.describe().encode())
+        return TeacherPlan(name=teacher.name, source=section.source, dtype="unknown", weights=weights, form=form)
+    digest = xxhash.xxh3_128()
+    for name, parameter in sorted(teacher.model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return TeacherPlan(
+        name=teacher.name,
+        source=section.source,
+        revision=getattr(section, "revision", None),
+        dtype=str(teacher.model.dtype).removeprefix("torch."),
+        weights=digest.hexdigest(),
+        form=form,
+    )
+
+
+def worker(config: str, plan: Plan, codec: bytes, threads: int) -> Label:
+    """What a worker labels with: the teachers of the run, loaded there."""
+    torch.set_num_threads(threads)
+    run = c.RunConfig.model_validate_json(config)
+    run = run.model_copy(update={"teachers": {name: run.teachers[name] for name in plan.names}})
+    device = "cuda" if torch.cuda.is_available() and not run.training.cpu else "cpu"
+    teachers = [t.plain() if isinstance(t, ForeignTeacher) else t for t in teachers_of(run)]
+    for teacher in teachers:
+        if isinstance(teacher, LocalTeacher) and getattr(teacher.model, "hf_device_map", None) is None:
+            teacher.model.to(device)
+    return _label_with(Labeller(teachers, plan, device), codec)
+
+
+def teachers_of(config: c.RunConfig) -> list[Teacher]:
+    """Teachers of a run, checked against its tokenizer, without its student."""
+    model, tokenizer = build_student(config.student)
+    visible = min(len(tokens_by_id(tokenizer)), model.get_output_embeddings().weight.shape[0])
+    teachers = list(build_teachers(config).values())
+    for teacher in teachers:
+        teacher.agree_with(tokenizer, visible)
+    return teachers
+
+
+def _label_with(labeller: Labeller, codec: bytes) -> Label:
+    return partial(_shard, labeller, codec_of(codec))
+
+
+def _shard(labeller: Labeller, codec: Any, task: ShardTask) -> bytes:
+    return labeller.shard(task, codec)
