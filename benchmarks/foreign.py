@@ -10,22 +10,34 @@ the same text again, as in every later epoch.
 
 is about bounds instead: of the demo's own specialists (trained once and kept, minutes) on held-out text, by tokens of
 `expand`; at all positions, and at a few that are looked at closely.
+
+    python benchmarks/foreign.py --stored entries hidden8 hidden16
+
+is about caches of the same specialists on the same text: bytes per position, the mean bound and the part of it that is
+the cache's, and how far what is read is from what the live teacher says.
 """
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 from sys import stderr
+from tempfile import TemporaryDirectory
 from time import process_time
 
+import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from polydistill.cache import Cache, CachedForeignTeacher, Here, Labeller, Plan, Text, build
+from polydistill.cache.manifest import OWN, DataPlan, TeacherPlan
+from polydistill.config.cache import CacheConfig
 from polydistill.demo.corpus import DOMAINS, read_corpus
 from polydistill.demo.passages import draw, train_tokenizer
 from polydistill.demo.teachers import TeacherSettings, small_llama, specialists
 from polydistill.demo.tokenizers import own_tokenizers
 from polydistill.logprobs import logits_of
+from polydistill.run.cache import label_with, own_texts
 from polydistill.teachers import ForeignTeacher, LocalTeacher
 from polydistill.weighting.token import EXACT
 
@@ -78,6 +90,58 @@ def bounded(expand: list[int], passages: int) -> dict[str, dict[str, dict[str, f
     return found
 
 
+def stored(forms: list[str], passages: int) -> dict[str, dict[str, dict[str, float]]]:
+    """Specialist -> form -> bytes per position, mean bounds live and cached, its term `stored`, distance to live."""
+    corpus, found = read_corpus(), {}
+    experts = specialists(TeacherSettings(), corpus, own=True)
+    ids = draw(corpus.documents["held_out"], experts.tokenizer, 128, passages, passages, 0).ids
+    rows = torch.arange(ids.numel()).view_as(ids)[:, :-1].flatten()
+    for domain, model in experts.models.items():
+        live = ForeignTeacher(domain, model, PreTrainedTokenizerFast.from_pretrained(experts.folder / domain))
+        live.agree_with(experts.tokenizer, len(experts.tokenizer))
+        q = logits_of(live.speak(ids, torch.ones_like(ids), rows), torch.arange(len(rows))).softmax(-1)
+        found[domain] = {}
+        for form in forms:
+            with TemporaryDirectory() as folder:
+                size = cached(live, form, [row.tolist() for row in ids], folder)
+                teacher = CachedForeignTeacher(domain, Cache(folder))
+                teacher.agree_with(experts.tokenizer, len(experts.tokenizer))
+                teacher.pair = live.pair  # whose tables are filled
+                said = teacher.speak(ids, torch.ones_like(ids), rows)
+                p = logits_of(said, torch.arange(len(rows))).softmax(-1)
+            found[domain][form] = {
+                "bytes": size,
+                "live": float(live.errors()["all"].mean()),
+                "bound": float(teacher.errors()["all"].mean()),
+                "stored": float(teacher.errors()["stored"].mean()),
+                "stored, median": float(teacher.errors()["stored"].median()),
+                "distance": float((p - q).abs().sum(-1).mean() / 2),
+            }
+            print(domain, form, found[domain][form], file=stderr, flush=True)
+    return found
+
+
+def cached(teacher: ForeignTeacher, form: str, texts: list[list[int]], folder: str) -> float:
+    """A cache of some texts in a folder; bytes per position."""
+    ours = own_texts(teacher, [Text(np.array(text)) for text in texts])
+    positions = sum(len(text.tokens) - 1 for text in ours)
+    plan = Plan(
+        tokenizer="",
+        template=OWN,
+        vocabulary=teacher.pair.heard,
+        data=DataPlan(sources=[], examples=len(ours), positions=positions, xxh3=""),
+        tasks=[],
+        teachers=[TeacherPlan(name=teacher.name, source="", dtype="", weights="", form=form)],
+        examples_per_shard=256,
+        batch=8,
+        **CacheConfig().coding(),
+    )
+    labeller = Labeller([teacher.plain()], plan, tokenizer=teacher.carried())
+    make = partial(partial, label_with, labeller)
+    made = build(folder, plan, ours, lambda: labeller, make, Here(), command="")
+    return made.size / made.positions
+
+
 def timed(passages: int) -> dict[str, object]:
     """By the kind of the teacher's tokenizer."""
     corpus = read_corpus(characters=400_000)
@@ -93,9 +157,15 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--passages", type=int, default=1, help="of every domain and change of domain")
     parser.add_argument("--expand", type=int, nargs="*", default=[], help="bounds with so many tokens per position")
+    parser.add_argument("--stored", nargs="*", default=[], help="caches that store teachers so")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    found = {"bounds": bounded(given.expand, given.passages)} if given.expand else timed(given.passages)
+    found: dict[str, object] = {}
+    if given.expand:
+        found["bounds"] = bounded(given.expand, given.passages)
+    if given.stored:
+        found["stored"] = stored(given.stored, given.passages)
+    found = found or timed(given.passages)
     text = json.dumps({"torch": torch.__version__, **found}, indent=2)
     print(text)
     if given.json is not None:

@@ -61,14 +61,14 @@ def place(tmp_path_factory):
     return folder
 
 
-def config(place, student, teachers, form="hidden16", **more):
+def config(place, student, teachers, **more):
     asked = {
         "output": str(place / f"run-{student}"),
         "student": str(place / student),
         "teachers": teachers,
         "data": {"train": str(place / "data.jsonl"), "max_length": 40},
         "weighting": [{"kind": "prefix_posterior"}, {"kind": "softmax", "signal": "fidelity"}],
-        "cache": {"expert": {"forms": {"gemma": form}, "signal_step": 1e-6}},
+        "cache": {"expert": {"signal_step": 1e-6}},
         "training": {"max_steps": 1, "batch_size": 2, "cpu": True, "log_steps": 1},
     }
     return RunConfig.model_validate(asked | more)

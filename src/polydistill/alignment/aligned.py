@@ -185,7 +185,8 @@ class Flow:
             terms[:, STORED] = self._unnamed(self.stated, most)
         p, terms, total = self._settled(p, terms)
         if self.stated is not None:
-            terms[:, STORED] += torch.tanh(self._log_error(self.stated) / 2)
+            rounded = torch.tanh(self._log_error(self.stated) / 2)
+            terms[:, STORED] = (terms[:, STORED] + rounded).clamp_max(1.0)
         self.total = total * most
         return p, terms
 

@@ -1,7 +1,7 @@
 """What was stored beside what the teachers say now: divergence, and whether the stated bounds hold."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from polydistill.cache.labeller import Labeller, Text
 from polydistill.cache.shard import key_of
 from polydistill.cache.store import Cache
 from polydistill.cache.teacher import CachedTeacher
-from polydistill.logprobs import Informed, TeacherOutput, logits_of
+from polydistill.logprobs import HiddenStates, Informed, TeacherOutput, logits_of
 
 NOISE = 1e-4
 """Nats by which two runs of one model may differ (other batches, other sums)."""
@@ -109,6 +109,8 @@ def _one(
         ids, fresh = says.ids[part], says.fresh[part]  # type: ignore[attr-defined]
         error = (log_p.gather(1, ids) - says.log_p[part]).abs()[fresh]  # type: ignore[attr-defined]
         return kl, float(error.max()), cache.codec.step, signal
+    if isinstance(live, HiddenStates):  # what is stated is about states, not about products in half precision
+        logits = logits_of(replace(live, hidden=live.hidden.float()), positions).cpu()
     return (
         kl,
         float((logits - ours).abs().max()),

@@ -72,6 +72,10 @@ class CacheConfig(Section):
         """How likeliest entries are chosen and coded: fields of a cache's plan."""
         return QUALITIES[self.quality] | self.expert.model_dump(exclude_none=True, exclude={"forms"})
 
-    def form(self, teacher: str, *, local: bool) -> Form:
-        """How a teacher is stored; one that is `local`, a model of this run, has hidden states."""
-        return self.expert.forms.get(teacher, "hidden8" if local and self.quality == "exact" else "entries")
+    def form(self, teacher: str, *, local: bool, own: bool = False) -> Form:
+        """How a teacher is stored; one that is `local`, a model of this run, has hidden states.
+
+        Of one with a tokenizer of its `own` a bound is stated that holds in the worst case: only 16 bits keep it small.
+        """
+        made = self.expert.forms.get(teacher)
+        return made or ("hidden16" if own else "hidden8" if local and self.quality == "exact" else "entries")

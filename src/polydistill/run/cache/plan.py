@@ -97,7 +97,7 @@ class Caching:
     def make(self, codec: bytes) -> Callable[[], Label]:
         """What makes a worker's labelling function; workers read the configuration again, teachers do not travel."""
         if isinstance(self.engine, Here):
-            return partial(_label_with, self.labeller, codec)
+            return partial(label_with, self.labeller, codec)
         return partial(worker, self.config.model_dump_json(by_alias=True), self.plan, codec, torch.get_num_threads())
 
 
@@ -174,7 +174,9 @@ def plan_of(
 
 def _teacher(config: c.RunConfig, teacher: Teacher) -> TeacherPlan:
     section = config.teachers[teacher.name]
-    form = config.cache.form(teacher.name, local=isinstance(teacher, LocalTeacher))
+    local = isinstance(teacher, LocalTeacher)
+    own = isinstance(section, c.LocalTeacherConfig) and section.tokenizer == "own"
+    form = config.cache.form(teacher.name, local=local, own=own)
     if not isinstance(teacher, LocalTeacher):
         weights = xxhash.xxh3_128_hexdigest(teacher.describe().encode())
         return TeacherPlan(name=teacher.name, source=section.source, dtype="unknown", weights=weights, form=form)
@@ -202,7 +204,7 @@ def worker(config: str, plan: Plan, codec: bytes, threads: int) -> Label:
     for teacher in teachers:
         if isinstance(teacher, LocalTeacher) and getattr(teacher.model, "hf_device_map", None) is None:
             teacher.model.to(device)
-    return _label_with(Labeller(teachers, plan, device), codec)
+    return label_with(Labeller(teachers, plan, device), codec)
 
 
 def teachers_of(config: c.RunConfig) -> list[Teacher]:
@@ -215,7 +217,8 @@ def teachers_of(config: c.RunConfig) -> list[Teacher]:
     return teachers
 
 
-def _label_with(labeller: Labeller, codec: bytes) -> Label:
+def label_with(labeller: Labeller, codec: bytes) -> Label:
+    """What labels in this process, or in a worker."""
     return partial(_shard, labeller, codec_of(codec))
 
 
