@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM ?= false
+# Containers that set it compile the whole package anew in every process.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-fast test-long test-kernels check system faults audit lock proofs docs pages bench bench-gpu mutants install clean
 

@@ -266,12 +266,13 @@ def _load() -> None:
     import torch.distributed.fsdp
     import torch.profiler._cupti_monitor
     import torch.utils.serialization.config
+    import torchjd
     import transformers.models.llama.modeling_llama
     import typer._click.decorators
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
     from polydistill.cli import main
-    from polydistill.report import write_report
+    from polydistill.report import page, write_report
     from polydistill.run import certificates
     from polydistill.run.cache import build_cache
     from polydistill.run.train import train_run
@@ -279,7 +280,8 @@ def _load() -> None:
     from polydistill.training.on_policy import OnPolicyPolyDistillTrainer
 
     get_checkpoint_conversion_mapping("llama")  # 300 regular expressions
-    assert all((ruamel.yaml, scipy, threadpoolctl, typer))
+    page.template()
+    assert all((ruamel.yaml, scipy, threadpoolctl, torchjd, typer))
     assert all((torch, transformers, main, write_report, Scorer, build_cache, OnPolicyPolyDistillTrainer, train_run))
     certificates.certify, certificates.EFFORT = kept.kept(certificates.certify), EFFORT
     cheaper.without_fingerprints()

@@ -6,11 +6,12 @@ cannot run, and nothing can be loaded from anywhere, whatever is in the data.
 
 import base64
 import hashlib
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import BaseLoader, Environment, StrictUndefined
+from jinja2 import BaseLoader, Environment, StrictUndefined, Template
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
@@ -67,10 +68,7 @@ def render(run: Run) -> str:
     weight_plots.sort(key=lambda figure: figure.name != f"weights-{run.students.index(main) if main else 0}")
     diagnostic_plots = figures.diagnostics(run, main) if main is not None else []
     every = [*plots.values(), *weight_plots, *ribbon_plots, *diagnostic_plots]
-    environment = Environment(
-        loader=BaseLoader(), autoescape=True, undefined=StrictUndefined, trim_blocks=True, finalize=_shown
-    )
-    return environment.from_string(_asset("page.html.j2")).render(
+    return template().render(
         run=run,
         summary=run.summary,
         title=run.summary.title if run.summary is not None else run.name,
@@ -102,6 +100,15 @@ def render(run: Run) -> str:
         scripts=[Markup(script) for script in scripts],  # nosec B704
         policy=" ".join(f"'{_hash(script)}'" for script in scripts),
     )
+
+
+@cache
+def template() -> Template:
+    """The page without a run's figures."""
+    environment = Environment(
+        loader=BaseLoader(), autoescape=True, undefined=StrictUndefined, trim_blocks=True, finalize=_shown
+    )
+    return environment.from_string(_asset("page.html.j2"))
 
 
 def _shown(value: Any) -> Any:
