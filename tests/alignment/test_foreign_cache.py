@@ -9,12 +9,13 @@ import torch
 from tokenizers import Tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from polydistill.cache import Cache, CachedForeignTeacher, FingerprintError
+from polydistill.cache import Cache, CachedForeignTeacher, FingerprintError, ShardTask
 from polydistill.config.file import ConfigError, load_config
 from polydistill.config.run import RunConfig
 from polydistill.logprobs import logits_of
 from polydistill.run.build import build_teachers, build_trainer
 from polydistill.run.cache import build_cache, refuse_unheard, verify_cache
+from polydistill.run.cache.plan import cachings, worker
 from polydistill.run.check import check_run
 from polydistill.teachers import ForeignTeacher, TeacherUnavailableError
 
@@ -177,3 +178,10 @@ def test_another_teacher_another_tokenizer_and_what_a_cache_cannot_do_are_refuse
         build_teachers(config(place, "a", {"same": {"cache": str(cache), "positions": "strict"}}))
     (teacher,) = build_teachers(config(place, "a", {"gemma": stored | {"positions": "strict"}})).values()
     assert teacher.positions == "strict"
+
+
+def test_a_worker_makes_the_same_files(place, cache, live):
+    run, stored = config(place, "a", live | {"same": str(place / "same")}), Cache(str(cache / "gemma"))
+    (made,) = (one for one in cachings(run, str(cache)) if one.address == str(cache / "gemma"))
+    label = worker(run.model_dump_json(by_alias=True), stored.plan, stored.files.read("codec.safetensors"), 1)
+    assert label(ShardTask(0, made.texts)) == stored.files.read("shard-00000.safetensors")
