@@ -17,6 +17,7 @@ from polydistill.run.build import build_teachers, build_trainer
 from polydistill.run.cache import build_cache, refuse_unheard, verify_cache
 from polydistill.run.cache.plan import cachings, worker
 from polydistill.run.check import check_run
+from polydistill.run.doctor import examine
 from polydistill.teachers import ForeignTeacher, TeacherUnavailableError
 
 GEMMA = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
@@ -180,8 +181,11 @@ def test_another_teacher_another_tokenizer_and_what_a_cache_cannot_do_are_refuse
     assert teacher.positions == "strict"
 
 
-def test_a_worker_makes_the_same_files(place, cache, live):
+def test_a_worker_makes_the_same_files_and_the_doctor_finds_them_whole(place, cache, live):
     run, stored = config(place, "a", live | {"same": str(place / "same")}), Cache(str(cache / "gemma"))
-    (made,) = (one for one in cachings(run, str(cache)) if one.address == str(cache / "gemma"))
+    _, made = cachings(run, str(cache / "gemma"))  # the same as of the folder that it is inside
+    assert made.address == str(cache / "gemma")
+    whole = [said.what.partition(":")[0] for said in examine(str(cache))]
+    assert whole == [f"the cache {one} is whole" for one in (cache, cache / "gemma")]
     label = worker(run.model_dump_json(by_alias=True), stored.plan, stored.files.read("codec.safetensors"), 1)
     assert label(ShardTask(0, made.texts)) == stored.files.read("shard-00000.safetensors")

@@ -181,8 +181,8 @@ class Flow:
         _gather(p, place, away, -mass, some=away < width - 1)
         _gather(terms, place, gain, mass, some=gain < NO_TERM)
         _gather(terms, place, lose, -mass, some=lose < NO_TERM)
-        if self.stated is not None:
-            terms[:, STORED] = self._unnamed(self.stated, most)
+        if self.stated is not None and self.stated.names is not None:
+            terms[:, STORED] = self._unnamed(self.stated, self.stated.unnamed(self.rows), most)
         p, terms, total = self._settled(p, terms)
         if self.stated is not None:
             rounded = torch.tanh(self._log_error(self.stated) / 2)
@@ -190,10 +190,10 @@ class Flow:
         self.total = total * most
         return p, terms
 
-    def _unnamed(self, stated: Stated, most: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    def _unnamed(self, stated: Stated, unnamed: Tensor, most: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """What tokens that are not named may have: of a table or a whole row together no more than the rest of it."""
         place, row, token, number = self.entries[[0, 1, 2, 7]]
-        each = stated.most[row].double() * stated.unnamed(self.rows)[self.local[row], token]
+        each = stated.most[row].double() * unnamed[self.local[row], token]
         of_tables = torch.zeros(self.tables.shape[1], dtype=torch.float64)
         of_tables.index_add_(0, number[number >= 0], each[number >= 0])
         at = torch.cat([place[number < 0], self.tables[0], self.whole[0]])

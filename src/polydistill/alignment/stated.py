@@ -46,9 +46,8 @@ class Stated:
         return q.scatter_(1, self.following[rows, None], self.label[rows, None].exp().to(q))
 
     def unnamed(self, rows: Int[Tensor, " r"]) -> Bool[Tensor, "r V"]:
-        """Tokens of some rows that are not named."""
-        if self.names is None:
-            return torch.zeros(len(rows), self.says.vocabulary, dtype=torch.bool)
+        """Tokens of some rows that are not named, where some are not."""
+        assert self.names is not None
         found = torch.ones(len(rows), self.says.vocabulary, dtype=torch.bool)
         found.scatter_(1, self.names[rows], False)
         return found.scatter_(1, self.following[rows, None], False)

@@ -56,11 +56,18 @@ class Files:
 
     def names(self) -> list[str]:
         """Names of all files."""
+        return self._named("file")
+
+    def folders(self) -> list[str]:
+        """Names of the folders inside."""
+        return self._named("directory")
+
+    def _named(self, kind: str) -> list[str]:
         try:
             there = self.system.ls(self.root, detail=True)
-            return sorted(Path(entry["name"]).name for entry in there if entry["type"] == "file")
         except FileNotFoundError:
             return []
+        return sorted(Path(entry["name"]).name for entry in there if entry["type"] == kind)
 
     def read(self, name: str) -> bytes:
         """A whole file.

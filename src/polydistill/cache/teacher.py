@@ -62,6 +62,11 @@ class CachedTeacher:
             VocabularyMismatchError: it is another one.
         """
         plan = self.cache.plan
+        if plan.own:
+            raise VocabularyMismatchError(
+                f"teacher {self.name!r}: {self.cache.files.address} is in tokens of the teacher's own; read it with "
+                "polydistill.cache.CachedForeignTeacher"
+            )
         if plan.vocabulary != visible or plan.tokenizer != tokenizer_fingerprint(tokenizer):
             raise VocabularyMismatchError(
                 f"teacher {self.name!r}: {self.cache.files.address} was built with another tokenizer "

@@ -75,11 +75,17 @@ def examine(address: str) -> list[Finding]:
     """
     folder = Path(address)
     if any((folder / name).exists() for name in (CONFIG, METRICS, SUMMARY, STUDENT)) or in_order(folder):
-        beside = str(folder / "cache")
-        return [*_run(folder), *(_cache(beside) if _is_cache(beside) else ())]
-    if _is_cache(address):
-        return list(_cache(address))
+        return [*_run(folder), *_caches(str(folder / "cache"))]
+    if found := list(_caches(address)):
+        return found
     raise ConfigError(f"{address} is neither the folder of a run nor a cache")
+
+
+def _caches(address: str) -> Iterator[Finding]:
+    """Of a cache, and of those of teachers with tokenizers of their own inside."""
+    for one in (address, *(f"{address.rstrip('/')}/{name}" for name in Files(address).folders())):
+        if _is_cache(one):
+            yield from _cache(one)
 
 
 def _is_cache(address: str) -> bool:
@@ -202,7 +208,7 @@ def _cache(address: str) -> Iterator[Finding]:
         link = "remove the link, then " if "link" in fault.what else ""
         yield Finding(str(fault), f"{link}polydistill cache repair RUN.yaml --to {address}")
     if not faults:
-        yield Finding(f"the cache is whole: {len(manifest.shards)} shards, {manifest.size:,} bytes")
+        yield Finding(f"the cache {address} is whole: {len(manifest.shards)} shards, {manifest.size:,} bytes")
 
 
 def _unfinished(files: Files, rebuild: str) -> Iterator[Finding]:

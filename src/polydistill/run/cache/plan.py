@@ -41,14 +41,18 @@ def address_of(config: c.RunConfig, to: str | None = None) -> str:
 
 
 def addresses(config: c.RunConfig, to: str | None = None) -> dict[str, str]:
-    """Where each teacher's cache is: those with tokenizers of their own have folders of their own inside."""
-    base = address_of(config, to)
+    """Where each teacher's cache is: those with tokenizers of their own have folders inside, named after them.
+
+    An address that is such a folder means the one that it is inside.
+    """
+    base = address_of(config, to).rstrip("/")
     own = {
-        name
+        name: quote(name, safe="")
         for name, section in config.teachers.items()
         if isinstance(section, c.LocalTeacherConfig) and section.tokenizer == "own"
     }
-    return {name: f"{base}/{quote(name, safe='')}" if name in own else base for name in config.teachers}
+    base = next((base.removesuffix(f"/{name}") for name in own.values() if base.endswith(f"/{name}")), base)
+    return {name: f"{base}/{own[name]}" if name in own else base for name in config.teachers}
 
 
 def refuse_uncachable(config: c.RunConfig) -> None:
@@ -128,20 +132,18 @@ def cachings(
     texts, tasks = texts_of(trainer, read=read)
     device, made = str(trainer.args.device), list[Caching]()
 
-    def put(teachers: Sequence[Teacher], texts: list[Text], tokenizer: bytes = b"") -> None:
-        plan = plan_of(config, trainer, teachers, texts, tasks)
-        if tokenizer:
-            heard = teachers[0].visible  # type: ignore[attr-defined]
-            own = {"tokenizer": xxhash.xxh3_128_hexdigest(tokenizer), "template": OWN, "vocabulary": heard}
-            plan = plan.model_copy(update=own)
+    def put(teachers: Sequence[Teacher], plan: Plan, texts: list[Text], tokenizer: bytes = b"") -> None:
         labeller = Labeller(teachers, plan, device, tokenizer)
         made.append(Caching(config, where[teachers[0].name], engine or Here(), texts, plan, labeller))
 
     if same := [teacher for teacher in trainer.teachers if not isinstance(teacher, ForeignTeacher)]:
-        put(same, texts)
+        put(same, plan_of(config, trainer, same, texts, tasks), texts)
     for teacher in trainer.teachers:
         if isinstance(teacher, ForeignTeacher):
-            put([teacher.plain()], own_texts(teacher, texts), teacher.carried())
+            theirs, tokenizer = own_texts(teacher, texts), teacher.carried()
+            plan = plan_of(config, trainer, [teacher], theirs, tasks)
+            own = {"tokenizer": xxhash.xxh3_128_hexdigest(tokenizer), "template": OWN, "vocabulary": teacher.pair.heard}
+            put([teacher.plain()], plan.model_copy(update=own), theirs, tokenizer)
     return made
 
 

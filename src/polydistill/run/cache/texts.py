@@ -100,11 +100,12 @@ def refuse_unheard(trainer: Taught) -> None:
             continue
         rows = list(rows_of(trainer, dataset, sorted(rows_read(trainer)) if which == "training" else None))
         for teacher in own:
-            lacking = [(row, why) for row, tokens, _ in rows if (why := teacher.lacks(tokens.tolist()))]
+            heard = [(row, tokens.tolist()) for row, tokens, _ in rows if len(tokens) > 1]
+            lacking = [(row, why) for row, text in heard if (why := teacher.lacks(text))]
             if lacking:
                 row, why = lacking[0]
                 raise TeacherUnavailableError(
-                    f"teacher {teacher.name!r} was not heard on {len(lacking):,} of the {len(rows):,} {which} texts, "
+                    f"teacher {teacher.name!r} was not heard on {len(lacking):,} of the {len(heard):,} {which} texts, "
                     f"the first being row {row}: {why}"
                 )
         keys = [(row, key_of(tokens)) for row, tokens, _ in rows if len(tokens) > 1]
