@@ -9,7 +9,8 @@ the same text again, as in every later epoch.
     python benchmarks/foreign.py --expand 0 4
 
 is about bounds instead: of the demo's own specialists (trained once and kept, minutes) on held-out text, by tokens of
-`expand`; at all positions, and at a few that are looked at closely.
+`expand`; at all positions, and at a few that are looked at closely. With `--student 512 2048 8192` for students of
+other vocabularies, byte pairs learned from the same text as the demo's.
 
     python benchmarks/foreign.py --stored entries hidden8 hidden16
 
@@ -66,24 +67,28 @@ def compared(student: PreTrainedTokenizerFast, own: PreTrainedTokenizerFast, ids
     return {"first": first, "again": again, "same_tokenizer": same, "ratio": again / same}
 
 
-def bounded(expand: list[int], passages: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Specialist -> tokens of `expand` -> median bound, mean bound, share of positions where it is 0, medians by term,
-    both at a few positions that were looked at closely, seconds of both times.
+def bounded(expand: list[int], passages: int, size: int) -> dict[str, dict[str, dict[str, float]]]:
+    """Specialist -> tokens of `expand` -> bytes of a token of the student's and of its own, median bound, mean bound,
+    share of positions where it is 0, medians by term, both at a few positions that were looked at closely, seconds of
+    both times.
     """
     corpus, found = read_corpus(), {}
     experts = specialists(TeacherSettings(), corpus, own=True)
-    ids = draw(corpus.documents["held_out"], experts.tokenizer, 128, passages, passages, 0).ids
+    student = experts.tokenizer if size == len(experts.tokenizer) else train_tokenizer(corpus, size)
+    ids = draw(corpus.documents["held_out"], student, 128, passages, passages, 0).ids
+    texts = student.batch_decode(ids[:, 1:])
     for domain, model in experts.models.items():
         own = PreTrainedTokenizerFast.from_pretrained(experts.folder / domain)
         found[domain] = {}
         for most in expand:
             teacher = ForeignTeacher(domain, model, own, expand=most)
-            teacher.agree_with(experts.tokenizer, len(experts.tokenizer))
+            teacher.agree_with(student, len(student))
             first, again = seconds(teacher, ids), seconds(teacher, ids)
             errors = {term: float(values.median()) for term, values in teacher.errors().items()}
             bound = teacher.errors()["all"]
             near = teacher.look_closer(ids, torch.ones_like(ids), torch.arange(len(ids) * 3) * 42 + 3)
             errors |= {"mean": float(bound.mean()), "exact": float((bound <= EXACT).float().mean())}
+            errors |= {"bytes, student": _bytes(student, texts), "bytes, own": _bytes(own, texts)}
             errors |= {"closely": float(near.median()), "closely, mean": float(near.mean())}
             found[domain][str(most)] = {**errors, "first": first, "again": again}
             print(domain, most, found[domain][str(most)], file=stderr, flush=True)
@@ -142,6 +147,12 @@ def cached(teacher: ForeignTeacher, form: str, texts: list[list[int]], folder: s
     return made.size / made.positions
 
 
+def _bytes(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> float:
+    """Of a token, on average."""
+    tokens = sum(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)
+    return sum(len(text.encode()) for text in texts) / tokens
+
+
 def timed(passages: int) -> dict[str, object]:
     """By the kind of the teacher's tokenizer."""
     corpus = read_corpus(characters=400_000)
@@ -157,12 +168,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--passages", type=int, default=1, help="of every domain and change of domain")
     parser.add_argument("--expand", type=int, nargs="*", default=[], help="bounds with so many tokens per position")
+    parser.add_argument("--student", type=int, nargs="*", default=[2048], help="entries of its vocabulary, for bounds")
     parser.add_argument("--stored", nargs="*", default=[], help="caches that store teachers so")
     given = parser.parse_args()
     torch.set_num_threads(1)
     found: dict[str, object] = {}
     if given.expand:
-        found["bounds"] = bounded(given.expand, given.passages)
+        found["bounds"] = {size: bounded(given.expand, given.passages, size) for size in given.student}
     if given.stored:
         found["stored"] = stored(given.stored, given.passages)
     found = found or timed(given.passages)

@@ -7,10 +7,12 @@ import pytest
 import torch
 from test_foreign import model, trainer
 
-from polydistill import ForwardKL, LocalTeacher, Pipeline, Tilt, Uniform, certify
+from polydistill import Entropy, ForwardKL, LocalTeacher, Pipeline, Softmax, Tilt, Uniform, certify
 from polydistill.config.run import RunConfig
 from polydistill.logprobs import Positions, Statistics
+from polydistill.promises import Terms, promises, says
 from polydistill.run.described import factors_of
+from polydistill.target import Pool
 from polydistill.teachers import ForeignTeacher
 from polydistill.weighting.token import EXACT, ByFidelity
 
@@ -98,3 +100,11 @@ def test_positions_are_refused_where_they_do_nothing_or_break_what_is_promised(t
         trainer(tmp_path, {"a": own("a", "strict")}, Uniform())
     with pytest.raises(ValueError, match="`positions: strict` takes it out at single positions, and a safety order"):
         trainer(tmp_path, {"a": own("a", "strict"), "b": plain}, Uniform(), safety=Tilt({"b": 1}))
+
+
+def test_promises_say_what_translating_adds_and_who_weighs_nothing():
+    stack = Pipeline.of(ByFidelity([], ["code"]) * Softmax(2.0)(Entropy()), NAMES)
+    said = "\n".join(says(promises(stack, Terms(Pool.LINEAR, translated=("code",)))))
+    assert "with translated teachers (code) a target is off by at most the sum over teachers of weight times" in said
+    assert "the weights are those that translated distributions give (entropy); where its bound is not 0, code" in said
+    assert "nothing is promised about the least weight of a teacher" in said

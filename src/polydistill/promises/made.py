@@ -17,6 +17,7 @@ from polydistill.promises.words import at_least, at_most, listed, nats_at_least,
 from polydistill.safety import Veto
 from polydistill.target import Pool, linear_pool_shift, log_pool_shift, power_pool_shift, tv_of
 from polydistill.weighting import Tag
+from polydistill.weighting.token import ByFidelity
 
 WORTH = 0.98
 """A share from which a bound is not worth a sentence."""
@@ -94,7 +95,7 @@ def promises(pipeline: Pipeline, terms: Terms | None = None) -> list[Promise]:
     elif terms.not_whole:
         made.add("heard", _not_whole(terms))
     if terms.translated:
-        made.add("translated", _translated(terms))
+        made.add("translated", _translated(pipeline, terms))
     if not terms.vocabulary and guarantee.moduli:
         _evidence(guarantee, terms, made, sustained=False)
         if guarantee.distance(OFF, sustained=True) > guarantee.distance(OFF):
@@ -313,11 +314,17 @@ def _learning(pipeline: Pipeline, terms: Terms, made: _Made) -> None:
     )
 
 
-def _translated(terms: Terms) -> str:
+def _translated(pipeline: Pipeline, terms: Terms) -> str:
+    """One more term of what a target is off by; it adds to those of storing and of weights."""
+    strict = sorted({name for part in pipeline.stack.modules() if isinstance(part, ByFidelity) for name in part.strict})
+    read = sorted(name.replace("_", " ") for name in pipeline.stack.needs - {"fidelity"})
+    but = f"; the weights are those that translated distributions give ({listed(read)})" if read else ""
+    but += f"; where its bound is not 0, {listed(strict, 'or')} weighs nothing (`positions: strict`)" if strict else ""
     seen = "" if terms.probe is None else f", {at_most(terms.probe.translated)} on average on the probe"
     return (
         f"with translated teachers ({listed(terms.translated)}) a target is off by at most the sum over teachers of "
-        f"weight times stated bound{seen}, and the gradient by at most twice that (T5)"
+        f"weight times stated bound{seen}, beside what else is promised of it, and the gradient by at most twice that "
+        f"(T5); bounds are about text as a teacher's own tokenizer writes it{but}"
     )
 
 
