@@ -25,9 +25,6 @@ LEAST = 1e-5
 ROUNDS = 3
 """Times that the heaviest are sought: first half of them, then the rest behind those as well, then what is left."""
 
-AT_MOST = 2048
-"""Open tokens of one distribution that are considered."""
-
 Ask = Callable[[list[int], list[int], list[int]], TeacherOutput]
 """Tokens of a text, and rows and tokens that are branched off -> what is said of all rows; a row may be another's."""
 
@@ -112,32 +109,29 @@ class _Round:
 
     def _heaviest(self, budget: int, only: Bool[Tensor, " n"]) -> list[tuple[int, int, int, int, int, float]]:
         """Place, row, token, student token, whose (a table or whole row; else, below 0, a rival), log-probability."""
-        candidates, mass = self._candidates()
-        share = mass / self.flow.total[candidates[0]]
-        likely = ((share > LEAST) & only[candidates[0]]).nonzero().flatten()
-        candidates = candidates[:, likely[share[likely].argsort(descending=True, stable=True)[:budget]]]
+        candidates, share = self._candidates(only)
+        candidates = candidates[:, share.argsort(descending=True, stable=True)[:budget]]
         log_p = self.flow.q[self.flow.local[candidates[1]], candidates[2]].double().log().tolist()
         return [(*row, value) for row, value in zip(candidates.T.tolist(), log_p, strict=True)]
 
-    def _candidates(self) -> tuple[Int[Tensor, "5 c"], Float[Tensor, " c"]]:
-        """As `_heaviest`, all of them, with their masses."""
+    def _candidates(self, only: Bool[Tensor, " n"]) -> tuple[Int[Tensor, "5 c"], Float[Tensor, " c"]]:
+        """As `_heaviest`, all that are worth it, with their shares of a place's mass."""
         flow, entries = self.flow, self.flow.entries
         mass, whole = flow.masses()
-        tables, rivals = (entries[7] >= 0) & (entries[5] < OUTSIDE), torch.tensor(sorted(self.text.rivals)).long()
+        scale = only / flow.total
+        share = mass * scale[entries[0]]
+        tables = ((entries[7] >= 0) & (entries[5] < OUTSIDE) & (share > LEAST)).nonzero().flatten()
+        rivals = torch.tensor(sorted(self.text.rivals)).long()
+        rivals = rivals[share[rivals] > LEAST]
+        (first, is_open), (at, row) = self.pair.firsts, flow.whole[:2]
+        q = flow.q[flow.local[row]] * is_open * (whole * scale[at]).float()[:, None]
+        number, token = (q > LEAST).nonzero(as_tuple=True)
         columns = [
-            torch.cat([entries[:4, some], whose])
-            for some, whose in ((tables, entries[7:, tables]), (rivals, -1 - rivals[None]))
+            torch.cat([entries[:4, tables], entries[7:, tables]]),
+            torch.cat([entries[:4, rivals], -1 - rivals[None]]),
+            torch.stack([at[number], row[number], token, first[token], number + flow.layout.tables.shape[1]]),
         ]
-        first, is_open = self.pair.firsts
-        q = flow.q[flow.local[flow.whole[1]]] * is_open
-        most, token = q.topk(min(AT_MOST, q.shape[1]))
-        number = torch.arange(len(q))[:, None].expand_as(token)
-        at, row = flow.whole[0][number], flow.whole[1][number]
-        columns.append(torch.stack([at, row, token, first[token], number + flow.layout.tables.shape[1]]).flatten(1))
-        found, weight = (
-            torch.cat(columns, 1),
-            torch.cat([mass[tables], mass[rivals], (most * whole[:, None]).flatten()]),
-        )
+        found, weight = torch.cat(columns, 1), torch.cat([share[tables], share[rivals], q[number, token]])
         moved = entries[:3, entries[6] < OUTSIDE]
         fresh = ~torch.isin(_key(found[:3], q.shape[1]), _key(moved, q.shape[1])) | (found[4] < 0)
         return found[:, fresh], weight[fresh]
