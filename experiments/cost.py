@@ -1,18 +1,26 @@
 """E7: what a training step costs, in the number of teachers K, the vocabulary V, the text length T and the texts N."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from tempfile import TemporaryDirectory
 from time import process_time
 
 import torch
 from experiments.measured import Measured, Rows
 from experiments.methods import context, token
+from jaxtyping import Int
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from polydistill.cache import Cache, CachedTeacher, Here, Labeller, Plan, Text, build
+from polydistill.cache.manifest import DataPlan, TeacherPlan
+from polydistill.config.cache import CacheConfig
 from polydistill.demo.teachers import Remembered
 from polydistill.objective import ForwardKL
 from polydistill.pipeline import Pipeline
+from polydistill.run.cache import label_with
 from polydistill.teachers import LocalTeacher, TeacherSource, head_of, last_hidden_state
 from polydistill.training.batch import Batch
 from polydistill.training.hearing import Method, hear
@@ -57,6 +65,25 @@ def llama(seed: int, size: Size, width: int, layers: int) -> LlamaForCausalLM:
     )
 
 
+def stored(teachers: Sequence[TeacherSource], size: Size, ids: Int[Tensor, "n T"], folder: str) -> str:
+    """A cache of the texts in a folder; returns the folder."""
+    texts = [Text(one.numpy()) for one in ids]
+    plan = Plan(
+        tokenizer="",
+        template="none",
+        vocabulary=size.v,
+        data=DataPlan(sources=[], examples=size.n, positions=size.n * (size.t - 1), xxh3=""),
+        tasks=[teacher.name for teacher in teachers],
+        teachers=[TeacherPlan(name=teacher.name, source="", dtype="", weights="") for teacher in teachers],
+        examples_per_shard=size.n,
+        batch=size.n,
+        **CacheConfig().coding(),
+    )
+    labeller = Labeller(teachers, plan)
+    build(folder, plan, texts, lambda: labeller, partial(partial, label_with, labeller), Here(), command="")
+    return folder
+
+
 def seconds(
     size: Size,
     seed: int,
@@ -64,8 +91,20 @@ def seconds(
     *,
     skip_below: float | None = None,
     remembered: bool = False,
+    adapters: bool = False,
+    folder: str | None = None,
 ) -> dict[str, float]:
-    """Processor seconds of one step of a student of width 128 under teachers of width 256; the best of three."""
+    """Processor seconds of one step of a student of width 128 under teachers of width 256; the best of three.
+
+    Args:
+        size: of the step.
+        seed: of the texts.
+        weighting: names of teachers -> stack.
+        skip_below: as in a run.
+        remembered: teachers' hidden states are kept in memory.
+        adapters: the student trains adapters of rank 8 alone.
+        folder: where teachers are stored before the clock runs, and read from.
+    """
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(size.v, (size.n, size.t), generator=generator)
     names, mask = [f"t{i}" for i in range(size.k)], torch.ones_like(ids)
@@ -76,10 +115,17 @@ def seconds(
     ]
     task = (torch.arange(size.n) % size.k)[:, None].expand(ids.shape)
     batch, student = Batch(ids, mask, ids, task=task), llama(0, size, 128, 2)
+    if adapters:
+        rank = LoraConfig(r=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+        student = get_peft_model(student, rank).get_base_model()
     pipeline = Pipeline.of(weighting(size), names, names)
     method = Method(teachers, pipeline, ForwardKL(ce=0.1), skip_below=skip_below)
+    address = None if folder is None else stored(teachers, size, ids, folder)
     rounds = []
     for _ in range(3):
+        if address is not None:  # opened anew: nothing that was decoded is still there
+            cache = Cache(address)
+            method = replace(method, teachers=[CachedTeacher(name, cache) for name in names])
         began = process_time()
         heard = hear(method, batch)
         listened = process_time()
@@ -112,6 +158,17 @@ def ways(seed: int, quick: bool) -> Rows:
     }
 
 
+def sources(seed: int, quick: bool) -> Rows:
+    """The same step with less that learns, and with teachers from a disk."""
+    size = HALF if quick else Size()
+    with TemporaryDirectory() as folder:
+        return {
+            "the whole student": seconds(size, seed),
+            "adapters of rank 8": seconds(size, seed, adapters=True),
+            "the whole student, teachers from a cache on disk": seconds(size, seed, folder=folder),
+        }
+
+
 E7 = Measured(
     "What a step costs",
     {
@@ -120,8 +177,9 @@ E7 = Measured(
         "by length": partial(along, "t", (32, 128, 512)),
         "by texts": partial(along, "n", (2, 8, 32)),
         "by weighting": ways,
+        "by what learns, and where teachers are": sources,
     },
     f"Processor seconds, best of three, without the optimizer's update; where nothing else is said {Size()}, "
-    "the student is of width 128 with 2 layers, every teacher of width 256 with 4. Adapters: `benchmarks/step.py`; "
-    "caches on disk: docs/cache.md; against other codes: docs/performance.md.",
+    "the student is of width 128 with 2 layers, every teacher of width 256 with 4. "
+    "A cache is opened anew for every round. Larger caches: docs/cache.md; against other codes: docs/performance.md.",
 )
