@@ -8,6 +8,7 @@ import torch
 from test_foreign import model, trainer
 
 from polydistill import Entropy, ForwardKL, LocalTeacher, Pipeline, Softmax, Tilt, Uniform, certify
+from polydistill.cli.certify import _pipeline_of
 from polydistill.config.run import RunConfig
 from polydistill.logprobs import Positions, Statistics
 from polydistill.promises import Terms, promises, says
@@ -51,6 +52,14 @@ def test_bound_is_certified_and_of_strict_nothing_is_promised_that_zeros_would_b
     assert bound.guarantee().floor > 0.0
     strict = Pipeline.of(ByFidelity([], ["code"]), NAMES, floor=0.02).guarantee()
     assert (strict.range, strict.floor, strict.ceiling) == (math.inf, 0.0, 1.0)
+
+
+def test_a_configuration_is_certified_with_the_positions_that_its_teachers_ask_for(tmp_path):
+    teachers = "a: {model: x, tokenizer: own, positions: strict}, b: {cache: y, positions: bound}, c: z"
+    rest = "output: o\nstudent: s\ndata: {train: d}\nweighting: [{kind: uniform}]\n"
+    (tmp_path / "run.yaml").write_text(f"{rest}teachers: {{{teachers}}}\n")
+    stack = _pipeline_of(str(tmp_path / "run.yaml")).stack
+    assert repr(stack) == "Uniform() * ByFidelity(bound=['b'], strict=['a'])"
 
 
 def own(name, positions, tokenizer=None):

@@ -150,15 +150,16 @@ def _numbers(option: str, text: str, count: int | None = None) -> tuple[Any, ...
 def _pipeline_of(path: str) -> Any:
     """The bound pipeline of a configuration; no model is loaded."""
     from polydistill.config.file import load_config
-    from polydistill.config.run import LocalTeacherConfig
+    from polydistill.config.run import CachedTeacherConfig, LocalTeacherConfig
     from polydistill.config.safety import build_safety
     from polydistill.config.weighting import build_stack
     from polydistill.pipeline import Pipeline
     from polydistill.weighting.token import positioned
 
     config = load_config(path)
-    local = {name: one for name, one in config.teachers.items() if isinstance(one, LocalTeacherConfig)}
-    stack = positioned(build_stack(config.weighting), {name: one.positions for name, one in local.items()})
+    kinds = LocalTeacherConfig | CachedTeacherConfig
+    positions = {name: one.positions for name, one in config.teachers.items() if isinstance(one, kinds)}
+    stack = positioned(build_stack(config.weighting), positions)
     if config.gradient is not None and config.gradient.across == "teachers":  # its room brings trl along: 3 seconds
         from polydistill.run.build import build_gradient
         from polydistill.training.gradient import AcrossTeachers
