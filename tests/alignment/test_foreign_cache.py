@@ -177,8 +177,10 @@ def test_another_teacher_another_tokenizer_and_what_a_cache_cannot_do_are_refuse
         load_config(tmp_path / "run.yaml")
     with pytest.raises(ConfigError, match=r"teachers\.same\.positions: it is for teachers with tokenizers"):
         build_teachers(config(place, "a", {"same": {"cache": str(cache), "positions": "strict"}}))
-    (teacher,) = build_teachers(config(place, "a", {"gemma": stored | {"positions": "strict"}})).values()
-    assert teacher.positions == "strict"
+    (teacher,) = build_teachers(config(place, "a", {"gemma": stored | {"positions": "bound"}})).values()
+    assert teacher.positions == "bound"
+    with pytest.raises(ValueError, match="positions: strict counts where the bound is 0, and what a cache keeps"):
+        build_teachers(config(place, "a", {"gemma": stored | {"positions": "strict"}}))
 
 
 def test_a_worker_makes_the_same_files_and_the_doctor_finds_them_whole(place, cache, live):

@@ -42,11 +42,17 @@ class CachedForeignTeacher(Translated):
 
     Raises:
         CacheError: the cache has no such teacher.
+        ValueError: it counts at positions alone of which there are none.
         VocabularyMismatchError: its tokenizer does not give text back byte for byte.
     """
 
     def __init__(self, name: str, cache: Cache, teacher: str | None = None, positions: Positions = "all") -> None:
         super().__init__()
+        if positions == "strict":
+            raise ValueError(
+                f"teacher {name!r}: positions: strict counts where the bound is 0, and what a cache keeps is off by a "
+                "little everywhere: nothing would be heard; use `bound`, or the model itself"
+            )
         self.stored = CachedTeacher(name, cache, teacher)
         self.name, self.cache, self.positions = name, cache, positions
         tokenizer, self.opening = tokenizer_from(cache.codec.tokenizer)

@@ -55,6 +55,8 @@ class Labeller:
         tokenizer: of the teacher, where the texts are its own.
     """
 
+    tokenizer = b""
+
     def __init__(
         self, teachers: Sequence[TeacherSource], plan: Plan, device: str = "cpu", tokenizer: bytes = b""
     ) -> None:
