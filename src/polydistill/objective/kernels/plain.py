@@ -43,7 +43,9 @@ class Plain:
         self.call, self.tiles = call, self.cut(call)
         ahead, shape = min(self.tiles.reach, call.rows), (call.rows, call.vocabulary)
         self.held = borrow((ahead + call.teachers * call.rows, call.vocabulary), call.dtype, call.device)
-        self.kept, self.gradient = self.held[ahead:].view(call.teachers, *shape), self.held[: call.rows]
+        # Row by row: strides that hang on the number of rows would have every length compiled anew.
+        self.kept = self.held[ahead:].view(call.rows, call.teachers, call.vocabulary).transpose(0, 1)
+        self.gradient = self.held[: call.rows]
         self.own = borrow(shape, call.dtype, call.device)
         self.theirs = borrow(shape, call.dtype, call.device) if call.compares else self.own
         self.log_z: Tensor | None = None
