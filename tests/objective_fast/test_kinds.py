@@ -184,6 +184,18 @@ def test_compiled_passes_agree_with_plain_ones(divergence, tmp_path):
     assert difference < 1e-4
 
 
+@pytest.mark.long  # the compiler's
+def test_compiled_passes_are_one_graph_for_batches_of_all_lengths(tmp_path):
+    need("compiler")
+    script = tmp_path / "lengths.py"
+    script.write_text(LENGTHS)
+    done = forked.run([script], env={**os.environ, "POLYDISTILL_COMPILE": "1"})
+    assert done.returncode == 0, done.stderr
+    first, *later = map(int, done.stdout.split())
+    assert first > 0
+    assert set(later) == {first}
+
+
 @pytest.mark.slow
 def test_a_machine_without_a_compiler_and_a_home_computes_plainly(tmp_path):
     bare = {"PATH": str(tmp_path), "HOME": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
@@ -202,6 +214,21 @@ def compiled_and_plain(divergence, folder, **environment):
     difference, works = done.stdout.split()[-2:]
     return float(difference), works == "True"
 
+
+LENGTHS = """
+import torch
+from torch._dynamo.utils import counters
+from polydistill.logprobs import Head, HiddenStates, Positions
+from polydistill.objective import ForwardKL, distil
+v, heads = 64, [Head(torch.randn(64, 8)) for _ in range(3)]
+for n in (700, 733, 801, 650):
+    h, every = torch.randn(n, 8).requires_grad_(), torch.ones(n, dtype=torch.bool)
+    where = Positions.of(torch.randint(v, (n,)), every, has_target=every)
+    log_w = torch.randn(n, 2).log_softmax(-1)
+    heard = [HiddenStates(torch.randn(n, 8), head) for head in heads[1:]]
+    distil(h, heads[0], heard, where, lambda s, c: (log_w[: len(s.positions)], c), ForwardKL(ce=0.1))
+    print(counters["stats"]["unique_graphs"])
+"""
 
 COMPILED = """
 import os, torch
