@@ -48,7 +48,7 @@ class StudentSettings:
     mixed: int = 30
     held_whole: int = 48
     held_mixed: int = 24
-    steps: int = 240
+    steps: int = 180
     batch: int = 16
     learning_rate: float = 3e-3
     ce: float = 0.1
