@@ -116,8 +116,9 @@ def test_a_served_teacher_can_be_cached(place, here, tmp_path):
     with servers.Faulty(servers.well, here).running() as url:
         served = {"url": url, "model": servers.MODEL, "top_logprobs": 100}
         run = config(place, tmp_path / "run", teachers={"big": served}, cache={"expert": {"mass": 1.0, "cap": 300}})
-        manifest = build_cache(run, str(tmp_path / "cache"))
-        assert build_cache(run, str(tmp_path / "cache")) == manifest
+        made = build_cache(run, str(tmp_path / "cache"))
+        assert build_cache(run, str(tmp_path / "cache")) == made
+    (manifest,) = made.values()
     cached, local = (
         build_trainer(config(place, tmp_path / "run", teachers={"big": big}))
         for big in ({"cache": str(tmp_path / "cache")}, str(place / "big"))
