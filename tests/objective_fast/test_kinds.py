@@ -152,7 +152,7 @@ def test_without_a_compiler_the_plain_pass_runs(monkeypatch):
     def broken(*arguments):
         raise BrokenError("no compiler")
 
-    monkeypatch.setattr(tiled, "_compiled", lambda function: broken)
+    monkeypatch.setattr(tiled, "_compiled", lambda function, dynamic: broken)
     monkeypatch.setattr(tiled._Compiler, "works", True)
     assert tiled.run(lambda x: x + 1, True, 1) == 2
     assert not tiled._Compiler.works
@@ -185,15 +185,17 @@ def test_compiled_passes_agree_with_plain_ones(divergence, tmp_path):
 
 
 @pytest.mark.long  # the compiler's
-def test_compiled_passes_are_one_graph_for_batches_of_all_lengths(tmp_path):
+@pytest.mark.parametrize("device", ["cpu", "as on a GPU"])
+def test_compiled_passes_are_one_graph_for_batches_of_all_lengths(device, tmp_path):
     need("compiler")
     script = tmp_path / "lengths.py"
-    script.write_text(LENGTHS)
+    script.write_text(("" if device == "cpu" else CHUNKS) + LENGTHS)
     done = forked.run([script], env={**os.environ, "POLYDISTILL_COMPILE": "1"})
     assert done.returncode == 0, done.stderr
-    first, *later = map(int, done.stdout.split())
-    assert first > 0
-    assert set(later) == {first}
+    first, second, *later = map(int, done.stdout.split())
+    assert 0 < first <= second
+    assert set(later) == {second}
+    assert device != "cpu" or first == second
 
 
 @pytest.mark.slow
@@ -214,6 +216,13 @@ def compiled_and_plain(divergence, folder, **environment):
     difference, works = done.stdout.split()[-2:]
     return float(difference), works == "True"
 
+
+CHUNKS = """
+from polydistill.objective.kernels import tiled
+from polydistill.objective.kernels.tiles import Tiles
+tiled.Tiled.cut = staticmethod(lambda call: Tiles(call.rows, (call.rows,)))
+tiled.Tiled.run = lambda self, function, tile, *given: tiled.run(function, tile.compiled, *given, any_length=True)
+"""
 
 LENGTHS = """
 import torch

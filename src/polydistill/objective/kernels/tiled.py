@@ -4,7 +4,7 @@ Compiling fuses a pass into two or three loops. It costs some seconds once for e
 used from a size on at which a single call takes about a second without it. The size alone decides, never the history
 of the process: a run that is resumed repeats the same arithmetic. Compiled passes see full tiles of one shape, or two
 where rows are short, so that lengths never trigger a recompilation: the last tile of a chunk reaches back into the one
-before it. Hence no pass may overwrite what it reads.
+before it. Hence no pass may overwrite what it reads. On a GPU a tile is a chunk, and its length a symbol.
 """
 
 import logging
@@ -59,15 +59,22 @@ class Tiled(Plain):
 
     def run(self, function: Callable[..., Any], tile: Tile, *arguments: Any) -> Any:
         """`function(*arguments)`, compiled on the tiles that are for that."""
-        return run(function, tile.compiled, *arguments)
+        return run(function, tile.compiled, *arguments, any_length=self.call.device.type != "cpu")
 
 
-def run(function: Callable[..., Any], compiled: bool, *arguments: Any) -> Any:
-    """`function(*arguments)`, compiled if asked for; without a working compiler as it is."""
+def run(function: Callable[..., Any], compiled: bool, *arguments: Any, any_length: bool = False) -> Any:
+    """`function(*arguments)`, compiled if asked for; without a working compiler as it is.
+
+    Args:
+        function: a pass.
+        compiled: whether to compile it.
+        arguments: of the pass.
+        any_length: tiles are chunks, of any number of rows, which is a symbol of the graph from the first on.
+    """
     if not compiled or not _Compiler.works:
         return function(*arguments)
     try:
-        return _compiled(function)(*arguments)
+        return _compiled(function, any_length)(*arguments)
     except Exception as error:
         if not is_compilers(error):
             raise
@@ -93,5 +100,5 @@ def limit() -> dict[str, Any]:
 
 
 @cache
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.compile(function, dynamic=False, **limit())
+def _compiled(function: Callable[..., Any], dynamic: bool) -> Callable[..., Any]:
+    return torch.compile(function, dynamic=dynamic, **limit())
