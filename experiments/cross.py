@@ -6,6 +6,7 @@ asked once, the same batches and steps. The stack is the demo's; `bound` and `st
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
 from experiments.measured import Measured, Rows
 from rich.console import Console
@@ -35,9 +36,10 @@ def contestants() -> dict[str, Pipeline | None]:
 
 def students(seed: int, quick: bool) -> Rows:
     """Nats per held-out token of every student, of all texts and by domain, and its share of the gap."""
-    teachers = TeacherSettings(size=TINY, steps=4) if quick else TeacherSettings()
-    settings = StudentSettings(TINY, 2, 1, 2, 1, steps=2, batch=2) if quick else cross.settings()
-    with TemporaryDirectory() as folder:
+    teachers = TeacherSettings(length=32, size=TINY, steps=4) if quick else TeacherSettings()
+    settings = StudentSettings(TINY, 1, 1, 1, 1, steps=2, batch=2) if quick else cross.settings()
+    closely = {"CLOSELY": 6, "LOOKED_AT": 2} if quick else {"CLOSELY": cross.CLOSELY}
+    with TemporaryDirectory() as folder, patch.multiple(cross, **closely):
         sizes = {"teacher_settings": teachers, "student_settings": settings}
         found = run_demo(Path(folder), seed, Console(quiet=True), others=contestants(), cross=True, **sizes).students
     reach = found["uniform"].mean - found["oracle"].mean

@@ -85,7 +85,8 @@ def answered(
     answers = folder / "answers.jsonl"
     write_answers(config(prompts), answers)
     build_cache(config(answers), cache)
-    ids = [tokenizer(row["prompt"] + row["completion"])["input_ids"] for row in map(json.loads, answers.open())]
+    rows = map(json.loads, answers.read_text().splitlines())
+    ids = [tokenizer(row["prompt"] + row["completion"])["input_ids"] for row in rows]
     steps = math.ceil(tokens / (settings.batch * (1 + sum(map(len, ids)) / len(ids))))
     trainer = build_trainer(config(answers, steps, cached=True))
     return _of(trainer, student)
