@@ -14,7 +14,7 @@ from polydistill.config.file import ConfigError, load_config
 from polydistill.config.run import RunConfig
 from polydistill.logprobs import logits_of
 from polydistill.run.build import build_teachers, build_trainer
-from polydistill.run.cache import build_cache, refuse_unheard, verify_cache
+from polydistill.run.cache import addresses, build_cache, refuse_unheard, verify_cache
 from polydistill.run.cache.plan import cachings, worker
 from polydistill.run.check import check_run
 from polydistill.run.doctor import examine
@@ -99,6 +99,13 @@ def spoken(teacher, student, length=40):
     rows = (mask * (mask.cumsum(1) < mask.sum(1, keepdim=True))).flatten().nonzero().squeeze(1)
     says = teacher.speak(ids, mask, rows)
     return logits_of(says, torch.arange(len(rows))).softmax(-1), teacher.last.error, says.known.label_log_prob
+
+
+def test_a_folder_that_is_called_like_a_teacher_is_taken_as_it_is_named(place, live, cache, tmp_path):
+    run = config(place, "a", live | {"same": str(place / "same")})
+    named = str(tmp_path / "gemma")
+    assert addresses(run, named) == {"gemma": f"{named}/gemma", "same": named}, "nothing goes beside it"
+    assert addresses(run, str(cache / "gemma")) == addresses(run, str(cache))
 
 
 def test_one_cache_trains_students_of_two_tokenizers(place, cache):

@@ -1,5 +1,6 @@
 """Laws of pools: who has which, with witnesses that break them, and what is refused."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,8 @@ def raising(w, log_p):
         (written_into, "F"),
         (of_the_batch, "F"),
         (lambda w, log_p: (linear_pool(w, log_p) + 0.1 * torch.rand(log_p.shape[-1])).log_softmax(-1), "F"),
+        (lambda w, p: linear_pool(w, p) * (1.0 if p.dtype == torch.float64 else math.nan), "F"),
+        (lambda w, p: linear_pool(w, p) * (1.0 if len(p) > 1 else math.nan), "F"),
         (heavy, "N"),
         (raising, "N"),
         (wrong_for_six, "TV in teachers"),

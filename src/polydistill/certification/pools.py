@@ -52,7 +52,8 @@ def _called_again(agg: Aggregator, s: Scene) -> Tensor:
     rough = ((first - single).abs().amax(-1) - ROUGH).clamp_min(0.0)
     gap = torch.maximum(torch.maximum(twice, rough), written.to(first))
     gap[: len(alone)] = torch.maximum(gap[: len(alone)], apart)
-    return gap.nan_to_num(0.0)  # what is no number is a question of law N
+    # What is no number at first is a question of law N; what is none only when asked again, of this one.
+    return gap.nan_to_num(torch.inf).masked_fill(first.isnan().any(-1), 0.0)
 
 
 def _distribution(agg: Aggregator, s: Scene) -> Tensor:

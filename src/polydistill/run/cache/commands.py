@@ -4,14 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from polydistill.cache import (
-    Cache,
-    Engine,
-    Here,
-    Manifest,
-    Plan,
-    Progress,
-)
+from polydistill.cache import Cache, Engine, Here, Manifest, Plan, Progress
 from polydistill.cache.build import build, refuse_other
 from polydistill.cache.files import Files
 from polydistill.cache.frontier import Point, frontier

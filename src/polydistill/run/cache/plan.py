@@ -1,6 +1,8 @@
 """From a run's configuration to the plans of its caches, and who labels."""
 
+import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 from urllib.parse import quote
@@ -8,17 +10,11 @@ from urllib.parse import quote
 import torch
 import xxhash
 
-from polydistill.cache import (
-    Engine,
-    Here,
-    Labeller,
-    Plan,
-    ShardTask,
-    Text,
-)
+from polydistill.cache import Engine, Here, Labeller, Plan, ShardTask, Text
 from polydistill.cache.build import data_fingerprint
+from polydistill.cache.files import Files
 from polydistill.cache.labeller import Label
-from polydistill.cache.manifest import OWN, DataPlan, TeacherPlan
+from polydistill.cache.manifest import MANIFEST, OWN, PLAN, DataPlan, TeacherPlan
 from polydistill.cache.saved import codec_of
 from polydistill.cache.teacher import tokenizer_fingerprint
 from polydistill.config import run as c
@@ -43,7 +39,7 @@ def address_of(config: c.RunConfig, to: str | None = None) -> str:
 def addresses(config: c.RunConfig, to: str | None = None) -> dict[str, str]:
     """Where each teacher's cache is: those with tokenizers of their own have folders inside, named after them.
 
-    An address that is such a folder means the one that it is inside.
+    An address that holds such a cache means the one that it is inside.
     """
     base = address_of(config, to).rstrip("/")
     own = {
@@ -51,8 +47,20 @@ def addresses(config: c.RunConfig, to: str | None = None) -> dict[str, str]:
         for name, section in config.teachers.items()
         if isinstance(section, c.LocalTeacherConfig) and section.tokenizer == "own"
     }
-    base = next((base.removesuffix(f"/{name}") for name in own.values() if base.endswith(f"/{name}")), base)
+    inside = next((name for name in own.values() if base.endswith(f"/{name}")), None)
+    if inside is not None and _holds_own(base):
+        base = base.removesuffix(f"/{inside}")
     return {name: f"{base}/{own[name]}" if name in own else base for name in config.teachers}
+
+
+def _holds_own(address: str) -> bool:
+    """Whether a cache there, finished or not, is in a teacher's own tokens."""
+    files = Files(address)
+    for name in (MANIFEST, PLAN):
+        with suppress(FileNotFoundError, ValueError, AttributeError):
+            written = json.loads(files.read(name))
+            return bool(written.get("plan", written).get("template") == OWN)
+    return False
 
 
 def refuse_uncachable(config: c.RunConfig) -> None:

@@ -8,11 +8,7 @@ import numpy as np
 from accelerate.data_loader import SeedableRandomSampler
 from torch.utils.data import SequentialSampler
 
-from polydistill.cache import (
-    Cache,
-    CachedForeignTeacher,
-    Text,
-)
+from polydistill.cache import Cache, CachedForeignTeacher, Text
 from polydistill.cache.build import distinct
 from polydistill.cache.foreign import END
 from polydistill.cache.shard import key_of
