@@ -195,6 +195,17 @@ def test_the_schema_names_every_section(project: Path) -> None:
     ("override", "code", "sentence"),
     [
         ("training.larning_rate=1", 2, "did you mean 'learning_rate'?"),
+        (
+            "weighting=[{kind: prefix_posteriour}]",
+            2,
+            "there is no kind 'prefix_posteriour'; did you mean 'prefix_posterior'?",
+        ),
+        (
+            "objective.kind=forwad_kl",
+            2,
+            "objective.kind: 'forwad_kl' is none of its values; did you mean 'forward_kl'?",
+        ),
+        ("training.mode=zzz", 2, "training.mode: 'zzz' is none of its values; there are off_policy, on_policy"),
         ("floor=2", 2, "floor: input should be less than or equal to 1"),
         ("weighting.1.kind=posterior", 2, "prefix_posterior"),
         ("weighting.0.table={a: {cod: 1}}", 2, "names the teacher 'cod'"),

@@ -82,7 +82,7 @@ def test_examples_are_valid_and_promise_an_order(path):
         ("safety.tirs=[]", "did you mean 'tiers'"),
         ("safety.scores={a: 1}", "either `scores` or `tiers`"),
         ("safety.constraints.0.limt=1", "did you mean 'limit'"),
-        ("safety.severity.scope=all", "input should be 'prompt' or 'prefix'"),
+        ("safety.severity.scope=all", "safety.severity.scope: 'all' is none of its values; there are prompt, prefix"),
         ("safety.constraints.1.strings=[]", "needs `strings` or `tokens_matching`"),
     ],
 )

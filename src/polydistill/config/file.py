@@ -250,12 +250,28 @@ def _sentence(fault: Any, tree: CommentedMap, path: str | Path, given: set[tuple
         return f"{where}: unknown key {name!r}; {advice}"
     if fault["type"] == "missing":
         return f"{where}: {name!r} is missing"
+    if fault["type"] in ("union_tag_invalid", "literal_error"):
+        return f"{where}: {_no_such_word(name, fault)}"
     message = fault["msg"].removeprefix("Value error, ")
     secret = bool(location) and location[-1] in ("api_key_env", "url", "proxy")  # where a key may have been pasted
     secret = secret or bool(SECRET.search(str(fault["input"])))
     shown = "" if secret or isinstance(fault["input"], dict | list | BaseModel) else f", got {fault['input']!r}"
     where = f"{where}: {name}" if name else where
     return f"{where}: {message[0].lower() + message[1:]}{shown}"
+
+
+def _no_such_word(name: str, fault: Any) -> str:
+    """What may stand there instead, the nearest alone if one is near."""
+    given, words = (
+        fault["ctx"].get("tag", fault["input"]),
+        fault["ctx"].get("expected_tags", fault["ctx"].get("expected")),
+    )
+    known = re.findall(r"'([^']*)'", words) or [words]
+    close = difflib.get_close_matches(str(given), known, n=1)
+    advice = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
+    shown = "what stands there" if SECRET.search(str(given)) else repr(given)
+    what = f"there is no kind {shown}" if "tag" in fault["ctx"] else f"{shown} is none of its values"
+    return f"{name}: {what}; {advice}"
 
 
 def _tagged(parent: type[Section] = Section) -> list[type[BaseModel]]:
