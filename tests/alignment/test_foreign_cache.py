@@ -142,7 +142,8 @@ def test_what_is_stored_is_within_its_bound_of_what_the_live_teacher_says(place,
         assert float((error - alone).max()) < 0.01
     else:
         assert float((error - alone).max()) > 0.01
-        assert float(apart.mean()) < 0.1
+        elsewhere = (p.roll(1, 0) - q).abs().sum(-1) / 2  # tokenizers are trained anew: figures differ from run to run
+        assert float(apart.mean()) < 0.25 * float(elsewhere.mean())
 
 
 def test_texts_are_found_where_another_student_cuts_them_and_refused_where_the_cache_ends(place, cache):
