@@ -228,7 +228,8 @@ class KnownStatistics:
         entropy: `H(p)`.
         maximum: `log max_v p(v)`.
         margin: difference of the two largest log-probabilities.
-        fidelity: 1 less a bound on the total variation to the teacher's own law; filled when the position is written.
+        fidelity: 1 less a bound on the total variation to the teacher's own law, 0 where nothing is said and there
+            alone; filled when the position is written.
     """
 
     label_log_prob: Float[Tensor, " N"] | None = None
@@ -352,7 +353,8 @@ class Statistics:
         margin: difference of the two largest log-probabilities.
         distance_to_pool: `KL(p_k || mean_j p_j)`.
         student_gap: `KL(p_k || q)` to the student's distribution q.
-        fidelity: 1 less a bound on what a translated teacher is off by, in total variation; 1 for any other.
+        fidelity: 1 less a bound on what a translated teacher is off by, in total variation, 0 where it says nothing; 1
+            for any other.
         rows: which positions of a call these are; all of them unless it says otherwise.
     """
 

@@ -1,6 +1,7 @@
 """Where teachers with tokenizers of their own count: `positions: all | bound | strict`."""
 
 import math
+from copy import deepcopy
 
 import made
 import pytest
@@ -10,7 +11,8 @@ from test_foreign import model, trainer
 from polydistill import Entropy, ForwardKL, LocalTeacher, Pipeline, Softmax, Tilt, Uniform, certify
 from polydistill.cli.certify import _pipeline_of
 from polydistill.config.run import RunConfig
-from polydistill.logprobs import Positions, Statistics
+from polydistill.logprobs import Dense, Head, Positions, Statistics
+from polydistill.objective import distil
 from polydistill.promises import Terms, promises, says
 from polydistill.run.described import factors_of
 from polydistill.target import Pool
@@ -83,12 +85,87 @@ def test_labels_are_what_remains_where_no_strict_teacher_is_left(tmp_path):
     assert line["distil/translated/unheard"] == pytest.approx(float(done.unheard.sum()) / done.outcome.count)
 
 
+def silent(name, tokenizer=None):
+    """A teacher that is sure of a special token which no student has."""
+    tokenizer = deepcopy(tokenizer or made.tiktoken_like())
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|x|>"]})
+    teacher = ForeignTeacher(name, model(tokenizer), tokenizer)
+    said = torch.full((1, len(tokenizer)), -60.0)
+    said[0, -1] = 0.0
+    teacher._says = lambda texts: Dense(said.repeat(sum(len(text.tokens) for text, _, _ in texts), 1))
+    return teacher
+
+
+@pytest.mark.parametrize("kind", ["cannot read the text", "is sure of what no student has"])
+def test_a_teacher_of_whom_nothing_can_be_translated_weighs_nothing_and_the_others_share_its_weight(tmp_path, kind):
+    mute = own("a", "all", made.word_level()) if kind == "cannot read the text" else silent("a")
+    plain = LocalTeacher("plain", model(made.byte_level(300), 5), made.byte_level(300))
+    stack = Softmax(1.0)(Entropy())
+    run = trainer(tmp_path, {"a": mute, "plain": plain, "b": own("b", "all")}, stack, floor=0.1)
+    run.train()
+    done = run.last_step
+    out = (done.outcome.statistics.fidelity[:, 0] == 0.0) & done.positions.has_loss
+    assert bool(out.any())
+    assert bool((done.outcome.statistics.fidelity[:, 1:] > 0.0)[done.positions.has_loss].all())
+    weights = done.outcome.log_w.exp()
+    assert bool((weights[out][:, 0] == 0.0).all())
+    torch.testing.assert_close(weights.sum(-1), torch.ones(len(weights)))
+    # As if it were not there: where it says nothing all the time, its evidence moves nobody's weight.
+    if kind == "is sure of what no student has":
+        both = trainer(tmp_path, {"plain": plain, "b": own("b", "all")}, stack, floor=0.1)
+        both.train()
+        torch.testing.assert_close(weights[out][:, 1:], both.last_step.outcome.log_w.exp()[out], atol=1e-5, rtol=1e-4)
+    assert "where nothing that one says can be translated it weighs nothing" in run.certificate()
+
+
+@pytest.mark.parametrize("ce", [0.0, 0.25])
+def test_where_nothing_at_all_can_be_translated_labels_count_alone_or_not_at_all(tmp_path, ce):
+    run = trainer(tmp_path, {"a": silent("a"), "b": silent("b", made.unigram())}, Uniform(), objective=ForwardKL(ce=ce))
+    run.train()
+    done, line = run.last_step, run.state.log_history[0]
+    nothing = (done.outcome.statistics.fidelity == 0.0).all(-1)
+    assert torch.equal(done.unheard, nothing & (done.unheard | done.positions.has_loss))
+    assert bool(done.unheard.any())
+    assert bool((done.outcome.divergence[done.unheard] == 0.0).all())
+    loss = (1 - ce) * done.outcome.divergence.sum() + ce * done.outcome.cross_entropy.sum()
+    assert float(done.loss.detach()) == pytest.approx(float(loss), rel=1e-5)
+    assert line["distil/translated/unheard"] == pytest.approx(float(done.unheard.sum()) / done.outcome.count)
+
+
+def test_a_position_at_which_nobody_is_heard_has_no_gradient():
+    generator = torch.Generator().manual_seed(0)
+    hidden, said = torch.randn(6, 4, generator=generator), torch.randn(6, 9, generator=generator).log_softmax(-1)
+    head, label = Head(torch.randn(9, 4, generator=generator)), torch.arange(6)
+    out = torch.tensor([False, True, False, False, True, False])
+
+    def taught(has_loss, decide):
+        one = hidden.clone().requires_grad_()
+        positions = Positions.of(label, has_loss)
+        found = distil(one, head, [Dense(said)], positions, decide, ForwardKL(ce=0.3), needs=frozenset({"fidelity"}))
+        found.loss.backward()
+        return found, one.grad
+
+    def all_heard(statistics, carry):
+        return torch.zeros(len(statistics.label_log_prob), 1), carry
+
+    def some_heard(statistics, carry):
+        return torch.zeros(6, 1).masked_fill(out[:, None], -math.inf), carry
+
+    found, gradient = taught(torch.ones(6, dtype=torch.bool), some_heard)
+    less, expected = taught(~out, all_heard)
+    assert torch.equal(gradient, expected)
+    assert float(found.loss.detach()) == pytest.approx(float(less.loss.detach()), rel=1e-6)
+    assert torch.equal(found.unheard, out)
+    assert torch.equal(found.statistics.positions.has_loss, ~out)
+    assert bool((found.cross_entropy[out] > 0.0).all())  # the student's, for whoever measures it
+
+
 def test_a_strict_teacher_weighs_nothing_where_its_bound_is_not_zero_and_the_others_share_its_weight(tmp_path):
     plain = LocalTeacher("plain", model(made.byte_level(300)), made.byte_level(300))
     run = trainer(tmp_path, {"a": own("a", "strict"), "plain": plain, "b": own("b", "bound")}, Uniform(), floor=0.1)
     run.train()
     done = run.last_step
-    assert done.unheard is None
+    assert not bool(done.unheard.any())
     assert factors_of(run.pipeline.stack) == [{"kind": "uniform"}]
     weights, fidelity = done.outcome.log_w.exp(), done.outcome.statistics.fidelity
     one, least = torch.ones(len(weights)), math.exp(-8.0)  # what the evidence is clipped to

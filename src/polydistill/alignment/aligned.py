@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from polydistill.alignment.packed import NO_TERM, OPEN, OUTSIDE, RESIDUAL, STORED, STRADDLING, TERMS, Layout
@@ -28,6 +28,9 @@ KEPT = 2**27
 where they are more, it is read twice."""
 
 LEAST = math.exp(LEAST_TAIL)
+
+UNSURE = 2.0**-24
+"""Fidelity of what says something, at least; 0 is that of nothing said."""
 
 MOST = 1e30
 """Of a mass that is not known, in float32: where it is as large, nothing else is left."""
@@ -71,7 +74,7 @@ class Aligned:
         pair: the two vocabularies.
         evidence: what went before.
         terms: of the bound, filled when a position is written.
-        fidelity: 1 less the bound, likewise.
+        fidelity: 1 less the bound, likewise; 0 where nothing is said, and there alone.
     """
 
     says: TeacherOutput | Stated
@@ -96,15 +99,17 @@ class Aligned:
         """Bound on the total variation to the teacher's own law, of positions that were written."""
         return self.terms.sum(-1).clamp_max(1.0)
 
-    def measure(self) -> None:
-        """Terms and fidelity of all positions, before any is written."""
-        for start in range(0, len(self), ROWS):
-            self._pushed(slice(start, start + ROWS))
+    @property
+    def reads(self) -> Bool[Tensor, " N"]:
+        """Positions of text that the teacher can read: at the others it says nothing."""
+        return torch.isin(self.places, self.layout.covers[0])
 
     def _pushed(self, rows: Int[Tensor, " n"] | slice) -> Float[Tensor, "n V"]:
-        p, terms = Flow(self, self.places[rows]).pushed()
+        flow = Flow(self, self.places[rows])
+        p, terms = flow.pushed()
         self.terms[rows] = terms.to(self.terms)
-        self.fidelity[rows] = 1.0 - terms.sum(-1).clamp_max(1.0).to(self.fidelity)
+        sure = (1.0 - terms.sum(-1)).clamp_min(UNSURE).masked_fill(flow.nothing, 0.0)
+        self.fidelity[rows] = sure.to(self.fidelity)
         return p
 
     def write(self, rows: Int[Tensor, " n"] | slice, out: Float[Tensor, "n V"]) -> None:
@@ -127,9 +132,11 @@ class Flow:
 
     Attributes:
         total: of each, settled or not, once they were pushed.
+        nothing: where none of it is settled, likewise.
     """
 
     total: Float[Tensor, " n"]
+    nothing: Bool[Tensor, " n"]
 
     def __init__(self, aligned: Aligned, places: Int[Tensor, " n"]) -> None:
         self.pair, self.places, self.known, self.layout = aligned.pair, places, aligned.evidence, aligned.layout
@@ -239,10 +246,10 @@ class Flow:
         total = (settled + doubt).clamp_min(1e-30)
         p = p.mul_(1.0 / kept.clamp_min(1e-30)[:, None])
         terms = terms / total[:, None]
-        nothing = kept <= 1e-9
-        if bool(nothing.any()):
-            p[nothing] = 1.0 / p.shape[1]
-            terms[nothing] = torch.eye(len(TERMS))[RESIDUAL]
+        self.nothing = kept <= 1e-9
+        if bool(self.nothing.any()):
+            p[self.nothing] = 1.0 / p.shape[1]
+            terms[self.nothing] = torch.eye(len(TERMS))[RESIDUAL]
         return p, terms, total
 
 

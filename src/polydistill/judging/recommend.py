@@ -1,7 +1,7 @@
 """Which stack, and is it worth it: candidates compared as predictors on the run's own held-out text."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -134,8 +134,13 @@ class Heard:
         flat, head = hidden.flatten(0, 1)[rows], head_of(student, visible)
         outputs = listen_to(teachers, batch, rows)
         averaging = Pipeline.of(Uniform(), [teacher.name for teacher in teachers]).decide
-        found = distil(flat, head, outputs, positions, averaging, ForwardKL(), needs=needs | ENTROPIES)
-        return cls(found.statistics, found.cross_entropy, first + rows // batch.input_ids.shape[1])
+        needs |= {*ENTROPIES, "fidelity"}
+        found = distil(flat, head, outputs, positions, averaging, ForwardKL(), needs=needs)
+        assert found.statistics.fidelity is not None
+        # Where a translated teacher says nothing there is nothing to compare it by.
+        speak = replace(positions, has_loss=positions.has_loss & (found.statistics.fidelity > 0.0).all(-1))
+        texts = first + rows // batch.input_ids.shape[1]
+        return cls(replace(found.statistics, positions=speak), found.cross_entropy, texts)
 
 
 def _stack(weighting: Sections) -> Operator:

@@ -6,13 +6,14 @@ of positions are symbols in the graph, so that chunks of other lengths do not co
 """
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import cache
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from polydistill.logprobs import Statistics
@@ -24,8 +25,15 @@ logger = logging.getLogger(__name__)
 Decide = Callable[[Statistics, Any], tuple[Float[Tensor, "n K"], Any]]
 """From the statistics of a chunk and the carry of the chunk before to log-weights and the next carry.
 
-`statistics.rows` says which positions of the call these are.
+`statistics.rows` says which positions of the call these are. Where fidelities are read, a position may have minus
+infinity for all: nobody is heard there, and it carries no loss.
 """
+
+
+def heard(log_w: Float[Tensor, "n K"]) -> tuple[Float[Tensor, "n K"], Bool[Tensor, " n"]]:
+    """Log-weights that are even where nobody is heard, and where that is so."""
+    nobody = (log_w == -torch.inf).all(-1)
+    return log_w.masked_fill(nobody[:, None], -math.log(log_w.shape[-1])), nobody
 
 
 class _Graph:

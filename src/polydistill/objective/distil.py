@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from polydistill.logprobs import STATISTICS, Head, HiddenStates, Informed, Positions, Statistics, TeacherOutput
@@ -43,6 +43,8 @@ class Outcome:
         divergence: `sum_k w_k D(p_k, q)` per position, nats, 0 without loss.
         cross_entropy: of the label under the student per position, nats, 0 without loss.
         statistics: of all positions, on the student's device.
+        unheard: positions with loss that have none from teachers, as nobody is heard there, and carry none in the
+            statistics; None where fidelities are not read.
     """
 
     loss: Float[Tensor, ""]
@@ -51,6 +53,7 @@ class Outcome:
     divergence: Float[Tensor, " N"]
     cross_entropy: Float[Tensor, " N"]
     statistics: Statistics
+    unheard: Bool[Tensor, " N"] | None = None
 
 
 def distil(
@@ -108,14 +111,19 @@ def _pooled(task: Task, loss_bytes: int | None) -> Outcome:
         task = replace(task, head=replace(head, weight=head.weight.to(hidden.dtype)))
         notes = run(task, _rows(task, loss_bytes), gradients)
         loss = notes.loss.to(exact(hidden))
-    none = loss.new_zeros(0)
+    none, statistics = loss.new_zeros(0), merged(notes, task)
+    unheard = torch.cat(notes.unheard) if notes.unheard else None
+    if unheard is not None:
+        taught = replace(task.positions, has_loss=task.positions.has_loss & ~unheard)
+        statistics = replace(statistics, positions=taught)
     return Outcome(
         loss=_Handed.apply(*leaves, loss, gradients) if first or second or third else loss,
         count=int(task.positions.has_loss.sum()),
         log_w=torch.cat(notes.log_w) if notes.log_w else none.new_zeros(0, len(task.outputs)),
         divergence=torch.cat([none, *notes.divergence]),
         cross_entropy=torch.cat([none, *notes.cross_entropy]),
-        statistics=merged(notes, task),
+        statistics=statistics,
+        unheard=unheard,
     )
 
 

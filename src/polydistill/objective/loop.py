@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from polydistill.logprobs import Head, HiddenStates, Informed, Positions, Statistics, TeacherOutput
-from polydistill.objective.deciding import Decide, pays, whole
+from polydistill.objective.deciding import Decide, heard, pays, whole
 from polydistill.objective.divergence import Divergence
 from polydistill.objective.kernels import Call, Kernel, Pulled, Read, kernel_for
 from polydistill.simplex import nothing_is_asked
@@ -220,11 +220,15 @@ class Notes:
     cross_entropy: list[Tensor] = field(default_factory=list)
     statistics: list[Statistics] = field(default_factory=list)
     sound: list[Tensor] = field(default_factory=list)
+    unheard: list[Tensor] = field(default_factory=list)
 
     def add(self, task: Task, chunk: Chunk, noticed: ChunkStatistics, log_w: Tensor, pulled: Pulled) -> None:
         """One chunk more."""
         divergence, cross_entropy, _ = pulled
-        self.loss += task.divergence.loss(divergence, cross_entropy).sum()
+        loss = task.divergence.loss(divergence, cross_entropy)
+        if "fidelity" in task.needs:
+            loss = loss.masked_fill(chunk.of_loss(self.unheard[-1]), 0.0)
+        self.loss += loss.sum()
         self.log_w.append(log_w)
         self.divergence.append(scatter(divergence, chunk.local, len(chunk.positions)))
         self.cross_entropy.append(scatter(cross_entropy, chunk.local, len(chunk.positions)))
@@ -260,7 +264,12 @@ def _all_chunks(task: Task, kernel: Kernel, parts: Sequence[Chunk], gradients: G
         log_w, carry = _decided(task, noticed, chunk, carry)
         if not kernel.student_first:
             _project(task, kernel, student)
+        if "fidelity" in task.needs:
+            log_w, nobody = heard(log_w)
+            notes.unheard.append(nobody & chunk.positions.has_loss)
         pulled = kernel.pull(task.head, noticed.read, chunk.of_loss(log_w), chunk.label)
+        if "fidelity" in task.needs:
+            pulled = pulled.without(chunk.of_loss(nobody))
         if pulled.gradient is not None:
             gradients.add(pulled.gradient, student, task.head, chunk.taken)
         notes.add(task, chunk, noticed, log_w, pulled)

@@ -115,6 +115,7 @@ def _weights(pipeline: Pipeline, terms: Terms, made: _Made) -> None:
     guarantee = pipeline.guarantee()
     who = "no active teacher" if guarantee.vetoes else "no teacher"
     but = f" (while {listed(terms.absent, 'or')} is not out)" if terms.absent else ""
+    but += _where_they_speak(terms)
     lowest = guarantee.floor if guarantee.floor > terms.skipped else 0.0
     least = f"less than {at_least(lowest)}" if lowest > 0.0 else ""
     most = f"more than {at_most(guarantee.ceiling)}" if guarantee.ceiling <= WORTH else ""
@@ -236,7 +237,7 @@ def _corrupted(pipeline: Pipeline, terms: Terms, made: _Made) -> None:
         said = (
             f"{linear}losing a teacher, or one whose words change and its evidence does not, moves a target by at most "
         )
-        said += at_most(moved) + _by_laws(terms, *OF_ONE)
+        said += at_most(moved) + _by_laws(terms, *OF_ONE) + _where_they_speak(terms)
         change = better(pipeline, lambda other: other.guarantee().target_shift_if_corrupted(), at_most)
     if probe is not None:
         measured = (
@@ -275,6 +276,7 @@ def _order(pipeline: Pipeline, terms: Terms, made: _Made) -> None:
         data = "" if math.isnan(share) else f" ({at_least(share)} of the data)"
         said.append(
             f"from severity {severity_up(reached)} on{data} a safer teacher never weighs less than a less safe one"
+            + _where_they_speak(terms)
         )
         change = better(pipeline, lambda other: other.ordered_from() or 0.0, severity_up)
     elif reached is not None:
@@ -314,6 +316,10 @@ def _learning(pipeline: Pipeline, terms: Terms, made: _Made) -> None:
     )
 
 
+def _where_they_speak(terms: Terms) -> str:
+    return f" (where {listed(terms.translated, 'and')} can be translated)" if terms.translated else ""
+
+
 def _translated(pipeline: Pipeline, terms: Terms) -> str:
     """One more term of what a target is off by; it adds to those of storing and of weights."""
     strict = sorted({name for part in pipeline.stack.modules() if isinstance(part, ByFidelity) for name in part.strict})
@@ -324,7 +330,8 @@ def _translated(pipeline: Pipeline, terms: Terms) -> str:
     return (
         f"with translated teachers ({listed(terms.translated)}) a target is off by at most the sum over teachers of "
         f"weight times stated bound{seen}, beside what else is promised of it, and the gradient by at most twice that "
-        f"(T5); bounds are about text as a teacher's own tokenizer writes it{but}"
+        f"(T5); bounds are about text as a teacher's own tokenizer writes it{but}; where nothing that one says can be "
+        "translated it weighs nothing, and the others share its weight"
     )
 
 

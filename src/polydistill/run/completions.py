@@ -26,7 +26,7 @@ from polydistill.teachers import LocalTeacher, head_of, last_hidden_state
 from polydistill.teachers.served import ServedTeacher
 from polydistill.teachers.writing import Sampling, write_many
 from polydistill.training.batch import IGNORED, Batch
-from polydistill.training.hearing import listen_to
+from polydistill.training.hearing import deciding, listen_to
 from polydistill.training.off_policy import PolyDistillTrainer
 from polydistill.training.on_policy import OnPolicyPolyDistillTrainer
 from polydistill.training.placement import ShardedTeacher
@@ -184,8 +184,9 @@ def _judged(
     elsewhere = (CachedTeacher, CachedForeignTeacher, ServedTeacher, ShardedTeacher)
     if not any(isinstance(teacher, elsewhere) for teacher in trainer.teachers):
         outputs, pipeline = listen_to(trainer.teachers, batch, rows), trainer.pipeline
-        needs = pipeline.stack.needs | {"distance_to_pool"}
-        asked = distil(flat, head, outputs, positions, pipeline.decide, ForwardKL(), needs=needs)
+        decide, needs = deciding(pipeline, outputs, rows)
+        needs |= {"distance_to_pool"}
+        asked = distil(flat, head, outputs, positions, decide, ForwardKL(), needs=needs)
     records = []
     for b, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
         mine = where == b

@@ -19,7 +19,7 @@ from polydistill.records import EvaluationRecord, Ribbon
 from polydistill.safety.constrained import Constrained, student_writer
 from polydistill.teachers import TeacherSource, head_of, last_hidden_state
 from polydistill.training.batch import Batch
-from polydistill.training.hearing import listen_to
+from polydistill.training.hearing import deciding, listen_to
 from polydistill.training.partial import target_error
 from polydistill.training.placement import ShardedTeacher
 from polydistill.training.taught import Taught
@@ -102,11 +102,10 @@ def evaluate(  # noqa: PLR0913
         hidden = last_hidden_state(student, input_ids=batch.input_ids, attention_mask=batch.attention_mask)
         outputs = listen_to(teachers, batch, rows)
         head, flat = head_of(student, visible), hidden.flatten(0, 1)[rows]
-        needs = pipeline.stack.needs | {"student_gap"}
-        outcome = distil(
-            flat, head, outputs, positions, pipeline.decide, ForwardKL(), needs=needs, loss_bytes=loss_bytes
-        )
-        pool = _kl_to_pool(flat, head, outputs, positions, outcome.log_w, loss_bytes)
+        decide, needs = deciding(pipeline, outputs, rows)
+        needs |= {"student_gap"}
+        outcome = distil(flat, head, outputs, positions, decide, ForwardKL(), needs=needs, loss_bytes=loss_bytes)
+        pool = _kl_to_pool(flat, head, outputs, outcome.statistics.positions, outcome.log_w, loss_bytes)
         limited.add(flat, head, outputs, positions, batch, rows)
         _add(sums, pipeline.tasks, pipeline.teachers, positions, outcome.statistics, outcome.cross_entropy, pool)
         texts += _by_text(outcome.cross_entropy, positions, rows // batch.input_ids.shape[1], len(batch.input_ids))

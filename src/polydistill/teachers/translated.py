@@ -1,5 +1,6 @@
 """Teachers with tokenizers of their own, wherever they are: what they say of their tokens, said of the student's."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import accumulate
@@ -121,7 +122,8 @@ class Translated(ABC):
         heard = {b: self._path(text) for b, text in texts.items()}
         fidelity = torch.ones(len(places), device=input_ids.device)
         self.last = self._aligned(heard, places, fidelity)
-        label = self.last.evidence.label[self.last.places].float().to(input_ids.device)
+        label = self.last.evidence.label[self.last.places].float()
+        label = label.where(self.last.reads, -math.log(self.last.vocabulary)).to(input_ids.device)
         return Informed(self.last, KnownStatistics(label_log_prob=label, fidelity=fidelity))
 
     def _asked(

@@ -24,12 +24,13 @@ from polydistill.logprobs import Head, HiddenStates, Informed, KnownStatistics, 
 from polydistill.objective import Decide, Divergence
 from polydistill.pipeline import Pipeline
 from polydistill.safety.constrained import Constrained
-from polydistill.simplex import compose, mask
+from polydistill.simplex import compose, mask, normalise
 from polydistill.teachers import ForeignTeacher, LocalTeacher, TeacherSource, TeacherUnavailableError
 from polydistill.teachers.served import Lost, TeacherLostError
 from polydistill.training.batch import Batch
-from polydistill.training.partial import unheard
+from polydistill.training.partial import readable, strict_among
 from polydistill.weighting import Operator, Product
+from polydistill.weighting.token import EXACT
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,6 @@ class Heard:
         decide: the pipeline's, for the teachers that spoke.
         needs: statistics that it reads.
         runs: which teachers ran on which documents; None when all did.
-        unheard: labels that carry no loss from teachers, since nobody is heard there; None where somebody always is.
     """
 
     batch: Batch
@@ -75,7 +75,6 @@ class Heard:
     decide: Decide
     needs: frozenset[str]
     runs: Bool[Tensor, "B K"] | None
-    unheard: Bool[Tensor, " N"] | None = None
 
     def of(self, hidden: Float[Tensor, "B T D"], head: Head) -> HiddenStates:
         """The student at the same positions."""
@@ -96,12 +95,33 @@ def hear(method: Method, batch: Batch) -> Heard:
     if method.skip_below is not None:
         runs = awake(pipeline, positions, sequence, len(apart.input_ids), method.skip_below)
     outputs = listen_to(method.teachers, batch, rows, runs, may_be_lost=True)
-    here = _here(outputs, rows, None if runs is None else runs[sequence])
-    decide = pipeline.decide if here is None else among(pipeline.decide, here)
-    silent = unheard(pipeline, outputs, positions)
-    if silent is not None:
-        positions = replace(positions, has_loss=positions.has_loss & ~silent)
-    return Heard(batch, rows, positions, outputs, decide, pipeline.stack.needs, runs, silent)
+    decide, needs = deciding(pipeline, outputs, rows, None if runs is None else runs[sequence])
+    return Heard(batch, rows, positions, outputs, decide, needs, runs)
+
+
+def deciding(
+    pipeline: Pipeline,
+    outputs: Sequence[TeacherOutput],
+    rows: Int[Tensor, " N"],
+    ran: Bool[Tensor, "N K"] | None = None,
+) -> tuple[Decide, frozenset[str]]:
+    """How teachers are weighed among those that are heard, and the statistics that it takes.
+
+    Args:
+        pipeline: whom we trust.
+        outputs: of all teachers.
+        rows: flattened positions that they are about.
+        ran: which of them ran where; None when all did.
+
+    Raises:
+        TeacherUnavailableError: nobody is there at all.
+    """
+    here, reads = _here(outputs, rows, ran), readable(outputs)
+    if reads is None:
+        return pipeline.decide if here is None else among(pipeline.decide, here), pipeline.stack.needs
+    reads = reads.to(rows.device)
+    there = reads if here is None else reads & here
+    return among(pipeline.decide, there, strict_among(pipeline).to(rows.device)), pipeline.stack.needs | {"fidelity"}
 
 
 def listen_to(
@@ -321,17 +341,29 @@ def _elsewhere(says: TeacherOutput, mine: Bool[Tensor, " N"]) -> TeacherOutput:
     return Informed(Elsewhere(says.says, place, told), KnownStatistics(**known))
 
 
-def among(decide: Decide, here: Bool[Tensor, "N K"]) -> Decide:
+def among(decide: Decide, here: Bool[Tensor, "N K"], strict: Bool[Tensor, " K"] | None = None) -> Decide:
     """`decide` for the teachers that are there: the evidence of others is neutral, and their weight 0.
 
     Args:
         decide: of the pipeline.
         here: per position and teacher.
+        strict: teachers that count where they are exact, among translated ones; a translated teacher that says nothing
+            is not there. Where nobody is left all log-weights are minus infinity. None without translated teachers.
     """
 
     def decided(statistics: Statistics, carry: Any) -> tuple[Float[Tensor, "n K"], Any]:
-        log_w, carry = decide(_neutral(statistics, here[statistics.rows]), carry)
-        return mask(log_w, here[statistics.rows]), carry
+        there = here[statistics.rows]
+        if strict is None:
+            log_w, carry = decide(_neutral(statistics, there), carry)
+            return mask(log_w, there), carry
+        assert statistics.fidelity is not None
+        evidence = ~statistics.positions.has_loss[:, None]  # fidelities are measured where there is loss
+        there = there & (evidence | (statistics.fidelity > 0.0))
+        log_w, carry = decide(_neutral(statistics, there), carry)
+        log_w = log_w.masked_fill(~there, -math.inf)
+        sure = evidence | ~strict | (statistics.fidelity >= 1.0 - EXACT)
+        left = ((log_w > -math.inf) & sure).any(-1, keepdim=True)
+        return torch.where(left, normalise(log_w.where(left, 0.0)), -math.inf), carry
 
     return decided
 

@@ -12,7 +12,7 @@ from polydistill.alignment import Aligned
 from polydistill.cache import CachedTeacher
 from polydistill.data.context import PLACE, DataError
 from polydistill.guarantee import Guarantee
-from polydistill.logprobs import Informed, Positions, TeacherOutput
+from polydistill.logprobs import Informed, TeacherOutput
 from polydistill.objective import Divergence, ForwardKL
 from polydistill.pipeline import Pipeline, as_operator
 from polydistill.teachers import ForeignTeacher, Translated
@@ -183,19 +183,19 @@ def counted(teachers: Sequence[object], weighting: Operator | Callable[[Tensor],
     return positioned(as_operator(weighting), {teacher.name: teacher.positions for teacher in found})
 
 
-def unheard(pipeline: Pipeline, outputs: Sequence[TeacherOutput], positions: Positions) -> Bool[Tensor, " N"] | None:
-    """Labels at which nobody is heard, all teachers being strict and off there; None where somebody always is."""
-    strict = {name for part in pipeline.stack.modules() if isinstance(part, ByFidelity) for name in part.strict}
-    if not strict >= set(pipeline.teachers):
+def readable(outputs: Sequence[TeacherOutput]) -> Bool[Tensor, "N K"] | None:
+    """Where the text is one that teachers can read, translated ones through their tokens; None without any."""
+    says = [said.says if isinstance(said, Informed) else said for said in outputs]
+    if not any(isinstance(said, Aligned) for said in says):
         return None
-    exact = torch.zeros_like(positions.has_loss)
-    for said in outputs:
-        assert isinstance(said, Informed)
-        assert said.known.fidelity is not None
-        if isinstance(said.says, Aligned):
-            said.says.measure()
-        exact |= said.known.fidelity >= 1.0 - EXACT
-    return positions.has_loss & ~exact
+    whole = torch.ones(len(says[0]), dtype=torch.bool)
+    return torch.stack([said.reads if isinstance(said, Aligned) else whole for said in says], -1)
+
+
+def strict_among(pipeline: Pipeline) -> Bool[Tensor, " K"]:
+    """Which teachers count at positions alone where their bound is 0."""
+    strict = {name for part in pipeline.stack.modules() if isinstance(part, ByFidelity) for name in part.strict}
+    return torch.tensor([name in strict for name in pipeline.teachers])
 
 
 def fit_foreign(

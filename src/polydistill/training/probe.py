@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from polydistill.data.severity import COLUMN
@@ -21,9 +21,10 @@ from polydistill.simplex import NoActiveTeacherError, mask
 from polydistill.target import Pool
 from polydistill.training.batch import Batch
 from polydistill.training.hearing import listen_to
-from polydistill.training.partial import unheard
+from polydistill.training.partial import strict_among
 from polydistill.training.terms import stored_terms, unnamed_by
 from polydistill.training.watch import probe_of
+from polydistill.weighting.token import EXACT
 
 BYTES = 2**28
 """Of the distributions that are held."""
@@ -47,16 +48,21 @@ def probed(trainer: Any, terms: Terms, batch: Batch) -> Terms:
     log_p = torch.stack([logits_of(s, places).float().log_softmax(-1) for s in outputs])
     terms = stored_terms(terms, trainer, outputs)
     fidelity = _fidelity(outputs, places)
-    silent = unheard(trainer.pipeline, outputs, positions)
-    if silent is not None:
-        positions = replace(positions, has_loss=positions.has_loss & ~silent)
-    if not bool(positions.has_loss[places].any()):  # strict teachers, each off everywhere
+    here = positions.at(places)
+    here = replace(here, has_loss=here.has_loss & _all_speak(trainer.pipeline, fidelity))
+    if not bool(here.has_loss.any()):
         return terms
-    scene = Scene(trainer.pipeline, positions.at(places), log_p, terms, fidelity)
-    off = (scene.weights.exp() * (1.0 - fidelity)).sum(-1)[positions.has_loss[places]]
+    scene = Scene(trainer.pipeline, here, log_p, terms, fidelity)
+    off = (scene.weights.exp() * (1.0 - fidelity)).sum(-1)[here.has_loss]
     seen = scene.probe(_beyond(trainer), _safest(trainer))
     unnamed = unnamed_by(outputs, positions.has_loss)
     return replace(terms, probe=replace(seen, unnamed=unnamed, translated=float(off.mean())))
+
+
+def _all_speak(pipeline: Pipeline, fidelity: Float[Tensor, "n K"]) -> Bool[Tensor, " n"]:
+    """Where no translated teacher says nothing, and not all are strict ones that are off."""
+    strict = strict_among(pipeline).to(fidelity.device)
+    return (fidelity > 0.0).all(-1) & (~strict | (fidelity >= 1.0 - EXACT)).any(-1)
 
 
 def _fidelity(outputs: Sequence[TeacherOutput], places: Int[Tensor, " n"]) -> Float[Tensor, "n K"]:

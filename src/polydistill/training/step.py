@@ -6,7 +6,6 @@ out = distilled(student, heard, method)         # one pooled target per position
 loss = out.loss + constraints.penalty(...)      # a sum over positions
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,12 +33,12 @@ class StepOutcome:
         loss: sum over positions of the objective, and of the constraints' penalty; differentiable.
         outcome: of the objective.
         rows: flattened positions that the outcome is about.
-        positions: what is known about them.
+        positions: what is known about them; those at which nobody is heard carry no loss from teachers.
         runs: which teachers ran on which sequences; None when all did.
         losses: the loss by group, where it was split; their sum is `loss`.
         batch: the sequences.
         off: bound on what targets of translated teachers are off by, total variation; None where there are none.
-        unheard: see `Heard`.
+        unheard: positions that count with their labels alone, as nobody is heard there; None where somebody always is.
     """
 
     loss: Float[Tensor, ""]
@@ -71,9 +70,6 @@ def step(
     positions = heard.positions
     whole = [LossPart(positions, method.divergence)]
     parts = whole if split is None else split.parts(positions, method.divergence)
-    if heard.unheard is not None:
-        alone = replace(positions, has_loss=heard.unheard)
-        parts = [*whole, LossPart(alone, ForwardKL(ce=1.0), method.divergence.ce, labels_only=True)]
     try:
         outcomes = [_of_part(student, heard, method, part) for part in parts]
     except NonFiniteError as error:
@@ -82,7 +78,11 @@ def step(
     if method.constraints is not None:
         pressed = 0 if split is None else split.penalised
         losses[pressed] = losses[pressed] + _penalty(student, heard, method).to(losses[pressed])
-    outcome = _with_labels(outcomes) if split is None else split.merge(outcomes, positions)
+    unheard = [found.unheard for found in outcomes if found.unheard is not None]
+    nobody = torch.stack(unheard).any(0) if unheard else None
+    if nobody is not None:
+        positions = replace(positions, has_loss=positions.has_loss & ~nobody)
+    outcome = outcomes[0] if split is None else split.merge(outcomes, positions)
     return StepOutcome(
         loss=losses[0] if len(losses) == 1 else losses[0] + losses[1],
         outcome=outcome,
@@ -92,20 +92,7 @@ def step(
         losses=None if split is None else torch.stack(losses),
         batch=heard.batch,
         off=None if heard.runs is not None else target_error(heard.outputs, outcome.log_w),
-        unheard=heard.unheard,
-    )
-
-
-def _with_labels(outcomes: Sequence[Outcome]) -> Outcome:
-    """The teachers' outcome, with that of labels at which nobody is heard."""
-    if len(outcomes) == 1:
-        return outcomes[0]
-    first, second = outcomes
-    return replace(
-        first,
-        loss=first.loss + second.loss,
-        count=first.count + second.count,
-        cross_entropy=first.cross_entropy + second.cross_entropy,
+        unheard=nobody,
     )
 
 
@@ -128,7 +115,12 @@ def _of_part(student: HiddenStates, heard: Heard, method: Method, part: LossPart
     if part.labels_only:
         heard = replace(heard, outputs=heard.outputs[:1], decide=alone, needs=frozenset())
     found = distilled(student, heard, replace(method, divergence=part.divergence))
-    return replace(found, loss=part.share * found.loss)
+    found = replace(found, loss=part.share * found.loss)
+    if found.unheard is None or not part.divergence.ce or not bool(found.unheard.any()):
+        return found
+    silent = replace(part.positions, has_loss=found.unheard)
+    labels = LossPart(silent, ForwardKL(ce=1.0), part.share * part.divergence.ce, labels_only=True)
+    return replace(found, loss=found.loss + _of_part(student, heard, method, labels).loss)
 
 
 def alone(statistics: Statistics, carry: Any) -> tuple[Float[Tensor, "n K"], Any]:

@@ -32,7 +32,7 @@ from polydistill.objective import ForwardKL, distil
 from polydistill.pipeline import Pipeline
 from polydistill.teachers import head_of, last_hidden_state
 from polydistill.training.batch import IGNORED, Batch
-from polydistill.training.hearing import listen_to
+from polydistill.training.hearing import deciding, listen_to
 from polydistill.training.placement import OffloadedTeacher, ShardedTeacher
 
 logger = logging.get_logger(__name__)
@@ -112,8 +112,9 @@ class Watch:
         student.train(was_training)
         flat = hidden[torch.div(rows, width, rounding_mode="floor"), rows % width]
         head = head_of(student, visible)
-        needs = pipeline.stack.needs | {"student_gap", "distance_to_pool"}
-        outcome = distil(flat, head, outputs, positions, pipeline.decide, ForwardKL(), needs=needs)
+        decide, needs = deciding(pipeline, outputs, rows)
+        needs |= {"student_gap", "distance_to_pool"}
+        outcome = distil(flat, head, outputs, positions, decide, ForwardKL(), needs=needs)
         chosen = positions.has_loss
         statistics = outcome.statistics.at(chosen)
         assert statistics.distance_to_pool is not None

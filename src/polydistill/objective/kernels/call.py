@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from polydistill.logprobs import Head
@@ -85,3 +85,9 @@ class Pulled(NamedTuple):
     divergence: Float[Tensor, " m"]
     cross_entropy: Float[Tensor, " m"]
     gradient: Float[Tensor, "m V"] | None
+
+    def without(self, nobody: Bool[Tensor, " m"]) -> "Pulled":
+        """Without divergence and gradient of positions at which nobody is heard."""
+        if self.gradient is not None:
+            self.gradient.masked_fill_(nobody[:, None], 0.0)
+        return self._replace(divergence=self.divergence.masked_fill(nobody, 0.0))
