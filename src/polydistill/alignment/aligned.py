@@ -143,51 +143,51 @@ class Flow:
         self.stated = aligned.says if isinstance(aligned.says, Stated) else None
         at = torch.full((len(self.layout.heard),), -1)
         at[places] = torch.arange(len(places))
-        self.entries, self.whole = self._entries(at), _at(self.layout.whole, at)
-        self.wrong = _at(self.layout.wrong, at)
+        self.single, self.tables, self.whole = (
+            _at(rows, at) for rows in (self.layout.entries, self.layout.tables, self.layout.whole)
+        )
+        self.which, (self.token, self.first, self.open) = self.pair.shelf.read(self.tables[2])
+        contrary = _at(self.layout.wrong, at)
+        of, (wrong,) = self.pair.ours.shelf.read(contrary[1])
+        self.wrong = contrary[0, of], wrong
         wanted = torch.zeros(len(self.known.before), dtype=torch.bool)
-        wanted[self.entries[1]] = True
-        wanted[self.whole[1]] = True
+        for row in (self.single[1], self.tables[1], self.whole[1]):
+            wanted[row] = True
         self.local = wanted.long().cumsum(0) - 1
         self.rows = wanted.nonzero().flatten()
         self.q = self.known.rows(aligned.says, self.rows)
 
-    def _entries(self, at: Int[Tensor, " N"]) -> Int[Tensor, "8 e"]:
-        """All entries of the places; last, the number of the table that each is of, or -1."""
-        single, self.tables = _at(self.layout.entries, at), _at(self.layout.tables, at)
-        which, token, first, is_open = self.pair.shelf.read(self.tables[2])
-        place, row, _, away, term = self.tables[:, which]
-        nothing = torch.full_like(token, NO_TERM)
-        laid = torch.stack([place, row, token, first, away, torch.where(is_open, term, nothing), nothing, which])
-        return torch.cat([torch.cat([single, torch.full_like(single[:1], -1)]), laid], 1)
-
     def share(self, place: Int[Tensor, " c"], row: Int[Tensor, " c"]) -> Float[Tensor, " c"]:
-        """Probability of the tokens before a row, among all that write the bytes up to a place."""
+        """Probability of the tokens before a row, among all that write the bytes up to a place; float64."""
         return (self.known.before[row] - self.known.mass[self.places][place]).exp()
 
-    def masses(self) -> tuple[Float[Tensor, " e"], Float[Tensor, " w"]]:
-        """Of the entries, and of the whole rows; float64."""
-        place, row, token = self.entries[:3]
-        mass = self.q[self.local[row], token].double() * self.share(place, row)
-        return mass, self.share(self.whole[0], self.whole[1])
+    def masses(self) -> tuple[Float[Tensor, " s"], Float[Tensor, " e"], Float[Tensor, " w"]]:
+        """Of the single entries, those of tables, and the whole rows; float64."""
+        place, row, token = self.single[:3]
+        single = self.q[self.local[row], token].double() * self.share(place, row)
+        laid = self.q[self.local[self.tables[1]][self.which], self.token].double()
+        laid *= self.share(self.tables[0], self.tables[1])[self.which]
+        return single, laid, self.share(self.whole[0], self.whole[1])
 
     def pushed(self) -> tuple[Float[Tensor, "n V"], Float[Tensor, "n 5"]]:
         """Distributions, and the terms of their bounds."""
         n, width = len(self.places), self.pair.visible + 2
-        mass, share = self.masses()
+        single, laid, share = self.masses()
         # Another way to say the bytes may be likelier than the realised one by more than float32 can hold.
-        put = self.entries[3] < width - 1
-        most = torch.ones(n, dtype=torch.float64).scatter_reduce_(0, self.entries[0, put], mass[put], "amax")
-        most.scatter_reduce_(0, self.whole[0], share, "amax")
-        mass = (mass / most[self.entries[0]]).clamp_max(MOST).float()
-        share = (share / most[self.whole[0]]).float()
+        place, _, _, to, away, gain, lose = self.single
+        at, put = self.tables[0][self.which], to < width - 1
+        most = torch.ones(n, dtype=torch.float64).scatter_reduce_(0, place[put], single[put], "amax")
+        most.scatter_reduce_(0, self.whole[0], share, "amax").scatter_reduce_(0, at, laid, "amax")
+        single = (single / most[place]).clamp_max(MOST).float()
+        laid, share = (laid / most[at]).float(), (share / most[self.whole[0]]).float()
         p, terms = torch.zeros(n, width), torch.zeros(n, NO_TERM + 1)
         self._add_whole(p, terms, share)
-        place, _, _, to, away, gain, lose, _ = self.entries
-        _gather(p, place, to, mass)
-        _gather(p, place, away, -mass, some=away < width - 1)
-        _gather(terms, place, gain, mass, some=gain < NO_TERM)
-        _gather(terms, place, lose, -mass, some=lose < NO_TERM)
+        _gather(p, at, self.first, laid)
+        self._add_tables(p, terms, laid)
+        _gather(p, place, to, single)
+        _gather(p, place, away, -single, some=away < width - 1)
+        _gather(terms, place, gain, single, some=gain < NO_TERM)
+        _gather(terms, place, lose, -single, some=lose < NO_TERM)
         if self.stated is not None and self.stated.names is not None:
             terms[:, STORED] = self._unnamed(self.stated, self.stated.unnamed(self.rows), most)
         p, terms, total = self._settled(p, terms)
@@ -197,23 +197,32 @@ class Flow:
         self.total = total * most
         return p, terms
 
+    def _add_tables(self, p: Float[Tensor, "n W"], terms: Float[Tensor, "n 7"], laid: Float[Tensor, " e"]) -> None:
+        """What tables as a whole take from a student token, and what of them is open."""
+        place, _, _, away, term = self.tables
+        whole, is_open = torch.zeros(2, len(place)).unbind()
+        whole.index_add_(0, self.which, laid)
+        is_open.index_add_(0, self.which, laid * self.open)
+        _gather(p, place, away, -whole, some=away < p.shape[1] - 1)
+        _gather(terms, place, term, is_open)
+
     def _unnamed(self, stated: Stated, unnamed: Tensor, most: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """What tokens that are not named may have: of a table or a whole row together no more than the rest of it."""
-        place, row, token, number = self.entries[[0, 1, 2, 7]]
-        each = stated.most[row].double() * unnamed[self.local[row], token]
-        of_tables = torch.zeros(self.tables.shape[1], dtype=torch.float64)
-        of_tables.index_add_(0, number[number >= 0], each[number >= 0])
-        at = torch.cat([place[number < 0], self.tables[0], self.whole[0]])
-        of = torch.cat([row[number < 0], self.tables[1], self.whole[1]])
+        place, row, token = self.single[:3]
+        single = stated.most[row].double() * unnamed[self.local[row], token]
+        laid = torch.zeros(self.tables.shape[1], dtype=torch.float64)
+        row = self.tables[1][self.which]
+        laid.index_add_(0, self.which, stated.most[row].double() * unnamed[self.local[row], self.token])
+        at = torch.cat([place, self.tables[0], self.whole[0]])
+        of = torch.cat([self.single[1], self.tables[1], self.whole[1]])
         rest = stated.rest[of].double()
-        found = torch.cat([each[number < 0], of_tables, rest[len(rest) - self.whole.shape[1] :]]).minimum(rest)
+        found = torch.cat([single, laid, rest[len(rest) - self.whole.shape[1] :]]).minimum(rest)
         mass = found * self.share(at, of) / most[at]
         return torch.zeros_like(most).index_add_(0, at, mass).clamp_max(MOST).float()
 
     def _log_error(self, stated: Stated) -> Float[Tensor, " n"]:
         """Nats by which the masses of a place are off at most, those of the tokens between its rows included."""
-        at = torch.cat([self.entries[0], self.whole[0]])
-        row = torch.cat([self.entries[1], self.whole[1]])
+        at, row = torch.cat([self.single[:2], self.tables[:2, self.which.unique()], self.whole[:2]], 1)
         n = len(self.places)
         worst = torch.zeros(n).scatter_reduce_(0, at, stated.log_error[row].float(), "amax")
         last = torch.zeros(n, dtype=torch.long).scatter_reduce_(0, at, row, "amax")
@@ -237,7 +246,7 @@ class Flow:
         """Student tokens that contradict the student's past are out; what is left, normalised; the bound; all mass."""
         terms = terms.clamp_min_(0.0)
         p, terms[:, RESIDUAL], outside = p[:, :-2], p[:, -2].clamp_min(0.0), terms[:, OUTSIDE]
-        p[self.wrong[0], self.wrong[1]] = 0.0
+        p[self.wrong] = 0.0
         p = p.clamp_min_(0.0)
         terms[:, STRADDLING] += outside
         terms = terms[:, OPEN:OUTSIDE]

@@ -116,23 +116,25 @@ class _Round:
 
     def _candidates(self, only: Bool[Tensor, " n"]) -> tuple[Int[Tensor, "5 c"], Float[Tensor, " c"]]:
         """As `_heaviest`, all that are worth it, with their shares of a place's mass."""
-        flow, entries = self.flow, self.flow.entries
-        mass, whole = flow.masses()
+        flow = self.flow
+        single, laid, whole = flow.masses()
         scale = only / flow.total
-        share = mass * scale[entries[0]]
-        tables = ((entries[7] >= 0) & (entries[5] < OUTSIDE) & (share > LEAST)).nonzero().flatten()
+        place, row, _, _, term = flow.tables[:, flow.which]
+        share = laid * scale[place]
+        tables = (flow.open.bool() & (term < OUTSIDE) & (share > LEAST)).nonzero().flatten()
         rivals = torch.tensor(sorted(self.text.rivals)).long()
-        rivals = rivals[share[rivals] > LEAST]
-        (first, is_open), (at, row) = self.pair.firsts, flow.whole[:2]
-        q = flow.q[flow.local[row]] * is_open * (whole * scale[at]).float()[:, None]
+        doubted = single[rivals] * scale[flow.single[0, rivals]]
+        rivals, doubted = rivals[doubted > LEAST], doubted[doubted > LEAST]
+        (first, is_open), (at, of) = self.pair.firsts, flow.whole[:2]
+        q = flow.q[flow.local[of]] * is_open * (whole * scale[at]).float()[:, None]
         number, token = (q > LEAST).nonzero(as_tuple=True)
         columns = [
-            torch.cat([entries[:4, tables], entries[7:, tables]]),
-            torch.cat([entries[:4, rivals], -1 - rivals[None]]),
-            torch.stack([at[number], row[number], token, first[token], number + flow.layout.tables.shape[1]]),
+            torch.stack([place, row, flow.token, flow.first, flow.which])[:, tables],
+            torch.cat([flow.single[:4, rivals], -1 - rivals[None]]),
+            torch.stack([at[number], of[number], token, first[token], number + flow.layout.tables.shape[1]]),
         ]
-        found, weight = torch.cat(columns, 1), torch.cat([share[tables], share[rivals], q[number, token]])
-        moved = entries[:3, entries[6] < OUTSIDE]
+        found, weight = torch.cat(columns, 1), torch.cat([share[tables], doubted, q[number, token]])
+        moved = flow.single[:3, flow.single[6] < OUTSIDE]
         fresh = ~torch.isin(_key(found[:3], q.shape[1]), _key(moved, q.shape[1])) | (found[4] < 0)
         return found[:, fresh], weight[fresh]
 

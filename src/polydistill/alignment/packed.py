@@ -55,7 +55,7 @@ class Packed:
         entries: place, row, token, to, away, gain, lose.
         tables: place, row, number, away, term of what is open: an entry for each token of a table.
         whole: place, row, term of what is open: all of a row.
-        wrong: place, student token that contradicts the student's past.
+        wrong: place, number of the list of student tokens that contradict the student's past (`Reader.contrary`).
         covers: place, row, and the interval of the tokens that reach over the place; -1 and -1 where all do.
         special: place, row, and the teacher token that comes next where that is no text.
         heard: places at which the teacher says something and text comes next.
@@ -172,7 +172,7 @@ def _pack_place(packer: Packer, n: int, place: Place) -> None:
         packer.put_table(About(n, link.after, begin, head, OPEN), link.table.number, link.alone)
     for rival in place.rivals:
         packer.doubt(n, rival)
-    packer.rows["wrong"] += [(n, token) for token in pair.ours.contrary(place.history)[0].tolist()]
+    packer.rows["wrong"].append((n, pair.ours.contrary(place.history)))
     if place.special is not None:
         packer.rows["special"].append((n, place.covers[0].row, place.special))
 

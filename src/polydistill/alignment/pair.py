@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from polydistill.alignment.reader import Reader
+from polydistill.alignment.shelf import Shelf
 from polydistill.alignment.spelling import ROLES
 
 NO_TOKENS = torch.zeros(0, dtype=torch.long)
@@ -26,7 +27,7 @@ class Table:
         tokens: of the teacher.
         first: of the student, `V_S` where there is none.
         open: text that follows could change it.
-        number: among those of its pair, `Shelf`.
+        number: on the shelf of its pair, as tokens, first and open.
     """
 
     tokens: Int[Tensor, " m"]
@@ -34,40 +35,14 @@ class Table:
     open: Bool[Tensor, " m"]
     number: int
 
+    @cached_property
+    def _at(self) -> dict[int, int]:
+        return {token: at for at, token in enumerate(self.tokens.tolist())}
+
     def of(self, token: int) -> tuple[int, bool] | None:
         """A token's student token, and whether it is open; None of one that is not here."""
-        at = (self.tokens == token).nonzero().flatten().tolist()
-        return (int(self.first[at[0]]), bool(self.open[at[0]])) if at else None
-
-
-class Shelf:
-    """Tables end to end, so that any of them are read by one gather."""
-
-    def __init__(self) -> None:
-        self.tables: list[Table] = []
-        self._laid: list[Tensor] = [NO_TOKENS, NO_TOKENS, torch.zeros(0, dtype=torch.bool)]
-        self._start = torch.zeros(1, dtype=torch.long)
-
-    def put(self, tokens: Int[Tensor, " m"], first: Int[Tensor, " m"], is_open: Bool[Tensor, " m"]) -> Table:
-        """One more."""
-        self.tables.append(Table(tokens, first, is_open, len(self.tables)))
-        return self.tables[-1]
-
-    def read(
-        self, numbers: Int[Tensor, " s"]
-    ) -> tuple[Int[Tensor, " e"], Int[Tensor, " e"], Int[Tensor, " e"], Bool[Tensor, " e"]]:
-        """Of every entry of some tables: which of them it is in, its token, first and open."""
-        if fresh := self.tables[len(self._start) - 1 :]:
-            parts = [[table.tokens for table in fresh], [table.first for table in fresh], [t.open for t in fresh]]
-            self._laid = [torch.cat([old, *new]) for old, new in zip(self._laid, parts, strict=True)]
-            sizes = torch.tensor([len(table.tokens) for table in fresh])
-            self._start = torch.cat([self._start, self._start[-1] + sizes.cumsum(0)])
-        low, high = self._start[numbers], self._start[numbers + 1]
-        which = torch.arange(len(numbers)).repeat_interleave(high - low)
-        before = (high - low).cumsum(0) - (high - low)
-        at = torch.arange(len(which)) + (low - before)[which]
-        tokens, first, is_open = (part[at] for part in self._laid)
-        return which, tokens, first, is_open
+        at = self._at.get(token)
+        return None if at is None else (int(self.first[at]), bool(self.open[at]))
 
 
 class Pair:
@@ -88,7 +63,7 @@ class Pair:
         self.teacher, self.student = theirs.spelling, ours.spelling
         self.visible, self.heard = ours.visible, theirs.visible
         self.order, self.place = theirs.order, torch.tensor(theirs.order.ids).long()
-        self.same, self.shelf = self._roles(), Shelf()
+        self.same, self.shelf = self._roles(), Shelf(3)
         self._after: dict[tuple[bytes, tuple[int, ...]], Table] = {}
         self._behind: dict[tuple[tuple[int, ...], bytes], Table] = {}
         self._strays: dict[tuple[tuple[int, ...], bytes], Int[Tensor, " s"]] = {}
@@ -157,7 +132,7 @@ class Pair:
                     for way in self.ours.ways(before + rest, history)
                 )
             ]
-            self._behind[history, begin] = self.shelf.put(table.tokens[kept], table.first[kept], table.open[kept])
+            self._behind[history, begin] = self._put(table.tokens[kept], table.first[kept], table.open[kept])
         return self._behind[history, begin]
 
     def strays(self, history: tuple[int, ...], begin: bytes) -> Int[Tensor, " s"]:
@@ -205,7 +180,10 @@ class Pair:
             ids += others
             first += [self.same.get(i, self.visible) for i in others]
             is_open += [False] * len(others)
-        return self.shelf.put(torch.tensor(ids).long(), torch.tensor(first).long(), torch.tensor(is_open).bool())
+        return self._put(torch.tensor(ids).long(), torch.tensor(first).long(), torch.tensor(is_open).bool())
+
+    def _put(self, tokens: Int[Tensor, " m"], first: Int[Tensor, " m"], is_open: Bool[Tensor, " m"]) -> Table:
+        return Table(tokens, first, is_open, self.shelf.put(torch.stack([tokens, first, is_open.long()])))
 
     def _is_open(self, begin: bytes, token: int, string: bytes) -> bool:
         """Whether text that follows changes the student's first token and not the teacher's."""

@@ -9,9 +9,8 @@ is the end. Covers are found by trying tokens, not texts.
 from collections.abc import Iterator, Sequence
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
+from polydistill.alignment.shelf import Shelf
 from polydistill.alignment.spelling import Sorted, Spelling
 
 MOST = 4096
@@ -27,11 +26,12 @@ class Reader:
 
     Attributes:
         order: byte strings of the entries, in order.
+        shelf: lists of `contrary`.
     """
 
     def __init__(self, spelling: Spelling, visible: int) -> None:
         self.spelling, self.visible = spelling, visible
-        self.order = Sorted(spelling.spelled[:visible])
+        self.order, self.shelf = Sorted(spelling.spelled[:visible]), Shelf(1)
         self._read: dict[bytes, tuple[int, ...]] = {b"": ()}
         self._fits: dict[tuple[tuple[int, ...], int], bool] = {}
         self._others: dict[bytes, tuple[tuple[bytes, int], ...] | None] = {}
@@ -39,7 +39,7 @@ class Reader:
         self._tails: dict[bytes, tuple[tuple[int, int, int], ...]] = {}
         self._begins: dict[tuple[bytes, tuple[int, ...]], bool] = {}
         self._strays: dict[tuple[bytes, tuple[int, ...]], bool] = {}
-        self._contrary: dict[tuple[int, ...], tuple[Int[Tensor, " r"], bool]] = {}
+        self._contrary: dict[tuple[int, ...], int] = {}
 
     def learn(self, strings: Sequence[bytes]) -> None:
         """Read strings that were not read before, all at once."""
@@ -195,9 +195,9 @@ class Reader:
             found.update(key[len(string) - start :] for key in self.order.keys[low:high])
         return found
 
-    def contrary(self, history: tuple[int, ...]) -> tuple[Int[Tensor, " r"], bool]:
-        """Tokens that never come after a history (byte pairs: one token), as far as they were looked at; and whether
-        these are all.
+    def contrary(self, history: tuple[int, ...]) -> int:
+        """Number of the list of tokens that never come after a history (byte pairs: one token), of `MOST` at most that
+        overlap its end.
         """
         if history not in self._contrary:
             places = set[int]()
@@ -207,7 +207,7 @@ class Reader:
                     break
             ids = [self.order.ids[place] for place in sorted(places)][:MOST]
             wrong = [i for i, fits in zip(ids, self.fitting(history, ids), strict=True) if not fits]
-            self._contrary[history] = torch.tensor(wrong).long(), len(places) <= MOST
+            self._contrary[history] = self.shelf.put(torch.tensor([wrong]).long())
         return self._contrary[history]
 
 
