@@ -212,7 +212,7 @@ def test_the_schema_names_every_section(project: Path) -> None:
         ("student=nowhere", 2, "student.model: 'nowhere' could not be loaded"),
         ("student.lora={target_modules: [nope]}", 2, "student.lora.target_modules: no layer is called 'nope'"),
         ("student.lora={target_modules: [q_proj, lm_head]}", 2, "'lm_head' is the head, which takes no adapter"),
-        ("teachers.code.model=nowhere", 4, "teacher 'code': 'nowhere'"),
+        ("teachers.code.model=./nowhere", 4, "teacher 'code': './nowhere' is not there"),
         ("data.train=empty.jsonl", 3, "empty.jsonl is empty"),
         ("data.train=broken.jsonl", 3, "broken.jsonl, line 2: not valid JSON"),
         ("data.train=columns.jsonl", 3, "has the columns question"),

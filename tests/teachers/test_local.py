@@ -184,6 +184,27 @@ def test_a_folder_that_does_not_exist_is_refused_as_such():
         LocalTeacher.load("a", "no/where")
 
 
+def test_a_folder_called_as_the_first_part_of_a_hub_id_is_in_nobodys_way(folder, tmp_path, monkeypatch):
+    (tmp_path / "no").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TeacherUnavailableError, match="neither a local folder nor a model"):
+        LocalTeacher.load("a", "no/where", revision="main")
+    monkeypatch.setattr("polydistill.teachers.local.try_to_load_from_cache", lambda *_: str(folder / "config.json"))
+    with pytest.raises(TeacherUnavailableError, match="neither a local folder nor a model"):
+        LocalTeacher.load("a", "no/where")
+
+
+@pytest.mark.parametrize(
+    "source", ["./code", "../teachers/code", "/teachers/code", "~/code", "a/b/code", "teachers/code"]
+)
+def test_what_can_only_be_a_path_is_not_asked_for_at_the_hub(source, tmp_path, monkeypatch):
+    (tmp_path / "teachers").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("polydistill.teachers.local.AutoTokenizer", None)  # which asks
+    with pytest.raises(TeacherUnavailableError, match=f"^teacher 'a': '{source}' is not there, and .*correct the path"):
+        LocalTeacher.load("a", source)
+
+
 def test_teachers_are_named_by_the_dictionary_or_after_their_folders(folder):
     model = models.llama(1)
     assert [t.name for t in named_teachers({"x": model, "y": str(folder)})] == ["x", "y"]

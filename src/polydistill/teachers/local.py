@@ -1,11 +1,13 @@
 """Teachers that live in this process."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, ClassVar
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from jaxtyping import Int
 from peft import PeftConfig, PeftModel
 from safetensors import SafetensorError
@@ -45,6 +47,7 @@ def load_model(
     Raises:
         NotLoadedError: it cannot be, or lacks weights, which Transformers would fill with random numbers.
     """
+    _refuse_no_folder(source, revision)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
         there = find_adapter_config_file(source, revision=revision) is not None
@@ -72,6 +75,25 @@ def load_model(
             f"{source!r} lacks {len(missing)} of the weights that its config asks for, the first being {missing[0]}"
         )
     return model, tokenizer
+
+
+def _refuse_no_folder(source: str, revision: str | None) -> None:
+    """What can only be a path is not asked for at the hub, which would try again and again.
+
+    Raises:
+        NotLoadedError: nothing is there, and it is no hub id, or one whose first part is a folder here.
+    """
+    path = Path(source)
+    if path.exists():
+        return
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", source):
+        raise NotLoadedError(f"{source!r} is not there, and is no name that the hub could have; correct the path")
+    beside = len(path.parts) > 1 and path.parent.is_dir() and revision is None
+    if beside and not isinstance(try_to_load_from_cache(source, "config.json"), str):
+        raise NotLoadedError(
+            f"{source!r} is not there, and the folder {str(path.parent)!r} is; correct the path, or give a `revision` "
+            "if a model of the hub is meant"
+        )
 
 
 def reason_of(error: Exception) -> str:
