@@ -118,10 +118,17 @@ def tokenizer():
     return models.tokenizer()
 
 
+REAL = {"url", "open_url", "finished"}
+"""Fixtures that start processes of their own, so that tests with them are slow ones."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that may take longest come first: with two workers, none should begin when the other has nothing left."""
     longest = dict.fromkeys((item.path for item in items), 0.0)
     for item in items:
+        if REAL.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
         slow, timeout = item.get_closest_marker("slow"), item.get_closest_marker("timeout")
         longest[item.path] = max(longest[item.path], float(slow is not None), timeout.args[0] if timeout else 0.0)
     items.sort(key=lambda item: -longest[item.path])

@@ -16,6 +16,7 @@ def test_the_bound_holds_at_every_position_of_random_byte_pair_encodings(seed):
         assert float(q.sum()) == pytest.approx(1.0, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_equal_tokenizers_are_exact_and_their_bound_is_0():
     for seed in range(3):
         for _, truth, q, error in positions(Enumerated(bpe(seed, 3), bpe(seed, 3), seed)):
@@ -23,6 +24,7 @@ def test_equal_tokenizers_are_exact_and_their_bound_is_0():
             assert apart(truth, q) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("first", "second"), [(bpe, unigram), (unigram, bpe), (unigram, unigram)])
 def test_with_unigrams_the_bound_holds_as_well(first, second):
     """A cut into the likeliest pieces hangs on text further away: what may stray is part of the bound."""
@@ -31,6 +33,7 @@ def test_with_unigrams_the_bound_holds_as_well(first, second):
             assert apart(truth, q) <= error + 1e-5, (ids, truth, q)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "second", "seed"), [(bpe, bpe, 0), (bpe, bpe, 1), (unigram, bpe, 1), (bpe, unigram, 3)]
 )

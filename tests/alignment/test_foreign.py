@@ -48,6 +48,7 @@ def trainer(folder, teachers, weighting, **options):
     )
 
 
+@pytest.mark.slow
 def test_three_teachers_with_tokenizers_of_their_own_teach_one_student(tmp_path):
     kinds = {"tik": made.tiktoken_like(), "llama": made.sentencepiece_bpe(), "t5": made.unigram()}
     own = LocalTeacher("own", model(made.byte_level(300), 5), made.byte_level(300))

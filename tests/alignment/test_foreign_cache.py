@@ -108,6 +108,7 @@ def test_a_folder_that_is_called_like_a_teacher_is_taken_as_it_is_named(place, l
     assert addresses(run, str(cache / "gemma")) == addresses(run, str(cache))
 
 
+@pytest.mark.slow
 def test_one_cache_trains_students_of_two_tokenizers(place, cache):
     stored = {"gemma": {"cache": str(cache / "gemma")}}
     for student, others in (("a", {"same": {"cache": str(cache)}}), ("b", {})):
@@ -125,6 +126,7 @@ def test_one_cache_trains_students_of_two_tokenizers(place, cache):
         assert 0.0 < line["distil/translated/gemma/stored"] < 0.01 < line["distil/translated/gemma/all"] <= 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["hidden16", "hidden8", "entries"])
 def test_what_is_stored_is_within_its_bound_of_what_the_live_teacher_says(place, cache, live, form, tmp_path):
     where = cache / "gemma"
@@ -146,6 +148,7 @@ def test_what_is_stored_is_within_its_bound_of_what_the_live_teacher_says(place,
         assert float(apart.mean()) < 0.25 * float(elsewhere.mean())
 
 
+@pytest.mark.slow
 def test_texts_are_found_where_another_student_cuts_them_and_refused_where_the_cache_ends(place, cache):
     stored, student = CachedForeignTeacher("gemma", Cache(str(cache / "gemma"))), made.byte_level(300)
     own = ForeignTeacher.load("gemma", str(place / "gemma"))

@@ -35,6 +35,7 @@ class Told(Enumerated):
         return Stated(Dense(q.clamp_min(1e-40).log()), follows, label, 0.0, error, names, most, rest)
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(
     kinds=st.sampled_from([(bpe, bpe, 0), (bpe, bpe, 100), (unigram, bpe, 100), (bpe, unigram, 100)]),
@@ -51,6 +52,7 @@ def test_the_bound_holds_of_rows_that_are_known_within_an_error(kinds, seed, kee
         assert float((truth - q).abs().sum() / 2) <= bound + 1e-5, (ids, truth, q)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [bpe, unigram])
 def test_what_is_known_without_error_is_what_the_teacher_itself_says(first):
     live, told = (kind(first(1, 3), bpe(101, 3), 1) for kind in (Enumerated, Told))

@@ -38,6 +38,7 @@ def test_published_counterexamples():
     assert middles == pytest.approx([1 / 3, 0.366, 0.349, 0.309], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_witness_has_few_teachers_and_round_numbers_and_is_shown_with_what_was_made_of_it():
     unanimity = certify_pool(product, effort=0.1).finding("unanimity")
     (weights,) = unanimity.case["w"]
@@ -77,6 +78,7 @@ def raising(w, log_p):
     return linear_pool(w, log_p)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flawed", "law"),
     [
@@ -95,6 +97,7 @@ def test_flaws_of_an_aggregator_are_found(flawed, law):
     assert certify_pool(flawed, effort=0.1, laws=["TV in teachers"]).finding(law).refuted
 
 
+@pytest.mark.slow
 def test_a_single_precision_aggregator_and_a_module_are_not_refuted_for_rounding():
     class Half(torch.nn.Module):
         def __init__(self):

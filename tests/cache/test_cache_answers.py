@@ -37,6 +37,7 @@ def build(project: Path, *more: str) -> object:
     return CliRunner().invoke(app, [*words, "--answers", str(project / "answers.jsonl")])
 
 
+@pytest.mark.slow
 def test_answers_are_written_once_labelled_and_can_be_trained_on(project):
     first = build(project)
     assert first.exit_code == 0, first.output

@@ -10,6 +10,7 @@ NUMBERS = st.lists(st.one_of(st.integers(0, 300), st.integers(0, LARGEST)), max_
 )
 
 
+@pytest.mark.slow
 @given(numbers=NUMBERS, m=st.integers(0, 3))
 @settings(max_examples=200, deadline=None)
 def test_numbers_come_back_from_symbols_and_bits(numbers: np.ndarray, m: int) -> None:

@@ -93,6 +93,7 @@ def test_rounding_costs_at_most_an_eighth_of_the_squared_step(speech, step: floa
         assert (gain + tail * (noted.log_tail[k] - back.log_tail[k])).max() <= step**2 / 8 + 1e-5
 
 
+@pytest.mark.slow
 @given(speech=speeches(), mass=st.floats(0.1, 1.0), cap=st.integers(1, 64), least=st.floats(0, 0.2))
 @SETTINGS
 def test_every_teacher_has_the_entries_that_it_chose(speech, mass: float, cap: int, least: float) -> None:

@@ -108,6 +108,7 @@ def read(folder: Path, shard: str, row: int) -> tuple[list[int], list[list[dict]
     return tokens, [said[k * (length - 1) : (k + 1) * (length - 1)] for k in range(teachers)]
 
 
+@pytest.mark.slow
 def test_the_description_is_enough_to_read_a_cache(config, tmp_path: Path) -> None:  # noqa: F811
     build_cache(config, str(tmp_path / "cache"))
     cache = Cache(str(tmp_path / "cache"))

@@ -102,6 +102,7 @@ def test_a_damaged_head_is_found_before_its_first_use(copy: Path) -> None:  # no
         teacher.head(__import__("torch").device("cpu"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["codec.safetensors", "head-2.safetensors"])
 def test_a_build_that_goes_on_takes_no_damaged_codec_or_head(config: RunConfig, copy: Path, name: str) -> None:  # noqa: F811
     whole = {path.name: path.read_bytes() for path in copy.iterdir()}

@@ -32,6 +32,7 @@ from polydistill.teachers import TeacherUnavailableError, head_of, last_hidden_s
 from polydistill.training.batch import Batch
 from polydistill.training.hearing import listen_to
 
+pytestmark = pytest.mark.slow
 COMMAND = "polydistill cache build run.yaml"
 
 
@@ -442,7 +443,6 @@ def test_several_processes_write_the_same_files(config: RunConfig, cache: Path, 
         assert path.read_bytes() == (cache / path.name).read_bytes()
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_a_killed_build_ends_with_the_manifest_of_one_that_was_not(project: Path, cache: Path, tmp_path: Path) -> None:
     command = [*forked.POLYDISTILL, "cache", "build", "run.yaml", "--to", tmp_path / "killed"]

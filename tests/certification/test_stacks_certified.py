@@ -56,6 +56,7 @@ def test_none_of_ours_is_refuted(operator):
     assert bounded.worst <= bounded.bound + 1e-7
 
 
+@pytest.mark.slow
 def test_the_range_of_a_three_factor_stack_with_floor_and_tilt_is_attained_within_a_factor_of_1_5():
     pipeline = Pipeline.of(STACK, NAMES, ["sums", "prose"], floor=0.02, safety=Tilt({"safe": 1}, strength=3))
     certificate = certify(pipeline, effort=0.02)
@@ -77,6 +78,7 @@ def test_a_stack_is_not_refuted_up_to_ten_times_the_default_effort(effort):
     assert certificate.finding("B").tightness == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 def test_projection_claims_the_order_inside_a_context_and_not_across():
     pipeline = Pipeline.of(Softmax(1.0)(Entropy()), NAMES, safety=Ordered({"safe": 1, "maths": 0.5}))
     certificate = certify(pipeline, effort=0.02, proofs=Proofs(frozenset()))
@@ -86,6 +88,7 @@ def test_projection_claims_the_order_inside_a_context_and_not_across():
     assert certificate.finding("O2").refuted
 
 
+@pytest.mark.slow
 def test_the_order_of_a_tilt_is_refuted_below_its_threshold():
     pipeline = Pipeline.of(Softmax(1.0)(Entropy(spread=4)), NAMES, safety=Tilt({"safe": 1}, strength=8))
     assert pipeline.ordered_from() == pytest.approx(0.5)
@@ -123,6 +126,7 @@ def test_a_custom_function_in_a_stack_promises_nothing_and_is_searched():
     assert certificate.finding("B").worst == pytest.approx(4.0)
 
 
+@pytest.mark.slow
 def test_a_witness_against_a_stack_reproduces_in_a_prompt():
     pipeline = Pipeline.of(
         DiscountedPosterior(0.5) * TaskRouter({"sums": "maths"}),
@@ -153,6 +157,7 @@ def test_an_unbound_stack_needs_teachers():
         certify(Softmax(1.0)(Entropy()))
 
 
+@pytest.mark.slow
 def test_proved_is_said_only_when_every_theorem_is_in_the_index():
     stack = Softmax(2.0)(Entropy(spread=4)) ** 2
     needed = [name for rule in stack.bind(NAMES).guarantee().step.rules() for name in rule.theorems]

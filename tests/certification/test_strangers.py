@@ -146,6 +146,7 @@ def test_a_sentence_says_what_happened_to_which_teacher():
     assert "AssertionError: evidence too large" in quick("asserting").finding("N").witness.says
 
 
+@pytest.mark.slow
 def test_a_witness_has_round_numbers_and_few_teachers():
     witness = certify(strangers.plain_softmax, effort=0.05, teachers=(2, 3, 8)).finding("B").witness
     (row,) = witness.inputs["evidence"]
@@ -159,6 +160,7 @@ def test_underflow_is_a_question_of_the_range():
     assert [finding.axiom for finding in certificate.refuted] == ["B"]
 
 
+@pytest.mark.slow
 def test_a_law_can_be_left_unclaimed_and_another_be_claimed():
     assert [f.axiom for f in quick("wrong_sign").refuted] == ["M"]
     assert quick("wrong_sign", without="M").exit_ok
@@ -172,6 +174,7 @@ def test_a_refuted_certificate_raises_and_another_gives_itself():
     assert certificate.raise_on_refuted() is certificate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["wrong_sign", "ColderInTraining", "Drifting", "cold"])
 def test_a_replay_runs_as_it_is_for_functions_modules_callables_and_partials(name, tmp_path):
     file = tmp_path / "rules.py"
@@ -243,6 +246,7 @@ def test_a_modules_parameters_are_left_as_they_were():
     assert gate.training
 
 
+@pytest.mark.slow
 def test_weights_that_depend_on_the_batch_are_no_function_of_evidence():
     certificate = certify(batch_mean, teachers=3, effort=0.05)
     assert "rows teacher" in certificate.finding("F").witness.says
@@ -287,6 +291,7 @@ def test_bad_arguments_are_refused():
         certify(strangers.clip_then_softmax, laws="Q")
 
 
+@pytest.mark.slow
 def test_a_certificate_survives_json_and_is_the_same_for_the_same_seed():
     certificate = certify(strangers.slab, teachers=3, effort=0.1, seed=3)
     assert Certificate.from_json(certificate.to_json()) == certificate

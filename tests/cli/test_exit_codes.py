@@ -14,6 +14,7 @@ def backwards(evidence):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [

@@ -5,12 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import polydistill
 from polydistill.records import RunSummary, Score, write_summary
 
 NAMES = ("[/b]", "[link=http://x]y[/link]", ":smile:", "\x1b[31mred")
 
 
+@pytest.mark.slow
 def test_names_in_a_table_are_neither_markup_nor_escape_sequences(tmp_path: Path) -> None:
     losses = dict.fromkeys(NAMES, 1.0)
     scores = [Score(name="student", role="student", losses=losses, mean=1.0)]

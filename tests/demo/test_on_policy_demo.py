@@ -45,6 +45,7 @@ def test_an_exercise_is_bytes_and_ends():
     assert as_dataset(rows)["completion"][0] == rows[0].answer
 
 
+@pytest.mark.slow
 def test_exact_match_is_exact():
     tokenizer = byte_tokenizer()
     model = small_llama(ModelSize(32, 1, 2, 64), tokenizer, 40, 0)
@@ -55,6 +56,7 @@ def test_exact_match_is_exact():
     assert judge(model, tokenizer, wrong)["arithmetic"] == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
 def test_the_whole_demo_small(tmp_path, monkeypatch):
     monkeypatch.setenv("POLYDISTILL_CACHE", str(tmp_path / "cache"))

@@ -41,6 +41,7 @@ def test_a_corrupted_teacher_knows_nothing_at_the_end():
     assert said[-1] > max(said[:-1])
 
 
+@pytest.mark.slow
 def test_the_short_form_is_kept_and_not_run_twice(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cells, "RESULTS", tmp_path)
     monkeypatch.setattr(cells, "shortened", lambda settings: settings)
@@ -73,6 +74,7 @@ def test_tables_are_made_of_what_is_kept(tmp_path, monkeypatch):
     assert "(a) documents: 87." in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "named"), [("E0 alike", "averaging"), ("E4 30% unknown", "labels")])
 def test_recommend_says_when_weighing_gains_nothing(case, named):
     name, case = case.split(" ", 1)

@@ -49,6 +49,7 @@ def test_every_fault_is_survived(whole: Path, tmp_path: Path) -> None:
     assert not lost_of(faults, whole, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_doctor_finds_nothing_where_nothing_is_wrong(whole: Path, tmp_path: Path) -> None:
     said = [one.what for name in ("run", "cache") for one in examine(str(whole / name))]
     assert not [one for name in ("run", "cache") for one in examine(str(whole / name)) if one.mend]

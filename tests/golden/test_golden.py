@@ -35,6 +35,7 @@ def compare(found: Any, wanted: Any, path: str) -> None:
         assert one == pytest.approx(other, rel=1e-5), path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(recorded.SCENES.keys() - {"compiled"}))
 def test_nothing_has_moved(name):
     compare(recorded.scene(name), GOLDEN["scenes"][name], name)

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import pytest
 import torch
 from cases import statistics
 from hypothesis import given, settings
@@ -79,6 +80,7 @@ def off_by(error, what, rows, seed):
     return replace(what, **moved)
 
 
+@pytest.mark.slow
 @given(pipelines, st.integers(0, 999), st.sampled_from([0.1, 3.0, 1e4]))
 @settings(max_examples=150)
 def test_the_derived_range_floor_and_ceiling_are_never_violated(make, seed, size):
@@ -91,6 +93,7 @@ def test_the_derived_range_floor_and_ceiling_are_never_violated(make, seed, size
     assert (log_w.exp() <= promised.ceiling * (1 + 1e-6)).all()
 
 
+@pytest.mark.slow
 @given(pipelines, st.integers(0, 999), st.sampled_from([0.1, 3.0, 300.0]), st.sampled_from([1e-3, 0.1, 2.0]))
 @settings(max_examples=150)
 def test_the_derived_shift_is_never_violated_when_all_evidence_is_off(make, seed, size, error):
@@ -101,6 +104,7 @@ def test_the_derived_shift_is_never_violated_when_all_evidence_is_off(make, seed
     assert (moved <= bound.guarantee().weight_shift(error, sustained=True) + 1e-6).all()
 
 
+@pytest.mark.slow
 @given(pipelines, st.integers(0, 999), st.sampled_from([0.1, 3.0, 300.0]), st.sampled_from([1e-3, 0.1, 2.0]))
 @settings(max_examples=150)
 def test_the_derived_shift_is_never_violated_when_one_position_is_off(make, seed, size, error):
@@ -136,6 +140,7 @@ def test_hedge_keeps_the_range_of_its_recursion_for_every_history(rate, share, c
         assert (log_w.exp() >= promised.floor * (1 - 1e-5)).all()
 
 
+@pytest.mark.slow
 @given(st.floats(0.05, 2), st.floats(0.01, 1), st.integers(0, 999), st.booleans())
 def test_hedge_moves_by_no_more_than_its_modulus_when_earlier_evidence_was_off(rate, share, seed, always):
     right, wrong = (Pipeline.of(Hedge(rate, share)(LabelLikelihood(spread=6.0)), NAMES[:3]) for _ in "ab")

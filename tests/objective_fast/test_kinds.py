@@ -56,6 +56,7 @@ def completed(sparse):
     return Dense(full)
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(
     kinds=st.lists(st.sampled_from(["outputs", "dense", "sparse"]), min_size=1, max_size=16),

@@ -50,6 +50,7 @@ def _config(*args, **kwargs):
     return RunConfig.model_validate(_tree(*args, **kwargs))
 
 
+@pytest.mark.slow
 def test_on_policy_learns_reverse_kl_without_labels_unless_told_otherwise(place, tmp_path):
     trainer = build_trainer(_config(place, tmp_path, **{"lambda": 0.25}, placement="offloaded"))
     assert isinstance(trainer, OnPolicyPolyDistillTrainer)

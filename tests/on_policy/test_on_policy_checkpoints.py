@@ -19,6 +19,7 @@ def _stack():
     return Hedge(0.5)(Entropy()) * PrefixPosterior(0.1) * Softmax(2.0)(Entropy())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streamed", [False, True])
 def test_a_resumed_run_is_the_uninterrupted_one_with_its_operators_state(tmp_path, streamed):
     options = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 2}

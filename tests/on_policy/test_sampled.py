@@ -67,6 +67,7 @@ def test_value_and_gradient_are_right_in_expectation(linear):
     assert torch.allclose(slope, truth.grad, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_averaged_over_samples_it_approaches_the_reverse_kl_of_whole_distributions(tmp_path):
     data = prompts(64)
     made = ours(

@@ -14,6 +14,7 @@ from polydistill.run.recorder import Recorder
 from polydistill.training.watch import Watch
 
 
+@pytest.mark.slow
 def test_generated_text_is_watched_and_training_does_not_notice(tmp_path):
     weighting = Hedge(2.0, 0.05)(StudentGap())
     recorder = Recorder(tmp_path)

@@ -86,6 +86,7 @@ def test_the_page_of_a_whole_run_has_every_section_and_loads_nothing(demo_run):
     assert len(page.figures) == len(set(page.figures))
 
 
+@pytest.mark.slow
 def test_the_page_is_written_without_torch_and_leaves_nothing_beside_itself(demo_run):
     before = {path.name for path in demo_run.iterdir()}
     program = (

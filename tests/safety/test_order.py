@@ -103,6 +103,7 @@ def test_at_severity_zero_nothing_is_enforced(case, critical):
         torch.testing.assert_close(got, log_w, rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 @given(weights_and_scores(), st.floats(0.05, 1))
 @settings(max_examples=15)
 def test_the_projection_sets_in_without_a_jump(case, critical):
@@ -137,6 +138,7 @@ def test_a_floor_behind_a_tilt_destroys_monotone_odds_for_three_teachers():
     assert min(b - a for a, b in pairwise(path)) < -0.5
 
 
+@pytest.mark.slow
 @given(weights_and_scores(), st.floats(0, 1))
 def test_teachers_that_are_out_stay_out(case, kappa):
     log_w, scores, names = case

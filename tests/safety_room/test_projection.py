@@ -30,6 +30,7 @@ def solve(w: np.ndarray, sigma: np.ndarray, low: float, high: float) -> np.ndarr
     return best.x
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("cases", [200, pytest.param(4000, marks=pytest.mark.long)])
 def test_order_and_bounds_together_are_the_kl_projection(cases):

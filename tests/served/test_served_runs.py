@@ -199,6 +199,7 @@ def test_what_cannot_be_known_is_refused_before_anybody_is_asked(place, tmp_path
         build_trainer(config(place, tmp_path / "run", "http://127.0.0.1:1/v1", **more))
 
 
+@pytest.mark.slow
 def test_a_temperature_is_accepted_with_its_bound_on_request(place, here, tmp_path):
     with servers.Faulty(servers.well, here).running() as url:
         tempered = {"top_logprobs": 100, "tempered": "bound"}
@@ -207,6 +208,7 @@ def test_a_temperature_is_accepted_with_its_bound_on_request(place, here, tmp_pa
     assert "at temperature 2 it is off by at most" in said
 
 
+@pytest.mark.slow
 def test_check_says_what_the_probe_found(place, url, tmp_path):
     found = check_run(config(place, tmp_path / "run", url, served={"top_logprobs": 50}))
     (served,) = [fact for fact in found.facts if fact.startswith("teacher 'big': 'tiny' served at http://127.0.0.1")]
@@ -215,6 +217,7 @@ def test_check_says_what_the_probe_found(place, url, tmp_path):
     assert "a probe of 64 tokens, which takes up to 128: " in probe
 
 
+@pytest.mark.slow
 def test_a_sampled_objective_asks_the_server_for_the_students_own_tokens(place, here, tmp_path):
     with (tmp_path / "prompts.jsonl").open("w") as stream:
         for row in models.completions(8):

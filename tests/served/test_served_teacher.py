@@ -54,6 +54,7 @@ def test_values_are_those_of_the_model(url, folder):
     assert float(distance.max()) <= teacher.tally.worst_tail
 
 
+@pytest.mark.slow
 def test_the_whole_vocabulary_gives_the_same_loss_as_the_model(url, folder):
     ids, mask, rows = batch(1)
     student = models.llama(0)

@@ -34,6 +34,7 @@ def asked_once(url: str) -> ServedTeacher:
     return made
 
 
+@pytest.mark.slow
 def test_another_model_under_the_same_name_is_noticed(scorer, monkeypatch):
     monkeypatch.setattr(module, "EVERY", 3)
     faulty = servers.Faulty(servers.well, scorer)

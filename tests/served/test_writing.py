@@ -141,6 +141,7 @@ def test_settings_of_the_checkpoint_are_not_obeyed_and_come_back() -> None:
     )
 
 
+@pytest.mark.slow
 def test_openais_own_client_talks_to_it(url) -> None:
     from openai import OpenAI
 

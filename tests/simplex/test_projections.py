@@ -115,6 +115,7 @@ def test_kl_clipped_weights_lie_in_the_box_and_sum_to_one(case):
     assert (got <= high * (1 + 1e-9)).all()
 
 
+@pytest.mark.slow
 @given(weights_and_box())
 @settings(max_examples=40)
 def test_kl_clipping_solves_the_kl_problem(case):

@@ -25,6 +25,7 @@ def close(one: torch.Tensor, other: torch.Tensor, tolerance: float) -> None:
     assert (one - other).norm() < tolerance
 
 
+@pytest.mark.slow
 def test_mgda_agrees(gradients):
     for rows in gradients:
         theirs = aggregation.MGDA(epsilon=1e-9, max_iters=20_000)(rows)

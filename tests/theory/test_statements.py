@@ -62,6 +62,7 @@ def test_a_statement_is_found_by_any_spelling_of_its_name() -> None:
         theory.statement("T22")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "rule"),
     [("T3", "mix_range"), ("T3", "mix_modulus"), ("T1", "softmax"), ("T5", "softmax")],
@@ -89,6 +90,7 @@ def test_a_tilt_that_is_too_weak_is_found_out(monkeypatch: pytest.MonkeyPatch) -
     assert check(theory.statement("T11"), Trial(effort=0.1)).verdict == FAILS
 
 
+@pytest.mark.slow
 def test_convergence_without_the_drift_term_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     from polydistill.theory.convergence import _drifting
     from polydistill.theory.descent import Path as Descent
@@ -132,11 +134,13 @@ def test_one_part_that_fails_fails_its_statement() -> None:
         assert check(statement, Trial()).verdict == FAILS
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_numbers() -> None:
     first, second = (theory.run(["T2", "T10"], seed=3, effort=0.02) for _ in range(2))
     assert [f.parts for f in first] == [f.parts for f in second]
 
 
+@pytest.mark.slow
 def test_json_plots_and_table_come_out_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert theory.main(["T20", "t14"], tmp_path / "t.json", tmp_path / "plots") == 0
     body = json.loads((tmp_path / "t.json").read_text())

@@ -48,6 +48,7 @@ def test_the_loss_of_a_step_is_the_mean_over_its_tokens_and_not_over_its_rows(tm
     assert losses(made)[0] == pytest.approx(total / count, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_what_is_recorded_of_a_step_adds_up_to_its_loss_however_it_is_split(tmp_path):
     whole = run(tmp_path, 8, 1, ForwardKL(ce=0.3), max_steps=2)
     split = run(tmp_path, 1, 8, ForwardKL(ce=0.3), max_steps=2)

@@ -79,6 +79,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.slow
 def test_threads_are_those_of_the_checkpoint_unless_others_are_asked_for(finished, tmp_path):
     before = torch.get_num_threads()
     try:
@@ -98,6 +99,7 @@ def test_threads_are_those_of_the_checkpoint_unless_others_are_asked_for(finishe
         torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_passed_over_for_an_older_one_and_refused_by_name(finished, tmp_path, damage, caplog):
     folder, student, state = finished
@@ -123,6 +125,7 @@ def test_when_every_checkpoint_is_damaged_none_is_used(finished, tmp_path):
         again(run).train(resume_from_checkpoint=True)
 
 
+@pytest.mark.slow
 def test_a_run_that_ended_while_it_wrote_its_first_checkpoint_starts_anew(finished, tmp_path):
     folder, student, state = finished
     run = tmp_path / "run"

@@ -107,6 +107,7 @@ def test_a_linear_aggregator_of_ones_own_pulls_as_forward_kl_does(temperature):
     torch.testing.assert_close(own.gradient, ours.gradient)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_an_aggregator_of_ones_own_is_trained_with_and_promises_what_its_laws_carry(tmp_path):
     own, short = OwnPool(aggregator=linear_pool), {"weighting": Uniform(), "max_steps": 2}

@@ -67,6 +67,7 @@ def test_a_group_without_a_gradient_leaves_the_other_one_alone():
         assert said["gradient_coefficient_labels"] == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", SPLITS, ids=lambda s: type(s).__name__)
 def test_a_sum_of_the_groups_is_plain_training_also_over_micro_batches(tmp_path, split):
     made = [{"objective": ForwardKL(ce=0.3), "gradient": g} for g in (None, AcrossGroups("upgrad", split))]
@@ -81,6 +82,7 @@ def test_a_sum_of_the_groups_is_plain_training_also_over_micro_batches(tmp_path,
         torch.testing.assert_close(weights(split_up.model)[name], value, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", SPLITS, ids=lambda s: type(s).__name__)
 def test_a_run_writes_down_what_was_done_and_leaves_the_weights_of_teachers_alone(tmp_path, split):
     recorder = Recorder(tmp_path)
@@ -101,6 +103,7 @@ def test_a_run_writes_down_what_was_done_and_leaves_the_weights_of_teachers_alon
     assert losses(run)[-1] < losses(run)[0]
 
 
+@pytest.mark.slow
 def test_the_outcome_of_split_losses_is_that_of_the_whole(tmp_path):
     for split in SPLITS:
         options = {"max_steps": 1, "learning_rate": 0.0}

@@ -56,6 +56,7 @@ def test_of_a_teacher_that_names_few_tokens_no_more_are_compared():
     assert overlap(student, found, ("a", "b"))["overlap/a"] == 1.0
 
 
+@pytest.mark.slow
 def test_they_are_logged_on_logged_steps_only_and_training_does_not_notice(tmp_path, monkeypatch):
     looks = []
     look = module.overlap

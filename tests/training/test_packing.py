@@ -118,6 +118,7 @@ def test_a_cache_has_the_documents_of_packed_rows(tmp_path):
     assert {(*text.tokens.tolist(), text.task) for text in texts} == {(*t.tokens.tolist(), t.task) for t in expected}
 
 
+@pytest.mark.slow
 def test_held_out_rows_and_the_probe_are_documents_by_themselves(tmp_path):
     packed = runs.trainer(tmp_path, data=documents(), packing=True, made={"eval_dataset": documents()})
     assert len(packed.eval_dataset) == len(LINES)

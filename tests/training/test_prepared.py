@@ -52,6 +52,7 @@ def test_severities_are_cut_where_the_tokens_are(tmp_path):
         trainer(tmp_path, data=wrong, max_length=4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 3, 8])
 def test_held_out_losses_are_means_over_tokens_whatever_the_batch(tmp_path, size):
     held = models.texts(8)

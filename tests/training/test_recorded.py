@@ -15,6 +15,7 @@ from polydistill.run.evaluate import evaluate_trainer
 from polydistill.run.recorder import Recorder
 
 
+@pytest.mark.slow
 def test_evaluations_on_the_way_are_recorded_and_are_what_the_last_one_measures(tmp_path):
     recorder = Recorder(tmp_path)
     held_out = models.texts(6)
@@ -36,6 +37,7 @@ def test_evaluations_on_the_way_are_recorded_and_are_what_the_last_one_measures(
     assert evaluations[0].losses != evaluations[-1].losses
 
 
+@pytest.mark.slow
 def test_the_student_writes_every_so_many_steps_and_training_does_not_notice(tmp_path):
     run = trainer(tmp_path, made={"eval_dataset": models.completions(6)}, student=models.llama(0, dropout=0.1))
     run.model.generation_config.begin_suppress_tokens = list(range(1, 300))  # a checkpoint's wish, and not its law

@@ -76,6 +76,7 @@ def learning(folder, **options):
     return made
 
 
+@pytest.mark.slow
 def test_the_student_goes_back_to_the_last_good_checkpoint_and_the_data_goes_on(tmp_path):
     made = spoilt(learning(tmp_path, max_steps=26, save_total_limit=3), [21])
     made.train()
@@ -95,6 +96,7 @@ def test_the_student_goes_back_to_the_last_good_checkpoint_and_the_data_goes_on(
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_between_two_spikes_goes_on_with_what_it_knew(tmp_path):
     made = spoilt(learning(tmp_path, save_steps=1, save_total_limit=2), [21])
     made.args.max_steps = 24
@@ -109,6 +111,7 @@ def test_a_run_that_was_killed_between_two_spikes_goes_on_with_what_it_knew(tmp_
     assert "at step 21;" in again.spikes.said[0]
 
 
+@pytest.mark.slow
 def test_after_three_returns_it_ends_and_can_go_on_from_there_with_a_lower_rate(tmp_path):
     made = spoilt(learning(tmp_path, max_steps=60), [12, 18, 24, 30])
     with pytest.raises(DivergedError, match=r"checkpoint-35 holds the student of checkpoint-30; lower training.learn"):
@@ -126,6 +129,7 @@ def test_without_a_checkpoint_there_is_nothing_to_go_back_to(tmp_path):
         spoilt(learning(tmp_path), [3]).train()
 
 
+@pytest.mark.slow
 def test_a_run_that_does_not_diverge_is_what_it_would_be_without_looking(tmp_path):
     seen = [trainer(tmp_path / str(looks), weighting=LEARNING, max_steps=6) for looks in (True, False)]
     seen[1].spikes = None

@@ -18,6 +18,7 @@ def fresh(folder, **options):
     return runs.trainer(folder, data=stream(), weighting=runs.LEARNING, made={"tasks": ["code", "maths"]}, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"packing": True}], ids=["plain", "packed"])
 def test_a_run_on_a_stream_that_is_resumed_ends_bitwise_where_it_would_have(tmp_path, options):
     whole = fresh(tmp_path, **options)

@@ -200,6 +200,7 @@ def with_another_user(tokens: int = 0):
     return other
 
 
+@pytest.mark.slow
 def test_a_tokenizer_that_differs_in_reserved_entries_goes_on_with_the_others(tmp_path):
     def teachers(model, tokenizer=None):
         return {"a": LocalTeacher("a", model, tokenizer), "b": models.llama(2)}
@@ -287,6 +288,7 @@ def test_callbacks_and_observers_are_called(tmp_path):
     assert all(0.5 <= x <= 1.0 for x in losses(made, "heaviest"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"bf16": True}, {"gradient_checkpointing": True}], ids=lambda o: next(iter(o)))
 def test_half_precision_and_checkpointed_activations_train_alike(tmp_path, options):
     plain, other = trainer(tmp_path, max_steps=5), trainer(tmp_path, max_steps=5, **options)
@@ -342,6 +344,7 @@ def test_evaluation_does_not_update_operator_state(tmp_path):
     assert not moved(learned, weights(made.pipeline.stack))
 
 
+@pytest.mark.slow
 def test_evaluation_between_steps_changes_nothing_of_the_training(tmp_path):
     without = trainer(tmp_path, weighting=LEARNING)
     between = trainer(tmp_path, weighting=LEARNING, made={"eval_dataset": models.texts(6)}, eval_strategy="steps", eval_steps=1)  # fmt: skip # noqa: E501
@@ -352,6 +355,7 @@ def test_evaluation_between_steps_changes_nothing_of_the_training(tmp_path):
     assert len(losses(between, "eval_loss")) == 3
 
 
+@pytest.mark.slow
 def test_permuting_the_teachers_permutes_the_weights_and_nothing_else(tmp_path):
     a, b, c = models.llama(1), models.llama(2, width=48), models.llama(3)
     straight = trainer(tmp_path, teachers={"a": a, "b": b, "c": c}, weighting=LEARNING, max_steps=4)

@@ -54,6 +54,7 @@ def test_weights_that_read_fixed_things_do_not_drift(tmp_path):
     assert 0.0 < column(run, "disagreement")[0] < math.log(2)
 
 
+@pytest.mark.slow
 def test_learning_weights_drift_and_the_drift_adds_up(tmp_path):
     run = watched(tmp_path, weighting=LEARNING, max_steps=5)
     drift, total = column(run, "drift"), column(run, "drift_total")
@@ -73,6 +74,7 @@ def test_the_regret_of_learned_weights_is_held_against_its_bound(tmp_path):
     assert (hedge.regret() <= hedge.regret_bound()).all()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_watched_is_the_run_that_is_not(tmp_path):
     student = {"dropout": 0.1}
     seen = watched(tmp_path, weighting=LEARNING, student=models.llama(0, **student))
@@ -99,6 +101,7 @@ def test_weights_as_fast_as_the_student_are_warned_of_once(tmp_path, warnings_sa
     assert learning_says(run) == said
 
 
+@pytest.mark.slow
 def test_the_student_alone_is_not_warned_of(tmp_path, warnings_said):
     run = watched(tmp_path, weighting=Softmax(2.0)(Entropy(spread=4)), max_steps=7)
     assert warnings_said == []
@@ -156,6 +159,7 @@ def test_a_probe_has_a_few_sequences_and_positions_with_loss():
     assert probe_of(Batch(ids, torch.ones_like(ids), torch.full_like(ids, IGNORED))) is None
 
 
+@pytest.mark.slow
 def test_student_reading_weights_are_watched_on_the_student_of_the_day(tmp_path):
     run = watched(tmp_path, weighting=Softmax(0.5)(StudentGap()), max_steps=3)
     assert max(column(run, "drift")) > 0.0

@@ -76,6 +76,7 @@ def test_state_is_in_the_state_dict_and_reset_forgets():
     assert other.powers().tolist() == [1.0, 1.0, 1.0]
 
 
+@pytest.mark.slow
 def test_the_guarantee_is_the_bases_to_the_power_four_and_holds_after_learning():
     operator = taught((1000.0, 1e-3))
     base = operator.base.guarantee()

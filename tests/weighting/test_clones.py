@@ -60,6 +60,7 @@ def test_the_family_tree_is_single_linkage():
     assert [child.teachers for child in tree.children[0].children] == [(0, 1), (2,)]
 
 
+@pytest.mark.slow
 def test_range_and_modulus_are_exact():
     certificate = certify(WEIGHTING(Entropy(spread=3)), teachers=NAMES, effort=0.1)
     assert certificate.exit_ok, str(certificate)

@@ -103,6 +103,7 @@ def test_trained_on_the_likelihood_it_finds_the_right_teacher():
     assert (best == torch.where(first, 0, 1)).float().mean() > 0.99
 
 
+@pytest.mark.slow
 def test_trained_on_the_distillation_loss_it_collapses_onto_the_teacher_nearest_to_the_student():
     _, statistics = domains()
     evidence = Entropy(spread=6)(statistics)[:, None]

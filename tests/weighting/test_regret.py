@@ -21,6 +21,7 @@ def step(operator, gaps):
     operator.commit()
 
 
+@pytest.mark.slow
 @given(st.integers(0, 10**6), st.sampled_from([0.05, 0.5, 2.0]), st.sampled_from([0.01, 0.1, 1.0]))
 def test_the_regret_stays_within_its_bound(seed, rate, share):
     operator = Hedge(rate, share)(StudentGap(spread=4)).bind(NAMES)

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import pytest
 from typer.testing import CliRunner
 
 from polydistill.cli.main import app
@@ -49,6 +50,7 @@ def test_other_held_out_data_is_said(tmp_path):
     assert "were evaluated on other text" in done.output.replace("\n", " ")
 
 
+@pytest.mark.slow
 def test_it_needs_no_torch(tmp_path):
     one = finished(tmp_path / "one", 3.0, "floor: 0\n")
     program = "import sys; from polydistill.report.compared import compare_runs; from pathlib import Path\n"

@@ -41,6 +41,7 @@ def run(*words) -> str:
     return done.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kind"), [("specialists", "task_prior"), ("identical", "uniform"), ("corrupted", "task_prior")]
 )
@@ -64,6 +65,7 @@ def test_the_stack_that_is_recommended(tmp_path, name, kind):
     assert max(len(line) for line in said.splitlines() if line[:1] in "│┃") <= 80
 
 
+@pytest.mark.slow
 def test_where_no_teacher_knows_the_texts_no_stack_is_written(tmp_path):
     path, found = written(tmp_path, "strangers"), tmp_path / "found.json"
     before = path.read_text()
@@ -75,6 +77,7 @@ def test_where_no_teacher_knows_the_texts_no_stack_is_written(tmp_path):
     assert json.loads(found.read_text())["unknown"] > 0.1
 
 
+@pytest.mark.slow
 def test_without_tasks_the_context_decides(tmp_path):
     path = written(tmp_path, "specialists", tasks=[])
     found = tmp_path / "found.json"
@@ -191,6 +194,7 @@ def test_teachers_that_cannot_be_stored_are_asked_in_every_run(change):
     assert not can_be_cached(RunConfig.model_validate(plain | {"weighting": []} | change))
 
 
+@pytest.mark.slow
 def test_a_student_with_adapters_is_looked_at_as_it_stands(tmp_path):
     path = written(tmp_path, "identical", student={"model": str(tmp_path / "student"), "lora": {"r": 2}})
     assert "averaging is enough" in run("recommend", path)
