@@ -27,7 +27,7 @@ test-fast: $(VENV)/.dev
 	$(call beside_check,-m "not slow and not long")
 
 # At most 30 minutes, test by test, since some files would keep one process busy alone; pytest says 5 when there are no
-# such tests. With POLYDISTILL_ALL=1 also those that only evidence needs: every stranger, not one in three.
+# such tests. With POLYDISTILL_ALL=1 also what only evidence needs: every stranger, not one in six, and 20,000 steps.
 test-long: $(VENV)/.dev system
 	timeout 1800 $(subst loadfile,worksteal,$(PYTEST)) -m long || test $$? -eq 5
 

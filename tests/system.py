@@ -6,6 +6,8 @@ from collections import Counter
 
 import pytest
 
+EVERYTHING = "POLYDISTILL_ALL" in os.environ
+"""Long tests at the length that evidence wants."""
 REQUIRED = os.environ.get("POLYDISTILL_REQUIRE_ALL", "0") not in ("", "0")
 MISSING = "not on this machine: "
 PROGRAMS = {

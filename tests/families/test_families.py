@@ -35,7 +35,7 @@ NAMES = [
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES, scope="module")  # one family after the other: each has modules to import
 def test_a_teacher_of_every_family_says_what_its_model_says_or_is_refused_by_name(name):
     model = tiny_models.build(name)
     if name in REFUSED:
@@ -61,7 +61,7 @@ STUDENTS = {"emu3", "mllama", "reformer"} | set(REFUSED)
 @pytest.mark.long
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("name", sorted(set(tiny_models.NAMES) - (LOADED_OTHERWISE - {"emu3", "mllama"})))
+@pytest.mark.parametrize("name", [*(param.values[0] for param in NAMES), "emu3", "mllama"], scope="module")
 def test_a_family_is_right_wherever_it_stands_or_refused_there(name):
     found = sweep.look(name)
     wrong = {where: said for where, said in found.items() if said != sweep.RIGHT}
@@ -71,7 +71,7 @@ def test_a_family_is_right_wherever_it_stands_or_refused_there(name):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES, scope="module")  # one family after the other: each has modules to import
 def test_documents_that_share_a_row_are_read_apart_or_the_class_is_refused_for_packing(name):
     if name in REFUSED:
         return
