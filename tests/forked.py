@@ -2,9 +2,10 @@
 
 A child has its own arguments, environment, folder, output and exit code, and can be killed. It ends as any Python
 program ends, but does not take apart all that it has imported. The parent has run no operation of torch, and has no
-thread of Python's or of torch's, when it forks.
+thread of Python's or of torch's, when it forks. It serves all test processes of a session and ends with the last.
 """
 
+import fcntl
 import json
 import os
 import random
@@ -15,12 +16,13 @@ import subprocess
 import sys
 import time
 import weakref
-from atexit import register
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
+
+import kept
 
 HERE = Path(__file__).parent
 POLYDISTILL = ("-m", "polydistill")
@@ -149,42 +151,69 @@ def _text(file: int) -> str:
 
 @cache
 def _parent() -> socket.socket:
-    """Where to ask for children; the parent ends, with all that are left, when this test process does."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    """Where to ask for children; those that are left end with this test process."""
+    place = os.path.join(os.environ[kept.FOLDER], "parent")
+    ours = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-    known = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "COV_"))}
-    with theirs:
-        process = subprocess.Popen(
-            [sys.executable, str(HERE / "forked.py"), str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            env=known,
-        )
-    register(process.wait, 20)
-    register(ours.close)
+    with open(f"{place}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            ours.connect(place)
+        except OSError:
+            _start(place)
+            ours.connect(place)
     return ours
 
 
-def _serve(channel: socket.socket) -> dict[str, Any]:
+def _start(place: str) -> None:
+    """A parent that listens there."""
+    with suppress(FileNotFoundError):
+        os.unlink(place)
+    known = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "COV_"))}
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
+        listening.bind(place)
+        listening.listen()
+        listening.set_inheritable(True)
+        os.posix_spawn(
+            sys.executable,
+            [sys.executable, str(HERE / "forked.py"), str(listening.fileno())],
+            known,
+            file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)],
+        )
+
+
+def _serve(listening: socket.socket) -> dict[str, Any]:
     """Fork on request and report exit codes; returns in the children, with what each was asked for."""
-    selector, children = selectors.DefaultSelector(), {}
-    selector.register(channel, selectors.EVENT_READ)
+    selector, children, channels = selectors.DefaultSelector(), {}, set()
+    selector.register(listening, selectors.EVENT_READ)
     while True:
         for key, _ in selector.select():
-            if key.fileobj is channel:
+            channel = key.fileobj
+            if channel is listening:
+                asking, _ = listening.accept()
+                channels.add(asking)
+                selector.register(asking, selectors.EVENT_READ)
+            elif channel in channels:
                 message, files, _, _ = socket.recv_fds(channel, 1 << 20, 3)
                 if not message:
-                    for pid, _ in children.values():
-                        os.kill(pid, signal.SIGKILL)
-                    os._exit(0)
+                    selector.unregister(channel)
+                    channels.remove(channel)
+                    channel.close()
+                    for pid, _, of in children.values():
+                        if of is channel:
+                            os.kill(pid, signal.SIGKILL)
+                    if not channels:
+                        os._exit(0)
+                    continue
                 names = [comm.read_text() for comm in Path("/proc/self/task").glob("*/comm")]
                 assert len(names) - names.count("jemalloc_bg_thd\n") == 1, names  # pyarrow's, which bears a fork
                 pid = os.fork()
                 if not pid:
                     selector.close()
-                    channel.close()
-                    for _, asker in children.values():
+                    for _, asker, _ in children.values():
                         asker.close()
+                    for mine in (listening, *channels):
+                        mine.close()
                     os.close(files[0])
                     return {**json.loads(message), "files": files[1:]}
                 asker = socket.socket(fileno=files[0])
@@ -192,12 +221,12 @@ def _serve(channel: socket.socket) -> dict[str, Any]:
                     os.close(file)
                 asker.send(str(pid).encode())
                 watch = os.pidfd_open(pid)
-                children[watch] = pid, asker
+                children[watch] = pid, asker, channel
                 selector.register(watch, selectors.EVENT_READ)
             else:
                 selector.unregister(key.fd)
                 os.close(key.fd)
-                pid, asker = children.pop(key.fd)
+                pid, asker, _ = children.pop(key.fd)
                 code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
                 with asker, suppress(BrokenPipeError):
                     asker.send(str(code).encode())
@@ -258,7 +287,6 @@ def _load() -> None:
     import gc
 
     import cheaper
-    import kept
     import ruamel.yaml.mergevalue
     import scipy.io
     import threadpoolctl

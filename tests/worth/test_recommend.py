@@ -144,7 +144,7 @@ def test_the_recommended_student_leaves_the_bad_teacher_out_and_the_verdict_says
 @pytest.mark.timeout(900)
 def test_the_recommended_student_of_the_demos_teachers_is_as_good_as_the_best(tmp_path, monkeypatch):
     monkeypatch.setenv("POLYDISTILL_CACHE", str(tmp_path / "cache"))
-    teachers, students = TeacherSettings(steps=250), StudentSettings(steps=40)
+    teachers, students = TeacherSettings(steps=120), StudentSettings(steps=40)
     setup = prepare(teachers, students, 0)
     path = leave_run(tmp_path / "demo", setup, setup.held_out, students, teachers, 0)
     run("recommend", path, "--write")
