@@ -135,30 +135,26 @@ def losses_by_task(outcome: Outcome, tasks: int) -> Float[Tensor, "J 2"]:
     return total.index_add_(0, where, both.to(total))
 
 
-def realised_modulus(
-    statistics: Statistics, pipeline: Pipeline, promised: Guarantee, *, error: float = 0.05, sample: int = 128
-) -> Float[Tensor, ""] | None:
+def realised_modulus(statistics: Statistics, pipeline: Pipeline, promised: Guarantee) -> Float[Tensor, ""] | None:
     """How much of the promised modulus is used when evidence is off, as a share of the promise.
 
-    The weights of the first positions are decided twice: as they are, and with all evidence of the first teacher
-    `error` nats better and that of the others `error` worse at every position. In Hilbert distance they may part by at
-    most `2 error sum_s L_s` (sustained), and by `2 R`. Operator state and random numbers stay as they were.
+    The weights of the first 128 positions are decided twice: as they are, and with all evidence of the first teacher
+    0.05 nats better and that of the others 0.05 worse at every position. In Hilbert distance they may part by at
+    most `2 * 0.05 sum_s L_s` (sustained), and by `2 R`. Operator state and random numbers stay as they were.
 
     Args:
         statistics: of a batch, from its first position on.
         pipeline: whom we trust.
         promised: its guarantee.
-        error: nats.
-        sample: positions looked at.
 
     Returns:
         The greatest distance over the promised one, or None when nothing finite above 0 is promised.
     """
-    total = sum(modulus.sustained for modulus in promised.moduli)
+    error, total = 0.05, sum(modulus.sustained for modulus in promised.moduli)
     bound = min(2.0 * error * total, 2.0 * promised.range)
     if statistics.teachers == 1 or not 0.0 < bound < math.inf:
         return None
-    first = statistics.at(slice(0, sample))
+    first = statistics.at(slice(0, 128))
     shift = torch.full((statistics.teachers,), -error, device=first.label_log_prob.device)
     shift[0] = error
     moved = {name: value + (-shift if name in TRUST_FALLS else shift).to(value) for name, value in first.measured()}

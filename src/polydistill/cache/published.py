@@ -280,9 +280,6 @@ def import_cache(
     teacher: str,
     *,
     step: float = 0.25,
-    signal_step: float = 1 / 256,
-    examples_per_shard: int = 256,
-    command: str = "polydistill cache import",
 ) -> Manifest:
     """A cache of one teacher from what another tool has stored.
 
@@ -291,9 +288,6 @@ def import_cache(
         source: what is read.
         teacher: its name in the cache.
         step: log-probabilities are stored within this, nats.
-        signal_step: signals are multiples of this, nats.
-        examples_per_shard: texts of a file.
-        command: for messages.
 
     Raises:
         ImportRefusedError: a row is not what the format says.
@@ -326,9 +320,9 @@ def import_cache(
         cap=max(int(noted.counts.max()) for noted in notes.values()),
         least=0.0,
         step=step,
-        signal_step=signal_step,
+        signal_step=1 / 256,
         backgrounds=1,
-        examples_per_shard=examples_per_shard,
+        examples_per_shard=256,
         batch=1,
         calibration=16384,
     )
@@ -342,4 +336,4 @@ def import_cache(
 
         return lambda: label
 
-    return build(address, plan, texts, lambda: stored, make, Here(), command=command)
+    return build(address, plan, texts, lambda: stored, make, Here(), command="polydistill cache import")

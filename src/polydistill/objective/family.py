@@ -114,7 +114,22 @@ class JSD(Pair):
 
 
 @dataclass(frozen=True)
-class SkewForward(Pair):
+class _Skewed(Pair):
+    """A divergence from a mixture with a share `skew` of what it is a divergence of."""
+
+    skew: float = 0.1
+
+    def __post_init__(self) -> None:
+        _inside("skew", self.skew)
+
+    @property
+    def largest(self) -> float:
+        """`-log skew`."""
+        return -math.log(self.skew)
+
+
+@dataclass(frozen=True)
+class SkewForward(_Skewed):
     """`KL(p || m)`, `m = skew p + (1 - skew) q` (Ko et al. 2024): bounded by `-log skew`, unlike forward KL.
 
     Attributes:
@@ -125,16 +140,6 @@ class SkewForward(Pair):
     2.303
     """
 
-    skew: float = 0.1
-
-    def __post_init__(self) -> None:
-        _inside("skew", self.skew)
-
-    @property
-    def largest(self) -> float:
-        """`-log skew`."""
-        return -math.log(self.skew)
-
     def terms(self, log_p: Rows, log_q: Rows) -> tuple[Rows, Rows]:
         """`dD/dq = -(1 - skew) p/m`."""
         log_m = _mixture(log_p, log_q, self.skew)
@@ -143,7 +148,7 @@ class SkewForward(Pair):
 
 
 @dataclass(frozen=True)
-class SkewReverse(Pair):
+class SkewReverse(_Skewed):
     """`KL(q || m)`, `m = skew q + (1 - skew) p` (Ko et al. 2024): bounded by `-log skew`, unlike reverse KL.
 
     Attributes:
@@ -153,16 +158,6 @@ class SkewReverse(Pair):
     >>> round(SkewReverse(skew=0.1).largest, 3)
     2.303
     """
-
-    skew: float = 0.1
-
-    def __post_init__(self) -> None:
-        _inside("skew", self.skew)
-
-    @property
-    def largest(self) -> float:
-        """`-log skew`."""
-        return -math.log(self.skew)
 
     def terms(self, log_p: Rows, log_q: Rows) -> tuple[Rows, Rows]:
         """`dD/dq = log(q/m) - skew q/m`."""

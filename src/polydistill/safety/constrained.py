@@ -142,13 +142,13 @@ class Constrained:
             sums, counts = sums + totals, counts + wanted.sum(0).double()
         return sums, counts
 
-    def rates(self, step: int, generate: Generate, *, force: bool = False) -> dict[str, float]:
+    def rates(self, step: int, generate: Generate) -> dict[str, float]:
         """Evaluate the constraints on generated text that are due at an optimizer step, and tell the dual."""
         found = {}
         for j in self.carried:
             rate = self.constraints[j]
             assert isinstance(rate, GeneratedRate)
-            if not force and step % rate.every:
+            if step % rate.every:
                 continue
             flags = rate.classify(generate(rate.prompts))
             found[rate.name] = sum(flags) / len(flags)

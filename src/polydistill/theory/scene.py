@@ -21,7 +21,6 @@ def say(
     student: Float[Tensor, "n V"] | None = None,
     positions: Positions | None = None,
     divergence: ForwardKL | ReverseKL | None = None,
-    needs: frozenset[str] = STATISTICS,
 ) -> Outcome:
     """The objective's outcome when teachers say `log_p` and the next tokens are `target`.
 
@@ -32,7 +31,6 @@ def say(
         student: student's logits; uniform when None.
         positions: what is known about the positions; one document without tasks when None.
         divergence: forward KL when None.
-        needs: statistics to measure.
     """
     teachers, _, vocabulary = log_p.shape
     head = Head(torch.eye(vocabulary, dtype=torch.float64))
@@ -44,7 +42,7 @@ def say(
         return torch.full_like(statistics.label_log_prob, 1.0 / teachers).log(), carry
 
     rule = uniform if decide is None else decide
-    return distil(hidden, head, heard, given, rule, divergence or ForwardKL(), needs=needs)
+    return distil(hidden, head, heard, given, rule, divergence or ForwardKL(), needs=STATISTICS)
 
 
 def statistics_of(
@@ -81,16 +79,14 @@ def divergence_of(
     logits: Float[Tensor, "n V"],
     log_p: Float[Tensor, "K n V"],
     log_w: Float[Tensor, "n K"],
-    *,
-    label: Int[Tensor, " n"] | None = None,
 ) -> PointLoss:
     """The objective's value and gradient at given weights, with teachers tempered as the objective does."""
     tempered = (log_p / rule.temperature).log_softmax(-1)
     p = tempered.exp()
     entropy = -torch.where(p > 0, p * tempered, 0.0).sum(-1).T
-    given = torch.zeros(logits.shape[0], dtype=torch.long) if label is None else label
+    label = torch.zeros(logits.shape[0], dtype=torch.long)
     kept = torch.stack([rule.keep(log_own, own) for log_own, own in zip(tempered, p, strict=True)])
-    return rule.evaluate(logits.clone(), kept, entropy, log_w, given, True)
+    return rule.evaluate(logits.clone(), kept, entropy, log_w, label, True)
 
 
 def linear_pool(log_w: Float[Tensor, "n K"], log_p: Float[Tensor, "K n V"]) -> Float[Tensor, "n V"]:

@@ -64,9 +64,9 @@ def at_least(
     return Claim(claim, ">=", measured, bound, tried, measured >= bound - slack * (1.0 + abs(bound)), note)
 
 
-def equal(claim: str, error: float, tried: int = 1, *, slack: float = ROUNDING, note: str = "") -> Claim:
+def equal(claim: str, error: float, tried: int = 1, *, slack: float = ROUNDING) -> Claim:
     """Two computations agree: their greatest difference is `error <= slack`."""
-    return Claim(claim, "<=", error, slack, tried, error <= slack, note)
+    return Claim(claim, "<=", error, slack, tried, error <= slack)
 
 
 def shown(claim: str, number_of_failures: int, tried: int = 1, *, note: str = "") -> Claim:
@@ -241,9 +241,9 @@ class Worst:
         if float(score[best]) > self._score:
             self._score, self.measured, self.bound = float(score[best]), float(measured[best]), float(limit[best])
 
-    def part(self, claim: str, *, note: str = "") -> Claim:
+    def part(self, claim: str) -> Claim:
         """`measured <= bound` in every case that was seen."""
-        return Claim(claim, "<=", self.measured, self.bound, self.tried, not self.violated, note)
+        return Claim(claim, "<=", self.measured, self.bound, self.tried, not self.violated)
 
 
 def normal(shape: tuple[int, ...], generator: torch.Generator) -> Float[Tensor, "..."]:
