@@ -1,10 +1,13 @@
 """Teachers with tokenizers of their own in a real run."""
 
+import copy
+
 import made
 import models
 import pytest
 import torch
 from datasets import Dataset
+from tokenizers import normalizers
 from transformers import LlamaConfig, LlamaForCausalLM
 from trl import DistillationConfig, SFTConfig
 
@@ -16,6 +19,7 @@ from polydistill.run.build import build_teachers
 from polydistill.run.cache import refuse_uncachable
 from polydistill.run.check import check_run
 from polydistill.teachers import ForeignTeacher, VocabularyMismatchError
+from polydistill.teachers.vocabulary import is_same
 from polydistill.training import OnPolicyPolyDistillTrainer, PolyDistillTrainer
 from polydistill.training.hearing import speak_where_awake
 from polydistill.training.sampled import SampledLinearPool
@@ -99,6 +103,43 @@ def test_through_equal_tokenizers_a_teacher_says_what_it_says_itself():
     torch.testing.assert_close(two, (one * allowed) / (one * allowed).sum(-1, keepdim=True), atol=1e-5, rtol=1e-4)
     label = one.gather(1, ids[0, 1:, None]).squeeze(1).log()
     assert float(said.known.label_log_prob.sum()) == pytest.approx(float(label.sum()), abs=0.2)
+
+
+@pytest.mark.parametrize("more", [[], ["<|turn|>", "<|tool|>"]])
+@pytest.mark.parametrize("kind", ["byte-level BPE", "Unigram", "SentencePiece BPE"])
+def test_a_teacher_whose_own_tokenizer_is_the_students_is_taken_as_it_is(tmp_path, kind, more):
+    tokenizer = made.KINDS[kind]()
+    student = copy.deepcopy(tokenizer)
+    student.add_special_tokens({"additional_special_tokens": more})
+
+    def trained(teacher):
+        run = PolyDistillTrainer(
+            model=model(student, 0),
+            teachers={"a": teacher, "b": LocalTeacher("b", model(tokenizer, 2), tokenizer)},
+            weighting=PrefixPosterior(0.1),
+            args=SFTConfig(str(tmp_path), **{**models.SMALL, "max_steps": 2, "logging_steps": 1}),
+            train_dataset=TEXTS,
+            processing_class=student,
+        )
+        run.train()
+        return run
+
+    own, plain = trained(foreign("a", tokenizer)), trained(LocalTeacher("a", model(tokenizer), tokenizer))
+    for one, other in zip(own.model.parameters(), plain.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert [line.get("loss") for line in own.state.log_history] == [x.get("loss") for x in plain.state.log_history]
+    assert own.last_step.off is None
+    assert any("its own tokenizer is the student's, so that nothing is translated" in said for said in own.masked)
+
+
+def test_a_tokenizer_with_one_word_more_is_not_the_students():
+    tokenizer = made.byte_level(300)
+    others = [copy.deepcopy(tokenizer) for _ in range(3)]
+    others[0].add_tokens(["<think>"])  # that word is other tokens for the teacher, and is translated
+    others[1].add_special_tokens({"eos_token": "<|end|>"})  # which goes together with the teacher's own end
+    others[2].backend_tokenizer.normalizer = normalizers.NFC()
+    assert is_same(tokenizer, copy.deepcopy(tokenizer))
+    assert not any(is_same(one, tokenizer) or is_same(tokenizer, one) for one in others)
 
 
 def test_what_has_no_bound_is_refused(tmp_path):

@@ -84,16 +84,20 @@ class ForeignTeacher(Translated, LocalTeacher):  # type: ignore[misc]
             )
         return expand
 
+    @property
+    def heard(self) -> int:
+        """Entries of its own vocabulary that it speaks of."""
+        return min(self.model.get_output_embeddings().weight.shape[0], len(self.spelling.spelled))
+
     def agree_with(self, tokenizer: PreTrainedTokenizerBase, visible: int) -> str | None:
         """As `Translated._put_together`."""
-        heard = min(self.model.get_output_embeddings().weight.shape[0], len(self.spelling.spelled))
         self.kept, self.visible, self.student_tokenizer = 0, visible, tokenizer
-        return self._put_together(tokenizer, visible, heard)
+        return self._put_together(tokenizer, visible, self.heard)
 
     def plain(self) -> LocalTeacher:
         """The same model, asked about its own tokens."""
         made = LocalTeacher(self.name, self.model, self.tokenizer)
-        made.visible = self.pair.heard
+        made.visible = self.heard
         return made
 
     def carried(self) -> bytes:

@@ -1,8 +1,11 @@
 """Vocabulary agreement: distributions can be pooled only when the same id means the same token everywhere."""
 
+import json
 import re
 from collections.abc import Collection, Iterable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
+
+from tokenizers import Tokenizer as Backend
 
 
 @runtime_checkable
@@ -62,6 +65,39 @@ def agree(student: Tokenizer, teacher: Tokenizer, name: str) -> tuple[int, ...]:
         if own is not None:
             apart.append(index)
     return tuple(apart)
+
+
+def is_same(student: Any, teacher: Any) -> bool:
+    """Whether two fast tokenizers make the same ids of every text, so that there is nothing to translate.
+
+    One may have special tokens that the other lacks, unless they begin or end its texts: of a text with one of those
+    neither makes anything of the other's.
+    """
+    told = [_told(tokenizer) for tokenizer in (student, teacher)]
+    if any(one is None for one in told):
+        return False
+    (ours, ours_added), (theirs, theirs_added) = told  # type: ignore[misc]
+    alone = [(student, ours_added, theirs_added), (teacher, theirs_added, ours_added)]
+    shared = ours_added.keys() & theirs_added.keys()
+    return (
+        ours == theirs
+        and all(ours_added[index] == theirs_added[index] for index in shared)
+        and all(
+            added[index]["special"] and index not in {getattr(one, role, None) for role in ROLES if "pad" not in role}
+            for one, added, other in alone
+            for index in added.keys() - other.keys()
+        )
+    )
+
+
+def _told(tokenizer: Any) -> tuple[dict[str, Any], dict[int, dict[str, Any]]] | None:
+    """What the ids of a text follow from, and the added tokens by id; None of a tokenizer that is written in Python."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(backend, Backend):
+        return None
+    told = json.loads(backend.to_str())
+    added = {entry["id"]: entry for entry in told["added_tokens"]}
+    return {key: told[key] for key in ("normalizer", "pre_tokenizer", "post_processor", "decoder", "model")}, added
 
 
 def named(ids: Sequence[int], tokenizer: Tokenizer) -> str:

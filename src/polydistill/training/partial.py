@@ -15,9 +15,10 @@ from polydistill.guarantee import Guarantee
 from polydistill.logprobs import Informed, TeacherOutput
 from polydistill.objective import Divergence, ForwardKL
 from polydistill.pipeline import Pipeline, as_operator
-from polydistill.teachers import ForeignTeacher, Translated
+from polydistill.teachers import ForeignTeacher, Teacher, Translated
 from polydistill.teachers.branched import reads_branches
 from polydistill.teachers.served import ServedTeacher
+from polydistill.teachers.vocabulary import is_same
 from polydistill.training.batch import Batch
 from polydistill.training.placement import Copied
 from polydistill.weighting import Operator
@@ -175,6 +176,19 @@ GIVEN_TEXT_ONLY = (
     "reverse_kl, the default there, has no bound under one; write `training: {mode: off_policy}` and "
     "`objective: {kind: forward_kl}`, or use a teacher with the student's tokenizer"
 )
+
+
+def ordinary(teachers: Sequence[Teacher], tokenizer: Any) -> tuple[list[Teacher], list[str]]:
+    """Teachers with the student's tokenizer under `tokenizer: own` as what they are; and sentences that say so."""
+    same = {id(t) for t in teachers if isinstance(t, ForeignTeacher) and is_same(tokenizer, t.tokenizer)}
+    found = [t.plain() if isinstance(t, ForeignTeacher) and id(t) in same else t for t in teachers]
+    said = [
+        f"teacher {teacher.name!r}: its own tokenizer is the student's, so that nothing is translated: it is taken as "
+        "any other, and `expand` and `positions` mean nothing"
+        for teacher in teachers
+        if id(teacher) in same
+    ]
+    return found, said
 
 
 def counted(teachers: Sequence[object], weighting: Operator | Callable[[Tensor], Tensor]) -> Operator:

@@ -31,7 +31,15 @@ from polydistill.training.gradient.across_groups import AcrossGroups, Split
 from polydistill.training.gradient.across_teachers import AcrossTeachers
 from polydistill.training.hearing import Heard, Method, hear, skipping
 from polydistill.training.overlap import overlap, trusted
-from polydistill.training.partial import counted, fit_foreign, fit_served, foreign_facts, served_among, served_facts
+from polydistill.training.partial import (
+    counted,
+    fit_foreign,
+    fit_served,
+    foreign_facts,
+    ordinary,
+    served_among,
+    served_facts,
+)
 from polydistill.training.placement import Copied, Placement, Sharded, refuse_silent_single
 from polydistill.training.probe import probed
 from polydistill.training.sampled import Sampled
@@ -169,6 +177,7 @@ class Taught(Checkpointed):
 
     def _place_models(self, tokenizer: Any) -> PreTrainedModel:
         """After the student is there: vocabularies agree, state and teachers are where they belong."""
+        self.teachers, said = ordinary(self.teachers, tokenizer)
         refuse_silent_single(self.accelerator)
         refuse_coarse(self.args.device)
         self.pipeline.stack.to(self.args.device)
@@ -186,8 +195,8 @@ class Taught(Checkpointed):
                 raise ModelRefusedError(f"the student: {error}") from error
         rows, tokens = student.get_output_embeddings().weight.shape[0], len(tokens_by_id(tokenizer))
         self.visible = min(rows, tokens)
-        said = [check_rows(rows, tokens, "the student", reserved_ids(tokenizer))]
-        said.append(too_coarse(student, self.args.learning_rate))
+        told = [*said, check_rows(rows, tokens, "the student", reserved_ids(tokenizer))]
+        told.append(too_coarse(student, self.args.learning_rate))
         if rows < tokens:
             rowless = range(rows, tokens)
             student.get_input_embeddings().register_forward_pre_hook(
@@ -196,8 +205,8 @@ class Taught(Checkpointed):
         looks_at_all = self.constraints is not None or self.gradient is not None
         fit_foreign(self.teachers, self.pipeline, self.objective, self.placement, looks_at_all=looks_at_all)
         fit_served(self.teachers, self.pipeline, self.objective, looks_at_all=looks_at_all)
-        said += [teacher.agree_with(tokenizer, self.visible) for teacher in self.teachers]
-        self.masked = [sentence for sentence in said if sentence]
+        told += [teacher.agree_with(tokenizer, self.visible) for teacher in self.teachers]
+        self.masked = [sentence for sentence in told if sentence]
         for sentence in self.masked:
             logger.info(sentence)
         self.teachers = [self.placement.place(teacher, self.accelerator) for teacher in self.teachers]

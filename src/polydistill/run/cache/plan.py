@@ -144,14 +144,16 @@ def cachings(
         labeller = Labeller(teachers, plan, device, tokenizer)
         made.append(Caching(config, where[teachers[0].name], engine or Here(), texts, plan, labeller))
 
-    if same := [teacher for teacher in trainer.teachers if not isinstance(teacher, ForeignTeacher)]:
+    own = [teacher for teacher in trainer.given if isinstance(teacher, ForeignTeacher)]
+    if same := [teacher for teacher in trainer.teachers if teacher.name not in {one.name for one in own}]:
         put(same, plan_of(config, trainer, same, texts, tasks), texts)
-    for teacher in trainer.teachers:
-        if isinstance(teacher, ForeignTeacher):
-            theirs, tokenizer = own_texts(teacher, texts), teacher.carried()
-            plan = plan_of(config, trainer, [teacher], theirs, tasks)
-            own = {"tokenizer": xxhash.xxh3_128_hexdigest(tokenizer), "template": OWN, "vocabulary": teacher.pair.heard}
-            put([teacher.plain()], plan.model_copy(update=own), theirs, tokenizer)
+    for teacher in own:
+        if teacher not in trainer.teachers:  # it has the student's tokenizer, and other students may not
+            teacher.agree_with(trainer.processing_class, trainer.visible)  # type: ignore[arg-type]
+        theirs, tokenizer = own_texts(teacher, texts), teacher.carried()
+        plan = plan_of(config, trainer, [teacher], theirs, tasks)
+        named = {"tokenizer": xxhash.xxh3_128_hexdigest(tokenizer), "template": OWN, "vocabulary": teacher.heard}
+        put([teacher.plain()], plan.model_copy(update=named), theirs, tokenizer)
     return made
 
 
