@@ -9,9 +9,11 @@ import torch
 from tokenizers import Tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from polydistill.cache import Cache, CachedForeignTeacher, FingerprintError, ShardTask
+from polydistill.cache import Cache, CachedForeignTeacher, CachedTeacher, FingerprintError, ShardTask
+from polydistill.cli.cache import described
 from polydistill.config.file import ConfigError, load_config
 from polydistill.config.run import RunConfig
+from polydistill.judging.baselines import _cached
 from polydistill.logprobs import logits_of
 from polydistill.run.build import build_teachers, build_trainer
 from polydistill.run.cache import addresses, build_cache, refuse_unheard, verify_cache
@@ -113,7 +115,9 @@ def test_one_cache_trains_students_of_two_tokenizers(place, cache):
     stored = {"gemma": {"cache": str(cache / "gemma")}}
     for student, others in (("a", {"same": {"cache": str(cache)}}), ("b", {})):
         run = config(place, student, stored | others)
-        facts = "\n".join(check_run(run).facts)
+        found = check_run(run)
+        facts = "\n".join(found.facts)
+        assert "; the evidence of gemma, stored, is off by at most 0.00000050 nat for each" in str(found.promises)
         assert f"teacher 'gemma': cached in {cache}/gemma, 7 examples, " in facts
         assert "bytes per position, in 402 tokens of its own" in facts
         assert "without a counterpart: " in facts
@@ -124,6 +128,25 @@ def test_one_cache_trains_students_of_two_tokenizers(place, cache):
         trainer.train()
         line = trainer.state.log_history[0]
         assert 0.0 < line["distil/translated/gemma/stored"] < 0.01 < line["distil/translated/gemma/all"] <= 1.0
+
+
+def test_what_is_said_of_a_cache_is_about_the_form_that_it_has(cache):
+    said = described(str(cache), Cache(str(cache)).manifest)[-1]
+    assert said == "stored log-probabilities of same are within 0.5 nats; signals within 5e-07 nats"
+    own = described(str(cache / "gemma"), Cache(str(cache / "gemma")).manifest)[-1]
+    assert own.startswith(
+        "stored hidden states of gemma are within 1/65,534 of the largest of their position; what that"
+    )
+    assert own.endswith("; signals within 5e-07 nats")
+
+
+@pytest.mark.slow
+def test_baselines_store_teachers_with_tokenizers_of_their_own(place, live, tmp_path):
+    run = config(place, "a", live | {"same": str(place / "same")})
+    stored = _cached(run, tmp_path / "cache", lambda _: None)
+    trainer = build_trainer(run.model_copy(update={"teachers": stored}))
+    refuse_unheard(trainer)
+    assert [type(teacher) for teacher in trainer.teachers] == [CachedForeignTeacher, CachedTeacher]
 
 
 @pytest.mark.slow

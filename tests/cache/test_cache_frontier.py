@@ -23,7 +23,7 @@ def test_a_run_is_measured_in_every_form(project: Path, tmp_path: Path) -> None:
     assert list(found) == ["c", "a", "b"]
     for points in found.values():
         hidden = {p["settings"]["form"]: p for p in points if "form" in p["settings"]}
-        bits = [hidden[f"hidden{n}"] for n in (4, 8)]
+        bits = [hidden[f"hidden{n}"] for n in (4, 8, 16)]
         assert all(x["kl_mean"] > y["kl_mean"] for x, y in pairwise(bits))
         assert all(x["bytes_per_position"] < y["bytes_per_position"] for x, y in pairwise(bits))
         entries = [p for p in points if "form" not in p["settings"]]

@@ -182,7 +182,8 @@ def test_what_cannot_be_compared_is_refused(tmp_path, monkeypatch, words, says):
 @pytest.mark.parametrize(
     "change",
     [
-        {"teachers": {"a": {"model": "a", "tokenizer": "own"}, "b": "b"}},
+        {"teachers": {"a": {"model": "a", "tokenizer": "own", "expand": 2}, "b": "b"}},
+        {"teachers": {"a": {"model": "a", "tokenizer": "own", "positions": "strict"}, "b": "b"}},
         {"teachers": {"a": {"url": "http://localhost:1/v1", "model": "a"}, "b": "b"}},
         {"data": {"train": "t.jsonl", "streaming": True}, "training": {"max_steps": 3}, "tasks": []},
         {"training": {"mode": "on_policy", "max_steps": 3}},
@@ -190,7 +191,9 @@ def test_what_cannot_be_compared_is_refused(tmp_path, monkeypatch, words, says):
 )
 def test_teachers_that_cannot_be_stored_are_asked_in_every_run(change):
     plain = {"output": "o", "student": "s", "teachers": {"a": "a", "b": "b"}, "data": {"train": "t.jsonl"}}
+    own = {"teachers": {"a": {"model": "a", "tokenizer": "own", "positions": "bound"}, "b": "b"}}
     assert can_be_cached(RunConfig.model_validate(plain | {"weighting": []}))
+    assert can_be_cached(RunConfig.model_validate(plain | {"weighting": []} | own))
     assert not can_be_cached(RunConfig.model_validate(plain | {"weighting": []} | change))
 
 

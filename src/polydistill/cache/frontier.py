@@ -32,7 +32,7 @@ ENTRIES: tuple[Mapping[str, Any], ...] = (
 )
 """Likeliest entries: fields of a plan."""
 
-HIDDEN: tuple[Mapping[str, Any], ...] = tuple({"form": f"hidden{bits}"} for bits in (4, 8))
+HIDDEN: tuple[Mapping[str, Any], ...] = tuple({"form": f"hidden{bits}"} for bits in (4, 8, 16))
 """Hidden states: how the teacher is stored."""
 
 

@@ -279,8 +279,27 @@ def described(address: str, manifest: Any) -> list[str]:
         f"tasks: {', '.join(plan.tasks)}",
         f"{_size(manifest.size)}: {manifest.size / positions:.1f} bytes per position, {each:.1f} per teacher; "
         f"beside them {_size(manifest.codec.length + sum(h.length for h in manifest.heads.values()))} that all share",
-        f"stored log-probabilities are within {plan.step:g} nats, signals within {plan.signal_step / 2:g}",
+        *_within(plan),
     ]
+
+
+def _within(plan: Any) -> list[str]:
+    """How far off what is stored is at most, by the form in which teachers are."""
+    forms: dict[str, list[str]] = {}
+    for teacher in plan.teachers:
+        forms.setdefault(teacher.form, []).append(teacher.name)
+    said = []
+    for form, names in forms.items():
+        who = ", ".join(names)
+        if form == "entries":
+            said.append(f"log-probabilities of {who} are within {plan.step:g} nats")
+        else:
+            levels = 2 ** (int(form.removeprefix("hidden")) - 1) - 1
+            said.append(
+                f"hidden states of {who} are within 1/{2 * levels:,} of the largest of their position; what that does "
+                "to logits `cache verify` measures beside its bound"
+            )
+    return [f"stored {'; '.join(said)}; signals within {plan.signal_step / 2:g} nats"]
 
 
 def summary(manifest: Any) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from polydistill.records import (
 )
 from polydistill.records.files import read_metrics
 from polydistill.records.paired import Interval, better
-from polydistill.run.cache import build_cache
+from polydistill.run.cache import addresses, build_cache
 from polydistill.run.evaluate import ALL, weighted_mean
 from polydistill.run.identity import located, refuse_stale
 from polydistill.run.train import finished, train_run
@@ -181,12 +181,15 @@ def _without(config: RunConfig, weighting: Sections, ce: float) -> RunConfig:
 
 
 def can_be_cached(config: RunConfig) -> bool:
-    """Whether the teachers are models that can be heard once, on rows that are known before."""
+    """Whether the teachers are models that can be heard once, on rows that are known before.
+
+    Running one further takes the model, and no bound of what is stored is 0.
+    """
     return (
         config.training.mode == "off_policy"
         and not config.data.streamed
         and all(
-            isinstance(section, LocalTeacherConfig) and section.tokenizer != "own"
+            isinstance(section, LocalTeacherConfig) and not section.expand and section.positions != "strict"
             for section in config.teachers.values()
         )
     )
@@ -201,7 +204,11 @@ def _cached(config: RunConfig, place: Path, told: Callable[[str], None]) -> dict
             told(f"stored {progress.done} of {progress.shards} shards")
 
     build_cache(config.model_copy(update={"output": str(place)}), str(place), read=True, progress=tell)
-    return {name: CachedTeacherConfig(cache=str(place)) for name in config.teachers}
+    where, asked = addresses(config, str(place)), config.teachers
+    return {
+        name: CachedTeacherConfig(cache=where[name], positions=getattr(asked[name], "positions", "all"))
+        for name in asked
+    }
 
 
 def _last(folder: Path) -> EvaluationRecord:

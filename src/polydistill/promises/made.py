@@ -326,6 +326,11 @@ def _translated(pipeline: Pipeline, terms: Terms) -> str:
     read = sorted(name.replace("_", " ") for name in pipeline.stack.needs - {"fidelity"})
     but = f"; the weights are those that translated distributions give ({listed(read)})" if read else ""
     but += f"; where its bound is not 0, {listed(strict, 'or')} weighs nothing (`positions: strict`)" if strict else ""
+    if terms.stored_own:
+        but += (
+            f"; the evidence of {listed(terms.stored_own)}, stored, is off by at most {nats_at_most(terms.own_off)} "
+            "nat for each of its own tokens that are whole"
+        )
     seen = "" if terms.probe is None else f", {at_most(terms.probe.translated)} on average on the probe"
     return (
         f"with translated teachers ({listed(terms.translated)}) a target is off by at most the sum over teachers of "

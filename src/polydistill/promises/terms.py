@@ -67,6 +67,8 @@ class Terms:
         absent: names of teachers whose servers may be out, and who are then done without.
         not_whole: names of teachers of whom only some entries are heard: cached or served with a tail.
         translated: names of teachers with tokenizers of their own.
+        stored_own: those of them that are read from a cache.
+        own_off: nats by which the log-probability of a token of their own is off at most, in their evidence.
         quantised: names of teachers whose weights are quantised; how far that moves them nobody knows.
         vocabulary: V; 0 where it is unknown.
         stored: names of teachers that are read from a cache.
@@ -89,6 +91,8 @@ class Terms:
     absent: tuple[str, ...] = ()
     not_whole: tuple[str, ...] = ()
     translated: tuple[str, ...] = ()
+    stored_own: tuple[str, ...] = ()
+    own_off: float = 0.0
     quantised: tuple[str, ...] = ()
     vocabulary: int = 0
     stored: tuple[str, ...] = ()

@@ -7,7 +7,7 @@ from typing import Any
 from jaxtyping import Bool
 from torch import Tensor
 
-from polydistill.cache import CachedTeacher
+from polydistill.cache import CachedForeignTeacher, CachedTeacher
 from polydistill.cache.label import SIGNALS
 from polydistill.certification.pools import certified_pool
 from polydistill.logprobs import Informed, TeacherOutput
@@ -32,6 +32,7 @@ def terms_of(objective: Divergence | Sampled, trainer: Any = None) -> Terms:
 
 def _heard(terms: Terms, trainer: Any) -> Terms:
     served = [teacher for teacher in trainer.teachers if isinstance(teacher, ServedTeacher)]
+    own = [teacher for teacher in trainer.teachers if isinstance(teacher, CachedForeignTeacher)]
     truncated = [t for t in trainer.teachers if isinstance(t, ServedTeacher | CachedTeacher) and t.unknown]
     return replace(
         terms,
@@ -43,6 +44,8 @@ def _heard(terms: Terms, trainer: Any) -> Terms:
         absent=tuple(teacher.name for teacher in served if teacher.on_outage == "drop"),
         not_whole=tuple(teacher.name for teacher in truncated),
         translated=tuple(teacher.name for teacher in trainer.teachers if isinstance(teacher, Translated)),
+        stored_own=tuple(teacher.name for teacher in own),
+        own_off=max((teacher.cache.codec.signal_step / 2 for teacher in own), default=0.0),
         quantised=tuple(teacher.name for teacher in trainer.teachers if getattr(teacher, "quantised", False)),
     )
 
