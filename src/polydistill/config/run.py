@@ -11,7 +11,7 @@ from polydistill.config.cache import CacheConfig
 from polydistill.config.objective import ObjectiveConfig
 from polydistill.config.safety import AnySafety
 from polydistill.config.section import Section, moved
-from polydistill.config.served import ServedTeacherConfig
+from polydistill.config.served import POSITIONS, ServedTeacherConfig
 from polydistill.config.weighting import AnyFactor
 
 
@@ -42,13 +42,6 @@ class ModelConfig(Section):
         return self.model
 
 
-_positions: Any = Field(
-    default="all",
-    description="with a tokenizer of its own, where it counts: at all positions as ever, by 1 less the bound of its "
-    "translation, or at those alone where the bound is 0",
-)
-
-
 class LocalTeacherConfig(ModelConfig):
     """A teacher that is a model in this process."""
 
@@ -61,7 +54,7 @@ class LocalTeacherConfig(ModelConfig):
         description="with a tokenizer of its own: tokens per position, on average, behind which it is run one token "
         "further; more of them make the bound of the translation smaller, and cost as many tokens of the teacher",
     )
-    positions: Literal["all", "bound", "strict"] = _positions
+    positions: Literal["all", "bound", "strict"] = POSITIONS
 
     @model_validator(mode="after")
     def _is_translated(self) -> "LocalTeacherConfig":
@@ -84,7 +77,7 @@ class CachedTeacherConfig(Section):
     verify: Literal["all", "touched"] = Field(
         default="all", description="hash every shard before the run, or each one before its first use"
     )
-    positions: Literal["all", "bound", "strict"] = _positions
+    positions: Literal["all", "bound", "strict"] = POSITIONS
 
     @property
     def source(self) -> str:

@@ -1,10 +1,16 @@
 """A teacher on a server, in the configuration."""
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from polydistill.config.section import Section
+
+POSITIONS: Any = Field(
+    default="all",
+    description="with a tokenizer of its own, where it counts: at all positions as ever, by 1 less the bound of its "
+    "translation, or at those alone where the bound is 0",
+)
 
 
 class ExpertServedConfig(Section):
@@ -23,13 +29,22 @@ class ExpertServedConfig(Section):
 class ServedTeacherConfig(Section):
     """A teacher behind an OpenAI-compatible server that gives prompt log-probabilities, such as vLLM."""
 
-    gone: ClassVar[dict[str, str]] = {"patience": "is now teachers.NAME.expert, with the same keys"}
+    gone: ClassVar[dict[str, str]] = {
+        "patience": "is now teachers.NAME.expert, with the same keys",
+        "expand": "runs the model itself, which is at the server: leave it out, or name the model instead",
+    }
 
     url: str = Field(description="up to and with /v1; no user, password or query in it")
     model: str = Field(description="as the server calls it")
     top_logprobs: int = Field(
         default=20, ge=1, description="entries per position; the server limits them (vLLM: --max-logprobs)"
     )
+    tokenizer: str = Field(
+        default="student",
+        description="the student's; or its own, whose tokens are translated through their bytes: `own`, the one that "
+        "comes with `model`, or a folder or hub id",
+    )
+    positions: Literal["all", "bound", "strict"] = POSITIONS
     api_key_env: str | None = Field(default=None, description="NAME of the environment variable with the key")
     proxy: str | None = Field(
         default=None, description="http://host:port to ask through; those of the environment are not used"
@@ -48,6 +63,12 @@ class ServedTeacherConfig(Section):
     def source(self) -> str:
         """Where it comes from."""
         return f"{self.model} at {self.url}"
+
+    @model_validator(mode="after")
+    def _is_translated(self) -> "ServedTeacherConfig":
+        if self.positions != "all" and self.tokenizer == "student":
+            raise ValueError("`positions` is there for teachers with `tokenizer: own`: nothing else is translated")
+        return self
 
     @model_validator(mode="after")
     def _hides_nothing(self) -> "ServedTeacherConfig":

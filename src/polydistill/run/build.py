@@ -22,7 +22,7 @@ from polydistill.run.build_safety import build_constraints, build_severity
 from polydistill.run.student import DTYPES, build_student, refuse_targets
 from polydistill.teachers import ForeignTeacher, LocalTeacher, Teacher
 from polydistill.teachers.local import reason_of
-from polydistill.teachers.served import Patience, ServedTeacher
+from polydistill.teachers.served import Patience, ServedForeignTeacher, ServedTeacher
 from polydistill.training.gradient.across_groups import AcrossGroups, Critical, Labels
 from polydistill.training.gradient.across_teachers import AcrossTeachers
 from polydistill.training.off_policy import PolyDistillTrainer
@@ -101,6 +101,8 @@ def _teacher(name: str, section: c.AnyTeacher, config: c.RunConfig, opened: dict
             )
         return CachedTeacher(name, cache, section.teacher)
     if isinstance(section, ServedTeacherConfig):
+        if section.tokenizer != "student" and config.training.mode == "on_policy":
+            raise ConfigError(f"teachers.{name}.tokenizer: {GIVEN_TEXT_ONLY}")
         return _served(name, section)
     foreign = section.tokenizer == "own"
     if foreign and config.training.mode == "on_policy":
@@ -117,19 +119,20 @@ def _teacher(name: str, section: c.AnyTeacher, config: c.RunConfig, opened: dict
 
 
 def _served(name: str, section: ServedTeacherConfig) -> ServedTeacher:
-    return ServedTeacher(
-        name,
-        section.url,
-        section.model,
-        top_logprobs=section.top_logprobs,
-        api_key_env=section.api_key_env,
-        proxy=section.proxy,
-        on_outage=section.on_outage,
-        tempered=section.tempered,
-        patience=Patience(**section.expert.model_dump()),
-        concurrency=section.concurrency,
-        body_limit=section.body_limit_mib * 2**20,
-    )
+    options: dict[str, Any] = {
+        "top_logprobs": section.top_logprobs,
+        "api_key_env": section.api_key_env,
+        "proxy": section.proxy,
+        "on_outage": section.on_outage,
+        "tempered": section.tempered,
+        "patience": Patience(**section.expert.model_dump()),
+        "concurrency": section.concurrency,
+        "body_limit": section.body_limit_mib * 2**20,
+    }
+    if section.tokenizer == "student":
+        return ServedTeacher(name, section.url, section.model, **options)
+    own = section.model if section.tokenizer == "own" else section.tokenizer
+    return ServedForeignTeacher(name, section.url, section.model, tokenizer=own, positions=section.positions, **options)
 
 
 def sft_config(config: c.RunConfig) -> SFTConfig:

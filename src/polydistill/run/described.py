@@ -18,7 +18,7 @@ from polydistill.data.context import COLUMNS
 from polydistill.records import CONFIG, write_whole
 from polydistill.safety import Ordered, Tilt, Veto
 from polydistill.teachers import LocalTeacher, Teacher
-from polydistill.teachers.served import ServedTeacher
+from polydistill.teachers.served import ServedForeignTeacher, ServedTeacher
 from polydistill.training.on_policy import OnPolicyPolyDistillTrainer
 from polydistill.training.sampled import SampledLinearPool, SampledLogPool
 from polydistill.training.taught import Taught
@@ -114,6 +114,8 @@ def _teacher(teacher: Teacher) -> dict[str, Any]:
         address = teacher.address
         more: dict[str, Any] = {"on_outage": teacher.on_outage, "tempered": teacher.tempered}
         more |= {"api_key_env": address.api_key_env, "proxy": address.proxy}
+        if isinstance(teacher, ServedForeignTeacher):
+            more |= {"tokenizer": teacher.tokenizer.name_or_path, "positions": teacher.positions}
         return {"url": address.url, "model": teacher.model, "top_logprobs": teacher.k, **more}
     raise _NotWrittenError("it is an object in Python; name its folder instead, and it can be loaded again")
 

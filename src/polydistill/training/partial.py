@@ -17,7 +17,7 @@ from polydistill.objective import Divergence, ForwardKL
 from polydistill.pipeline import Pipeline, as_operator
 from polydistill.teachers import ForeignTeacher, Teacher, Translated
 from polydistill.teachers.branched import reads_branches
-from polydistill.teachers.served import ServedTeacher
+from polydistill.teachers.served import ServedForeignTeacher, ServedTeacher
 from polydistill.teachers.vocabulary import is_same
 from polydistill.training.batch import Batch
 from polydistill.training.placement import Copied
@@ -180,8 +180,9 @@ GIVEN_TEXT_ONLY = (
 
 def ordinary(teachers: Sequence[Teacher], tokenizer: Any) -> tuple[list[Teacher], list[str]]:
     """Teachers with the student's tokenizer under `tokenizer: own` as what they are; and sentences that say so."""
-    same = {id(t) for t in teachers if isinstance(t, ForeignTeacher) and is_same(tokenizer, t.tokenizer)}
-    found = [t.plain() if isinstance(t, ForeignTeacher) and id(t) in same else t for t in teachers]
+    kinds = (ForeignTeacher, ServedForeignTeacher)
+    same = {id(t) for t in teachers if isinstance(t, kinds) and is_same(tokenizer, t.tokenizer)}
+    found = [t.plain() if isinstance(t, kinds) and id(t) in same else t for t in teachers]
     said = [
         f"teacher {teacher.name!r}: its own tokenizer is the student's, so that nothing is translated: it is taken as "
         "any other, and `expand` and `positions` mean nothing"

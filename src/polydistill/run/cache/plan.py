@@ -83,6 +83,11 @@ def refuse_uncachable(config: c.RunConfig) -> None:
                 f"teachers.{name}.expand: it runs the teacher behind tokens that no text holds, for which the model "
                 "itself is needed while a student learns; leave it out to store what the teacher says of the texts"
             )
+        if isinstance(section, c.ServedTeacherConfig) and section.tokenizer != "student":
+            raise ConfigError(
+                f"teachers.{name}.tokenizer: what a server says in tokens of its own is not stored; name the model, or "
+                "ask the server in every run"
+            )
     if unknown := sorted(set(config.cache.expert.forms) - set(config.teachers)):
         known = ", ".join(config.teachers)
         raise ConfigError(f"cache.expert.forms: there is no teacher {unknown[0]!r}; there are {known}")

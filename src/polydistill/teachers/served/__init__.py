@@ -2,7 +2,18 @@
 
 from polydistill.teachers.served.address import Address, Patience
 from polydistill.teachers.served.client import Client, OutageError, RefusedError
+from polydistill.teachers.served.foreign import ServedForeignTeacher
 from polydistill.teachers.served.lost import Lost, TeacherLostError
 from polydistill.teachers.served.teacher import ServedTeacher
 
-__all__ = ["Address", "Client", "Lost", "OutageError", "Patience", "RefusedError", "ServedTeacher", "TeacherLostError"]
+__all__ = [
+    "Address",
+    "Client",
+    "Lost",
+    "OutageError",
+    "Patience",
+    "RefusedError",
+    "ServedForeignTeacher",
+    "ServedTeacher",
+    "TeacherLostError",
+]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from polydistill.logprobs import Sparse
@@ -49,6 +49,7 @@ class Entries:
         log_cap: log of the most that an entry outside the k likeliest can have.
         best: the two largest log-probabilities, or one where k = 1.
         tail: mass of what is not named.
+        named: entries of `said` that the server named; others fill rows up, with their even share of the tail.
         foreign: named entries that the student's vocabulary does not have; they count as tail.
     """
 
@@ -57,6 +58,7 @@ class Entries:
     log_cap: Float[Tensor, " n"]
     best: Float[Tensor, "n m"]
     tail: Float[Tensor, " n"]
+    named: Bool[Tensor, "n S"]
     foreign: int
 
 
@@ -183,7 +185,7 @@ def _packed(rows: list[_Row], ids: Sequence[int], k: int, vocabulary: int) -> En
     said, tail = spread_tail(entry, log_p.clamp_max(0.0), missing, vocabulary)
     values: Int[Tensor, "n k"] | Float[Tensor, "n k"] = torch.tensor([row.log_p[:k] for row in rows]).clamp_max(0.0)
     follows = torch.tensor([row.follows for row in rows])
-    return Entries(said, follows, values[:, -1], values[:, :2], tail, foreign)
+    return Entries(said, follows, values[:, -1], values[:, :2], tail, ~missing, foreign)
 
 
 def _choice(content: Any, models: Sequence[str], refuse: Callable[[str], RefusedError]) -> dict[str, Any]:

@@ -148,7 +148,7 @@ class ServedTeacher:
         except OtherTokensError as error:
             raise VocabularyMismatchError(
                 f"teacher {self.name!r} has another vocabulary than the student: {error}; teachers and student must "
-                "share a tokenizer"
+                "share a tokenizer, or the teacher has `tokenizer: own`"
             ) from error
         except (OutageError, RefusedError) as error:
             raise self._named(error) from error
@@ -195,17 +195,21 @@ class ServedTeacher:
                 used.
         """
         asked = sequences(input_ids, attention_mask, rows)
+        heard = self._heard([one.ids for one in asked])
+        self._same_model()
+        return self._assembled(asked, heard, rows)
+
+    def _heard(self, texts: Sequence[list[int]]) -> list[Entries]:
+        """What the server says of each text."""
         try:
-            bodies = self._sent([{"prompt": one.ids} for one in asked])
+            bodies = self._sent([{"prompt": ids} for ids in texts])
         except OutageError as error:
             if self.on_outage != "drop":
                 raise self._named(error) from error
             raise TeacherLostError(str(self._named(error)), self._visible(), self._lost) from error
         except TeacherUnavailableError as error:
             raise self._named(error) from error
-        heard = [self._read(b, one.ids) for b, one in zip(bodies, asked, strict=True)]
-        self._same_model()
-        return self._assembled(asked, heard, rows)
+        return [self._read(body, ids) for body, ids in zip(bodies, texts, strict=True)]
 
     def _same_model(self) -> None:
         """Ask the first text again now and then: what is served under a name can change.

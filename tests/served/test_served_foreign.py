@@ -1,0 +1,131 @@
+"""Teachers on servers with tokenizers of their own, in processes of their own."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import servers
+import torch
+
+sys.path.append(str(Path(__file__).parents[1] / "alignment"))
+
+import made
+from test_foreign_cache import config, saved, spoken
+
+from polydistill.config.file import ConfigError
+from polydistill.run.build import build_teachers, build_trainer
+from polydistill.run.cache import refuse_uncachable
+from polydistill.run.check import check_run
+from polydistill.teachers import ForeignTeacher, TeacherUnavailableError, VocabularyMismatchError
+from polydistill.teachers.served import Patience, ServedForeignTeacher, ServedTeacher, TeacherLostError
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("served-foreign")
+    for seed, (name, tokenizer) in enumerate({"a": made.byte_level(300), "own": made.unigram()}.items()):
+        saved(folder, name, tokenizer, seed)
+    lines = [{"text": line * 2} for line in made.TEXT[:7]]
+    (folder / "data.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def at(place):
+    with servers.polydistill_serve(place / "own", "--top-logprobs-limit", "400") as url:
+        yield url
+
+
+def test_what_a_server_says_of_its_own_tokens_is_within_its_bound_of_what_the_model_says(place, at):
+    live, student = ForeignTeacher.load("own", str(place / "own")), made.byte_level(300)
+    q, alone, exact = spoken(live, student)
+    worst = []
+    for k in (len(made.unigram()), 20, 2):
+        teacher = ServedForeignTeacher("own", at, servers.MODEL, tokenizer=str(place / "own"), top_logprobs=k)
+        p, error, label = spoken(teacher, student)
+        apart = (p - q).abs().sum(-1) / 2
+        assert bool((apart <= error + 1e-5).all())
+        worst.append(float((error - alone).mean()))
+        if k > 20:
+            torch.testing.assert_close(p, q, atol=1e-4, rtol=0.0)
+            torch.testing.assert_close(label, exact, atol=1e-3, rtol=0.0)
+            torch.testing.assert_close(error, alone, atol=1e-3, rtol=0.0)
+    assert worst == sorted(worst)
+    assert worst[-1] > 0.01
+    assert float(teacher.errors()["stored"].mean()) > 0.01
+
+
+def test_a_run_is_taught_by_it(place, at):
+    served = {"url": at, "model": servers.MODEL, "tokenizer": str(place / "own"), "positions": "bound"}
+    run = config(place, "a", {"own": served, "same": str(place / "a")})
+    facts = "\n".join(check_run(run).facts)
+    assert "teacher 'own' has a tokenizer of its own" in facts
+    assert "special tokens: <pad> for <pad>" in facts
+    assert "the bound is about text as its tokenizer writes it and as the server answers" in facts
+    trainer = build_trainer(run)
+    trainer.train()
+    line = trainer.state.log_history[0]
+    assert 0.0 < line["distil/translated/own/stored"] <= line["distil/translated/own/all"] <= 1.0
+    assert line["distil/served/own/unnamed_mass"] > 0.0
+
+
+def test_a_server_of_the_students_tokenizer_is_asked_about_the_students_tokens(place):
+    teacher = {"url": "http://localhost:1/v1", "model": servers.MODEL, "tokenizer": str(place / "a")}
+    (found,) = build_teachers(config(place, "a", {"own": teacher})).values()
+    assert type(found.plain()) is ServedTeacher
+    assert found.plain().describe() == ServedTeacher("own", "http://localhost:1/v1", servers.MODEL).describe()
+
+
+def test_what_does_not_go_is_refused(place, at):
+    teacher = {"url": at, "model": servers.MODEL, "tokenizer": str(place / "own")}
+    run = config(place, "a", {"own": teacher})
+    with pytest.raises(ConfigError, match=r"teachers\.own\.tokenizer: what a server says in tokens of its own is not"):
+        refuse_uncachable(run)
+    on_policy = config(place, "a", {"own": teacher}, training={"mode": "on_policy", "cpu": True})
+    with pytest.raises(ConfigError, match=r"teachers\.own\.tokenizer: .* write `training: {mode: off_policy}`"):
+        build_teachers(on_policy)
+    with pytest.raises(ValueError, match="positions: strict counts where the bound is 0, and a server leaves a little"):
+        build_teachers(config(place, "a", {"own": teacher | {"positions": "strict"}}))
+    with pytest.raises(ValueError, match="`positions` is there for teachers with `tokenizer: own`"):
+        config(place, "a", {"own": {"url": at, "model": servers.MODEL, "positions": "bound"}})
+    with pytest.raises(TeacherUnavailableError, match="the tokenizer 'tiny', in which its server is to be"):
+        build_teachers(config(place, "a", {"own": teacher | {"tokenizer": "own"}}))
+    other = ServedForeignTeacher("own", at, servers.MODEL, tokenizer=made.tiktoken_like())
+    with pytest.raises(VocabularyMismatchError, match="its server reads other tokens than the tokenizer that"):
+        other.agree_with(made.byte_level(300), 300)
+
+
+def test_a_server_that_tells_labels_alone_is_refused_with_what_is_missing(place):
+    def labels_only(server, connection, content, number):
+        told = servers.right_answer(server.scorer, content)
+        told["choices"][0]["prompt_logprobs"] = None
+        servers.say(connection, told)
+
+    with servers.Faulty(labels_only, _scorer(place)).running() as url:
+        teacher = ServedForeignTeacher("own", url, servers.MODEL, tokenizer=made.unigram())
+        with pytest.raises(TeacherUnavailableError, match="it has no prompt_logprobs: this server does not give"):
+            teacher.agree_with(made.byte_level(300), 300)
+
+
+def test_while_its_server_is_out_it_says_nothing_of_the_students_tokens(place):
+    patience = Patience(attempts=1, outage_s=1)
+    with servers.Faulty(servers.out_when(lambda number: number > 0), _scorer(place)).running() as url:
+        own = {"tokenizer": made.unigram(), "on_outage": "drop", "patience": patience, "top_logprobs": 5}
+        teacher, student = ServedForeignTeacher("own", url, servers.MODEL, **own), made.byte_level(300)
+        teacher.agree_with(student, len(student))
+        ids = student(["there they then"], return_tensors="pt")["input_ids"]
+        with pytest.raises(TeacherLostError) as lost:
+            teacher.speak(ids, torch.ones_like(ids), torch.arange(3))
+        ids = ids.repeat(1, 20)  # the server takes 64
+        with pytest.raises(TeacherUnavailableError, match="with the end, and its server takes up to 63; lower"):
+            teacher.speak(ids, torch.ones_like(ids), torch.arange(3))
+    said = lost.value.without(3)
+    assert (len(said), said.vocabulary, teacher.tally.lost) == (3, 300, 3)
+
+
+def _scorer(place):
+    from polydistill.serve import Scorer
+    from polydistill.teachers import LocalTeacher
+
+    return Scorer(LocalTeacher.load(servers.MODEL, str(place / "own")))
