@@ -55,7 +55,6 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/bandit -q -ll -c pyproject.toml -r src
 
 # A browser and a compiler, where they are missing and can be installed.
 system:

@@ -96,8 +96,8 @@ def render(run: Run) -> str:
         duration=duration,
         data=visible_tree({figure.name: figure.as_plotly() for figure in every}),
         # Files of our own and plotly's, and nothing that a run says.
-        style=Markup(_asset("page.css")),  # nosec B704
-        scripts=[Markup(script) for script in scripts],  # nosec B704
+        style=Markup(_asset("page.css")),  # noqa: S704
+        scripts=[Markup(script) for script in scripts],  # noqa: S704
         policy=" ".join(f"'{_hash(script)}'" for script in scripts),
     )
 
