@@ -21,7 +21,7 @@ def polydistill(*arguments: object) -> str:
     return done.output
 
 
-@pytest.mark.slow
+@pytest.mark.long  # the harness is imported
 @pytest.mark.timeout(300)
 @pytest.mark.filterwarnings("ignore")  # the harness's
 def test_student_before_and_teachers_on_tasks_that_need_no_network(finished, tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_student_before_and_teachers_on_tasks_that_need_no_network(finished, tmp
     assert "6 documents" in said
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_there_is_not_is_said_in_one_sentence(finished) -> None:
     with pytest.raises(ConfigError, match="has no task 'no_such_task'"):
         benchmark_run(finished[0], ["no_such_task"])

@@ -16,7 +16,7 @@ def graphs(*words, timeout=250):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_weights_are_one_graph_for_chunks_of_all_lengths_unless_a_users_rule_looks_at_numbers():
     found = graphs()
