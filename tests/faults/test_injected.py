@@ -59,6 +59,7 @@ def test_the_doctor_finds_nothing_where_nothing_is_wrong(whole: Path, tmp_path: 
     assert CliRunner().invoke(app, ["doctor", str(tmp_path)]).exit_code != 0
 
 
+@pytest.mark.slow
 def test_the_doctor_says_first_what_is_to_be_mended_first(whole: Path, tmp_path: Path) -> None:
     import shutil
 
