@@ -8,6 +8,7 @@ from polydistill.alignment.path import NoCounterpartError, Path, Place, Reading,
 from polydistill.alignment.reader import Reader
 from polydistill.alignment.spelling import NoBytesError, Spelling
 from polydistill.alignment.stated import Stated
+from polydistill.alignment.turns import Turns
 
 __all__ = [
     "TERMS",
@@ -25,6 +26,7 @@ __all__ = [
     "Reading",
     "Spelling",
     "Stated",
+    "Turns",
     "branch",
     "evidence",
     "joined",

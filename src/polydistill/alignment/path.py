@@ -120,7 +120,7 @@ class Reading:
 
     tokens: list[int] = field(default_factory=list)
     size: int = 0
-    runs: list["_Run"] = field(default_factory=list)
+    runs: list["Run"] = field(default_factory=list)
     between: list[tuple[int, int, int | None]] = field(default_factory=list)
 
     def path(self, pair: Pair) -> Path:
@@ -129,7 +129,7 @@ class Reading:
         for at, row, special in self.between:
             path.places[at] = Place((Cover(row, b"", pair.after(b"")),), special=special)
         for run in self.runs:
-            for number in range(0 if run.at else 1, len(run.own) + 1):
+            for number in range(0 if run.at else 1, len(run.own) + run.closes):
                 if 0 <= run.marks[number] <= run.reach:
                     path.places[run.at + number - 1] = run.place(number)
         return path
@@ -178,8 +178,8 @@ def read(pair: Pair, ids: Sequence[int], opening: Sequence[int], further: str = 
         elif at or "bos" not in says:
             raise NoCounterpartError(
                 f"the data contain the special token {says[-1] if says else ids[at]!r}, for which it has none of that "
-                "role or name; templates of turns that differ are not translated: write the text without it, or use a "
-                "teacher with the student's template"
+                "role or name; only conversations in the student's chat template are read in its own, where both have "
+                "one: write the text without it, or use a teacher with the student's template"
             )
         after = ids[at + 1] if at + 1 < len(ids) else None
         if found.tokens and (after is None or pair.student.spelled[after] is None):
@@ -188,7 +188,7 @@ def read(pair: Pair, ids: Sequence[int], opening: Sequence[int], further: str = 
     return found
 
 
-def _run(pair: Pair, own: list[int], at: int, first: int, further: str, special: int | None) -> "_Run | None":
+def _run(pair: Pair, own: list[int], at: int, first: int, further: str, special: int | None) -> "Run | None":
     """Text between special tokens; None where the teacher cannot read it."""
     parts = [pair.student.spelled[i] or b"" for i in own]
     whole = b"".join(parts)
@@ -202,11 +202,11 @@ def _run(pair: Pair, own: list[int], at: int, first: int, further: str, special:
     marks = [offset + mark for mark in boundaries(parts)]
     borders = boundaries([pair.teacher.spelled[token] or b"" for token in tokens])
     stream = pair.teacher.join(tokens) or b""
-    return _Run(pair, tokens, words, borders, stream, first, own, marks, offset + cut, at, special)
+    return Run(pair, tokens, words, borders, stream, first, own, marks, offset + cut, at, special)
 
 
 @dataclass(frozen=True)
-class _Run:
+class Run:
     """Text of the teacher, and the student's.
 
     Attributes:
@@ -220,6 +220,7 @@ class _Run:
         reach: bytes of the stream that are whole characters of the student's.
         at: place of the first of the student's tokens in the row.
         special: teacher token that comes next where that is no text.
+        closes: the place behind it is one.
     """
 
     pair: Pair
@@ -233,6 +234,7 @@ class _Run:
     reach: int
     at: int
     special: int | None
+    closes: bool = True
 
     def place(self, number: int) -> Place | None:
         """Behind so many tokens of the student; None where nothing speaks there."""

@@ -55,8 +55,8 @@ class CachedForeignTeacher(Translated):
             )
         self.stored = CachedTeacher(name, cache, teacher)
         self.name, self.cache, self.positions = name, cache, positions
-        tokenizer, self.opening = tokenizer_from(cache.codec.tokenizer)
-        self.spelling = self._spelled(tokenizer, "its tokenizer")
+        self.tokenizer, self.opening = tokenizer_from(cache.codec.tokenizer)
+        self.spelling = self._spelled(self.tokenizer, "its tokenizer")
 
     def agree_with(self, tokenizer: Any, visible: int) -> str | None:
         """As every translated teacher's.

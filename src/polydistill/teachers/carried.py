@@ -20,6 +20,8 @@ def tokenizer_bytes(tokenizer: PreTrainedTokenizerBase, opening: list[int]) -> b
     told |= {"truncation": None, "padding": None}
     roles = {role: getattr(tokenizer, f"{role}_token", None) for role in ROLES}
     tree: dict[str, Any] = {"tokenizer": told, "opening": opening, "roles": {k: str(v) for k, v in roles.items() if v}}
+    if template := getattr(tokenizer, "chat_template", None):
+        tree["template"] = template
     return json.dumps(tree, ensure_ascii=False, separators=(",", ":")).encode()
 
 
@@ -28,4 +30,6 @@ def tokenizer_from(data: bytes) -> tuple[PreTrainedTokenizerBase, list[int]]:
     tree = json.loads(data)
     names = {f"{role}_token": token for role, token in tree["roles"].items()}
     raw = Tokenizer.from_str(json.dumps(tree["tokenizer"], ensure_ascii=False))
-    return PreTrainedTokenizerFast(tokenizer_object=raw, **names), tree["opening"]
+    made = PreTrainedTokenizerFast(tokenizer_object=raw, **names)
+    made.chat_template = tree.get("template")
+    return made, tree["opening"]

@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 from weakref import WeakKeyDictionary
 
 import torch
@@ -24,6 +24,7 @@ from polydistill.alignment import (
     Reading,
     Spelling,
     Stated,
+    Turns,
     evidence,
     joined,
     lay,
@@ -49,16 +50,20 @@ class Translated(ABC):
 
     Attributes:
         name: the teacher's name in the stack.
+        tokenizer: its own.
         spelling: its tokenizer as bytes.
         opening: special tokens that it begins a text with.
         pair: its vocabulary and the student's.
+        turns: its chat template and the student's, where they differ.
         positions: what the bound does to its weight.
     """
 
     name: str
+    tokenizer: Any
     spelling: Spelling
     opening: list[int]
     pair: Pair
+    turns: Turns | None = None
     positions: Positions = "all"
     readers: ClassVar[WeakKeyDictionary[PreTrainedTokenizerBase, Reader]] = WeakKeyDictionary()
     """Of students' tokenizers: several teachers ask one."""
@@ -99,13 +104,22 @@ class Translated(ABC):
             own = Reader(self._spelled(tokenizer, "the student's tokenizer"), visible)
             self.readers[tokenizer] = own
         self.pair, self.paths = Pair(Reader(self.spelling, heard), own), {}
+        templates = [getattr(one, "chat_template", None) for one in (self.tokenizer, tokenizer)]
+        apart = all(templates) and templates[0] != templates[1] and not own.spelling.leads
+        self.turns = Turns(self.pair, self.tokenizer, tokenizer) if apart else None
+        told = (
+            "; its chat template is another than the student's: turns go together by role and content, and where "
+            "templates write it says nothing"
+            if apart
+            else ""
+        )
         theirs, ours = self.spelling.special, own.spelling.special
         known = [f"{theirs[one][-1]} for {ours[other][-1]}" for one, other in self.pair.same.items()]
         alone = [says[-1] for index, says in theirs.items() if index not in self.pair.same]
         named = f"; without a counterpart: {', '.join(alone[:5])}{' ...' if len(alone) > 5 else ''}" if alone else ""
         return (
             f"teacher {self.name!r} has a tokenizer of its own ({heard:,} entries) and is translated; special tokens: "
-            f"{', '.join(known) or 'none in common'}{named}"
+            f"{', '.join(known) or 'none in common'}{named}{told}"
         )
 
     @torch.no_grad()
@@ -166,7 +180,8 @@ class Translated(ABC):
             VocabularyMismatchError: a text holds a special token that the teacher has nothing for.
         """
         try:
-            return read(self.pair, text, self.opening, further)
+            turns = None if self.turns is None else self.turns.read(text)
+            return read(self.pair, text, self.opening, further) if turns is None else turns
         except NoCounterpartError as error:
             raise VocabularyMismatchError(f"teacher {self.name!r}: {error}") from error
 

@@ -1,0 +1,157 @@
+"""Chat templates that differ: turns go together by role and content."""
+
+import copy
+
+import made
+import models
+import pytest
+import torch
+from datasets import Dataset
+from test_foreign import model
+from trl import SFTConfig
+
+from polydistill import ForwardKL, Uniform
+from polydistill.alignment.turns import Template
+from polydistill.logprobs import logits_of
+from polydistill.teachers import ForeignTeacher, VocabularyMismatchError
+from polydistill.teachers.carried import tokenizer_bytes, tokenizer_from
+from polydistill.training import PolyDistillTrainer
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+GEMMA = (
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    "{{ '<start_of_turn>' + ('model' if m['role'] == 'assistant' else m['role']) + '\n' + m['content'] | trim }}"
+    "{{ '<end_of_turn>\n' }}{% endfor %}"
+)
+TALK = [
+    {"role": "user", "content": "there they then 1234"},
+    {"role": "assistant", "content": "the sum of two and three is five"},
+    {"role": "user", "content": "a list keeps its order"},
+    {"role": "assistant", "content": "naïve 日本 for item in things"},
+]
+
+
+def spoken(tokenizer, template, *special):
+    """A tokenizer with a chat template."""
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": list(special)})
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def chatml():
+    return spoken(made.byte_level(300), CHATML, "<|im_start|>", "<|im_end|>")
+
+
+def gemma(kind=made.unigram):
+    return spoken(kind(), GEMMA, "<start_of_turn>", "<end_of_turn>")
+
+
+def asked(teacher, student, talk=TALK, cut=None):
+    ids = torch.tensor([student.apply_chat_template(talk, return_dict=False)[:cut]])
+    rows = torch.arange(ids.shape[1] - 1)
+    teacher.agree_with(student, len(student))
+    said = teacher.speak(ids, torch.ones_like(ids), rows)
+    return ids[0], said, logits_of(said, rows).softmax(-1)
+
+
+@pytest.mark.parametrize("kind", [made.unigram, made.tiktoken_like])
+def test_the_teacher_reads_the_turns_in_its_own_template_and_is_asked_about_contents(kind):
+    student, own = chatml(), gemma(kind)
+    teacher = ForeignTeacher("a", model(own), own)
+    ids, said, _ = asked(teacher, student)
+    ((packed, _, _),) = teacher.paths.values()
+    assert packed.tokens == own.apply_chat_template(TALK, return_dict=False)
+    text = [student.decode([i]) for i in ids]
+    silent = [text[i + 1] for i in range(len(ids) - 1) if said.known.fidelity[i] == 0.0]
+    # Its own words are of no concern; how a turn ends is.
+    written = student.apply_chat_template([{"role": t["role"], "content": ""} for t in TALK], tokenize=False)
+    assert "".join(silent) == written.removeprefix("<|im_start|>").replace("<|im_end|>", "")
+    ends = [i - 1 for i in (ids == student.convert_tokens_to_ids("<|im_end|>")).nonzero().flatten().tolist()]
+    assert len(ends) == 4
+    assert bool((said.known.fidelity[ends] > 0.0).all())
+    assert bool((said.known.label_log_prob[ends] < 0.0).all())
+
+
+def test_what_it_says_in_a_turn_is_what_it_says_there_in_its_own_template():
+    student, own = chatml(), gemma(lambda: made.byte_level(300))
+    teacher = ForeignTeacher("a", model(own), own)
+    ids, said, p = asked(teacher, student)
+    theirs = torch.tensor([own.apply_chat_template(TALK, return_dict=False)])
+    q = teacher.model(input_ids=theirs).logits[0].softmax(-1).detach()
+    mine = (ids[:-1] < 300) & (said.known.fidelity > 0.0)
+    contents = [own(turn["content"])["input_ids"] for turn in TALK]
+    at = 0
+    for content in contents:
+        here = next(i for i in range(at, len(ids)) if ids[i : i + len(content)].tolist() == content)
+        there = next(i for i in range(theirs.shape[1]) if theirs[0, i : i + len(content)].tolist() == content)
+        for n in range(len(content)):
+            one, other = p[here + n, :300], q[there + n, :300]
+            allowed = one > 1e-12
+            torch.testing.assert_close(
+                one / one.sum(), (other * allowed) / (other * allowed).sum(), atol=1e-5, rtol=1e-3
+            )
+        end = here + len(content) - 1
+        assert float(p[end, student.convert_tokens_to_ids("<|im_end|>")]) > 0.0
+        at = here + len(content)
+    assert bool(mine.any())
+
+
+def test_a_conversation_that_is_cut_off_is_read_as_far_as_it_goes_and_other_text_as_ever():
+    student, own = chatml(), gemma()
+    teacher = ForeignTeacher("a", model(own), own)
+    whole = student.apply_chat_template(TALK, return_dict=False)
+    header = len(student("<|im_start|>user\n")["input_ids"])
+    for cut in range(3, len(whole), 2):
+        asked(teacher, student, cut=cut)
+        (packed, _, _) = list(teacher.paths.values())[-1]
+        read = own.apply_chat_template(TALK, return_dict=False)[:4] if cut >= header else []
+        assert packed.tokens[:4] == read
+    ids = torch.tensor([student("there they then")["input_ids"]])
+    teacher.speak(ids, torch.ones_like(ids), torch.arange(ids.shape[1] - 1))
+    (packed, _, _) = list(teacher.paths.values())[-1]
+    assert own.decode(packed.tokens) == "there they then"
+
+
+def test_turns_are_found_by_what_is_written_around_them():
+    template = Template(chatml())
+    text = b"<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb user\n"
+    assert [(t.role, text[t.begin : t.end]) for t in template.turns(text, [])] == [
+        ("user", b"a"),
+        ("assistant", b"b user\n"),
+    ]
+    assert template.turns(b"plain text", []) is None
+    assert Template(gemma()).around(("system", "user")) is None
+
+
+def test_a_conversation_that_its_template_does_not_take_is_refused():
+    student, own = chatml(), gemma()
+    teacher = ForeignTeacher("a", model(own), own)
+    with pytest.raises(VocabularyMismatchError, match="a conversation of system, user, assistant, which its chat temp"):
+        asked(teacher, student, [{"role": "system", "content": "be good"}, *TALK[:2]])
+
+
+def test_a_template_is_carried_with_its_tokenizer():
+    own = gemma()
+    again, _ = tokenizer_from(tokenizer_bytes(own, []))
+    assert again.apply_chat_template(TALK, tokenize=False) == own.apply_chat_template(TALK, tokenize=False)
+
+
+def test_a_run_on_conversations_is_taught_by_a_teacher_with_another_template(tmp_path):
+    student, own = chatml(), gemma()
+    run = PolyDistillTrainer(
+        model=model(student, 0),
+        teachers={"a": ForeignTeacher("a", model(own), own)},
+        weighting=Uniform(),
+        objective=ForwardKL(ce=0.25),
+        args=SFTConfig(str(tmp_path), **{**models.SMALL, "max_steps": 1, "logging_steps": 1, "save_strategy": "no"}),
+        train_dataset=Dataset.from_list([{"messages": TALK}, {"messages": TALK[:2]}] * 2),
+        processing_class=student,
+    )
+    run.train()
+    assert "its chat template is another than the student's: turns go together by role and content" in run.masked[0]
+    line = run.state.log_history[0]
+    assert 0.0 < line["distil/translated/unheard"] < 0.6
