@@ -8,12 +8,15 @@ from torch import Tensor
 
 from polydistill.demo.passages import Passages
 from polydistill.demo.students import Scores, StudentSettings, controls, scores_of
-from polydistill.logprobs import Dense, Informed
+from polydistill.logprobs import Dense, Informed, KnownStatistics, logits_of
 from polydistill.pipeline import Pipeline
 from polydistill.teachers import ForeignTeacher
 
 LOOKED_AT = 24
 """Held-out passages that the run itself and its teachers are judged on; students are judged on all."""
+
+EXPAND = {"prose": 4}
+"""Tokens per position behind which a teacher is run further: a lone space says nothing of the word after it."""
 
 CLOSELY = 25
 """Held-out positions at which every teacher is run behind all that is open."""
@@ -30,7 +33,7 @@ def beside() -> dict[str, Pipeline | None]:
 
 
 class Overheard:
-    """A translated teacher of the run, asked once about a batch for all the students that learn beside it.
+    """A translated teacher of the run, asked once about a text for all the students that learn beside it.
 
     Args:
         teacher: of the run.
@@ -38,19 +41,24 @@ class Overheard:
 
     def __init__(self, teacher: ForeignTeacher) -> None:
         self.name, self.teacher = teacher.name, teacher
-        self.asked: Int[Tensor, "B T"] | None = None
-        self.said: Informed | None = None
+        self.said: dict[tuple[int, ...], tuple[Tensor, ...]] = {}
 
     def speak(
         self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"], rows: Int[Tensor, " N"]
     ) -> Informed:
-        """Distributions at the flattened positions `rows`, the same at every call about a batch."""
-        if self.said is None or self.asked is None or not torch.equal(self.asked, input_ids):
-            said = self.teacher.speak(input_ids, attention_mask, rows)
-            logits = torch.empty(len(rows), said.vocabulary)
-            said.says.write(slice(None), logits)
-            self.asked, self.said = input_ids, Informed(Dense(logits), said.known)
-        return self.said
+        """Distributions at the flattened positions `rows`, none of them a text's last, remembered for later epochs."""
+        texts, length = list(map(tuple, input_ids.tolist())), input_ids.shape[1]
+        if any(text not in self.said for text in texts):
+            asked = torch.arange(input_ids.numel()).view_as(input_ids)[:, :-1].flatten()
+            said = self.teacher.speak(input_ids, attention_mask, asked)
+            logits, known = logits_of(said, torch.arange(len(asked))), said.known
+            assert known.label_log_prob is not None
+            assert known.fidelity is not None
+            parts = [part.split(length - 1) for part in (logits, known.label_log_prob, known.fidelity)]
+            self.said |= zip(texts, zip(*parts, strict=True), strict=True)
+        at = rows - rows // length
+        logits, label, fidelity = (torch.cat(of)[at] for of in zip(*(self.said[text] for text in texts), strict=True))
+        return Informed(Dense(logits), KnownStatistics(label_log_prob=label, fidelity=fidelity))
 
 
 def overheard(teachers: Sequence[object]) -> list[Overheard]:

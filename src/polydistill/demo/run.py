@@ -268,9 +268,11 @@ def leave_run(
         (folder / "data" / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
     settings: dict[str, Any] = {"path": path, "folder": folder.as_posix(), "seed": seed, "length": t.length, "ce": s.ce}
     settings["command"] = COMMAND + " --cross-tokenizer" * setup.cross
-    own = (lambda source: f"{{model: {source}, tokenizer: own}}") if setup.cross else str
     sources = {name: json.dumps(f"{folder.as_posix()}/models/{name}") for name in DOMAINS}
-    settings["teachers"] = "\n".join(f"  {name}: {own(source)}" for name, source in sources.items())
+    if setup.cross:
+        further = {name: f", expand: {most}" for name, most in four.EXPAND.items()}
+        sources = {n: f"{{model: {source}, tokenizer: own{further.get(n, '')}}}" for n, source in sources.items()}
+    settings["teachers"] = "\n".join(f"  {name}: {source}" for name, source in sources.items())
     settings |= {"steps": s.steps, "batch": s.batch, "rate": s.learning_rate, "warm": round(0.05 * s.steps)}
     path.write_text(YAML.format(**settings), encoding="utf-8")
     return path
