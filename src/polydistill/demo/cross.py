@@ -15,7 +15,7 @@ from polydistill.teachers import ForeignTeacher
 LOOKED_AT = 24
 """Held-out passages that the run itself and its teachers are judged on; students are judged on all."""
 
-EXPAND = {"prose": 4}
+EXPAND = {"prose": 8}
 """Tokens per position behind which a teacher is run further: a lone space says nothing of the word after it."""
 
 CLOSELY = 25
