@@ -37,6 +37,7 @@ from polydistill.cache import Cache, CachedForeignTeacher, Here, Labeller, Plan,
 from polydistill.cache.manifest import OWN, DataPlan, TeacherPlan
 from polydistill.config.cache import CacheConfig
 from polydistill.demo.corpus import DOMAINS, read_corpus
+from polydistill.demo.cross import teacher_settings
 from polydistill.demo.passages import draw, train_tokenizer
 from polydistill.demo.teachers import TeacherSettings, small_llama, specialists
 from polydistill.demo.tokenizers import own_tokenizers
@@ -79,7 +80,7 @@ def compared(student: PreTrainedTokenizerFast, own: PreTrainedTokenizerFast, ids
 
 def demo_experts() -> tuple[Experts, PreTrainedTokenizerFast]:
     """The demo's specialists, and its student's tokenizer."""
-    found = specialists(TeacherSettings(), read_corpus(), own=True)
+    found = specialists(teacher_settings(), read_corpus(), own=True)
     load = PreTrainedTokenizerFast.from_pretrained
     return {domain: (model, load(found.folder / domain)) for domain, model in found.models.items()}, found.tokenizer
 

@@ -36,7 +36,7 @@ def contestants() -> dict[str, Pipeline | None]:
 
 def students(seed: int, quick: bool) -> Rows:
     """Nats per held-out token of every student, of all texts and by domain, and its share of the gap."""
-    teachers = TeacherSettings(length=32, size=TINY, steps=4) if quick else TeacherSettings()
+    teachers = TeacherSettings(length=32, size=TINY, steps=4) if quick else cross.teacher_settings()
     settings = StudentSettings(TINY, 1, 1, 1, 1, steps=2, batch=2) if quick else cross.settings()
     closely = {"CLOSELY": 6, "LOOKED_AT": 2} if quick else {"CLOSELY": cross.CLOSELY}
     with TemporaryDirectory() as folder, patch.multiple(cross, **closely):

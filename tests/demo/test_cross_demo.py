@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from polydistill.config.file import load_config
 from polydistill.demo import cross, tokenizers
 from polydistill.demo import run as demo
 from polydistill.demo.corpus import DOMAINS, read_corpus
@@ -20,10 +21,9 @@ STUDENTS = StudentSettings(size=SMALL, whole=1, mixed=1, held_whole=1, held_mixe
 
 @pytest.mark.slow
 def test_teachers_with_tokenizers_of_their_own_teach_and_their_bounds_are_told(tmp_path, monkeypatch):
-    kinds = {domain: partial(train, size=420) for domain, train in tokenizers.KINDS.items()}
     for place, name, value in (
         (demo, "read_corpus", partial(read_corpus, characters=20_000)),
-        (tokenizers, "KINDS", kinds),
+        (tokenizers, "SIZES", dict.fromkeys(DOMAINS, 420)),
         (cross, "CLOSELY", 6),
         (cross, "LOOKED_AT", 2),
     ):
@@ -33,6 +33,8 @@ def test_teachers_with_tokenizers_of_their_own_teach_and_their_bounds_are_told(t
     sizes = {"teacher_settings": TEACHERS, "student_settings": STUDENTS}
     told = demo.run_demo(Path("run"), 0, Console(quiet=True), cross=True, **sizes).as_dict()
     assert set(told["bounds"]) == set(DOMAINS)
+    run = load_config(Path("run") / demo.RUN)
+    assert {name: section.expand for name, section in run.teachers.items()} == {"code": 0, "prose": 4, "arithmetic": 0}
     for found in told["bounds"].values():
         median, most = found["closely"]
         assert 0.0 <= median < found["all"][0]

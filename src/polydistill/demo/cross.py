@@ -8,6 +8,7 @@ from torch import Tensor
 
 from polydistill.demo.passages import Passages
 from polydistill.demo.students import Scores, StudentSettings, controls, scores_of
+from polydistill.demo.teachers import TeacherSettings
 from polydistill.logprobs import Dense, Informed, KnownStatistics, logits_of
 from polydistill.pipeline import Pipeline
 from polydistill.teachers import ForeignTeacher
@@ -15,7 +16,7 @@ from polydistill.teachers import ForeignTeacher
 LOOKED_AT = 24
 """Held-out passages that the run itself and its teachers are judged on; students are judged on all."""
 
-EXPAND = {"prose": 8}
+EXPAND = {"prose": 4}
 """Tokens per position behind which a teacher is run further: a lone space says nothing of the word after it."""
 
 CLOSELY = 25
@@ -24,7 +25,12 @@ CLOSELY = 25
 
 def settings() -> StudentSettings:
     """Fewer passages and steps than with one tokenizer: text that a teacher meets for the first time is translated."""
-    return StudentSettings(whole=20, mixed=7, steps=90, batch=8)
+    return StudentSettings(whole=16, mixed=6, steps=80, batch=8)
+
+
+def teacher_settings() -> TeacherSettings:
+    """Fewer steps, as the time goes into translation."""
+    return TeacherSettings(steps=800)
 
 
 def beside() -> dict[str, Pipeline | None]:

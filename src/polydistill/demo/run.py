@@ -210,7 +210,7 @@ def run_demo(
         others: whom the adaptive student is compared with; `uniform` and `oracle` among them.
         cross: every teacher has a tokenizer of its own.
     """
-    t, clock = teacher_settings or TeacherSettings(), perf_counter()
+    t, clock = teacher_settings or (four.teacher_settings() if cross else TeacherSettings()), perf_counter()
     s = student_settings or (four.settings() if cross else StudentSettings())
     console.print("reading the text of this machine's Python", highlight=False)
     setup = prepare(t, s, seed, console, cross=cross)

@@ -23,7 +23,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from polydistill.demo.corpus import DOMAINS, Corpus
 from polydistill.demo.passages import generation_config, train_tokenizer, windows
-from polydistill.demo.tokenizers import own_tokenizers
+from polydistill.demo.tokenizers import SIZES, own_tokenizers
 from polydistill.logprobs import HiddenStates
 from polydistill.run.progress import Steps
 from polydistill.teachers import head_of, last_hidden_state
@@ -92,14 +92,17 @@ def cache_folder() -> Path:
     return root / "polydistill"
 
 
-def key_of(settings: TeacherSettings, corpus: Corpus) -> str:
-    """Changes with the settings, the text, and the libraries' versions that training depends on."""
+def key_of(settings: TeacherSettings, corpus: Corpus, *, own: bool = False) -> str:
+    """Changes with the settings, the text, and the libraries' versions that training depends on; of teachers with
+    tokenizers of their own, with the sizes of those.
+    """
     parts = {
         "settings": asdict(settings),
         "corpus": corpus.fingerprint,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "tokenizers": tokenizers.__version__,
+        **({"own": dict(SIZES)} if own else {}),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -124,7 +127,7 @@ def specialists(
         own: every teacher has a tokenizer of its own kind and size.
     """
     root = cache_folder() if folder is None else folder
-    kept = root / f"demo-teachers-{'own-' if own else ''}{key_of(settings, corpus)}"
+    kept = root / f"demo-teachers-{'own-' if own else ''}{key_of(settings, corpus, own=own)}"
     seconds = 0.0
     if verify(kept) is not None:
         start = perf_counter()

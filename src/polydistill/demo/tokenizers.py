@@ -17,12 +17,12 @@ def own_tokenizers(corpus: Corpus) -> Mapping[str, PreTrainedTokenizerFast]:
     """By domain; each is learned from the teachers' split of all of them, twice from its own."""
     texts = [(domain, document.text) for domain, all_ in corpus.documents["teacher"].items() for document in all_]
     return {
-        domain: train([text for _, text in texts] + [text for of, text in texts if of == domain])
+        domain: train([text for _, text in texts] + [text for of, text in texts if of == domain], SIZES[domain])
         for domain, train in KINDS.items()
     }
 
 
-def byte_level(texts: Sequence[str], size: int = 3072) -> PreTrainedTokenizerFast:
+def byte_level(texts: Sequence[str], size: int) -> PreTrainedTokenizerFast:
     """Byte-level BPE that joins up to three digits and runs of spaces, as the tiktoken family."""
     raw = Tokenizer(models.BPE())
     pattern = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+"
@@ -41,7 +41,7 @@ def byte_level(texts: Sequence[str], size: int = 3072) -> PreTrainedTokenizerFas
     return _wrapped(raw)
 
 
-def unigram(texts: Sequence[str], size: int = 2560) -> PreTrainedTokenizerFast:
+def unigram(texts: Sequence[str], size: int) -> PreTrainedTokenizerFast:
     """The likeliest cut into pieces, with bytes for what is not known, as T5."""
     raw = Tokenizer(models.Unigram())
     raw.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -59,7 +59,7 @@ def unigram(texts: Sequence[str], size: int = 2560) -> PreTrainedTokenizerFast:
     return _wrapped(raw)
 
 
-def sentencepiece_bpe(texts: Sequence[str], size: int = 3072) -> PreTrainedTokenizerFast:
+def sentencepiece_bpe(texts: Sequence[str], size: int) -> PreTrainedTokenizerFast:
     """BPE in which a space is a letter, with bytes for what is not known, as Llama 2 and Gemma."""
     raw = Tokenizer(models.BPE(byte_fallback=True, unk_token=UNKNOWN, fuse_unk=True))
     raw.normalizer = normalizers.Replace(" ", MARK)
@@ -77,12 +77,15 @@ def sentencepiece_bpe(texts: Sequence[str], size: int = 3072) -> PreTrainedToken
     return _wrapped(Tokenizer.from_str(json.dumps(told)))
 
 
-KINDS: Mapping[str, Callable[[Sequence[str]], PreTrainedTokenizerFast]] = {
+KINDS: Mapping[str, Callable[[Sequence[str], int], PreTrainedTokenizerFast]] = {
     "code": byte_level,
     "prose": unigram,
     "arithmetic": sentencepiece_bpe,
 }
 """Domain -> how its teacher's tokenizer is trained."""
+
+SIZES: Mapping[str, int] = {"code": 3072, "prose": 4096, "arithmetic": 3072}
+"""Domain -> entries. Fewer of the Unigram one's would leave it more words that it begins with a lone space."""
 
 
 def _wrapped(raw: Tokenizer) -> PreTrainedTokenizerFast:
