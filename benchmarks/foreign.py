@@ -10,7 +10,12 @@ the same text again, as in every later epoch.
 
 is about bounds instead: of the demo's own specialists (trained once and kept, minutes) on held-out text, by tokens of
 `expand`; at all positions, and at a few that are looked at closely. With `--student 512 2048 8192` for students of
-other vocabularies, byte pairs learned from the same text as the demo's.
+other vocabularies, byte pairs learned from the same text as the demo's. Any teachers, student and texts:
+
+    python benchmarks/foreign.py --expand 0 8 --teachers gemma=FOLDER code=HUB/NAME --student FOLDER --texts prose=FILE
+
+Without `--texts` these are asked about the demo's held-out text, domain by domain. With `--learn 60`, or in its place,
+students of the demo's size learn so many steps from the texts: from labels only, all teachers, and each alone.
 
     python benchmarks/foreign.py --stored entries hidden8 hidden16
 
@@ -33,21 +38,30 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from polydistill.alignment import Pair
 from polydistill.cache import Cache, CachedForeignTeacher, Here, Labeller, Plan, Text, build
 from polydistill.cache.manifest import OWN, DataPlan, TeacherPlan
 from polydistill.config.cache import CacheConfig
 from polydistill.demo.corpus import DOMAINS, read_corpus
-from polydistill.demo.cross import teacher_settings
+from polydistill.demo.cross import Overheard, teacher_settings
 from polydistill.demo.passages import draw, train_tokenizer
-from polydistill.demo.teachers import TeacherSettings, small_llama, specialists
+from polydistill.demo.students import FLOOR, Control, StudentSettings, adaptive
+from polydistill.demo.teachers import TeacherSettings, cosine, small_llama, specialists, token_losses
 from polydistill.demo.tokenizers import own_tokenizers
 from polydistill.logprobs import logits_of
+from polydistill.objective import ForwardKL
+from polydistill.pipeline import Pipeline
 from polydistill.run.cache import label_with, own_texts
 from polydistill.teachers import ForeignTeacher, LocalTeacher
+from polydistill.training import Batch
+from polydistill.weighting import Uniform
 from polydistill.weighting.token import EXACT
 
 ROUNDS = 3
 LENGTH = 128
+BATCH = 8
+HELD = 24
+"""Passages of each kind that students are judged on."""
 
 Experts = Mapping[str, tuple[PreTrainedModel, PreTrainedTokenizerBase]]
 """Teacher -> its model, and its own tokenizer."""
@@ -85,12 +99,15 @@ def demo_experts() -> tuple[Experts, PreTrainedTokenizerFast]:
     return {domain: (model, load(found.folder / domain)) for domain, model in found.models.items()}, found.tokenizer
 
 
-def demo_texts(student: PreTrainedTokenizerFast, passages: int, *, apart: bool) -> Texts:
-    """Held-out passages of the demo: by domain, or all together with those that change it."""
-    drawn = draw(read_corpus().documents["held_out"], student, LENGTH, passages, 0 if apart else passages, 0)
-    if not apart:
-        return {"all": drawn.ids}
+def demo_texts(student: PreTrainedTokenizerFast, passages: int, split: str = "held_out") -> Texts:
+    """Passages of the demo, by domain."""
+    drawn = draw(read_corpus().documents[split], student, LENGTH, passages, 0, 0)
     return {domain: drawn.ids[drawn.domain[:, 0] == index] for index, domain in enumerate(DOMAINS)}
+
+
+def demo_mixture(student: PreTrainedTokenizerFast, passages: int) -> torch.Tensor:
+    """Held-out passages of the demo, those that change their domain among them."""
+    return draw(read_corpus().documents["held_out"], student, LENGTH, passages, passages, 0).ids
 
 
 def passages_of(file: str, student: PreTrainedTokenizerFast, passages: int) -> torch.Tensor:
@@ -106,14 +123,16 @@ def passages_of(file: str, student: PreTrainedTokenizerFast, passages: int) -> t
 def bounded(experts: Experts, student: PreTrainedTokenizerFast, texts: Texts, expand: list[int]) -> dict[str, Any]:
     """Teacher -> text -> tokens of `expand` -> bytes of a token of the student's and of its own, median bound, mean
     bound, share of positions where it is 0, medians by term, both at a few positions that were looked at closely,
-    seconds of both times.
+    seconds of both times; what the first of them knows of the vocabularies, the others know too.
     """
     found: dict[str, Any] = {}
     for name, (model, own) in experts.items():
         found[name] = {kind: {} for kind in texts}
+        pair: Pair | None = None
         for kind, most in product(texts, expand):
             ids, teacher = texts[kind], ForeignTeacher(name, model, own, expand=most)
             teacher.agree_with(student, len(student))
+            pair = teacher.pair = pair or teacher.pair  # whose tables cost most
             first, again = seconds(teacher, ids), seconds(teacher, ids)
             errors = {term: float(values.median()) for term, values in teacher.errors().items()}
             bound = teacher.errors()["all"]
@@ -127,10 +146,42 @@ def bounded(experts: Experts, student: PreTrainedTokenizerFast, texts: Texts, ex
     return found
 
 
+def taught(experts: Experts, student: PreTrainedTokenizerBase, texts: Texts, held: Texts, steps: int) -> dict[str, Any]:
+    """Student of the demo's size -> kind of held-out text -> nats per token; from labels only, from all teachers as
+    the demo weighs them and evenly, and from each alone. What teachers said of the texts was off by `bounds` at most.
+    """
+    asked = [Overheard(ForeignTeacher(name, model, own)) for name, (model, own) in experts.items()]
+    for one in asked:
+        one.teacher.agree_with(student, len(student))
+    names, ids = tuple(experts), torch.cat([*texts.values()])
+    start = small_llama(StudentSettings().size, student, LENGTH, 1000)
+    stacks: dict[str, Pipeline | None] = {
+        "labels only": None,
+        "all, weighted": Pipeline.of(adaptive(), names, floor=FLOOR),
+    }
+    stacks |= {
+        "all, evenly": Pipeline.of(Uniform(), names),
+        **{name: Pipeline.of(Uniform(), (name,)) for name in names},
+    }
+    students = {name: Control(name, stack, start) for name, stack in stacks.items()}
+    order = torch.cat([torch.randperm(len(ids), generator=torch.Generator().manual_seed(n)) for n in range(steps)])
+    for number in range(steps):
+        rows = ids[order[number * BATCH : (number + 1) * BATCH]]
+        batch, rate = Batch(rows, torch.ones_like(rows), rows), cosine(number, steps, StudentSettings().learning_rate)
+        for name, one in students.items():
+            one.learn(batch, [t for t in asked if name not in names or t.name == name], ForwardKL(ce=0.1), rate)
+    losses = {
+        name: {kind: float(token_losses(one.model, some).mean()) for kind, some in held.items()}
+        for name, one in students.items()
+    }
+    bounds = {one.name: {term: float(v.median()) for term, v in one.teacher.errors().items()} for one in asked}
+    return {"students": losses, "bounds": bounds, "positions": ids.numel() - len(ids), "steps": steps}
+
+
 def stored(forms: list[str], passages: int) -> dict[str, dict[str, dict[str, float]]]:
     """Specialist -> form -> bytes per position, mean bounds live and cached, its term `stored`, distance to live."""
     (experts, student), found = demo_experts(), {}
-    ids = demo_texts(student, passages, apart=False)["all"]
+    ids = demo_mixture(student, passages)
     rows = torch.arange(ids.numel()).view_as(ids)[:, :-1].flatten()
     for domain, (model, own) in experts.items():
         live = ForeignTeacher(domain, model, own)
@@ -193,21 +244,37 @@ def timed(passages: int) -> dict[str, object]:
     return {"positions": ids.numel() - len(ids), "seconds": found}
 
 
-def bounds(given: argparse.Namespace, named: str) -> dict[str, Any]:
-    """Of the teachers and texts that are named, or of the demo's, with one student."""
-    experts, student = demo_experts()
+def named_ones(given: argparse.Namespace, named: str) -> dict[str, Any]:
+    """Bounds and students, of the teachers and texts that are named, or of the demo's."""
+    if given.teachers:
+        read = [LocalTeacher.load(name, source) for name, source in given.teachers.items()]
+        experts: Experts = {teacher.name: (teacher.model, teacher.tokenizer) for teacher in read}
+    else:
+        experts, student = demo_experts()
     if not named.isdigit():
         student = AutoTokenizer.from_pretrained(named)
-    elif int(named) != len(student):
+    elif given.teachers or int(named) != len(student):
         student = train_tokenizer(read_corpus(), int(named))
-    if given.teachers:
-        read = [LocalTeacher.load(*one.split("=", 1)) for one in given.teachers]
-        experts = {teacher.name: (teacher.model, teacher.tokenizer) for teacher in read}
-    texts = demo_texts(student, given.passages, apart=bool(given.teachers))
-    if given.texts:
-        files = dict(one.split("=", 1) for one in given.texts)
-        texts = {kind: passages_of(file, student, given.passages) for kind, file in files.items()}
-    return bounded(experts, student, texts, given.expand)
+    found, many = {}, given.passages
+    if given.expand:
+        texts = {"all": demo_mixture(student, many)} if not given.teachers else demo_texts(student, many)
+        texts = {kind: passages_of(file, student, many) for kind, file in given.texts.items()} or texts
+        found["bounds"] = bounded(experts, student, texts, given.expand)
+    if given.learn:
+        learned, held = demo_texts(student, many, "student"), demo_texts(student, HELD)
+        if given.texts:
+            whole = {kind: passages_of(file, student, many + HELD) for kind, file in given.texts.items()}
+            learned = {kind: some[:many] for kind, some in whole.items()}
+            held = {kind: some[many:] for kind, some in whole.items()}
+        found["taught"] = taught(experts, student, learned, held, given.learn)
+    return found
+
+
+def _pair(said: str) -> list[str]:
+    """A name, and what it is of."""
+    if "=" not in said:
+        raise argparse.ArgumentTypeError(f"{said!r} lacks a name: write NAME={said}")
+    return said.split("=", 1)
 
 
 def main() -> None:
@@ -219,14 +286,18 @@ def main() -> None:
     parser.add_argument(
         "--student", nargs="*", default=["2048"], help="entries of its vocabulary, or its folder or name"
     )
-    parser.add_argument("--teachers", nargs="*", default=[], help="NAME=FOLDER, or a name on the hub, for bounds")
-    parser.add_argument("--texts", nargs="*", default=[], help="KIND=FILE of text, for bounds")
+    parser.add_argument("--teachers", nargs="*", type=_pair, default=[], help="NAME=FOLDER, or a name on the hub")
+    parser.add_argument("--texts", nargs="*", type=_pair, default=[], help="KIND=FILE of text")
+    parser.add_argument("--learn", type=int, default=0, help="steps of students of these teachers")
     parser.add_argument("--stored", nargs="*", default=[], help="caches that store teachers so")
     given = parser.parse_args()
+    if (given.teachers or given.texts) and not (given.expand or given.learn):
+        parser.error("--teachers and --texts are for bounds and students: say --expand, as in --expand 0 8, or --learn")
+    given.teachers, given.texts = dict(given.teachers), dict(given.texts)
     torch.set_num_threads(1)
     found: dict[str, object] = {}
-    if given.expand:
-        found["bounds"] = {student: bounds(given, student) for student in given.student}
+    if given.expand or given.learn:
+        found["students"] = {student: named_ones(given, student) for student in given.student}
     if given.stored:
         found["stored"] = stored(given.stored, given.passages)
     found = found or timed(given.passages)
