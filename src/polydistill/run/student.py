@@ -52,6 +52,8 @@ def build_student(section: StudentConfig) -> tuple[Any, Any]:
         )
     except NotLoadedError as error:
         raise ConfigError(f"student.model: {error}") from error
+    for copied in ("_vocab", "_merges"):  # of the backend; `datasets` would pickle them for every map, seconds each
+        vars(tokenizer).pop(copied, None)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if section.chat_template is not None:
