@@ -7,18 +7,19 @@ with larger models and public data for one card of 80 GB.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from shutil import rmtree
 from typing import Any
 
 import torch
 from experiments.cache_commands import gemma_models, write_texts
-from experiments.measured import Measured, Rows
+from experiments.measured import Measured, Record, Rows
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from polydistill.config.run import RunConfig
 from polydistill.demo.corpus import DOMAINS, read_corpus
-from polydistill.judging.baselines import baselines_run
+from polydistill.demo.teachers import cache_folder
+from polydistill.judging.baselines import CONTROLS, baselines_run
 from polydistill.judging.recommend import recommend_run
 from polydistill.judging.trial import on_trial
 
@@ -43,12 +44,13 @@ class Length:
     tokens: int = 64
 
 
+NAMED, PREDICTED, TRIAL = ", recommended", "predicted of the stack", "on trial, the stack is"
+"""Of rows: the student of what is recommended, what `recommend` says of the stack, and what its trial says."""
 LOOK = Length(specialist=1, student=1, trial=1, train=2, held=3, characters=60, tokens=16)
 
 
-def specialist(base: Path, texts: Sequence[str], length: Length, seed: int, to: Path) -> None:
+def specialist(base: Path, tokenizer: Any, texts: Sequence[str], length: Length, seed: int, to: Path) -> None:
     """Adapters of the base, trained on texts of one domain."""
-    tokenizer = AutoTokenizer.from_pretrained(base)
     torch.manual_seed(seed)
     rank = LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype="auto"), rank)
@@ -68,7 +70,7 @@ def config(root: Path, length: Length, seed: int, weighting: list[dict[str, Any]
     return RunConfig.model_validate(
         {
             "output": str(root / "run"),
-            "student": {"model": str(root / "gemma"), "lora": {"r": 8, "alpha": 16}},
+            "student": {"model": str(root.parent / "gemma"), "lora": {"r": 8, "alpha": 16}},
             "teachers": {domain: str(root / domain) for domain in DOMAINS},
             "data": {
                 "train": str(root / "train.jsonl"),
@@ -87,47 +89,57 @@ def config(root: Path, length: Length, seed: int, weighting: list[dict[str, Any]
     )
 
 
-def teachers(root: Path, length: Length, seed: int) -> None:
-    """The base in bfloat16, its specialists, and texts."""
-    corpus = read_corpus()
-    gemma_models(root, torch.bfloat16)
+def teachers(length: Length, seed: int) -> Path:
+    """The folder of specialists and texts, made once and kept with the demo's teachers; their base lies beside it."""
+    base = cache_folder() / "E8"
+    root, corpus = base / f"{length.specialist}-steps-seed{seed}", read_corpus()
+    if (root / DOMAINS[-1] / "adapter_config.json").is_file():
+        return root
+    root.mkdir(parents=True, exist_ok=True)
+    if not (base / "gemma" / "tokenizer_config.json").is_file():
+        gemma_models(base, torch.bfloat16)
     write_texts(root, corpus, length.train, length.held, length.characters)
+    tokenizer = AutoTokenizer.from_pretrained(base / "gemma")
     for index, domain in enumerate(DOMAINS):
         joined = "\n\n".join(document.text for document in corpus.documents["teacher"][domain])
         starts = range(0, len(joined) - length.characters, length.characters)
         texts = [joined[start : start + length.characters] for start in starts]
-        specialist(root / "gemma", texts, length, 10 * seed + index, root / domain)
+        specialist(base / "gemma", tokenizer, texts, length, 10 * seed + index, root / domain)
+    return root
 
 
 def students(seed: int, quick: bool) -> Rows:
-    """What `recommend` names against the baselines: nats per held-out token, by domain."""
-    length, against = (LOOK, ("labels",)) if quick else (Length(), ("labels", "uniform", "best", "router", "static"))
-    with TemporaryDirectory() as place:
-        root = Path(place)
-        teachers(root, length, seed)
-        asked = config(root, length, seed, [{"kind": "prefix_posterior"}])
-        found = on_trial(asked, recommend_run(asked), length.trial, told=print)
-        run = config(root, length, seed, found.best.weighting)
-        compared = baselines_run(run, against, found=found, command="E8", told=print)
-    students = {found.chosen: compared.contestants[0], **{c.name: c for c in compared.contestants[1:]}}
-    named = "labels" if found.labels_are_better else found.chosen
-    rows = {
-        f"{name}, recommended" if name == named else name: {
-            **one.losses,
-            "mean": one.mean,
-            "better than labels": students["labels"].mean - one.mean,
-        }
-        for name, one in students.items()
-    }
+    """What `recommend` names, after a trial, against the baselines: nats per held-out token, by domain."""
+    length = LOOK if quick else Length()
+    root = teachers(length, seed)
+    asked = config(root, length, seed, [{"kind": "prefix_posterior"}])
+    found = on_trial(asked, recommend_run(asked), length.trial, told=print)
     assert found.trial is not None
-    rows["predicted of the stack"] = {"mean": found.best.loss}
-    rows[f"on trial, {length.trial} steps"] = {"better than labels": found.trial.gain.mean}
-    return rows
+    rows = {
+        PREDICTED: {"mean": found.best.loss, "better than uniform": found.best.gain.mean},
+        TRIAL: {"better than labels": found.trial.gain.mean, "interval": found.trial.gain.half},
+    }
+    if quick:
+        return rows
+    run = config(root, length, seed, found.best.weighting)
+    compared = baselines_run(run, CONTROLS, found=found, command="E8", told=print)
+    rmtree(compared.folder)  # gigabytes; until here an interrupted seed goes on with the students that are missing
+    trained = {found.chosen: compared.contestants[0], **{c.name: c for c in compared.contestants[1:]}}
+    named = "labels" if found.labels_are_better else found.chosen
+    return {name + NAMED * (name == named): {**one.losses, "mean": one.mean} for name, one in trained.items()} | rows
+
+
+def outcome(record: Record) -> tuple[str, float, float, str, float]:
+    """Of one seed: what is recommended, predicted and real gain over averaging, the best student, how far behind it."""
+    means = {name: row["mean"] for name, row in record.rows.items() if name not in (PREDICTED, TRIAL)}
+    named, best = next(name for name in means if name.endswith(NAMED)), min(means, key=means.__getitem__)
+    predicted, gain = record.rows[PREDICTED]["better than uniform"], means["uniform"] - means[named]
+    return named.removesuffix(NAMED), predicted, gain, best.removesuffix(NAMED), means[named] / means[best] - 1.0
 
 
 E8 = Measured(
     "Real pretrained models",
-    {"LoRA specialists of Gemma 3 270M": students},
-    "Students are the same base with adapters, distilled from a cache of three specialists on source code, technical "
-    "prose and arithmetic; nats per held-out token, by domain.",
+    {"LoRA specialists of Gemma 3 270M, their hidden states stored": students},
+    "Students are the same base with adapters, distilled from three specialists on source code, technical prose and "
+    "arithmetic; nats per held-out token, by domain. The record of another name is of a cache of likeliest entries.",
 )

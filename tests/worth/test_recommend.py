@@ -52,6 +52,7 @@ def test_the_stack_that_is_recommended(tmp_path, name, kind):
     found = json.loads((tmp_path / "found.json").read_text())
     config = load_config(path)
     assert [factor.kind for factor in config.weighting] == [kind]
+    assert "cannot be known from text: `--trial 50`" in " ".join(said.split())
     assert path.read_text().startswith("# mine\n"), "comments stay"
     best = next(one for one in found["tried"] if one["name"] == found["chosen"])
     if name == "identical":
@@ -82,13 +83,12 @@ def test_where_no_teacher_knows_the_texts_no_stack_is_written(tmp_path):
 @pytest.mark.parametrize(("name", "labels"), [("beginners", True), ("specialists", False)])
 def test_a_trial_says_whether_labels_alone_teach_more_than_the_stack_that_predicts_best(tmp_path, name, labels):
     path, found = written(tmp_path, name), tmp_path / "found.json"
-    assert "cannot be known from text: `--trial 50`" in " ".join(run("recommend", path).split())
     before = path.read_text()
     done = CliRunner().invoke(app, ["recommend", str(path), "--trial", "20", "--write", "--json", str(found)])
     read = json.loads(found.read_text())
     assert read["chosen"] == "weights by task"
     assert read["unknown"] <= 0.1, "texts alone do not tell"
-    assert (read["trial"]["gain"]["mean"] < 0) is labels
+    assert (read["trial"]["gain"]["mean"] < -1.5 * read["trial"]["gain"]["half"]) is labels, "far from the edge"
     assert ("labels alone (`objective.ce=1`) are" in " ".join(done.output.split())) is labels
     assert isinstance(done.exception, ConfigError) is labels
     assert (path.read_text() == before) is labels
