@@ -116,7 +116,14 @@ def has_loss(texts: Texts) -> Tensor:
 
 def learn(data: Data, method: Method, settings: Settings, seed: int) -> Judged:
     """Train one student and judge it."""
-    problem, started = data.problem, process_time()
+    started = process_time()
+    student = taught(data, method, settings, seed)
+    return Judged(excess(student, data), process_time() - started, entropy(data))
+
+
+def taught(data: Data, method: Method, settings: Settings, seed: int) -> LlamaForCausalLM:
+    """A student after `settings.steps`."""
+    problem = data.problem
     student = LlamaForCausalLM(data.start.config)
     student.load_state_dict(data.start.state_dict())
     optimizer = torch.optim.AdamW(student.parameters(), lr=settings.rate, weight_decay=0.01, betas=(0.9, 0.95))
@@ -124,7 +131,7 @@ def learn(data: Data, method: Method, settings: Settings, seed: int) -> Judged:
     labels_only = pipeline is None
     bound = hearing.Method(problem.teachers, pipeline, ForwardKL(ce=settings.ce)) if pipeline is not None else None
     warm = max(1, settings.steps // 20)
-    for number, rows in enumerate(data.order):
+    for number, rows in enumerate(data.order[: settings.steps]):
         texts = data.train.take(rows)
         if problem.later and bound is not None and number == settings.steps // 2:
             bound = replace(bound, teachers=problem.later)
@@ -152,7 +159,7 @@ def learn(data: Data, method: Method, settings: Settings, seed: int) -> Judged:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
-    return Judged(excess(student, data), process_time() - started, entropy(data))
+    return student
 
 
 @torch.no_grad()

@@ -10,5 +10,15 @@ from experiments.real import E8
 from experiments.rollouts import E10
 from experiments.safety import E5
 from experiments.stability import E9
+from experiments.trials import E13
 
-MEASURED: Mapping[str, Measured] = {"E5": E5, "E7": E7, "E8": E8, "E9": E9, "E10": E10, "E11": E11, "E12": E12}
+MEASURED: Mapping[str, Measured] = {
+    "E5": E5,
+    "E7": E7,
+    "E8": E8,
+    "E9": E9,
+    "E10": E10,
+    "E11": E11,
+    "E12": E12,
+    "E13": E13,
+}

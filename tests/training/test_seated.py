@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from runs import trainer
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, GemmaTokenizer, GPT2Config, GPT2LMHeadModel
 
 from polydistill.cli.faults import code_of
 from polydistill.config.file import ConfigError
@@ -210,3 +210,14 @@ def test_a_student_without_a_chat_template_takes_a_named_one(tmp_path):
         build_student(StudentConfig(model=plain, chat_template=plain))
     with pytest.raises(ConfigError, match=r"student\.chat_template: .* cannot be read"):
         build_student(StudentConfig(model=plain, chat_template=str(tmp_path / "nowhere")))
+
+
+def test_a_tokenizer_is_hashed_without_copies_of_its_vocabulary(tmp_path):
+    special = {f"<{name}>": place for place, name in enumerate(("pad", "eos", "bos", "unk", "mask"))}
+    GemmaTokenizer(vocab=special | {"a": 5, "b": 6, "ab": 7}, merges=[("a", "b")]).save_pretrained(tmp_path)
+    models.llama().save_pretrained(tmp_path)
+    _, tokenizer = build_student(StudentConfig(model=str(tmp_path)))
+    assert not {"_vocab", "_merges"} & set(vars(tokenizer)), "`datasets` pickles them for every map"
+    tokenizer.save_pretrained(tmp_path / "again")
+    again = AutoTokenizer.from_pretrained(tmp_path / "again")
+    assert again("abba").input_ids == tokenizer("abba").input_ids

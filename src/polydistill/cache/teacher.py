@@ -1,5 +1,6 @@
 """A cache as a teacher: it says what the model said, for the very texts that the model was shown."""
 
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -191,6 +192,8 @@ class CachedTeacher:
         if self._head is None or self._head.weight.device != device:
             record = self.cache.manifest.heads[self.cache.names[self.place]]
             self.cache.verify(record)
-            head = head_from(self.cache.files.read(record.name))
-            self._head = head.to(device)
+            head = head_from(self.cache.files.read(record.name)).to(device)
+            if device.type == "cpu":  # as the states are: each chunk would convert the whole matrix
+                head = replace(head, weight=head.weight.float())
+            self._head = head
         return self._head
