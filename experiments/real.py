@@ -83,6 +83,7 @@ def config(root: Path, length: Length, seed: int, weighting: list[dict[str, Any]
                 "batch_size": 2,
                 "learning_rate": 1e-3,
                 "cpu": True,
+                "completions": {"prompts": 0},
                 "seed": seed,
             },
         }

@@ -33,7 +33,8 @@ def on_trial(
     if config.data.evaluation is None:
         raise ConfigError("--trial: there is no data.evaluation, on which students are compared; name a file")
     content = config.model_dump(by_alias=True, exclude_unset=True)
-    content["training"] = {**content.get("training", {}), "max_steps": steps}
+    short = {"max_steps": steps, "completions": {"prompts": 0}}
+    content["training"] = content.get("training", {}) | short
     run = RunConfig.model_validate(content | {"weighting": found.best.weighting})
     plan, started = {OWN: run, LABELS: without(run, [], 1.0)}, monotonic()
     output = Path(config.output)
