@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 import weakref
+from atexit import register
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
@@ -162,6 +163,7 @@ def _parent() -> socket.socket:
         except OSError:
             _start(place)
             ours.connect(place)
+    register(ours.close)
     return ours
 
 

@@ -13,7 +13,7 @@ from polydistill.cache import Cache, CachedForeignTeacher, CachedTeacher, Finger
 from polydistill.cli.cache import described
 from polydistill.config.file import ConfigError, load_config
 from polydistill.config.run import RunConfig
-from polydistill.judging.baselines import _cached
+from polydistill.judging.contestants import _cached
 from polydistill.logprobs import logits_of
 from polydistill.run.build import build_teachers, build_trainer
 from polydistill.run.cache import addresses, build_cache, refuse_unheard, verify_cache

@@ -179,6 +179,7 @@ def rule_of(
     operator: Any,
     *,
     sigma: Sequence[float] | None = None,
+    severity: float = 0.0,
     domain: tuple[float, float] = (-math.inf, math.inf),
     dependent: bool = False,
 ) -> FunctionRule:
@@ -187,6 +188,7 @@ def rule_of(
     Args:
         operator: a function from evidence to weights or log-weights, a module, or an object with `log_weights`.
         sigma: safety scores of its teachers.
+        severity: when none is given.
         domain: least and largest evidence that it is for.
         dependent: the rows of a batch are one document's positions, so that the function is given one row at a time.
 
@@ -202,7 +204,7 @@ def rule_of(
         probe = probe.clamp(*domain)
         for vector in (False, True):
             for dtype in (torch.float64, torch.float32):
-                rule = FunctionRule(function, True, dependent, vector, dtype, torch.float64, scores, 0.0, operator)
+                rule = FunctionRule(function, True, dependent, vector, dtype, torch.float64, scores, severity, operator)
                 try:
                     return _probed(rule, probe)
                 except Exception as error:
