@@ -148,6 +148,8 @@ def test_what_has_no_bound_is_refused(tmp_path):
         ValueError, match="teacher 'a' has a tokenizer of its own: merging tokens commutes with the linear"
     ):
         trainer(tmp_path, teachers, Uniform(), objective=ReverseKL())
+    with pytest.raises(ValueError, match=r"skip_below=0\.1: what is known of a teacher with a tokenizer of its own"):
+        trainer(tmp_path, teachers, Uniform(), skip_below=0.1)
     with pytest.raises(VocabularyMismatchError, match="teacher 'a' has no tokenizer of its own"):
         ForeignTeacher("a", model(made.byte_level(300)))
 

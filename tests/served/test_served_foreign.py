@@ -89,6 +89,10 @@ def test_what_does_not_go_is_refused(place, at):
         build_teachers(config(place, "a", {"own": teacher | {"positions": "strict"}}))
     with pytest.raises(ValueError, match="`positions` is there for teachers with `tokenizer: own`"):
         config(place, "a", {"own": {"url": at, "model": servers.MODEL, "positions": "bound"}})
+    with pytest.raises(ValueError, match="`tempered: bound` does nothing for a teacher with a tokenizer of its own"):
+        config(place, "a", {"own": teacher | {"tempered": "bound"}})
+    with pytest.raises(ValueError, match="teacher 'own': tempered: bound does nothing for a teacher with a tokenizer"):
+        ServedForeignTeacher("own", at, servers.MODEL, tokenizer=made.unigram(), tempered="bound")
     with pytest.raises(TeacherUnavailableError, match="the tokenizer 'tiny', in which its server is to be"):
         build_teachers(config(place, "a", {"own": teacher | {"tokenizer": "own"}}))
     other = ServedForeignTeacher("own", at, servers.MODEL, tokenizer=made.tiktoken_like())

@@ -68,6 +68,11 @@ class ServedTeacherConfig(Section):
     def _is_translated(self) -> "ServedTeacherConfig":
         if self.positions != "all" and self.tokenizer == "student":
             raise ValueError("`positions` is there for teachers with `tokenizer: own`: nothing else is translated")
+        if self.tempered == "bound" and self.tokenizer != "student":
+            raise ValueError(
+                "`tempered: bound` does nothing for a teacher with a tokenizer of its own, which is translated at "
+                "temperature 1 alone; leave it out"
+            )
         return self
 
     @model_validator(mode="after")

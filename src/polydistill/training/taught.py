@@ -165,7 +165,12 @@ class Taught(Checkpointed):
         looks_at_all |= isinstance(self.objective, OwnPool)  # nobody knows what it does with a teacher that weighs 0
         done = skipping(skip_below, linear, looks_at_all)
         if any(isinstance(teacher, Translated) for teacher in self.teachers):
-            return None  # what is known of a translated teacher is found out while it is heard, on whole batches
+            if skip_below:
+                raise ValueError(
+                    f"skip_below={skip_below}: what is known of a teacher with a tokenizer of its own is found out "
+                    "while it is heard, on whole batches, so that beside one every teacher runs; use 0"
+                )
+            return None
         return None if isinstance(self.placement, Sharded) else done  # every rank lets those speak equally often
 
     @property

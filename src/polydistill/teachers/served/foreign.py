@@ -37,7 +37,7 @@ class ServedForeignTeacher(Translated, ServedTeacher):
         **options: as of a `ServedTeacher`.
 
     Raises:
-        ValueError: it counts at positions alone of which there are none.
+        ValueError: it counts at positions alone of which there are none, or `tempered` is `bound`.
         TeacherUnavailableError: there is no such tokenizer.
         VocabularyMismatchError: its tokenizer does not give text back byte for byte.
     """
@@ -60,6 +60,11 @@ class ServedForeignTeacher(Translated, ServedTeacher):
             raise ValueError(
                 f"teacher {name!r}: positions: strict counts where the bound is 0, and a server leaves a little "
                 "unnamed everywhere: nothing would be heard; use `bound`"
+            )
+        if self.tempered == "bound":
+            raise ValueError(
+                f"teacher {name!r}: tempered: bound does nothing for a teacher with a tokenizer of its own, which is "
+                "translated at temperature 1 alone; leave it out"
             )
         self.positions, self.options = positions, options
         self.tokenizer = _loaded(name, tokenizer) if isinstance(tokenizer, str) else tokenizer
