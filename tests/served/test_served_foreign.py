@@ -1,6 +1,7 @@
 """Teachers on servers with tokenizers of their own, in processes of their own."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,10 +14,11 @@ sys.path.append(str(Path(__file__).parents[1] / "alignment"))
 import made
 from test_foreign_cache import config, saved, spoken
 
-from polydistill.config.file import ConfigError
+from polydistill.config.file import ConfigError, dump_config
 from polydistill.run.build import build_teachers, build_trainer
 from polydistill.run.cache import refuse_uncachable
 from polydistill.run.check import check_run
+from polydistill.run.identity import identify, located, refuse_another
 from polydistill.teachers import ForeignTeacher, TeacherUnavailableError, VocabularyMismatchError
 from polydistill.teachers.served import Patience, ServedForeignTeacher, ServedTeacher, TeacherLostError
 
@@ -98,6 +100,29 @@ def test_what_does_not_go_is_refused(place, at):
     other = ServedForeignTeacher("own", at, servers.MODEL, tokenizer=made.tiktoken_like())
     with pytest.raises(VocabularyMismatchError, match="its server reads other tokens than the tokenizer that"):
         other.agree_with(made.byte_level(300), 300)
+
+
+def test_a_run_does_not_go_on_with_another_tokenizer_of_its_server(place, at, tmp_path, monkeypatch):
+    made.unigram().save_pretrained(tmp_path / "own" / "tokenizer")
+    monkeypatch.chdir(tmp_path / "own")
+    served, folder = {"url": at, "model": servers.MODEL, "tokenizer": "tokenizer"}, tmp_path / "run"
+    run = located(config(place, "a", {"own": served}, output=str(folder)))
+    dump_config(run, folder / "config.yaml")
+    trainer = build_trainer(run)
+    identify(run, folder, trainer)
+    (folder / "student").mkdir()  # something was learned
+    monkeypatch.chdir(place)
+    refuse_another(run, folder)
+    identify(run, folder, trainer)
+    moved = shutil.copytree(tmp_path / "own" / "tokenizer", tmp_path / "moved")
+    again = config(place, "a", {"own": served | {"tokenizer": str(moved)}}, output=str(folder))
+    refuse_another(again, folder)
+    identify(again, folder, trainer)
+    told = json.loads((moved / "tokenizer.json").read_text())
+    told["model"]["vocab"][5][1] -= 1.0
+    (moved / "tokenizer.json").write_text(json.dumps(told))
+    with pytest.raises(ConfigError, match=r"the tokenizer of teacher 'own' \(.*moved\) changed since; restore it"):
+        identify(again, folder, trainer)
 
 
 def test_a_server_that_tells_labels_alone_is_refused_with_what_is_missing(place):

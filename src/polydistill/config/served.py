@@ -64,11 +64,16 @@ class ServedTeacherConfig(Section):
         """Where it comes from."""
         return f"{self.model} at {self.url}"
 
+    @property
+    def own(self) -> str | None:
+        """Folder or hub id of its own tokenizer; None where it has the student's."""
+        return {"student": None, "own": self.model}.get(self.tokenizer, self.tokenizer)
+
     @model_validator(mode="after")
     def _is_translated(self) -> "ServedTeacherConfig":
         if self.positions != "all" and self.tokenizer == "student":
             raise ValueError("`positions` is there for teachers with `tokenizer: own`: nothing else is translated")
-        if self.tempered == "bound" and self.tokenizer != "student":
+        if self.tempered == "bound" and self.own is not None:
             raise ValueError(
                 "`tempered: bound` does nothing for a teacher with a tokenizer of its own, which is translated at "
                 "temperature 1 alone; leave it out"

@@ -101,7 +101,7 @@ def _teacher(name: str, section: c.AnyTeacher, config: c.RunConfig, opened: dict
             )
         return CachedTeacher(name, cache, section.teacher)
     if isinstance(section, ServedTeacherConfig):
-        if section.tokenizer != "student" and config.training.mode == "on_policy":
+        if section.own is not None and config.training.mode == "on_policy":
             raise ConfigError(f"teachers.{name}.tokenizer: {GIVEN_TEXT_ONLY}")
         return _served(name, section)
     foreign = section.tokenizer == "own"
@@ -129,10 +129,10 @@ def _served(name: str, section: ServedTeacherConfig) -> ServedTeacher:
         "concurrency": section.concurrency,
         "body_limit": section.body_limit_mib * 2**20,
     }
-    if section.tokenizer == "student":
+    if section.own is None:
         return ServedTeacher(name, section.url, section.model, **options)
-    own = section.model if section.tokenizer == "own" else section.tokenizer
-    return ServedForeignTeacher(name, section.url, section.model, tokenizer=own, positions=section.positions, **options)
+    options |= {"tokenizer": section.own, "positions": section.positions}
+    return ServedForeignTeacher(name, section.url, section.model, **options)
 
 
 def sft_config(config: c.RunConfig) -> SFTConfig:

@@ -20,6 +20,8 @@ from polydistill.config.served import ServedTeacherConfig
 from polydistill.config.weighting import CustomFactor
 from polydistill.data.load import files_of
 from polydistill.records import CONFIG, write_whole
+from polydistill.teachers.carried import tokenizer_bytes
+from polydistill.teachers.served.foreign import own_tokenizer
 from polydistill.training import checkpoint
 from polydistill.training.checkpoint import in_order
 from polydistill.training.taught import Taught
@@ -33,8 +35,11 @@ STUDENT = "student"
 OF_A_MODEL = {".safetensors", ".bin", ".json", ".model", ".txt", ".jinja"}
 
 
-PLACES = {"model", "chat_template", "cache", "data", "train", "evaluation", "file", "prompts"}
+PLACES = {"model", "tokenizer", "chat_template", "cache", "data", "train", "evaluation", "file", "prompts"}
 """Keys that may name something on this machine."""
+
+WORDS = {"student", "own"}
+"""What a `tokenizer` is said to be, and no folder of that name."""
 
 FREE = {"log_steps", "save_steps", "keep_checkpoints", "report_to"}
 """Keys of `training` that change nothing learned."""
@@ -51,11 +56,17 @@ def located(config: RunConfig) -> RunConfig:
 def _map(node: Any, change: Callable[[str], Any], key: str = "") -> Any:
     """With every text changed that names something on this machine."""
     if isinstance(node, dict):
-        served = "url" in node
-        return {name: value if served else _map(value, change, str(name)) for name, value in node.items()}
+        kept = {name for name in node if "url" in node and name != "tokenizer"}
+        return {name: value if name in kept else _map(value, change, str(name)) for name, value in node.items()}
     if isinstance(node, list):
         return [_map(value, change, key) for value in node]
-    return change(node) if key in PLACES and isinstance(node, str) and _is_here(node) else node
+    return change(node) if _is_place(key, node) else node
+
+
+def _is_place(key: str, value: Any) -> bool:
+    """Whether a key names something on this machine."""
+    named = key in PLACES and isinstance(value, str) and not (key == "tokenizer" and value in WORDS)
+    return named and _is_here(value)
 
 
 def _is_here(source: str) -> bool:
@@ -68,7 +79,7 @@ def read_from(config: RunConfig, folder: Path) -> set[str]:
     names, place = set(), folder.resolve()
     for key, value in _leaves(config.model_dump(by_alias=True)):
         last = next((part for part in reversed(key.split(".")) if not part.isdigit()), "")
-        if last in PLACES and isinstance(value, str) and _is_here(value):
+        if _is_place(last, value):
             source = Path(value).resolve()
             names |= set(source.relative_to(place).parts[:1]) if place in source.parents else set()
     return names
@@ -136,7 +147,7 @@ def _may_change(key: str, old: Any, new: Any) -> bool:
     if section == "training" and name.split(".")[0] in FREE | SAID:
         return True
     last = next((part for part in reversed(key.split(".")) if not part.isdigit()), "")
-    return section == "cache" or (last in PLACES and _is_here(str(new)))  # by content, below
+    return section == "cache" or _is_place(last, new)  # by content, below
 
 
 def identify(config: RunConfig, folder: Path, trainer: Taught) -> None:
@@ -219,6 +230,9 @@ def _fingerprints(config: RunConfig) -> dict[str, tuple[str, str]]:
             found[f"teacher {name!r}"] = xxhash.xxh3_64_hexdigest(manifest), section.cache
         elif not isinstance(section, ServedTeacherConfig):
             found[f"teacher {name!r}"] = _model(section.model, section.revision), section.model
+        elif section.own is not None:
+            digest = xxhash.xxh3_64_hexdigest(tokenizer_bytes(own_tokenizer(name, section.own), []))
+            found[f"the tokenizer of teacher {name!r}"] = digest, section.own
     functions = [factor.function for factor in config.weighting if isinstance(factor, CustomFactor)]
     if config.objective.aggregator is not None:
         functions.append(config.objective.aggregator)

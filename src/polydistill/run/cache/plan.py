@@ -83,7 +83,7 @@ def refuse_uncachable(config: c.RunConfig) -> None:
                 f"teachers.{name}.expand: it runs the teacher behind tokens that no text holds, for which the model "
                 "itself is needed while a student learns; leave it out to store what the teacher says of the texts"
             )
-        if isinstance(section, c.ServedTeacherConfig) and section.tokenizer != "student":
+        if isinstance(section, c.ServedTeacherConfig) and section.own is not None:
             raise ConfigError(
                 f"teachers.{name}.tokenizer: what a server says in tokens of its own is not stored; name the model, or "
                 "ask the server in every run"

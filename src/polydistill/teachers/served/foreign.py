@@ -67,7 +67,7 @@ class ServedForeignTeacher(Translated, ServedTeacher):
                 "translated at temperature 1 alone; leave it out"
             )
         self.positions, self.options = positions, options
-        self.tokenizer = _loaded(name, tokenizer) if isinstance(tokenizer, str) else tokenizer
+        self.tokenizer = own_tokenizer(name, tokenizer) if isinstance(tokenizer, str) else tokenizer
         self.spelling = self._spelled(self.tokenizer, "its tokenizer")
         begun: Any = self.tokenizer("a")["input_ids"]
         self.opening = [begun[0]] if begun and begun[0] in self.spelling.special else []
@@ -147,7 +147,16 @@ class ServedForeignTeacher(Translated, ServedTeacher):
         )
 
 
-def _loaded(name: str, source: str) -> PreTrainedTokenizerBase:
+def own_tokenizer(name: str, source: str) -> PreTrainedTokenizerBase:
+    """The tokenizer in which a teacher's server is asked.
+
+    Args:
+        name: the teacher's.
+        source: folder or hub id.
+
+    Raises:
+        TeacherUnavailableError: there is none.
+    """
     try:
         return AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
