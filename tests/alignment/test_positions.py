@@ -188,6 +188,15 @@ def test_positions_are_refused_where_they_do_nothing_or_break_what_is_promised(t
         trainer(tmp_path, {"a": own("a", "strict"), "b": plain}, Uniform(), safety=Tilt({"b": 1}))
 
 
+@pytest.mark.parametrize("option", [{"positions": "bound"}, {"positions": "strict"}, {"expand": 2}])
+def test_what_is_about_translating_is_refused_where_a_tokenizer_turns_out_to_be_the_students(tmp_path, option):
+    tokenizer = made.byte_level(300)
+    teachers = {"a": ForeignTeacher("a", model(tokenizer), tokenizer, **option), "b": own("b", "all")}
+    ((name, given),) = option.items()
+    with pytest.raises(ValueError, match=f"'a': .* nothing is translated and `{name}: {given}` would do nothing"):
+        trainer(tmp_path, teachers, Uniform())
+
+
 def test_promises_say_what_translating_adds_and_who_weighs_nothing():
     stack = Pipeline.of(ByFidelity([], ["code"]) * Softmax(2.0)(Entropy()), NAMES)
     said = "\n".join(says(promises(stack, Terms(Pool.LINEAR, translated=("code",)))))

@@ -179,16 +179,22 @@ GIVEN_TEXT_ONLY = (
 
 
 def ordinary(teachers: Sequence[Teacher], tokenizer: Any) -> tuple[list[Teacher], list[str]]:
-    """Teachers with the student's tokenizer under `tokenizer: own` as what they are; and sentences that say so."""
-    kinds = (ForeignTeacher, ServedForeignTeacher)
-    same = {id(t) for t in teachers if isinstance(t, kinds) and is_same(tokenizer, t.tokenizer)}
-    found = [t.plain() if isinstance(t, kinds) and id(t) in same else t for t in teachers]
-    said = [
-        f"teacher {teacher.name!r}: its own tokenizer is the student's, so that nothing is translated: it is taken as "
-        "any other, and `expand` and `positions` mean nothing"
-        for teacher in teachers
-        if id(teacher) in same
-    ]
+    """Teachers with the student's tokenizer under `tokenizer: own` as what they are; and sentences that say so.
+
+    Raises:
+        ValueError: one has an option that is about translating.
+    """
+    found, said = list[Teacher](), list[str]()
+    for teacher in teachers:
+        if not isinstance(teacher, ForeignTeacher | ServedForeignTeacher) or not is_same(tokenizer, teacher.tokenizer):
+            found.append(teacher)
+            continue
+        who = f"teacher {teacher.name!r}: its own tokenizer is the student's, so that nothing is translated"
+        for name, nothing in (("expand", 0), ("positions", "all")):
+            if (given := getattr(teacher, name, nothing)) != nothing:
+                raise ValueError(f"{who} and `{name}: {given}` would do nothing; leave it out")
+        found.append(teacher.plain())
+        said.append(f"{who}: it is taken as any other")
     return found, said
 
 
