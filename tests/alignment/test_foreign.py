@@ -112,21 +112,25 @@ def test_a_teacher_whose_own_tokenizer_is_the_students_is_taken_as_it_is(tmp_pat
     student = copy.deepcopy(tokenizer)
     student.add_special_tokens({"additional_special_tokens": more})
 
-    def trained(teacher):
+    def trained(folder, teacher, checkpoint=None):
         run = PolyDistillTrainer(
             model=model(student, 0),
             teachers={"a": teacher, "b": LocalTeacher("b", model(tokenizer, 2), tokenizer)},
             weighting=PrefixPosterior(0.1),
-            args=SFTConfig(str(tmp_path), **{**models.SMALL, "max_steps": 2, "logging_steps": 1}),
+            args=SFTConfig(str(folder), **{**models.SMALL, "max_steps": 2, "logging_steps": 1, "save_steps": 1}),
             train_dataset=TEXTS,
             processing_class=student,
         )
-        run.train()
+        run.train(resume_from_checkpoint=checkpoint)
         return run
 
-    own, plain = trained(foreign("a", tokenizer)), trained(LocalTeacher("a", model(tokenizer), tokenizer))
-    for one, other in zip(own.model.parameters(), plain.model.parameters(), strict=True):
-        assert torch.equal(one, other)
+    plain = trained(tmp_path / "plain", LocalTeacher("a", model(tokenizer), tokenizer))
+    own = trained(tmp_path / "own", foreign("a", tokenizer))
+    resumed = trained(tmp_path / "own", foreign("a", tokenizer), str(tmp_path / "own" / "checkpoint-1"))
+    changed = trained(tmp_path / "own", foreign("a", tokenizer, 3), str(tmp_path / "own" / "checkpoint-1"))
+    for run, same in ((own, True), (resumed, True), (changed, False)):
+        pairs = zip(run.model.parameters(), plain.model.parameters(), strict=True)
+        assert all(torch.equal(one, other) for one, other in pairs) is same
     assert [line.get("loss") for line in own.state.log_history] == [x.get("loss") for x in plain.state.log_history]
     assert own.last_step.off is None
     assert any("its own tokenizer is the student's, so that nothing is translated" in said for said in own.masked)
