@@ -129,6 +129,8 @@ def bounded(experts: Experts, student: PreTrainedTokenizerFast, texts: Texts, ex
     for name, (model, own) in experts.items():
         found[name] = {kind: {} for kind in texts}
         pair: Pair | None = None
+        plain = LocalTeacher(name, model, own)
+        plain.agree_with(own, len(own))
         for kind, most in product(texts, expand):
             ids, teacher = texts[kind], ForeignTeacher(name, model, own, expand=most)
             teacher.agree_with(student, len(student))
@@ -141,7 +143,8 @@ def bounded(experts: Experts, student: PreTrainedTokenizerFast, texts: Texts, ex
             errors |= {"mean": float(bound.mean()), "exact": float((bound <= EXACT).float().mean())}
             errors |= {"bytes, student": _bytes(student, written), "bytes, own": _bytes(own, written)}
             errors |= {"closely": float(near.median()), "closely, mean": float(near.mean())}
-            found[name][kind][str(most)] = {**errors, "first": first, "again": again}
+            same = seconds(plain, ids % len(own))
+            found[name][kind][str(most)] = {**errors, "first": first, "again": again, "same_tokenizer": same}
             print(name, kind, most, found[name][kind][str(most)], file=stderr, flush=True)
     return found
 
