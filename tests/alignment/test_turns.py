@@ -1,6 +1,7 @@
 """Chat templates that differ: turns go together by role and content."""
 
 import copy
+import json
 
 import made
 import models
@@ -8,11 +9,15 @@ import pytest
 import torch
 from datasets import Dataset
 from test_foreign import model
+from test_foreign_cache import config, saved
 from trl import SFTConfig
 
 from polydistill import ForwardKL, Uniform
 from polydistill.alignment.turns import Template
+from polydistill.cache import Cache, CachedForeignTeacher
 from polydistill.logprobs import logits_of
+from polydistill.run.build import build_trainer
+from polydistill.run.cache import build_cache, refuse_unheard
 from polydistill.teachers import ForeignTeacher, VocabularyMismatchError
 from polydistill.teachers.carried import tokenizer_bytes, tokenizer_from
 from polydistill.training import PolyDistillTrainer
@@ -155,3 +160,30 @@ def test_a_run_on_conversations_is_taught_by_a_teacher_with_another_template(tmp
     assert "its chat template is another than the student's: turns go together by role and content" in run.masked[0]
     line = run.state.log_history[0]
     assert 0.0 < line["distil/translated/unheard"] < 0.6
+
+
+def test_a_conversation_is_read_from_a_cache_in_the_teachers_template_by_students_of_others(tmp_path):
+    brackets = "{% for m in messages %}{{ '[' + m['role'] + ']' + m['content'] + '<|eot|>' }}{% endfor %}"
+    students = {"one": chatml(), "other": spoken(made.tiktoken_like(), brackets, "<|eot|>")}
+    for seed, (name, tokenizer) in enumerate((students | {"own": gemma()}).items()):
+        saved(tmp_path, name, tokenizer, seed)
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps({"messages": t}) + "\n" for t in (TALK, TALK[:2])))
+    more = {"data": {"train": str(tmp_path / "data.jsonl"), "max_length": 400}, "objective": {"ce": 0.25}}
+    run = config(tmp_path, "one", {"own": {"model": str(tmp_path / "own"), "tokenizer": "own"}}, **more)
+    (where,) = build_cache(run, str(tmp_path / "cache"))
+    live, stored = ForeignTeacher.load("own", str(tmp_path / "own")), CachedForeignTeacher("own", Cache(where))
+    for student in students.values():
+        whole = len(student.apply_chat_template(TALK, return_dict=False))
+        for talk, cut in ((TALK[:2], None), (TALK, None), *((TALK, cut) for cut in range(2, whole, 3))):
+            _, said, p = asked(live, student, talk, cut)
+            _, again, q = asked(stored, student, talk, cut)
+            assert torch.equal(said.known.fidelity > 0.0, again.known.fidelity > 0.0)
+            heard = said.known.fidelity > 0.0
+            apart, off = (p - q).abs().sum(-1) / 2, live.last.error + stored.last.error
+            assert bool((apart <= off + 1e-5)[heard].all())
+            assert cut is not None or float(apart[heard].max()) < 1e-3
+    for name in students:
+        trainer = build_trainer(config(tmp_path, name, {"own": {"cache": where}}, **more))
+        refuse_unheard(trainer)
+        trainer.train()
+        assert 0.0 < trainer.state.log_history[0]["distil/translated/unheard"] < 0.7

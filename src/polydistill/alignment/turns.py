@@ -123,8 +123,12 @@ class Turns:
         ids = template.tokenizer(pieces[-1], add_special_tokens=False)["input_ids"] if pieces else []
         return next(iter(ids), -1)
 
-    def read(self, ids: Sequence[int]) -> Reading | None:
+    def read(self, ids: Sequence[int], further: str = "") -> Reading | None:
         """What the teacher reads of a row that is a conversation in the student's template; None of any other.
+
+        Args:
+            ids: student tokens.
+            further: text that comes after a row that ends inside a turn.
 
         Raises:
             NoCounterpartError: the teacher's template does not take such a conversation, or its tokenizer does not give
@@ -151,8 +155,7 @@ class Turns:
             written += piece.encode()
             begins.append(len(written))
             written += content[: whole_characters(content)]
-        if turns[-1].end < len(text):
-            written += pieces[-1].encode()
+        written += (pieces[-1] if turns[-1].end < len(text) else further).encode()
         return self._reading(list(ids), borders, turns, written, begins)
 
     def _reading(
@@ -189,7 +192,8 @@ class Turns:
         low, high = borders.index(turn.begin), bisect_right(borders, turn.end) - 1
         parts = [self.pair.student.spelled[i] for i in ids[low:high]]
         size = borders[high] - turn.begin
-        start, stop = marks.index(begin), bisect_right(marks, begin + size) - 1
+        cut = turn.end == borders[-1]
+        start, stop = marks.index(begin), len(tokens) if cut else bisect_right(marks, begin + size) - 1
         if None in parts or None in [self.pair.teacher.spelled[i] for i in tokens[start:stop]]:
             return None  # the name of a special token in the text
         whole = b"".join(parts)  # type: ignore[arg-type]

@@ -180,7 +180,7 @@ class Translated(ABC):
             VocabularyMismatchError: a text holds a special token that the teacher has nothing for.
         """
         try:
-            turns = None if self.turns is None else self.turns.read(text)
+            turns = None if self.turns is None else self.turns.read(text, further)
             return read(self.pair, text, self.opening, further) if turns is None else turns
         except NoCounterpartError as error:
             raise VocabularyMismatchError(f"teacher {self.name!r}: {error}") from error
