@@ -15,11 +15,13 @@ import made
 from test_foreign_cache import config, saved, spoken
 
 from polydistill.config.file import ConfigError, dump_config
+from polydistill.data.context import DataError
 from polydistill.run.build import build_teachers, build_trainer
 from polydistill.run.cache import refuse_uncachable
 from polydistill.run.check import check_run
 from polydistill.run.identity import identify, located, refuse_another
-from polydistill.teachers import ForeignTeacher, TeacherUnavailableError, VocabularyMismatchError
+from polydistill.serve import Scorer
+from polydistill.teachers import ForeignTeacher, LocalTeacher, TeacherUnavailableError, VocabularyMismatchError
 from polydistill.teachers.served import Patience, ServedForeignTeacher, ServedTeacher, TeacherLostError
 
 
@@ -153,8 +155,34 @@ def test_while_its_server_is_out_it_says_nothing_of_the_students_tokens(place):
     assert (len(said), said.vocabulary, teacher.tally.lost) == (3, 300, 3)
 
 
-def _scorer(place):
-    from polydistill.serve import Scorer
-    from polydistill.teachers import LocalTeacher
+@pytest.mark.parametrize("packing", [False, True])
+def test_texts_that_are_longer_than_a_server_takes_in_its_own_tokens_are_refused_before_the_first_step(place, packing):
+    lines = [{"text": "日本語のテキスト"}, *({"text": line} for line in made.TEXT[:3])]
+    (place / "long.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    student, own = made.byte_level(300), made.unigram()
+    sizes = [[len(one(line["text"] + "</s>")["input_ids"]) for line in lines] for one in (student, own)]
+    faulty = servers.Faulty(servers.well, _scorer(place))
+    with faulty.running() as url:
 
+        def run(limit, tokenizer):
+            faulty.models = [{"id": servers.MODEL, "max_model_len": limit + 1}]
+            teacher = {"url": url, "model": servers.MODEL, "tokenizer": tokenizer, "top_logprobs": 5}
+            more = {"data": {"train": str(place / "long.jsonl"), "max_length": 256}}
+            extra = {"packing": True, "packing_strategy": "bfd"} if packing else {}
+            training = {"max_steps": 1, "batch_size": 2, "cpu": True, "extra": extra}
+            return build_trainer(config(place, "a", {"own": teacher}, training=training, **more))
+
+        most = max(sizes[1]) + 1
+        assert run(most, str(place / "own"))
+        said = rf"up to {most - 1} tokens, and the longest of the data has {most} of its own, with the end; lower data"
+        with pytest.raises(DataError, match=said):
+            run(most - 1, str(place / "own"))
+        faulty.scorer = Scorer(LocalTeacher.load(servers.MODEL, str(place / "a")))
+        most = max(sizes[0])
+        assert run(most, "student")
+        with pytest.raises(DataError, match=f"and the longest of the data has {most}; use data.max_length: {most - 1}"):
+            run(most - 1, "student")
+
+
+def _scorer(place):
     return Scorer(LocalTeacher.load(servers.MODEL, str(place / "own")))

@@ -150,9 +150,9 @@ class PolyDistillTrainer(Taught, SFTTrainer):
         for name, words in DATA.items():
             for part in parts(getattr(self, name)):
                 refuse_masked(part, words)
-        refuse_too_long(self.teachers, *parts(self.train_dataset), *parts(self.eval_dataset))
         self.data_collator = ContextCollator(self.data_collator, names, found)
         student = self._place_models(self._tokenizer)
+        refuse_too_long(self.teachers, *parts(self.train_dataset), *parts(self.eval_dataset))
         if self.packing is not None:
             refuse_joined(self.model, self.teachers)
         teach_forward(student, self.visible)

@@ -1,7 +1,8 @@
 """Served, stored and translated teachers in a run: what does not go together with them, and what is said about them."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -67,21 +68,31 @@ def refuse_too_long(teachers: Sequence[object], *datasets: Any) -> None:
     Raises:
         DataError: naming the teacher and both lengths.
     """
-    served = [(teacher.probed.longest, teacher.name) for teacher in served_among(teachers)]
-    limit, name = min((one for one in served if one[0] is not None), default=(None, ""))
-    if limit is None:
-        return
-    for data in datasets:
+    served = [teacher for teacher in served_among(teachers) if teacher.probed.longest is not None]
+    for data in datasets if served else ():
         if "input_ids" not in (getattr(data, "column_names", None) or ()) or not hasattr(data, "__len__"):
             continue
-        packed = PLACE in data.column_names  # of rows that hold several documents, the longest one
-        read = data.select_columns(PLACE if packed else "input_ids")
-        longest = max((max(row[PLACE]) + 1 if packed else len(row["input_ids"]) for row in read), default=0)
-        if longest > limit:
-            raise DataError(
-                f"teacher {name!r}: its server takes texts of up to {limit:,} tokens, and the longest of the data has "
-                f"{longest:,}; use data.max_length: {limit}, or start the server with room for more"
-            )
+        longest = dict.fromkeys(served, 0)
+        for text in _documents(data):
+            longest |= {teacher: max(size, teacher.over(text)) for teacher, size in longest.items()}
+        for teacher, size in longest.items():
+            if size:
+                limit, own = teacher.probed.longest, isinstance(teacher, ServedForeignTeacher)
+                raise DataError(
+                    f"teacher {teacher.name!r}: its server takes texts of up to {limit:,} tokens, and the longest of "
+                    f"the data has {size:,}{' of its own, with the end' if own else ''}; "
+                    f"{'lower data.max_length' if own else f'use data.max_length: {limit}'}, or start the server with "
+                    "room for more"
+                )
+
+
+def _documents(data: Any) -> Iterator[list[int]]:
+    """Token ids of every document; a packed row holds several."""
+    packed = PLACE in data.column_names
+    for row in data.select_columns(["input_ids", *([PLACE] if packed else [])]):
+        ids, places = row["input_ids"], row.get(PLACE, ())
+        starts = [i for i, (before, place) in enumerate(pairwise(places), 1) if place - before != 1]
+        yield from (ids[begin:end] for begin, end in pairwise([0, *starts, len(ids)]))
 
 
 def fit_served(

@@ -96,6 +96,21 @@ class ServedForeignTeacher(Translated, ServedTeacher):
     def reads_otherwise(self, tokenizer: PreTrainedTokenizerBase, samples: Any) -> None:
         """It reads its own tokens."""
 
+    def over(self, text: list[int]) -> int:
+        """As `ServedTeacher.over`, of its own tokens.
+
+        Raises:
+            VocabularyMismatchError: the text holds a special token that the teacher has nothing for.
+        """
+        longest, spelled = self.probed.longest, self.pair.student.spelled
+        if longest is None:
+            return 0
+        # No token is less than a byte, but for one in front of a text, a space in front of each part, and the end.
+        if self.turns is None and sum(len(spelled[i] or "  ") for i in text) + 3 <= longest:
+            return 0
+        size = len(self.reading(text).tokens) + 1
+        return size if size > longest else 0
+
     def speak(
         self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"], rows: Int[Tensor, " N"]
     ) -> Informed:

@@ -185,6 +185,10 @@ class ServedTeacher:
             raise self._named(error) from error
         return None
 
+    def over(self, text: list[int]) -> int:
+        """Tokens that the server would be sent of a text of the student's, where it takes fewer; else 0."""
+        return len(text) if self.probed.longest is not None and len(text) > self.probed.longest else 0
+
     def speak(
         self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"], rows: Int[Tensor, " N"]
     ) -> TeacherOutput:
