@@ -36,7 +36,7 @@ class Told(Enumerated):
 
 
 @pytest.mark.slow
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(
     kinds=st.sampled_from([(bpe, bpe, 0), (bpe, bpe, 100), (unigram, bpe, 100), (bpe, unigram, 100)]),
     seed=st.sampled_from([1, 3]),

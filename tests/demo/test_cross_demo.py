@@ -19,7 +19,7 @@ TEACHERS = TeacherSettings(vocabulary=290, length=32, size=SMALL, steps=2, batch
 STUDENTS = StudentSettings(size=SMALL, whole=1, mixed=1, held_whole=1, held_mixed=1, steps=2, batch=4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_teachers_with_tokenizers_of_their_own_teach_and_their_bounds_are_told(tmp_path, monkeypatch):
     for place, name, value in (
         (demo, "read_corpus", partial(read_corpus, characters=20_000)),

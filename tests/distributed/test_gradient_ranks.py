@@ -15,7 +15,7 @@ def modified(tmp_path_factory):
     return root
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_ranks_follow_the_gradient_of_one(modified, kind):

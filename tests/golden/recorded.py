@@ -169,7 +169,9 @@ def cached(folder: Path) -> Record:
 def served(folder: Path) -> Record:
     """A truncated teacher behind a real socket beside one in this process."""
     os.environ[servers.VARIABLE] = servers.KEY
-    with servers.Faulty(servers.well, servers.scorer()).running() as url:
+    faulty = servers.Faulty(servers.well, servers.scorer())
+    faulty.models = [{"id": servers.MODEL, "max_model_len": 65}]  # texts of 64 tokens and one to be written
+    with faulty.running() as url:
         far = p.ServedTeacher("a", url, servers.MODEL, top_logprobs=20, api_key_env=servers.VARIABLE, concurrency=1)
         return followed(off_policy(folder, given={"a": far, "b": p.LocalTeacher("b", models.llama(2))}))
 

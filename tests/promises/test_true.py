@@ -54,7 +54,7 @@ STORED = {"stored": ("a",), "off": 0.05, "evidence_off": 0.01}
 OF_TARGETS = ("evidence", "sustained", "corrupted", "off")
 
 FIRST = next(iter(STACKS))
-SHORT = [w for i, w in enumerate(PIPELINES) if w[::2] == (FIRST, "three tiers") or not w[1] or i % 9 == 1]
+SHORT = [w for i, w in enumerate(PIPELINES) if w[::2] == (FIRST, "three tiers") or not w[1] or i % 18 == 1]
 """Every order behind one stack, and some structures of tiers behind each; the long search takes all of them."""
 
 

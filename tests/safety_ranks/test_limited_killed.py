@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from polydistill.records import METRICS, read_metrics
 from polydistill.training import checkpoint
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
 
 STEPS, SAVED = 36, 5
 CONFIG = """

@@ -131,7 +131,7 @@ def test_a_served_teacher_can_be_cached(place, here, tmp_path):
     torch.testing.assert_close(said.known.label_log_prob, own, atol=manifest.plan.signal_step, rtol=0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_waiting_leaves_the_same_student_byte_for_byte(place, here, undisturbed, tmp_path):
     faulty = servers.Faulty(servers.out_when(lambda number: 6 <= number < 10), here)
     with faulty.running() as url:

@@ -80,7 +80,9 @@ def test_where_no_teacher_knows_the_texts_no_stack_is_written(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "labels"), [("beginners", True), ("specialists", False)])
+@pytest.mark.parametrize(
+    ("name", "labels"), [("beginners", True), pytest.param("specialists", False, marks=pytest.mark.long)]
+)
 def test_a_trial_says_whether_labels_alone_teach_more_than_the_stack_that_predicts_best(tmp_path, name, labels):
     path, found = written(tmp_path, name), tmp_path / "found.json"
     before = path.read_text()
