@@ -132,6 +132,19 @@ def test_turns_are_found_by_what_is_written_around_them():
     assert Template(gemma()).around(("system", "user")) is None
 
 
+def test_a_turn_whose_marker_is_the_users_and_the_systems_is_the_users():
+    student, own = spoken(made.byte_level(300), models.CHAT_TEMPLATE, "<|user|>", "<|assistant|>", "<|end|>"), chatml()
+    assert [turn.role for turn in Template(student).turns(b"<|user|>a<|end|><|assistant|>b<|end|><|user|>c", [])] == [
+        "user",
+        "assistant",
+        "user",
+    ]
+    teacher = ForeignTeacher("a", model(own), own)
+    asked(teacher, student)
+    (packed, _, _) = list(teacher.paths.values())[-1]
+    assert packed.tokens == own.apply_chat_template(TALK, return_dict=False)
+
+
 def test_a_conversation_that_its_template_does_not_take_is_refused():
     student, own = chatml(), gemma()
     teacher = ForeignTeacher("a", model(own), own)

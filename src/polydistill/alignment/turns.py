@@ -16,7 +16,8 @@ from polydistill.alignment.path import NoCounterpartError, Reading, Run
 from polydistill.alignment.reader import boundaries
 from polydistill.alignment.spelling import Spelling, whole_characters
 
-ROLES = ("system", "user", "assistant")
+ROLES = ("user", "assistant", "system")
+"""Of turns; where a template writes two of them alike, the earlier one is meant."""
 
 MARK = "qx{}xq"
 """Stands for a turn's content while it is found out what a template writes around it."""
@@ -75,15 +76,15 @@ class Template:
         return turns
 
     def _next(self, text: bytes, at: int, roles: tuple[str, ...]) -> tuple[int, int, str] | None:
-        """Where what comes before a further turn begins and ends, and whose that is; the nearest, then the longest."""
+        """Where what comes before a further turn begins and ends, and whose that is: the nearest, then the longest."""
         found = []
-        for role in ROLES:
+        for order, role in enumerate(ROLES):
             pieces = self.around((*roles, role))
             piece = b"" if pieces is None else pieces[len(roles)].encode()
             if piece and (place := text.find(piece, at)) >= 0:
-                found.append((place, -len(piece), role))
-        place, size, role = min(found, default=(-1, 0, ""))
-        return (place, place - size, role) if found else None
+                found.append((place, -len(piece), order))
+        place, size, order = min(found, default=(-1, 0, 0))
+        return (place, place - size, ROLES[order]) if found else None
 
 
 @dataclass
