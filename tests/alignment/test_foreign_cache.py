@@ -1,7 +1,9 @@
 """Caches of teachers with tokenizers of their own: one for students of any tokenizer."""
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import made
 import pytest
@@ -10,6 +12,7 @@ from tokenizers import Tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from polydistill.cache import Cache, CachedForeignTeacher, CachedTeacher, FingerprintError, ShardTask
+from polydistill.cache.manifest import NAME
 from polydistill.cli.cache import described
 from polydistill.config.file import ConfigError, load_config
 from polydistill.config.run import RunConfig
@@ -110,6 +113,17 @@ def test_a_folder_that_is_called_like_a_teacher_is_taken_as_it_is_named(place, l
     assert addresses(run, str(cache / "gemma")) == addresses(run, str(cache))
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", "manifest.json", "plan.json", "codec.safetensors", "../a/b", "a/b"])
+def test_a_teacher_whose_name_is_no_folder_is_stored_inside_beside_the_others(place, live, tmp_path, name):
+    run = config(place, "a", {name: live["gemma"], "same": str(place / "same")})
+    inside = addresses(run, str(tmp_path))[name]
+    assert Path(inside).resolve().parent == tmp_path
+    assert not re.match(NAME, Path(inside).name)
+    assert Path(inside).name not in ("manifest.json", "plan.json")
+    other = config(place, "a", {inside.removeprefix(f"{tmp_path}/"): live["gemma"]})
+    assert inside not in addresses(other, str(tmp_path)).values(), "no other name has that folder"
+
+
 @pytest.mark.slow
 def test_one_cache_trains_students_of_two_tokenizers(place, cache):
     stored = {"gemma": {"cache": str(cache / "gemma")}}
@@ -183,7 +197,7 @@ def test_texts_are_found_where_another_student_cuts_them_and_refused_where_the_c
     assert "lower data.max_length, or build it with a larger one" in stored.lacks(whole)
     assert "gemma has no such text; it was built from" in stored.lacks(whole[1:20])
     for tree, said in (
-        ({"data": {"train": str(place / "data.jsonl"), "max_length": 60}}, "first being row 0: it goes on after"),
+        ({"data": {"train": str(place / "data.jsonl"), "max_length": 60}}, "first being row 1: it goes on after"),
         (
             {"data": {"train": str(place / "other.jsonl")}},
             "was not heard on 1 of the 1 training texts",

@@ -14,7 +14,7 @@ import forked
 import numpy as np
 import pytest
 import torch
-from models import saved_all, texts
+from models import saved, saved_all, texts
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
@@ -24,6 +24,7 @@ from polydistill.cache.maintain import merge
 from polydistill.cli.main import app
 from polydistill.config.file import ConfigError, load_config
 from polydistill.config.run import RunConfig
+from polydistill.judging.talk import Talk
 from polydistill.logprobs import Informed, KnownStatistics, Sparse, logits_of
 from polydistill.objective import ForwardKL, distil
 from polydistill.run.build import build_trainer
@@ -199,6 +200,16 @@ def test_readers_give_every_text_once(cache: Path) -> None:
     assert [e.tokens.tobytes() for e in opened.shuffled(1)] != [e.tokens.tobytes() for e in opened.shuffled(2)]
 
 
+def test_a_cache_is_not_asked_about_what_the_student_writes_now(tmp_path: Path) -> None:
+    saved(tmp_path / "run" / "student")
+    run = {"output": "run", "student": "student", "teachers": {"a": {"cache": "c"}}, "data": {"train": "d.jsonl"}}
+    (tmp_path / "run" / "config.yaml").write_text(json.dumps(run | {"weighting": []}))
+    talk = Talk(tmp_path / "run")
+    ids = talk.ids("the sum", chat=False)
+    with pytest.raises(ConfigError, match="--teachers: 'a' is read from a cache, which holds nothing of what"):
+        talk.choice(ids, ids, None)
+
+
 def test_texts_that_were_never_heard_are_refused_before_the_first_step(
     config: RunConfig, cache: Path, tmp_path: Path
 ) -> None:
@@ -206,7 +217,7 @@ def test_texts_that_were_never_heard_are_refused_before_the_first_step(
     other.to_json(tmp_path / "other.jsonl")
     data = config.data.model_copy(update={"train": str(tmp_path / "other.jsonl")}).model_dump()
     training = {"epochs": 1, "cpu": True}
-    with pytest.raises(TeacherUnavailableError, match=r"lacks 10 of the 40 training texts, the first being row 30"):
+    with pytest.raises(TeacherUnavailableError, match=r"lacks 10 of the 40 training texts, the first being row 31"):
         refuse_unheard(build_trainer(from_cache(config, cache, data=data, training=training)))
 
 

@@ -73,6 +73,7 @@ def test_a_compressed_file_that_is_broken_or_is_none_is_refused(tmp_path):
         (b'{"text": "a"}\n', "is named .gz, and is nothing that was packed"),
         (bz2.compress(b"{}"), "is named .gz, and is .bz2"),
         (gzip.compress(b'{"text": "a"}\n{"text": \n'), "line 2: not valid JSON"),
+        (gzip.compress(b'{"text": "a\n'), r"not valid JSON \(Invalid control character at column 12\)"),
     ):
         path = tmp_path / "d.jsonl.gz"
         path.write_bytes(content)

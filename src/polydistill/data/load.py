@@ -243,7 +243,8 @@ def _check_line(line: bytes, number: int, path: Path, kinds: dict[str, str]) -> 
     except UnicodeDecodeError as error:
         raise DataError(f"{path}, line {number}: not UTF-8; save the file in that encoding") from error
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {number}: not valid JSON ({error.msg} at column {error.colno})") from error
+        what = f"{error.msg.removesuffix(' at')} at column {error.colno}"
+        raise DataError(f"{path}, line {number}: not valid JSON ({what})") from error
     if not isinstance(row, dict):
         raise DataError(f"{path}, line {number}: a row must be an object, got {kind_of(row)}")
     for key, value in row.items():

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from polydistill.config.file import ConfigError, load_config
+from polydistill.config.run import CachedTeacherConfig
 from polydistill.data.pieces import inner_pieces, pieces
 from polydistill.logprobs import HiddenStates, logits_of
 from polydistill.objective import ForwardKL
@@ -97,9 +98,14 @@ class Talk:
         """Student and teachers at one token of the answer; where the teachers disagree most when `at` is None.
 
         Raises:
-            ConfigError: the answer has no such token, or the run no such task.
+            ConfigError: the answer has no such token, the run no such task, or a teacher is none that can be asked.
         """
         config = load_config(self.run / CONFIG, to_measure=True)
+        if stored := [name for name, section in config.teachers.items() if isinstance(section, CachedTeacherConfig)]:
+            raise ConfigError(
+                f"--teachers: {stored[0]!r} is read from a cache, which holds nothing of what the student writes now; "
+                "leave --teachers out, or look at a run whose teachers are models or servers"
+            )
         student = config.student.model_copy(update={"model": str(self.run / STUDENT), "lora": None, "revision": None})
         trainer = build_trainer(config.model_copy(update={"student": student}))
         whole = torch.cat([ids, answer], 1)

@@ -1,6 +1,7 @@
 """From a run's configuration to the plans of its caches, and who labels."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -14,7 +15,7 @@ from polydistill.cache import Engine, Here, Labeller, Plan, ShardTask, Text
 from polydistill.cache.build import data_fingerprint
 from polydistill.cache.files import Files
 from polydistill.cache.labeller import Label
-from polydistill.cache.manifest import MANIFEST, OWN, PLAN, DataPlan, TeacherPlan
+from polydistill.cache.manifest import MANIFEST, NAME, OWN, PLAN, DataPlan, TeacherPlan
 from polydistill.cache.saved import codec_of
 from polydistill.cache.teacher import tokenizer_fingerprint
 from polydistill.config import run as c
@@ -43,7 +44,7 @@ def addresses(config: c.RunConfig, to: str | None = None) -> dict[str, str]:
     """
     base = address_of(config, to).rstrip("/")
     own = {
-        name: quote(name, safe="")
+        name: _folder(name)
         for name, section in config.teachers.items()
         if isinstance(section, c.LocalTeacherConfig) and section.tokenizer == "own"
     }
@@ -51,6 +52,14 @@ def addresses(config: c.RunConfig, to: str | None = None) -> dict[str, str]:
     if inside is not None and _holds_own(base):
         base = base.removesuffix(f"/{inside}")
     return {name: f"{base}/{own[name]}" if name in own else base for name in config.teachers}
+
+
+def _folder(name: str) -> str:
+    """A teacher's folder inside a cache: its name, encoded where it is none of a folder or one of the cache's files."""
+    folder = quote(name, safe="")
+    if folder in ("", ".", "..", MANIFEST, PLAN) or re.match(NAME, folder):
+        return f"%{folder[:1].encode().hex().upper()}{folder[1:]}"
+    return folder
 
 
 def _holds_own(address: str) -> bool:

@@ -102,7 +102,7 @@ def refuse_unheard(trainer: Taught) -> None:
                 row, why = lacking[0]
                 raise TeacherUnavailableError(
                     f"teacher {teacher.name!r} was not heard on {len(lacking):,} of the {len(heard):,} {which} texts, "
-                    f"the first being row {row}: {why}"
+                    f"the first being row {row + 1}: {why}"
                 )
         keys = [(row, key_of(tokens)) for row, tokens, _ in rows if len(tokens) > 1]
         for address, cache in caches.items():
@@ -110,6 +110,6 @@ def refuse_unheard(trainer: Taught) -> None:
             if missing:
                 raise TeacherUnavailableError(
                     f"{address} lacks {len(missing):,} of the {len(keys):,} {which} texts, the first being row "
-                    f"{missing[0]}; it was built from {', '.join(cache.plan.data.sources)}: the data, the chat "
+                    f"{missing[0] + 1}; it was built from {', '.join(cache.plan.data.sources)}: the data, the chat "
                     "template or data.max_length differ; build a cache for this run with `polydistill cache build`"
                 )
