@@ -8,16 +8,17 @@ import pytest
 import torch
 from test_foreign import model, trainer
 
-from polydistill import Entropy, ForwardKL, LocalTeacher, Pipeline, Softmax, Tilt, Uniform, certify
+from polydistill import Entropy, Fixed, ForwardKL, LocalTeacher, Pipeline, Softmax, Tilt, Uniform, certify
 from polydistill.cli.certify import _pipeline_of
 from polydistill.config.run import RunConfig
 from polydistill.logprobs import Dense, Head, Positions, Statistics
 from polydistill.objective import distil
 from polydistill.promises import Terms, promises, says
 from polydistill.run.described import factors_of
+from polydistill.simplex import NoActiveTeacherError
 from polydistill.target import Pool
 from polydistill.teachers import ForeignTeacher
-from polydistill.weighting.token import EXACT, ByFidelity
+from polydistill.weighting.token import EXACT, ByFidelity, positioned
 
 NAMES = ("plain", "code", "prose")
 
@@ -83,6 +84,25 @@ def test_labels_are_what_remains_where_no_strict_teacher_is_left(tmp_path):
     assert bool((done.off[done.positions.has_loss] <= EXACT).all())
     line = run.state.log_history[0]
     assert line["distil/translated/unheard"] == pytest.approx(float(done.unheard.sum()) / done.outcome.count)
+
+
+def test_labels_are_what_remains_where_the_stack_wants_none_but_a_strict_teacher_that_is_off(tmp_path):
+    plain = LocalTeacher("plain", model(made.byte_level(300)), made.byte_level(300))
+    teachers = {"a": own("a", "strict"), "plain": plain}
+    run = trainer(tmp_path, teachers, Fixed({"a": 1}), objective=ForwardKL(ce=0.25), floor=0.02)
+    run.train()
+    done = run.last_step
+    off = done.outcome.statistics.fidelity[:, 0] < 1.0 - EXACT
+    assert bool(off.any())
+    assert torch.equal(done.unheard, off & (done.unheard | done.positions.has_loss))
+    run.certificate()
+
+
+def test_a_stack_that_wants_nobody_is_refused_beside_a_strict_teacher_too():
+    stack = positioned(Fixed({"code": 1}) * Fixed({"prose": 1}), {"code": "strict", "prose": "all"}).bind(NAMES)
+    positions = Positions.of(torch.zeros(1, dtype=torch.long), torch.ones(1, dtype=torch.bool))
+    with pytest.raises(NoActiveTeacherError, match="no active teacher"):
+        stack(Statistics(positions, torch.zeros(1, 3), fidelity=torch.zeros(1, 3)))
 
 
 def silent(name, tokenizer=None):
@@ -182,8 +202,9 @@ def test_positions_are_refused_where_they_do_nothing_or_break_what_is_promised(t
     plain = LocalTeacher("b", model(made.byte_level(300)), made.byte_level(300))
     with pytest.raises(ValueError, match="`positions: bound` changes its weight beside others, and it is the only"):
         trainer(tmp_path, {"a": own("a", "bound")}, Uniform())
-    with pytest.raises(ValueError, match="and so have all others: where nobody is left only labels remain"):
-        trainer(tmp_path, {"a": own("a", "strict")}, Uniform())
+    for teachers, weighting in (({}, Uniform()), ({"b": plain}, Fixed({"a": 1}))):
+        with pytest.raises(ValueError, match="and so have all others of some weight: where nobody is left only labels"):
+            trainer(tmp_path, {"a": own("a", "strict"), **teachers}, weighting)
     with pytest.raises(ValueError, match="`positions: strict` takes it out at single positions, and a safety order"):
         trainer(tmp_path, {"a": own("a", "strict"), "b": plain}, Uniform(), safety=Tilt({"b": 1}))
 

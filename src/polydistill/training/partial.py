@@ -22,7 +22,7 @@ from polydistill.teachers.served import ServedForeignTeacher, ServedTeacher
 from polydistill.teachers.vocabulary import is_same
 from polydistill.training.batch import Batch
 from polydistill.training.placement import Copied
-from polydistill.weighting import Operator
+from polydistill.weighting import Fixed, Operator, Product
 from polydistill.weighting.signals import Entropy
 from polydistill.weighting.token import EXACT, ByFidelity, positioned
 
@@ -247,7 +247,7 @@ def fit_foreign(
     """
     found = [teacher for teacher in teachers if isinstance(teacher, Translated)]
     for teacher in found:
-        _refuse_positions(teacher, teachers, objective, looks_at_all or pipeline.safety is not None)
+        _refuse_positions(teacher, teachers, pipeline, objective, looks_at_all or pipeline.safety is not None)
         who = f"teacher {teacher.name!r} has a tokenizer of its own"
         if not isinstance(objective, ForwardKL) or objective.temperature != 1.0:
             raise ValueError(
@@ -259,7 +259,9 @@ def fit_foreign(
     return found
 
 
-def _refuse_positions(teacher: Translated, teachers: Sequence[object], objective: object, looks_at_all: bool) -> None:
+def _refuse_positions(
+    teacher: Translated, teachers: Sequence[object], pipeline: Pipeline, objective: object, looks_at_all: bool
+) -> None:
     who = f"teacher {teacher.name!r}: `positions: {teacher.positions}`"
     if teacher.positions == "bound" and len(teachers) == 1:
         raise ValueError(f"{who} changes its weight beside others, and it is the only teacher; leave it out")
@@ -270,11 +272,16 @@ def _refuse_positions(teacher: Translated, teachers: Sequence[object], objective
             f"{who} takes it out at single positions, and a safety order, constraints, a modified gradient and "
             "`on_outage: drop` count on every teacher that is not out itself; use `positions: bound`"
         )
-    alone = all(isinstance(other, Translated) and other.positions == "strict" for other in teachers)
+    never = torch.zeros(len(teachers), dtype=torch.bool)
+    for part in pipeline.stack.factors if isinstance(pipeline.stack, Product) else ():
+        if isinstance(part, Fixed):
+            never |= part.log_w.cpu() == -torch.inf
+    wanted = [other for other, out in zip(teachers, never.tolist(), strict=True) if not out]
+    alone = all(isinstance(other, Translated) and other.positions == "strict" for other in wanted)
     if alone and isinstance(objective, Divergence) and not objective.ce:
         raise ValueError(
-            f"{who}, and so have all others: where nobody is left only labels remain; give them a share, e.g. "
-            "`objective: {kind: forward_kl, ce: 0.1}`"
+            f"{who}, and so have all others of some weight: where nobody is left only labels remain; give them a "
+            "share, e.g. `objective: {kind: forward_kl, ce: 0.1}`"
         )
 
 

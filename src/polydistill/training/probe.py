@@ -49,20 +49,21 @@ def probed(trainer: Any, terms: Terms, batch: Batch) -> Terms:
     terms = stored_terms(terms, trainer, outputs)
     fidelity = _fidelity(outputs, places)
     here = positions.at(places)
-    here = replace(here, has_loss=here.has_loss & _all_speak(trainer.pipeline, fidelity))
+    scene = Scene(trainer.pipeline, here, log_p, terms, fidelity)
+    speak = _all_speak(trainer.pipeline, fidelity, scene.weights)
+    scene.positions = here = replace(here, has_loss=here.has_loss & speak)
     if not bool(here.has_loss.any()):
         return terms
-    scene = Scene(trainer.pipeline, here, log_p, terms, fidelity)
     off = (scene.weights.exp() * (1.0 - fidelity)).sum(-1)[here.has_loss]
     seen = scene.probe(_beyond(trainer), _safest(trainer))
     unnamed = unnamed_by(outputs, positions.has_loss)
     return replace(terms, probe=replace(seen, unnamed=unnamed, translated=float(off.mean())))
 
 
-def _all_speak(pipeline: Pipeline, fidelity: Float[Tensor, "n K"]) -> Bool[Tensor, " n"]:
-    """Where no translated teacher says nothing, and not all are strict ones that are off."""
+def _all_speak(pipeline: Pipeline, fidelity: Float[Tensor, "n K"], log_w: Float[Tensor, "n K"]) -> Bool[Tensor, " n"]:
+    """Where no translated teacher says nothing, and not all that weigh something are strict ones that are off."""
     strict = strict_among(pipeline).to(fidelity.device)
-    return (fidelity > 0.0).all(-1) & (~strict | (fidelity >= 1.0 - EXACT)).any(-1)
+    return (fidelity > 0.0).all(-1) & ((log_w > -math.inf) & (~strict | (fidelity >= 1.0 - EXACT))).any(-1)
 
 
 def _fidelity(outputs: Sequence[TeacherOutput], places: Int[Tensor, " n"]) -> Float[Tensor, "n K"]:

@@ -11,8 +11,8 @@ from torch import Tensor
 from polydistill import guarantee as calculus
 from polydistill.guarantee import Guarantee
 from polydistill.logprobs import Statistics
-from polydistill.simplex import is_asking, normalise
-from polydistill.weighting.operator import Carry, Names, Operator, Tag, Weighed, Weighting
+from polydistill.simplex import compose, is_asking, normalise
+from polydistill.weighting.operator import Carry, Names, Operator, Product, Tag, Weighed, Weighting
 from polydistill.weighting.signals import Fidelity, Signal, StudentGap
 
 EXACT = 1e-6
@@ -115,10 +115,25 @@ class ByFidelity(Weighed):
         return f"ByFidelity(bound={list(self.bound)}, strict={list(self.strict)})"
 
 
+class Positioned(Product):
+    """A stack and, as its last factor, how translated teachers count.
+
+    Where all whom the stack wants are strict and out, nobody is to be learned from; weights are as if all were in.
+    """
+
+    def weigh(self, statistics: Statistics, carry: Carry) -> tuple[Float[Tensor, "n K"], Carry]:
+        """Sum of the factors' log-weights, normalised."""
+        logs, carry = self.contributions(statistics, carry)
+        left = (torch.stack(logs).sum(0) > -math.inf).any(-1, keepdim=True)
+        return compose(*logs[:-1], logs[-1].where(left, 0.0)), carry
+
+
 def positioned(stack: Operator, positions: Mapping[str, str]) -> Operator:
     """A stack whose teachers count at the `positions` that they were given by name: `all`, `bound` or `strict`."""
     bound, strict = ([name for name, given in positions.items() if given == kind] for kind in ("bound", "strict"))
-    return stack * ByFidelity(bound, strict) if bound or strict else stack
+    if not bound and not strict:
+        return stack
+    return Positioned((stack * ByFidelity(bound, strict)).factors)
 
 
 class Custom(Weighting):
