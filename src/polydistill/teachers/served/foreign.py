@@ -85,7 +85,7 @@ class ServedForeignTeacher(Translated, ServedTeacher):
             raise VocabularyMismatchError(
                 f"teacher {self.name!r}: its server reads other tokens than the tokenizer that it is asked with "
                 f"({self.tokenizer.name_or_path or type(self.tokenizer).__name__}); name the one that it "
-                f"serves: {error}"
+                f"serves: {error.__cause__ or error}"
             ) from error
         return f"{self._put_together(tokenizer, visible, len(self.spelling.spelled))}; {told}"
 
