@@ -120,9 +120,11 @@ def passages_of(file: str, student: PreTrainedTokenizerFast, passages: int) -> t
     return torch.tensor([[student.bos_token_id, *ids[start : start + size]] for start in starts])
 
 
-def bounded(experts: Experts, student: PreTrainedTokenizerFast, texts: Texts, expand: list[int]) -> dict[str, Any]:
+def bounded(
+    experts: Experts, student: PreTrainedTokenizerFast, texts: Texts, expand: list[int], looks: int
+) -> dict[str, Any]:
     """Teacher -> text -> tokens of `expand` -> bytes of a token of the student's and of its own, median bound, mean
-    bound, share of positions where it is 0, medians by term, both at a few positions that were looked at closely,
+    bound, share of positions where it is 0, medians by term, both at so many positions of a passage, looked at closely,
     seconds of both times; what the first of them knows of the vocabularies, the others know too.
     """
     found: dict[str, Any] = {}
@@ -138,11 +140,13 @@ def bounded(experts: Experts, student: PreTrainedTokenizerFast, texts: Texts, ex
             first, again = seconds(teacher, ids), seconds(teacher, ids)
             errors = {term: float(values.median()) for term, values in teacher.errors().items()}
             bound = teacher.errors()["all"]
-            near = teacher.look_closer(ids, torch.ones_like(ids), torch.arange(len(ids) * 3) * 42 + 3)
             written = student.batch_decode(ids[:, 1:])
             errors |= {"mean": float(bound.mean()), "exact": float((bound <= EXACT).float().mean())}
             errors |= {"bytes, student": _bytes(student, written), "bytes, own": _bytes(own, written)}
-            errors |= {"closely": float(near.median()), "closely, mean": float(near.mean())}
+            if looks:
+                places = torch.arange(len(ids) * looks) * (LENGTH // looks) + 3
+                near = teacher.look_closer(ids, torch.ones_like(ids), places)
+                errors |= {"closely": float(near.median()), "closely, mean": float(near.mean())}
             same = seconds(plain, ids % len(own))
             found[name][kind][str(most)] = {**errors, "first": first, "again": again, "same_tokenizer": same}
             print(name, kind, most, found[name][kind][str(most)], file=stderr, flush=True)
@@ -262,7 +266,7 @@ def named_ones(given: argparse.Namespace, named: str) -> dict[str, Any]:
     if given.expand:
         texts = {"all": demo_mixture(student, many)} if not given.teachers else demo_texts(student, many)
         texts = {kind: passages_of(file, student, many) for kind, file in given.texts.items()} or texts
-        found["bounds"] = bounded(experts, student, texts, given.expand)
+        found["bounds"] = bounded(experts, student, texts, given.expand, given.closely)
     if given.learn:
         learned, held = demo_texts(student, many, "student"), demo_texts(student, HELD)
         if given.texts:
@@ -285,6 +289,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--passages", type=int, default=1, help="of every domain and change of domain")
+    parser.add_argument("--closely", type=int, default=3, help="positions of a passage that are looked at closely")
     parser.add_argument("--expand", type=int, nargs="*", default=[], help="bounds with so many tokens per position")
     parser.add_argument(
         "--student", nargs="*", default=["2048"], help="entries of its vocabulary, or its folder or name"

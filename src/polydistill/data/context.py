@@ -113,7 +113,10 @@ def index_of(example: Mapping[str, Any], column: str, names: tuple[str, ...]) ->
         return names.index(value)
     if column == "task":  # names were given, and this is none of them
         return UNKNOWN
-    raise DataError(f"column {column!r} says {value!r}, which is none of the teachers {', '.join(names)}")
+    raise DataError(
+        f"column {column!r} says {value!r}, which is none of the teachers {', '.join(names)}; name one of them, "
+        "or leave it empty where none is meant"
+    )
 
 
 def severity_of(example: Mapping[str, Any]) -> float:

@@ -162,7 +162,10 @@ def _context(row: Mapping[str, Any], teachers: Sequence[str]) -> str:
             return f"column 'severity' must lie in [0, 1], got {value}"
     by_index = isinstance(teacher, Integral) and not isinstance(teacher, bool) and 0 <= int(teacher) < len(teachers)
     if teacher is not None and teachers and not by_index and teacher not in teachers:
-        return f"column 'teacher_id' says {teacher!r}, which is none of the teachers {', '.join(teachers)}"
+        return (
+            f"column 'teacher_id' says {teacher!r}, which is none of the teachers {', '.join(teachers)}; name one of "
+            "them, or leave it empty where none is meant"
+        )
     return ""
 
 

@@ -143,7 +143,8 @@ class Client:
             self.counts.retries += 1
             if self.told is not None and not self.warned:
                 self.warned = True
-                self.told(f"{error}; trying again for up to {budget:g} s")
+                tries = "" if self.waits else f", {p.attempts - 1} times at most"
+                self.told(f"{error}; trying again for up to {budget:g} s{tries}")
             if error.after_s is None:
                 return True
             left = budget - (time.monotonic() - started)
