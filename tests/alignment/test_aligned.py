@@ -7,6 +7,7 @@ def apart(p, q):
     return float((p - q).abs().sum() / 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_the_bound_holds_at_every_position_of_random_byte_pair_encodings(seed):
     teacher = Enumerated(bpe(seed, 3), bpe(seed + 100, 3), seed)

@@ -105,6 +105,7 @@ def test_through_equal_tokenizers_a_teacher_says_what_it_says_itself():
     assert float(said.known.label_log_prob.sum()) == pytest.approx(float(label.sum()), abs=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [[], ["<|turn|>", "<|tool|>"]])
 @pytest.mark.parametrize("kind", ["byte-level BPE", "Unigram", "SentencePiece BPE"])
 def test_a_teacher_whose_own_tokenizer_is_the_students_is_taken_as_it_is(tmp_path, kind, more):
@@ -181,6 +182,7 @@ def test_a_special_token_without_a_counterpart_is_refused():
         teacher.speak(ids, torch.ones_like(ids), torch.arange(ids.shape[1]))
 
 
+@pytest.mark.slow
 def test_a_check_says_roles_and_the_bound_by_term(tmp_path):
     for name, tokenizer in (("student", made.byte_level(300)), ("own", made.tiktoken_like())):
         model(tokenizer).save_pretrained(tmp_path / name)

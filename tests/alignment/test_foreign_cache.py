@@ -106,6 +106,7 @@ def spoken(teacher, student, length=40):
     return logits_of(says, torch.arange(len(rows))).softmax(-1), teacher.last.error, says.known.label_log_prob
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_called_like_a_teacher_is_taken_as_it_is_named(place, live, cache, tmp_path):
     run = config(place, "a", live | {"same": str(place / "same")})
     named = str(tmp_path / "gemma")

@@ -116,6 +116,7 @@ def silent(name, tokenizer=None):
     return teacher
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["cannot read the text", "is sure of what no student has"])
 def test_a_teacher_of_whom_nothing_can_be_translated_weighs_nothing_and_the_others_share_its_weight(tmp_path, kind):
     mute = own("a", "all", made.word_level()) if kind == "cannot read the text" else silent("a")
@@ -138,6 +139,7 @@ def test_a_teacher_of_whom_nothing_can_be_translated_weighs_nothing_and_the_othe
     assert "where nothing that one says can be translated it weighs nothing" in run.certificate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ce", [0.0, 0.25])
 def test_where_nothing_at_all_can_be_translated_labels_count_alone_or_not_at_all(tmp_path, ce):
     run = trainer(tmp_path, {"a": silent("a"), "b": silent("b", made.unigram())}, Uniform(), objective=ForwardKL(ce=ce))

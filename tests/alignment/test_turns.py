@@ -105,6 +105,7 @@ def test_what_it_says_in_a_turn_is_what_it_says_there_in_its_own_template():
     assert bool(mine.any())
 
 
+@pytest.mark.slow
 def test_a_conversation_that_is_cut_off_is_read_as_far_as_it_goes_and_other_text_as_ever():
     student, own = chatml(), gemma()
     teacher = ForeignTeacher("a", model(own), own)
@@ -175,6 +176,7 @@ def test_a_run_on_conversations_is_taught_by_a_teacher_with_another_template(tmp
     assert 0.0 < line["distil/translated/unheard"] < 0.6
 
 
+@pytest.mark.slow
 def test_a_conversation_is_read_from_a_cache_in_the_teachers_template_by_students_of_others(tmp_path):
     brackets = "{% for m in messages %}{{ '[' + m['role'] + ']' + m['content'] + '<|eot|>' }}{% endfor %}"
     students = {"one": chatml(), "other": spoken(made.tiktoken_like(), brackets, "<|eot|>")}

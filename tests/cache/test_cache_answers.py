@@ -53,6 +53,7 @@ def test_answers_are_written_once_labelled_and_can_be_trained_on(project):
     assert (project / "answers.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_answers_of_another_student_are_not_taken_for_its_own(project):
     build(project)
     other = build(project, "training.completion_length=6")

@@ -20,6 +20,7 @@ def test_numbers_come_back_from_symbols_and_bits(numbers: np.ndarray, m: int) ->
     assert np.array_equal(from_symbols(symbols, low, m), numbers)
 
 
+@pytest.mark.slow
 @given(first=NUMBERS, second=NUMBERS)
 @settings(max_examples=100, deadline=None)
 def test_bits_of_a_second_stream_begin_where_the_first_ends(first: np.ndarray, second: np.ndarray) -> None:

@@ -43,6 +43,7 @@ def coded(said, tokens, vocabulary, selection=SELECTION, step=0.5, signal_step=1
     return codec_of(codec_bytes(codec, "")), noted
 
 
+@pytest.mark.slow
 @given(speech=speeches(), step=st.sampled_from([0.05, 0.5, 1.0]))
 @SETTINGS
 def test_what_is_read_is_within_the_stated_bounds(speech, step: float) -> None:

@@ -32,6 +32,7 @@ def test_a_run_is_measured_in_every_form(project: Path, tmp_path: Path) -> None:
     assert not (project / "run" / "cache").exists()
 
 
+@pytest.mark.slow
 def test_one_text_is_too_few(config) -> None:  # noqa: F811
     with pytest.raises(ConfigError, match="at least 2 are needed"):
         frontiers(config, texts=1, seed=0)

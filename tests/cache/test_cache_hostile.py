@@ -29,6 +29,7 @@ def edited(folder: Path, *path: str | int, value: object, sealed: bool = True) -
     (folder / "manifest.json").write_text(json.dumps(tree))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["../victim", "/etc/passwd", "codec.safetensors/../../victim", ".hidden", "codec\x00", ""]
 )

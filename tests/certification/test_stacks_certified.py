@@ -109,6 +109,7 @@ class Boastful(Operator):
         return Guarantee(honest.teachers, honest.range, honest.floor, honest.ceiling, honest.moduli, honest.step)
 
 
+@pytest.mark.slow
 def test_an_operator_that_declares_too_small_a_range_is_refuted():
     certificate = certify(Boastful(), teachers=2, effort=0.1)
     assert [finding.axiom for finding in certificate.refuted] == ["B"]
@@ -120,6 +121,7 @@ def clamp_rule(evidence):
     return torch.softmax(evidence.clamp(-2, 2), -1)
 
 
+@pytest.mark.slow
 def test_a_custom_function_in_a_stack_promises_nothing_and_is_searched():
     certificate = certify(Custom(clamp_rule)(Entropy()), teachers=2, effort=0.1)
     assert certificate.finding("B").basis is Basis.NONE

@@ -167,6 +167,7 @@ def test_a_law_can_be_left_unclaimed_and_another_be_claimed():
     assert [f.axiom for f in certify(strangers.clip_then_softmax, teachers=3, effort=0.05, laws="D").refuted] == ["D"]
 
 
+@pytest.mark.slow
 def test_a_refuted_certificate_raises_and_another_gives_itself():
     with pytest.raises(RefutedError, match="wrong_sign:\nM fails: teacher"):
         quick("wrong_sign").raise_on_refuted()
@@ -202,6 +203,7 @@ def test_a_partial_is_named_after_its_function():
     assert certify(functools.partial(strangers.clipped, spread=1.0), teachers=2, effort=0.02).subject == "clipped"
 
 
+@pytest.mark.slow
 def test_a_range_declared_too_small_is_refuted_and_an_exact_one_is_not():
     assert certify(strangers.clip_then_softmax, teachers=3, effort=0.05, range_at_most=3.0).exit_ok
     certificate = certify(strangers.clip_then_softmax, teachers=3, effort=0.05, range_at_most=2.97)
@@ -252,6 +254,7 @@ def test_weights_that_depend_on_the_batch_are_no_function_of_evidence():
     assert "rows teacher" in certificate.finding("F").witness.says
 
 
+@pytest.mark.slow
 def test_a_rule_that_raises_on_finite_evidence_breaks_normalisation():
     def picky(evidence):
         if (evidence.abs() > 100).any():
@@ -261,6 +264,7 @@ def test_a_rule_that_raises_on_finite_evidence_breaks_normalisation():
     assert certify(picky, teachers=3, effort=0.05).finding("N").refuted
 
 
+@pytest.mark.slow
 def test_safety_scores_are_passed_on_by_name():
     def ordered(evidence, safety):
         return torch.softmax(5 * safety + evidence.tanh(), -1)

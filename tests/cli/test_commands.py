@@ -191,6 +191,7 @@ def test_the_schema_names_every_section(project: Path) -> None:
     assert {"student", "teachers", "data", "weighting", "training"} <= set(schema["properties"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "code", "sentence"),
     [

@@ -1,6 +1,8 @@
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = """
 import sys
 from polydistill.cli.main import app
@@ -10,6 +12,7 @@ print("heavy:", *[name for name in ("torch", "trl", "transformers", "datasets", 
 """
 
 
+@pytest.mark.slow
 def test_a_configuration_is_described_and_started_without_torch(tmp_path):
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout.splitlines()[-1].split() == ["heavy:"]

@@ -28,6 +28,7 @@ def test_another_seed_splits_and_generates_differently(corpus):
     assert read_corpus(seed=4, characters=SMALL).fingerprint != corpus.fingerprint
 
 
+@pytest.mark.slow
 def test_every_split_has_every_domain_within_the_budget(corpus):
     for domain in DOMAINS:
         documents = [d for split in SPLITS for d in corpus.documents[split][domain]]
@@ -86,6 +87,7 @@ def test_answers_of_dialogues_are_right():
             assert int(right) == (int(a) + int(b) if sign == "+" else int(a) - int(b))
 
 
+@pytest.mark.slow
 def test_too_small_a_corpus_is_refused():
     with pytest.raises(ValueError, match="allow more characters"):
         read_corpus(characters=10)

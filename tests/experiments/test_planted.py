@@ -30,6 +30,7 @@ def test_texts_follow_the_law_and_no_teacher_alone_does(key):
     assert min(said) > true + 0.05
 
 
+@pytest.mark.slow
 def test_teachers_are_distributions():
     for problem in [*problems(1).values(), *(case(1) for e in EXPERIMENTS.values() for case in e.cases.values())]:
         for teacher in problem.teachers:

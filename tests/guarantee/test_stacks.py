@@ -115,6 +115,7 @@ def test_the_derived_shift_is_never_violated_when_one_position_is_off(make, seed
     assert (moved <= bound.guarantee().weight_shift(error) + 1e-6).all()
 
 
+@pytest.mark.slow
 @given(pipelines, st.integers(0, 999), st.floats(0, 1), st.floats(0, 1))
 def test_the_derived_modulus_in_severity_is_never_violated(make, seed, one, other):
     bound = make()
@@ -128,6 +129,7 @@ def test_the_derived_modulus_in_severity_is_never_violated(make, seed, one, othe
     assert (distance <= bound.guarantee().severity_modulus * abs(one - other) + 1e-5).all()
 
 
+@pytest.mark.slow
 @given(st.floats(0.05, 2), st.floats(0.01, 1), clips, st.integers(0, 999), st.sampled_from([0.1, 3.0, 1e3]))
 def test_hedge_keeps_the_range_of_its_recursion_for_every_history(rate, share, clip, seed, size):
     bound = Pipeline.of(Hedge(rate, share)(LabelLikelihood(spread=clip)), NAMES[:3], TASKS)

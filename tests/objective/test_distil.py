@@ -133,6 +133,7 @@ def test_with_every_signal_extreme_logits_stay_finite(divergence):
         assert torch.isfinite(x).all()
 
 
+@pytest.mark.slow
 @given(
     n=st.integers(1, 300),
     v=st.integers(2, 40),

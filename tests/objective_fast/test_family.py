@@ -92,6 +92,7 @@ def test_value_and_gradient_are_those_of_the_definition(rule, temperature):
     torch.testing.assert_close(found.gradient, gradient, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", FAMILY, ids=name)
 def test_gradients_of_the_whole_objective_pass_gradcheck(rule):
     student = hidden(N, 4, seed=1, dtype=torch.float64).requires_grad_()

@@ -83,6 +83,7 @@ def test_the_configuration_that_is_saved_with_a_run_is_the_one_that_was_given(pl
     assert load_config(tmp_path / "saved.yaml", ["training.lambda=0.75"]).training.fixed_share == 0.75
 
 
+@pytest.mark.slow
 def test_check_says_what_the_ranks_of_an_accelerate_config_hold(place, tmp_path):
     (tmp_path / "fsdp.yaml").write_text("distributed_type: FSDP\nnum_processes: 4\nfsdp_config: {fsdp_version: 2}\n")
     alone = check_run(_config(place, tmp_path / "out"))

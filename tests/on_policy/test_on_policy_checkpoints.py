@@ -49,6 +49,7 @@ def test_a_damaged_checkpoint_is_not_resumed_from(tmp_path):
         ours(tmp_path, _stack(), two()).train(resume_from_checkpoint=str(newest))
 
 
+@pytest.mark.slow
 def test_observers_hear_every_batch_and_evaluation_leaves_operators_alone(tmp_path):
     heard = []
     made = ours(

@@ -33,6 +33,7 @@ def test_generated_text_is_watched_and_training_does_not_notice(tmp_path):
     assert lines[-1]["distil/timescales"] > 0.0
 
 
+@pytest.mark.slow
 def test_an_evaluation_on_the_way_is_of_the_completions_that_the_data_has(tmp_path):
     recorder = Recorder(tmp_path)
     run = ours(
@@ -51,6 +52,7 @@ def test_an_evaluation_on_the_way_is_of_the_completions_that_the_data_has(tmp_pa
     assert set(record.losses) == {"maths", "code"}
 
 
+@pytest.mark.slow
 def test_what_the_student_writes_is_recorded_on_policy_too(tmp_path):
     run = ours(tmp_path, eval_dataset=prompts(4), max_steps=1)
     run.add_callback(Completions(tmp_path, CompletionsConfig(prompts=2, tokens=4), run))

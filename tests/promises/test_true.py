@@ -133,6 +133,7 @@ def test_no_sentence_that_a_configuration_can_print_is_false_looked_at_hard(stac
     assert [line for false, _ in found for line in false] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
 def test_where_a_target_is_spoken_of_the_objective_s_gradient_vanishes_there(objective):
     terms = terms_of(objective)

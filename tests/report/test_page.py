@@ -64,6 +64,7 @@ def page_of(folder) -> Page:
     return Page(write_report(folder).read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_the_page_of_a_whole_run_has_every_section_and_loads_nothing(demo_run):
     page = page_of(demo_run)
     for heading in (

@@ -35,6 +35,7 @@ def test_a_tilt_adds_severity_times_strength_times_score_to_the_log_weights(case
     torch.testing.assert_close(got, normalise(log_w + kappa * strength * sigma), rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 @given(weights_and_scores(), st.floats(0, 1), st.floats(0, 1), st.floats(0, 6))
 def test_under_a_tilt_a_safer_teacher_never_loses_when_severity_rises(case, one, other, strength):
     log_w, scores, names = case

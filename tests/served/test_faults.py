@@ -60,6 +60,7 @@ def test_a_stalled_or_dripping_server_ends_in_bounded_time(scorer, reply):
     assert spent < 15  # two tries of a second, and the pause between them
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", ["500 Internal Server Error", "503 Service Unavailable", "408 Request Timeout"])
 def test_twice_out_of_order_then_well(scorer, status):
     faulty = servers.Faulty(servers.fails_first(2, status), scorer)
@@ -214,6 +215,7 @@ def test_a_model_with_two_names_may_answer_under_the_other_one(scorer, other, an
                 made.agree_with(models.tokenizer(), len(models.tokenizer()))
 
 
+@pytest.mark.slow
 def test_waiting_gives_what_there_would_have_been_without_the_outage(scorer):
     with servers.Faulty(servers.well, scorer).running() as url:
         undisturbed = speak(teacher(url))
@@ -226,6 +228,7 @@ def test_waiting_gives_what_there_would_have_been_without_the_outage(scorer):
     assert torch.equal(undisturbed.known.label_log_prob, waited.known.label_log_prob)
 
 
+@pytest.mark.slow
 def test_waiting_ends_too():
     patience = Patience(**{**vars(QUICK), "wait_s": 1.5})
     started = time.monotonic()

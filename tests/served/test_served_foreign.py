@@ -41,6 +41,7 @@ def at(place):
         yield url
 
 
+@pytest.mark.slow
 def test_what_a_server_says_of_its_own_tokens_is_within_its_bound_of_what_the_model_says(place, at):
     live, student = ForeignTeacher.load("own", str(place / "own")), made.byte_level(300)
     q, alone, exact = spoken(live, student)
@@ -60,6 +61,7 @@ def test_what_a_server_says_of_its_own_tokens_is_within_its_bound_of_what_the_mo
     assert float(teacher.errors()["stored"].mean()) > 0.01
 
 
+@pytest.mark.slow
 def test_a_run_is_taught_by_it(place, at):
     served = {"url": at, "model": servers.MODEL, "tokenizer": str(place / "own"), "positions": "bound"}
     run = config(place, "a", {"own": served, "same": str(place / "a")})
@@ -156,6 +158,7 @@ def test_while_its_server_is_out_it_says_nothing_of_the_students_tokens(place):
     assert (len(said), said.vocabulary, teacher.tally.lost) == (3, 300, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packing", [False, True])
 def test_texts_that_are_longer_than_a_server_takes_in_its_own_tokens_are_refused_before_the_first_step(place, packing):
     lines = [{"text": "日本語のテキスト"}, *({"text": line} for line in made.TEXT[:3])]

@@ -168,6 +168,7 @@ def listening():
         listener.shutdown(socket.SHUT_RDWR)
 
 
+@pytest.mark.slow
 def test_no_proxy_but_one_that_is_asked_for(scorer, monkeypatch):
     with listening() as (proxy, heard), servers.Faulty(servers.well, scorer).running() as url:
         for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"):

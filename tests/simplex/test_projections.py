@@ -71,6 +71,7 @@ def test_the_projection_neither_widens_the_range_nor_the_distance(data):
     assert (simplex.hilbert(u, v) <= simplex.spread(a - b) + 1e-9).all()
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_masked_teachers_take_no_part_in_the_projection(data):
     a, _ = data.draw(pairs_of_evidence())
@@ -127,6 +128,7 @@ def test_kl_clipping_solves_the_kl_problem(case):
     assert got == pytest.approx(independent, abs=2e-4)
 
 
+@pytest.mark.slow
 @given(weights_and_box(), st.floats(-4, 4))
 def test_kl_clipping_is_a_clip_after_one_common_factor(case, shift):
     log_w, low, high = case
@@ -145,6 +147,7 @@ def test_kl_clipping_is_nonexpansive(data, low, high):
     assert (simplex.hilbert(u, v) <= simplex.hilbert(a, b) + 1e-7).all()
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_masked_teachers_take_no_part_in_kl_clipping(data):
     a, _ = data.draw(pairs_of_evidence(most_teachers=4))

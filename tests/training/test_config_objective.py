@@ -124,6 +124,7 @@ def test_an_aggregator_of_ones_own_is_trained_with_and_promises_what_its_laws_ca
     assert "if its aggregator has" not in " ".join(promise.line for promise in other.promises())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("made", "message"),
     [

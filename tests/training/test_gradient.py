@@ -157,6 +157,7 @@ def test_a_run_uses_it_keeps_its_axioms_and_writes_it_down(tmp_path, method):
     assert losses(run)[-1] < losses(run)[0]
 
 
+@pytest.mark.slow
 def test_without_conflict_between_equal_teachers_nothing_changes(tmp_path):
     twins = {"a": models.llama(1), "b": models.llama(1)}
     data = models.texts().remove_columns("teacher_id")

@@ -41,6 +41,7 @@ def test_the_usage_of_the_readme_trains_from_folders_and_certifies(tmp_path, cap
     assert len(losses(trainer)) == 3
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_and_logs_its_parts(tmp_path):
     made = trainer(tmp_path, max_steps=20)
     made.train()
@@ -301,6 +302,7 @@ def test_half_precision_and_checkpointed_activations_train_alike(tmp_path, optio
             torch.testing.assert_close(value, weights(plain.model)[name], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_student_with_an_adapter_trains_the_adapter_only(tmp_path):
     config = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
     for student, more in ((get_peft_model(models.llama(0), config), {}), (models.llama(0), {"peft_config": config})):

@@ -64,6 +64,7 @@ def test_the_convex_sums_range_is_the_largest_and_its_moduli_are_its_parts(seed)
     assert C(rule, first=first, second=second, modulus=tuple(m.once for m in promise.moduli)) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stack", [ConvexSum(parts()), tempered_product(*parts())], ids=["sum", "tempered"])
 def test_neither_is_refuted(stack):
     certificate = certify(stack, teachers=NAMES, effort=0.05)

@@ -174,6 +174,7 @@ def test_the_recommended_student_of_the_demos_teachers_is_as_good_as_the_best(tm
     assert "worth it by" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "says"),
     [
