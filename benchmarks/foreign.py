@@ -305,7 +305,7 @@ def main() -> None:
     torch.set_num_threads(1)
     found: dict[str, object] = {}
     if given.expand or given.learn:
-        found["students"] = {student: named_ones(given, student) for student in given.student}
+        found["students"] = {Path(student).name: named_ones(given, student) for student in given.student}
     if given.stored:
         found["stored"] = stored(given.stored, given.passages)
     found = found or timed(given.passages)
