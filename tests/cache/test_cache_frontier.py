@@ -11,7 +11,7 @@ from polydistill.config.file import ConfigError
 from polydistill.run.cache import frontiers
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_is_measured_in_every_form(project: Path, tmp_path: Path) -> None:  # noqa: F811
     out = tmp_path / "frontier.json"
     words = ["cache", "frontier", str(project / "run.yaml"), "--texts", "12", "--json", str(out)]

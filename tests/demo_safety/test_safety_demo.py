@@ -50,7 +50,7 @@ def test_retained_is_one_for_the_unconstrained_and_zero_for_the_careful():
     assert retained(careful, free, careful) == 0.0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_the_scenario_runs_and_leaves_its_figures(tmp_path):
     console = Console(file=io.StringIO(), width=160)

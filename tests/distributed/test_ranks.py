@@ -167,7 +167,7 @@ def _flat(values: list) -> list[float]:
     return [x for value in values for x in (_flat(value) if isinstance(value, list) else [value])]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_main_rank_may_work_alone_for_longer_than_the_group_waits():
     said = forked.ranks(2, [WORKER.with_name("alone.py")], env=dict(os.environ, OMP_NUM_THREADS="1"))
     assert said.count("left") == 2

@@ -57,7 +57,9 @@ def local(name: str, folder: Path, classifier: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", sorted(DATA))
+@pytest.mark.parametrize(
+    "name", ["medical", *(pytest.param(n, marks=pytest.mark.long) for n in sorted(DATA) if n != "medical")]
+)
 def test_an_example_runs_from_check_to_eval(name, tmp_path, classifier, monkeypatch):
     monkeypatch.chdir(ROOT)
     path = local(name, tmp_path, classifier)

@@ -141,7 +141,7 @@ def test_waiting_leaves_the_same_student_byte_for_byte(place, here, undisturbed,
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_dropping_goes_on_and_says_what_it_cost(place, here, tmp_path):
     # The 10th request is of the second step: after the vocabulary's probe, a step of four sequences, the probe batch.
     faulty = servers.Faulty(servers.out_when(lambda number: number == 9), here)
@@ -163,7 +163,7 @@ def test_without_the_right_to_drop_the_run_ends_with_the_reason(place, here, tmp
         trained(place, tmp_path / "run", url)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_outage_after_the_last_step_does_not_cost_the_student(place, here, tmp_path):
     saved = tmp_path / "run" / "student" / "model.safetensors"
     with (

@@ -222,7 +222,7 @@ def test_ordinary_settings_are_no_secrets(tmp_path):
     load_config(tmp_path / "run.yaml")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_whole_life_leaves_the_canary_in_no_file_and_no_output(folder, tmp_path):
     """Serve, check, cache, train, evaluate, report; with a proxy and a token in the environment."""
     models.saved(tmp_path / "student", 0)

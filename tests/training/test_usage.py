@@ -424,7 +424,7 @@ print(json.dumps(logits.double().tolist()))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_saved_student_loads_with_plain_transformers_where_polydistill_cannot_be_imported(tmp_path):
     made = trainer(tmp_path / "run")
     made.train()
