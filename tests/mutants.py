@@ -107,7 +107,7 @@ MUTATIONS = [
     Mutation("O2 of tilt and veto", O2, "set()", CLAIMED),
     Mutation("O2 of a tilt", O2, O2.replace("Tilt | Veto", "Veto"), CLAIMED),
     Mutation("O2 of a veto", O2, O2.replace("Tilt | Veto", "Tilt"), CLAIMED),
-    Mutation("bisection", "lower = below >= above", "lower = below < above", BISECTED),
+    Mutation("bisection", "moved.argmax(-1)\n", "moved.argmin(-1)\n", BISECTED),
     Mutation("jump or witness", "witness = jump or steep", "witness = steep or jump", JUMPS),
 ]
 

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from mutants import MUTATIONS
 
 ROOT = Path(__file__).parents[2]
 LONG_SIGNATURES = 16
@@ -31,3 +32,8 @@ def test_a_room_has_at_most_24_files():
     rooms = Counter(file.parent for file in (ROOT / "src").rglob("*.py"))
     full = [str(room) for room, number in rooms.items() if number > 24]
     assert not full, f"merge what belongs together, or make a room: {full}"
+
+
+def test_every_mutation_of_the_list_is_of_code_that_is_there():
+    sources = [path.read_text() for path in (ROOT / "src").rglob("*.py")]
+    assert [m.name for m in MUTATIONS if sum(text.count(m.old) for text in sources) != 1] == []
