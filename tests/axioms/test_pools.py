@@ -97,6 +97,13 @@ def test_flaws_of_an_aggregator_are_found(flawed, law):
     assert certify_pool(flawed, effort=0.1, laws=["TV in teachers"]).finding(law).refuted
 
 
+def test_no_number_is_no_mass():
+    def lost(w, log_p):
+        return torch.where(log_p.isinf().any(1), torch.nan, linear_pool(w, log_p))
+
+    assert certify_pool(lost, effort=0.1, laws=["positivity"]).finding("positivity").refuted
+
+
 @pytest.mark.slow
 def test_a_single_precision_aggregator_and_a_module_are_not_refuted_for_rounding():
     class Half(torch.nn.Module):

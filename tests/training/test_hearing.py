@@ -14,6 +14,7 @@ from polydistill.teachers import LocalTeacher
 from polydistill.training.gradient import AcrossTeachers
 from polydistill.training.gradient.across_groups import AcrossGroups, Critical
 from polydistill.training.hearing import Elsewhere, among
+from polydistill.training.placement import Sharded
 
 HARD = TaskPrior({"code": {"a": 0.0, "b": 1.0}, "maths": {"a": 1.0, "b": 0.0}})
 ONLY_B = TaskPrior({name: {"a": 0.0, "b": 1.0} for name in ("code", "maths")})
@@ -119,6 +120,7 @@ def test_what_looks_at_every_teacher_hears_every_teacher(tmp_path, options):
     ("options", "says"),
     [
         ({"skip_below": 0.05, "objective": ReverseKL()}, "only exact zeros may be skipped"),
+        ({"skip_below": 0.05, "placement": Sharded()}, "sharded, every rank needs each equally often"),
         ({"skip_below": 1.0}, r"must lie in \[0, 1\), got 1.0"),
     ],
 )

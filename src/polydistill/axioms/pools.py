@@ -172,7 +172,7 @@ def positivity(agg: Aggregator, s: Scene) -> Tensor:
     log_p = s.log_p.clone()
     log_p[:, 1:, 0] = -math.inf
     made = agg(s.w, log_p.log_softmax(-1))[:, 0].exp()
-    return (made <= 0).double()
+    return (~(made > 0)).double()
 
 
 def zero(agg: Aggregator, s: Scene) -> Tensor:

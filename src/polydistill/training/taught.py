@@ -171,7 +171,14 @@ class Taught(Checkpointed):
                     "while it is heard, on whole batches, so that beside one every teacher runs; use 0"
                 )
             return None
-        return None if isinstance(self.placement, Sharded) else done  # every rank lets those speak equally often
+        if isinstance(self.placement, Sharded):
+            if skip_below:
+                raise ValueError(
+                    f"skip_below={skip_below}: where teachers are sharded, every rank needs each equally often, so "
+                    "that all run; use 0, or another placement"
+                )
+            return None
+        return done
 
     @property
     def method(self) -> Method:
