@@ -125,7 +125,8 @@ def bounded(
 ) -> dict[str, Any]:
     """Teacher -> text -> tokens of `expand` -> bytes of a token of the student's and of its own, median bound, mean
     bound, share of positions where it is 0, medians by term, both at so many positions of a passage, looked at closely,
-    seconds of both times; what the first of them knows of the vocabularies, the others know too.
+    seconds of both times and of the same model over as many tokens of its own, where nothing is translated; what the
+    first of them knows of the vocabularies, the others know too.
     """
     found: dict[str, Any] = {}
     for name, (model, own) in experts.items():
