@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import forked
@@ -11,7 +12,8 @@ import psutil
 import pytest
 
 from polydistill.cache import Here
-from polydistill.cache.ray_engine import OnRay
+from polydistill.cache.labeller import Label, ShardTask
+from polydistill.cache.ray_engine import OnRay, WorkerLostError
 from polydistill.cli import main
 from polydistill.config.file import dump_config
 from polydistill.config.run import RunConfig
@@ -49,6 +51,7 @@ def ray():
     """A Ray of this machine with two places, for all tests."""
     import ray
 
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
     yield ray
     ray.shutdown()
@@ -67,25 +70,64 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def workers() -> list[psutil.Process]:
-    """Processes of labelling actors."""
+    """Labelling actors of this process's Ray."""
     found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if any("ray::LabellingActor" in word for word in process.info["cmdline"] or ()):
-            found.append(process)
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if any("ray::LabellingActor" in word for word in process.cmdline()):
+                found.append(process)
     return found
 
 
-def test_a_worker_that_is_killed_is_started_again(config, ray, local, tmp_path):
+def test_workers_that_are_killed_are_replaced(config, ray, local, tmp_path):
     killed = []
 
     def kill(progress) -> None:
-        if not killed and len(there := workers()) == 2:
-            os.kill(there[0].pid, signal.SIGKILL)
-            killed.append(there[0].pid)
+        if progress.done == 3:
+            killed.extend(workers())
+            for process in killed:
+                os.kill(process.pid, signal.SIGKILL)
 
     build_cache(config, str(tmp_path / "cache"), engine=OnRay(2), progress=kill)
     assert killed
     assert contents(tmp_path / "cache") == local
+
+
+def labels_index() -> Label:
+    return lambda task: b"%d" % task.index
+
+
+def kills_its_worker() -> Label:
+    def label(task: ShardTask) -> bytes:
+        if task.index == 1:
+            os._exit(1)
+        return b"%d" % task.index
+
+    return label
+
+
+TASKS = [ShardTask(index, []) for index in range(6)]
+
+
+def test_a_worker_without_a_place_holds_nobody_up(ray):
+    """Ray has room for two of three; the third waits for ever."""
+    assert sorted(OnRay(3).run(labels_index, TASKS)) == [(index, b"%d" % index) for index in range(6)]
+
+
+def test_no_shards_need_no_worker(ray):
+    assert list(OnRay(1).run(labels_index, [])) == []
+
+
+def test_a_shard_that_loses_every_worker_is_named(ray):
+    made = []
+    with pytest.raises(WorkerLostError, match="shard 1: its worker was lost 2 times; look at its memory"):
+        made.extend(OnRay(1, tries=1).run(kills_its_worker, TASKS))
+
+
+def test_no_worker_starts_where_there_is_no_room(ray, monkeypatch):
+    monkeypatch.setattr("polydistill.cache.ray_engine.STARTED_S", 2.0)
+    with pytest.raises(WorkerLostError, match="no worker started in 2 s: each takes 5 CPUs and 0 GPUs, and Ray has 2 "):
+        list(OnRay(1, cpus=5).run(labels_index, TASKS))
 
 
 @pytest.mark.long
