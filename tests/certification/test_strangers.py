@@ -141,6 +141,7 @@ def test_a_sentence_says_what_happened_to_which_teacher():
     assert "'s weight jumps from 0." in said
     jump = str(certify(strangers.slab, teachers=2, effort=0.05).finding("C").witness)
     assert "where e0 - e1 passes 1.3" in jump or "where e0 passes 1.3" in jump or "where e1 passes -1.3" in jump, jump
+    assert "rows teacher" in quick("batch_mean").finding("F").witness.says
     assert "is the sign right?" in quick("wrong_sign").finding("M").note
     assert "did you forget the softmax?" in certify(lambda e: e.exp(), teachers=2, effort=0.05).finding("N").note
     assert "AssertionError: evidence too large" in quick("asserting").finding("N").witness.says
@@ -153,11 +154,6 @@ def test_a_witness_has_round_numbers_and_few_teachers():
     assert len(row) == 2
     assert row == [round(value) for value in row]
     assert max(map(abs, row)) < 50
-
-
-def test_underflow_is_a_question_of_the_range():
-    certificate = quick("plain_softmax")
-    assert [finding.axiom for finding in certificate.refuted] == ["B"]
 
 
 @pytest.mark.slow
@@ -216,25 +212,7 @@ def test_a_modulus_declared_too_small_is_refuted():
     assert [finding.axiom for finding in certificate.refuted] == ["C"]
 
 
-class OneMethod:
-    def log_weights(self, evidence):
-        return torch.log_softmax(evidence.clamp(-1, 1), -1)
-
-
-class Gate(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.mix = torch.nn.Linear(3, 3)
-
-    def forward(self, evidence):
-        return torch.log_softmax(torch.tanh(self.mix(evidence)), -1)
-
-
-def batch_mean(evidence):
-    return torch.softmax(evidence.tanh().mean(0), -1).expand_as(evidence)
-
-
-@pytest.mark.parametrize("operator", [OneMethod(), Gate(), strangers.one_row], ids=["one method", "module", "one row"])
+@pytest.mark.parametrize("operator", [strangers.WithMethod(), strangers.Mixing(), strangers.one_row])
 def test_anything_from_evidence_to_weights_can_be_certified(operator):
     certificate = certify(operator, teachers=3, effort=0.05, without="M")
     assert certificate.exit_ok, str(certificate)
@@ -242,26 +220,10 @@ def test_anything_from_evidence_to_weights_can_be_certified(operator):
 
 
 def test_a_modules_parameters_are_left_as_they_were():
-    gate = Gate()
+    gate = strangers.Mixing()
     certify(gate, teachers=3, effort=0.05)
     assert {p.dtype for p in gate.parameters()} == {torch.float32}
     assert gate.training
-
-
-@pytest.mark.slow
-def test_weights_that_depend_on_the_batch_are_no_function_of_evidence():
-    certificate = certify(batch_mean, teachers=3, effort=0.05)
-    assert "rows teacher" in certificate.finding("F").witness.says
-
-
-@pytest.mark.slow
-def test_a_rule_that_raises_on_finite_evidence_breaks_normalisation():
-    def picky(evidence):
-        if (evidence.abs() > 100).any():
-            raise ValueError("too much")
-        return torch.softmax(evidence.tanh(), -1)
-
-    assert certify(picky, teachers=3, effort=0.05).finding("N").refuted
 
 
 @pytest.mark.slow
@@ -274,15 +236,9 @@ def test_safety_scores_are_passed_on_by_name():
     assert [finding.axiom for finding in certificate.refuted] == ["O1"]
 
 
-@pytest.mark.parametrize(
-    ("operator", "message"),
-    [
-        (lambda evidence: evidence.sum(), "is not a function from evidence"),
-        (lambda evidence, other: evidence, "is not a function from evidence"),
-    ],
-)
-def test_what_is_no_rule_is_refused_in_one_sentence(operator, message):
-    with pytest.raises(ValueError, match=message):
+@pytest.mark.parametrize("operator", [lambda evidence: evidence.sum(), lambda evidence, other: evidence])
+def test_what_is_no_rule_is_refused_in_one_sentence(operator):
+    with pytest.raises(ValueError, match="is not a function from evidence"):
         certify(operator)
 
 
