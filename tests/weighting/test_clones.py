@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from polydistill.axioms import B, C, D, U
 from polydistill.certification import certify
-from polydistill.simplex import mix
+from polydistill.simplex import clip_spread, mix
 from polydistill.weighting import CloneRobust, Softmax
 from polydistill.weighting.clones import family
 from polydistill.weighting.operator import Names
@@ -78,10 +78,9 @@ def test_range_and_modulus_hold_for_any_likeness(seed, teachers):
     promise = weighting(Entropy(spread=5)).bind(names).guarantee()
     first = 4 * torch.randn(64, teachers, generator=g, dtype=torch.float64)
     second = first + torch.randn(64, teachers, generator=g, dtype=torch.float64)
-    clip = lambda e: torch.maximum(e, e.amax(-1, keepdim=True) - 5.0)  # noqa: E731
     of = rule(weighting, names)
-    assert B(lambda e: of(clip(e)), evidence=first, range=promise.range) is None
-    assert C(lambda e: of(clip(e)), first=first, second=second, modulus=promise.moduli[0].once) is None
+    assert B(lambda e: of(clip_spread(e, 5.0)), evidence=first, range=promise.range) is None
+    assert C(lambda e: of(clip_spread(e, 5.0)), first=first, second=second, modulus=promise.moduli[0].once) is None
 
 
 def test_masked_teachers_have_no_weight():

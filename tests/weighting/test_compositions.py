@@ -1,15 +1,11 @@
 """Product, tempered product and convex sum are three different answers to one question."""
 
-import itertools
 import math
 
 import cases
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from polydistill.axioms import B, C
 from polydistill.certification import certify
 from polydistill.weighting import (
     ConvexSum,
@@ -47,47 +43,12 @@ def test_a_tempered_product_of_copies_is_the_operator_itself_and_a_product_is_no
     assert not torch.allclose(Product(twice).bind(NAMES)(statistics)[0], single)
 
 
-@given(st.integers(0, 10**6))
-def test_the_convex_sums_range_is_the_largest_and_its_moduli_are_its_parts(seed):
-    g = torch.Generator().manual_seed(seed)
-
-    def rule(evidence):
-        one = torch.log_softmax(torch.maximum(evidence[:, 0], evidence[:, 0].amax(-1, keepdim=True) - 3), -1)
-        two = torch.log_softmax(torch.maximum(evidence[:, 1], evidence[:, 1].amax(-1, keepdim=True) - 2) / 0.5, -1)
-        return torch.stack([one + math.log(0.75), two + math.log(0.25)]).logsumexp(0)
-
-    promise = ConvexSum(parts(), [3, 1]).bind(NAMES).guarantee()
-    first = 4 * torch.randn(64, 2, 3, generator=g, dtype=torch.float64)
-    second = first + torch.randn(64, 2, 3, generator=g, dtype=torch.float64) * 10.0 ** -(seed % 4)
-    assert promise.range == 4.0
-    assert B(rule, evidence=first, range=promise.range) is None
-    assert C(rule, first=first, second=second, modulus=tuple(m.once for m in promise.moduli)) is None
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("stack", [ConvexSum(parts()), tempered_product(*parts())], ids=["sum", "tempered"])
-def test_neither_is_refuted(stack):
+@pytest.mark.parametrize(("stack", "range"), [(ConvexSum(parts(), [3, 1]), 4.0), (tempered_product(*parts()), 3.5)])
+def test_neither_is_refuted_and_the_sums_range_is_the_largest_of_its_parts(stack, range):
     certificate = certify(stack, teachers=NAMES, effort=0.05)
     assert certificate.exit_ok, str(certificate)
-
-
-def compositions():
-    return {"product": Product(parts()), "tempered": tempered_product(*parts()), "sum": ConvexSum(parts())}
-
-
-def test_for_two_compositions_there_is_an_input_that_they_rank_in_opposite_order():
-    statistics = cases.statistics(4000, 3, size=6.0)
-    # The tempered product is a power of the product: it has its ranking always; with a floor it has not.
-    log_w = {name: stack.bind(NAMES)(statistics)[0] for name, stack in compositions().items()}
-    torch.testing.assert_close(log_w["product"].argsort(-1), log_w["tempered"].argsort(-1))
-    for one, two in itertools.combinations(["product", "sum"], 2):
-        first, second = (log_w[name][:, 0] - log_w[name][:, 1] for name in (one, two))
-        assert ((first > 0.1) & (second < -0.1)).any()
-    prior = TaskPrior({"x": {"a": 1, "b": 3}})
-    statistics.positions.task[:] = 0
-    stacked = {name: (prior * stack).bind(NAMES, ["x"])(statistics)[0] for name, stack in compositions().items()}
-    first, second = (stacked[name][:, 0] - stacked[name][:, 1] for name in ("product", "tempered"))
-    assert ((first > 0.1) & (second < -0.1)).any()
+    assert certificate.finding("B").bound == range
 
 
 def test_uniform_is_the_products_identity_and_not_the_sums():

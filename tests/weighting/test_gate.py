@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from polydistill.axioms import B, C, E, M, U, X
 from polydistill.certification import certify
 from polydistill.logprobs import Positions, Statistics
+from polydistill.simplex import clip_spread
 from polydistill.weighting import Gate
 from polydistill.weighting.signals import Entropy, LabelLikelihood, Margin
 
@@ -28,14 +29,10 @@ def learned(seed, size, teachers=3, bound=3.0, modulus=0.7):
 
 def rule(gate):
     def of(evidence):  # [n, 2, K]
-        clipped = torch.stack([signal_clip(evidence[:, 0], 6.0), signal_clip(evidence[:, 1], 3.0)], 1)
+        clipped = torch.stack([clip_spread(evidence[:, 0], 6.0), clip_spread(evidence[:, 1], 3.0)], 1)
         return gate.log_weights(clipped, gate.matrix.detach().double(), gate.bias.detach().double())
 
     return of
-
-
-def signal_clip(e, spread):
-    return torch.maximum(e, e.amax(-1, keepdim=True) - spread)
 
 
 @given(st.integers(0, 10**6), st.sampled_from([0.1, 1.0, 1e3]), st.integers(2, 6))
@@ -153,10 +150,6 @@ def test_bad_gates_are_refused():
 
 
 def test_it_learns_by_itself_whom_to_trust_and_where() -> None:
-    from polydistill.logprobs import Positions, Statistics
-    from polydistill.weighting import Gate
-    from polydistill.weighting.signals import Entropy
-
     generator = torch.Generator().manual_seed(3)
 
     def text(n: int) -> Statistics:

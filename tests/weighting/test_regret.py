@@ -14,8 +14,9 @@ from polydistill.weighting.signals import StudentGap
 NAMES = ("a", "b", "c")
 
 
-def step(operator, gaps):
-    positions = Positions.of(torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.bool))
+def step(operator, gaps, task=-1):
+    label, task = torch.zeros(1, dtype=torch.int64), torch.tensor([task])
+    positions = Positions.of(label, torch.ones(1, dtype=torch.bool), task=task)
     gap = torch.as_tensor(gaps, dtype=torch.float64)[None]
     operator.observe(Statistics(positions, torch.zeros_like(gap), student_gap=gap))
     operator.commit()
@@ -47,9 +48,7 @@ def test_the_regret_against_a_steady_best_teacher_is_near_the_bound_of_learning_
 def test_regret_counts_tasks_apart_and_starts_at_zero():
     operator = Hedge(0.5, 0.02)(StudentGap(spread=4)).bind(NAMES, ["x", "y"])
     assert operator.regret().tolist() == operator.regret_bound().tolist() == [0.0, 0.0]
-    positions = Positions.of(torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.bool), task=torch.tensor([1]))
-    operator.observe(Statistics(positions, torch.zeros(1, 3), student_gap=torch.tensor([[0.0, 3.0, 3.0]])))
-    operator.commit()
+    step(operator, [0.0, 3.0, 3.0], task=1)
     assert operator.regret().tolist() == pytest.approx([0.0, 2.0])
     assert operator.regret_bound()[0] == 0.0
 
