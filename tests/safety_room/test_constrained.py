@@ -84,8 +84,6 @@ def batch_of(seed: int, size: int) -> Batch:
 
 
 def test_the_penalty_does_not_depend_on_how_a_batch_is_split():
-    from polydistill import Pipeline
-
     teachers = [LocalTeacher(name, models.llama(i)) for i, name in enumerate("ab")]
     pipeline = Pipeline.of(PrefixPosterior(0.05), ("a", "b"), ("code", "maths"), safety=Tilt({"b": 1}))
     student, whole = models.llama(7), batch_of(0, 6)

@@ -181,22 +181,3 @@ def test_a_box_that_only_uniform_weights_fit_gives_uniform_weights(k):
 def test_a_box_without_weights_is_refused(low, high):
     with pytest.raises(ValueError, match=r"bounds must satisfy|no weights lie within"):
         simplex.kl_clip(torch.zeros(1, 3), low, high)
-
-
-@given(st.data())
-@settings(max_examples=25)
-def test_ordered_then_clipped_is_the_projection_onto_both_constraints(data):
-    x, tier = data.draw(weights_and_tiers(distinct=True))
-    k = len(tier)
-    low, high = 0.3 / k, min(1.0, 2.0 / k)
-    log_w = simplex.normalise(x / 4)
-    got = simplex.kl_clip(simplex.isotonic(log_w, tier), low, high)[0]
-    order = tier.argsort()
-    assert (got[order].diff() >= -1e-9).all()
-    # Any other point of the set is not nearer: move towards it and look at the slope of KL(. || w) at ours.
-    ours, w = got.exp(), log_w[0].exp()
-    other = torch.tensor(data.draw(st.lists(st.floats(0.0, 1.0), min_size=k, max_size=k)), dtype=torch.float64)
-    feasible = torch.empty(k, dtype=torch.float64)
-    feasible[order] = simplex.kl_clip(simplex.normalise(other.sort().values[None]), low, high)[0].exp()
-    slope = ((feasible - ours) * (ours.log() - w.log())).sum()
-    assert slope >= -1e-7
