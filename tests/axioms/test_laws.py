@@ -87,19 +87,13 @@ def test_a_rule_that_has_the_law_has_no_witness(name):
 
 
 @pytest.mark.parametrize("name", AXIOMS)
-def test_a_rule_that_breaks_the_law_is_shown_where(name):
+def test_a_rule_that_breaks_the_law_is_shown_where_with_lines_that_fail_again_in_a_prompt(name):
     law, rule, inputs = FAILS[name]
     witness = law(rule, **inputs)
     assert witness is not None
     assert witness.axiom == name
     assert witness.gap > 0
     assert witness.says
-
-
-@pytest.mark.parametrize("name", AXIOMS)
-def test_the_lines_of_a_witness_fail_again_in_a_prompt(name):
-    law, rule, inputs = FAILS[name]
-    witness = law(rule, **inputs)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(witness.reproduce, {"rule": rule})

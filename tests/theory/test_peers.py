@@ -25,28 +25,20 @@ def close(one: torch.Tensor, other: torch.Tensor, tolerance: float) -> None:
     assert (one - other).norm() < tolerance
 
 
-@pytest.mark.slow
-def test_mgda_agrees(gradients):
+PEERS = {
+    "mgda": (lambda: aggregation.MGDA(epsilon=1e-9, max_iters=20_000), 1e-3),
+    "upgrad": (aggregation.UPGrad, 1e-3),
+    "imtl_g": (aggregation.IMTLG, 1e-8),
+    "cagrad": (lambda: aggregation.CAGrad(c=0.5, norm_eps=0.0), 2e-3),
+}
+"""Scheme -> torchjd's, and how far apart they may be, relative to the gradients."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "mgda")) for n in PEERS])
+def test_schemes_agree(name, gradients):
+    make, tolerance = PEERS[name]
     for rows in gradients:
-        theirs = aggregation.MGDA(epsilon=1e-9, max_iters=20_000)(rows)
-        assert (ours(surgery.mgda, rows) - theirs).norm() < 1e-3 * rows.norm()
-
-
-def test_upgrad_agrees(gradients):
-    for rows in gradients:
-        theirs = aggregation.UPGrad()(rows)
-        assert (ours(surgery.upgrad, rows) - theirs).norm() < 1e-3 * rows.norm()
-
-
-def test_imtl_g_agrees(gradients):
-    for rows in gradients:
-        assert (ours(surgery.imtl_g, rows) - aggregation.IMTLG()(rows)).norm() < 1e-8 * rows.norm()
-
-
-def test_cagrad_agrees(gradients):
-    for rows in gradients:
-        theirs = aggregation.CAGrad(c=0.5, norm_eps=0.0)(rows)
-        assert (ours(surgery.cagrad, rows) - theirs).norm() < 2e-3 * rows.norm()
+        assert (ours(getattr(surgery, name), rows) - make()(rows)).norm() < tolerance * rows.norm()
 
 
 def test_pcgrad_agrees_when_the_order_is_that_of_the_index(gradients, monkeypatch):
