@@ -19,6 +19,11 @@ from polydistill.weighting import PrefixPosterior, Softmax, TaskPrior, Uniform
 from polydistill.weighting.signals import Consensus, Entropy, LabelLikelihood, Margin, StudentGap
 
 
+def scene(n, v, widths, d=5, **where):
+    """A student, its head, teachers of these widths, and positions."""
+    return hidden(n, d, seed=1), head(v, d, seed=2), outputs(n, v, widths), positions(n, v, **where)
+
+
 @pytest.mark.parametrize("divergence", [ForwardKL, ReverseKL])
 @pytest.mark.parametrize(
     "options",
@@ -51,29 +56,15 @@ def test_every_kind_of_head_agrees_with_the_twin(divergence, options):
 @pytest.mark.parametrize("ce", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("squared", [False, True])
 def test_temperature_and_labels_agree_with_the_twin(divergence, temperature, ce, squared):
-    n, v = 40, 23
     objective = divergence(temperature=temperature, ce=ce, temperature_squared=squared)
-    fast, slow = both(
-        hidden(n, 6, seed=1),
-        head(v, 6, seed=2),
-        outputs(n, v, [6, 6]),
-        positions(n, v, loss_share=0.8),
-        pipeline(2),
-        objective,
-    )
-    agree(fast, slow, 2e-6)
+    agree(*both(*scene(40, 23, [6, 6], 6, loss_share=0.8), pipeline(2), objective), 2e-6)
 
 
 @pytest.mark.parametrize("divergence", [ForwardKL, ReverseKL])
 @pytest.mark.parametrize("teachers", [1, 2, 3, 5, 8, 16])
 def test_any_number_of_teachers_of_mixed_widths_agrees_with_the_twin(divergence, teachers):
-    n, v = 30, 19
     widths = [3 + (5 * k) % 11 for k in range(teachers)]
-    heard = outputs(n, v, widths)
-    fast, slow = both(
-        hidden(n, 7, seed=1), head(v, 7, seed=2), heard, positions(n, v), pipeline(teachers), divergence()
-    )
-    agree(fast, slow, 2e-6)
+    agree(*both(*scene(30, 19, widths, 7), pipeline(teachers), divergence()), 2e-6)
 
 
 def naive(student, own, heard, log_w, where, divergence):
@@ -160,25 +151,15 @@ def test_random_shapes_masks_and_documents_agree_with_the_twin(n, v, widths, los
 
 @pytest.mark.parametrize("loss_share", [0.5, 1.0])
 def test_every_statistic_agrees_with_the_twin(loss_share):
-    n, v = 140, 29
-    fast, slow = both(
-        hidden(n, 6, seed=1),
-        head(v, 6, seed=2),
-        outputs(n, v, [6, 3, 9]),
-        positions(n, v, loss_share=loss_share),
-        pipeline(3),
-        ForwardKL(),
-        needs=ALL,
-    )
+    given = scene(140, 29, [6, 3, 9], 6, loss_share=loss_share)
+    fast, slow = both(*given, pipeline(3), ForwardKL(), needs=ALL)
     agree(fast, slow, 3e-6)
     assert {name for name, _ in fast[0].statistics.measured()} == ALL
 
 
 @pytest.mark.parametrize("divergence", [ForwardKL(temperature=2.0), ReverseKL(temperature=0.5)])
 def test_comparisons_are_of_untempered_distributions(divergence):
-    n, v, needs = 40, 29, ALL
-    given = (hidden(n, 6, seed=1), head(v, 6, seed=2), outputs(n, v, [6, 3, 9]), positions(n, v))
-    fast, slow = both(*given, pipeline(3), divergence, needs=needs)
+    fast, slow = both(*scene(40, 29, [6, 3, 9], 6), pipeline(3), divergence, needs=ALL)
     for name in ("distance_to_pool", "student_gap"):
         got, want = getattr(fast[0].statistics, name), getattr(slow[4], name)
         assert want.max() > 0.01
@@ -186,11 +167,7 @@ def test_comparisons_are_of_untempered_distributions(divergence):
 
 
 def test_only_the_statistics_that_were_asked_for_are_measured():
-    n, v = 10, 12
-    out = distil(
-        hidden(n, 4, seed=1), head(v, 4, seed=2), outputs(n, v, [4]), positions(n, v), pipeline(1, Uniform()).decide,
-        ForwardKL(), needs=frozenset({"margin"}),
-    )  # fmt: skip
+    out = distil(*scene(10, 12, [4], 4), pipeline(1, Uniform()).decide, ForwardKL(), needs=frozenset({"margin"}))
     assert {name for name, _ in out.statistics.measured()} == {"label_log_prob", "margin"}
 
 
@@ -239,13 +216,8 @@ def test_gradients_are_those_of_the_loss(divergence, temperature):
 
 @pytest.mark.parametrize("leaf", ["hidden", "weight", "bias"])
 def test_each_gradient_can_be_asked_for_alone(leaf):
-    n, v = 12, 9
-    student, own, heard, where = (
-        hidden(n, 4, seed=1),
-        head(v, 4, seed=2, bias=True),
-        outputs(n, v, [4, 4]),
-        positions(n, v),
-    )
+    student, _, heard, where = scene(12, 9, [4, 4], 4)
+    own = head(9, 4, seed=2, bias=True)
     h, top = trained(student, own)
     distil(h, top, heard, where, pipeline(2).decide, ForwardKL(), needs=STACK.needs).loss.backward()
     leaves = {"hidden": h, "weight": top.weight, "bias": top.bias}
@@ -259,8 +231,7 @@ def test_each_gradient_can_be_asked_for_alone(leaf):
 
 
 def test_the_upstream_gradient_scales_ours():
-    n, v = 12, 9
-    student, own, heard, where = hidden(n, 4, seed=1), head(v, 4, seed=2), outputs(n, v, [4]), positions(n, v)
+    student, own, heard, where = scene(12, 9, [4], 4)
     grads = []
     for scale in (1.0, 0.25):
         h, top = trained(student, own)
@@ -270,10 +241,9 @@ def test_the_upstream_gradient_scales_ours():
     torch.testing.assert_close(grads[1][1], 0.25 * grads[0][1])
 
 
-def differentiable(seed=1):
-    n, v = 12, 9
-    h, top = trained(hidden(n, 4, seed=seed), head(v, 4, seed=2))
-    heard, where = outputs(n, v, [4]), positions(n, v)
+def differentiable():
+    student, own, heard, where = scene(12, 9, [4], 4)
+    h, top = trained(student, own)
     return h, top, distil(h, top, heard, where, pipeline(1).decide, ForwardKL(ce=0.2), needs=STACK.needs).loss
 
 
@@ -317,11 +287,8 @@ def test_a_head_tied_to_the_embedding_gets_both_gradients():
 
 @pytest.mark.parametrize("divergence", [ForwardKL, ReverseKL])
 def test_weights_are_constants_to_the_gradient(divergence):
-    n, v = 20, 9
     bound = pipeline(2, Softmax(0.5)(StudentGap(spread=6)) * Softmax(1.0)(Consensus()) * Softmax(1.0)(Margin()))
-    fast, slow = both(
-        hidden(n, 4, seed=1), head(v, 4, seed=2), outputs(n, v, [4, 4]), positions(n, v), bound, divergence()
-    )
+    fast, slow = both(*scene(20, 9, [4, 4], 4), bound, divergence())
     agree(fast, slow, 3e-6)
     assert not fast[0].log_w.requires_grad
 
@@ -336,9 +303,7 @@ def run(student, own, heard, where, bound, divergence=None, loss_bytes=None):
 
 @pytest.mark.parametrize("divergence", [ForwardKL(), ReverseKL(temperature=1.5)])
 def test_permuting_teachers_permutes_their_weights_and_nothing_else(divergence):
-    n, v = 140, 21
-    student, own, heard = hidden(n, 5, seed=1), head(v, 5, seed=2), outputs(n, v, [5, 3, 7])
-    where = positions(n, v, loss_share=0.6, tasks=2)
+    student, own, heard, where = scene(140, 21, [5, 3, 7], loss_share=0.6, tasks=2)
     prior = TaskPrior({"t": {"a": 3, "b": 1, "c": 2}})
     safety = Tilt({"a": 1.0, "c": 0.5})
     order = [2, 0, 1]
@@ -356,8 +321,7 @@ def test_permuting_teachers_permutes_their_weights_and_nothing_else(divergence):
 def test_permuting_positions_permutes_what_is_decided_at_each_of_them():
     n, v = 150, 21
     bound = pipeline(2, Softmax(2.0)(Entropy(spread=3)) * Softmax(3.0)(LabelLikelihood(spread=4)))
-    student, own, heard = hidden(n, 5, seed=1), head(v, 5, seed=2), outputs(n, v, [5, 3])
-    where = positions(n, v, loss_share=0.6)
+    student, own, heard, where = scene(n, v, [5, 3], loss_share=0.6)
     order = torch.randperm(n)
     small = rows_per_chunk(v, 2, 128)
     one, d_hidden, d_weight = run(student, own, heard, where, bound, loss_bytes=small)
@@ -372,11 +336,9 @@ def test_permuting_positions_permutes_what_is_decided_at_each_of_them():
 
 @pytest.mark.parametrize("rows", [128, 129, 200, 257, 500])
 def test_the_split_into_chunks_changes_nothing(rows):
-    n, v = 513, 13
-    student, own, heard = hidden(n, 5, seed=1), head(v, 5, seed=2), outputs(n, v, [5, 3])
-    where = positions(n, v, loss_share=0.5, documents=4)
-    whole, d_hidden, d_weight = run(student, own, heard, where, pipeline(2))
-    parts, d_hidden2, d_weight2 = run(student, own, heard, where, pipeline(2), loss_bytes=rows_per_chunk(v, 2, rows))
+    given = scene(513, 13, [5, 3], loss_share=0.5, documents=4)
+    whole, d_hidden, d_weight = run(*given, pipeline(2))
+    parts, d_hidden2, d_weight2 = run(*given, pipeline(2), loss_bytes=rows_per_chunk(13, 2, rows))
     torch.testing.assert_close(parts.log_w, whole.log_w, rtol=0, atol=2e-6)
     torch.testing.assert_close(parts.loss, whole.loss)
     torch.testing.assert_close(d_hidden2, d_hidden, rtol=1e-4, atol=1e-6)
@@ -384,15 +346,13 @@ def test_the_split_into_chunks_changes_nothing(rows):
 
 
 def test_chunks_never_have_fewer_rows_than_matrix_products_like():
-    n, v, seen = 300, 13, []
+    seen = []
 
     def decide(noticed, carry):
         seen.append(len(noticed.positions))
         return torch.zeros(seen[-1], 1), carry
 
-    distil(
-        hidden(n, 4, seed=1), head(v, 4, seed=2), outputs(n, v, [4]), positions(n, v), decide, ForwardKL(), loss_bytes=1
-    )
+    distil(*scene(300, 13, [4], 4), decide, ForwardKL(), loss_bytes=1)
     assert seen == [128, 128, 44]
 
 
@@ -440,8 +400,7 @@ def test_the_posterior_is_carried_across_chunks_and_starts_anew_at_each_document
 @pytest.mark.parametrize("stack", [STACK, Uniform(), Softmax(0.1)(StudentGap())], ids=repr)
 def test_identical_teachers_equal_one_teacher(divergence, stack):
     n, v = 140, 21
-    student, own, where = hidden(n, 5, seed=1), head(v, 5, seed=2), positions(n, v, loss_share=0.7)
-    (teacher,) = outputs(n, v, [6])
+    student, own, (teacher,), where = scene(n, v, [6], loss_share=0.7)
     one, d_hidden, d_weight = run(student, own, [teacher], where, pipeline(1, stack), divergence)
     three, d_hidden3, d_weight3 = run(student, own, [teacher] * 3, where, pipeline(3, stack), divergence)
     torch.testing.assert_close(three.loss, one.loss)
@@ -449,21 +408,6 @@ def test_identical_teachers_equal_one_teacher(divergence, stack):
     torch.testing.assert_close(d_hidden3, d_hidden, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(d_weight3, d_weight, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(three.log_w.exp(), torch.full((n, 3), 1 / 3), rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("divergence", [ForwardKL(), ReverseKL()])
-def test_one_teacher_is_the_kl_of_torch(divergence):
-    n, v = 50, 21
-    student, own, where = hidden(n, 5, seed=1).double(), head(v, 5, seed=2, dtype=torch.float64), positions(n, v)
-    (teacher,) = outputs(n, v, [6], dtype=torch.float64)
-    out, d_hidden, _ = run(student, own, [teacher], where, pipeline(1), divergence)
-    h = student.clone().requires_grad_()
-    log_q, log_p = own.logits(h).log_softmax(-1), teacher.head.logits(teacher.hidden).log_softmax(-1)
-    first, second = (log_p, log_q) if isinstance(divergence, ReverseKL) else (log_q, log_p)
-    expected = torch.nn.functional.kl_div(first, second, log_target=True, reduction="sum")
-    expected.backward()
-    torch.testing.assert_close(out.loss, expected)
-    torch.testing.assert_close(d_hidden, h.grad)
 
 
 def test_a_teacher_that_equals_the_student_costs_nothing():
@@ -478,54 +422,29 @@ def test_a_teacher_that_equals_the_student_costs_nothing():
 @pytest.mark.parametrize("where_bad", [3, 131, 199])
 @pytest.mark.parametrize("loss_share", [0.0, 0.5, 1.0])
 def test_a_teacher_that_is_not_finite_is_named_with_its_row(bad, where_bad, loss_share):
-    n, v = 200, 21
-    heard = outputs(n, v, [5, 3])
+    student, own, heard, where = scene(200, 21, [5, 3], loss_share=loss_share)
     heard[1].hidden[where_bad, 0] = bad
-    bound = pipeline(2)
     with pytest.raises(NonFiniteError) as caught:
-        distil(
-            hidden(n, 5, seed=1), head(v, 5, seed=2), heard, positions(n, v, loss_share=loss_share), bound.decide,
-            ForwardKL(), needs=bound.stack.needs, loss_bytes=rows_per_chunk(v, 2, 128),
-        )  # fmt: skip
+        run(student, own, heard, where, pipeline(2), loss_bytes=rows_per_chunk(21, 2, 128))
     assert (caught.value.teacher, caught.value.row) == (1, where_bad)
     assert "teacher 1" in str(caught.value)
 
 
 def test_one_logit_of_minus_infinity_is_not_passed_over():
-    n, v = 10, 21
-    heard = outputs(n, v, [5])
-    bias = torch.zeros(v)
+    student, own, (heard,), where = scene(10, 21, [5])
+    bias = torch.zeros(21)
     bias[4] = -math.inf
-    silent = [HiddenStates(heard[0].hidden, Head(heard[0].head.weight, bias))]
     with pytest.raises(NonFiniteError) as caught:
-        distil(
-            hidden(n, 5, seed=1),
-            head(v, 5, seed=2),
-            silent,
-            positions(n, v),
-            pipeline(1).decide,
-            ForwardKL(),
-            needs=STACK.needs,
-        )
+        run(student, own, [HiddenStates(heard.hidden, Head(heard.head.weight, bias))], where, pipeline(1))
     assert (caught.value.teacher, caught.value.row) == (0, 0)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_student_that_is_not_finite_is_named_with_its_row(bad):
-    n, v = 200, 21
-    student = hidden(n, 5, seed=1)
+    student, *others = scene(200, 21, [5])
     student[150, 2] = bad
     with pytest.raises(NonFiniteError, match="the student is not finite at row 150") as caught:
-        distil(
-            student,
-            head(v, 5, seed=2),
-            outputs(n, v, [5]),
-            positions(n, v),
-            pipeline(1).decide,
-            ForwardKL(),
-            needs=STACK.needs,
-            loss_bytes=1,
-        )
+        run(student, *others, pipeline(1), loss_bytes=1)
     assert (caught.value.teacher, caught.value.row) == (None, 150)
 
 
@@ -556,8 +475,7 @@ def test_padded_rows_of_the_head_get_no_gradient():
 
 
 def test_without_gradients_the_loss_is_the_same_and_inputs_stay_as_they_were():
-    n, v = 140, 21
-    student, own, heard, where = hidden(n, 5, seed=1), head(v, 5, seed=2), outputs(n, v, [5, 5]), positions(n, v)
+    student, own, heard, where = scene(140, 21, [5, 5])
     before = [student.clone(), own.weight.clone(), *(t.hidden.clone() for t in heard)]
     with_gradient, _, _ = run(student, own, heard, where, pipeline(2))
     without = distil(student, own, heard, where, pipeline(2).decide, ForwardKL(ce=0.1), needs=STACK.needs)
@@ -619,17 +537,10 @@ def test_autocast_halves_the_matrix_products_and_not_the_sums(divergence):
     ],
 )
 def test_what_does_not_fit_together_is_refused(change, sentence):
-    given = {"heard": outputs(10, 21, [5]), "where": positions(10, 21), "needs": STACK.needs, **change}
+    student, own, heard, where = scene(10, 21, [5])
+    heard, where, needs = ({"heard": heard, "where": where, "needs": STACK.needs} | change).values()
     with pytest.raises(ValueError, match=sentence):
-        distil(
-            hidden(10, 5, seed=1),
-            head(21, 5, seed=2),
-            given["heard"],
-            given["where"],
-            pipeline(1).decide,
-            ForwardKL(),
-            needs=given["needs"],
-        )
+        distil(student, own, heard, where, pipeline(1).decide, ForwardKL(), needs=needs)
 
 
 @pytest.mark.parametrize("bad", [{"temperature": 0.0}, {"temperature": -1.0}, {"ce": -0.1}, {"ce": 1.5}])

@@ -11,7 +11,7 @@ import torch
 from cases import head, hidden, outputs, positions
 from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
 
-from polydistill.logprobs import Head, HiddenStates
+from polydistill.logprobs import Head
 from polydistill.objective import ForwardKL, ReverseKL, distil
 from polydistill.objective.kernels import release
 
@@ -52,24 +52,6 @@ def test_one_teacher_equals_the_divergence_of_trl(divergence, beta, temperature,
     torch.testing.assert_close(h.grad, h2.grad, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(weight.grad, weight2.grad, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(bias.grad, bias2.grad, rtol=1e-5, atol=1e-5)
-
-
-def test_equal_weights_on_copies_of_one_teacher_equal_the_divergence_of_trl():
-    n, v = 200, 50
-    student, own = hidden(n, 8, seed=1), head(v, 8, seed=2, size=0.5)
-    (teacher,) = outputs(n, v, [8], size=0.5)
-    ours = distil(
-        student,
-        own,
-        [teacher, HiddenStates(teacher.hidden, teacher.head)],
-        positions(n, v),
-        lambda s, c: (torch.full((len(s.positions), 2), -0.6931472), c),
-        ForwardKL(),
-    )
-    theirs, _ = ChunkedDivergenceFunction.apply(
-        student, own.weight, None, teacher.hidden, teacher.head.weight, None, 0.0
-    )
-    torch.testing.assert_close(ours.divergence, theirs, rtol=1e-5, atol=1e-6)
 
 
 MEASURE = """
@@ -135,15 +117,11 @@ def test_no_tensor_of_all_positions_by_the_vocabulary_is_ever_made():
     n, v, k = 1024, 300, 3
     student, own = hidden(n, 4, seed=1).requires_grad_(), head(v, 4, seed=2)
     heard, where = outputs(n, v, [4] * k), positions(n, v, loss_share=0.8)
+
+    def even(s, carry):
+        return torch.zeros(len(s.positions), k) - 1.0986, carry
+
     release()  # what earlier, larger calls left to be used again is not this call's
     with Watch():
-        distil(
-            student,
-            own,
-            heard,
-            where,
-            lambda s, c: (torch.zeros(len(s.positions), k) - 1.0986, c),
-            ForwardKL(ce=0.1),
-            loss_bytes=1,
-        ).loss.backward()
+        distil(student, own, heard, where, even, ForwardKL(ce=0.1), loss_bytes=1).loss.backward()
     assert 128 * v <= Watch.largest <= (k + 3) * 128 * v < n * v
