@@ -96,7 +96,13 @@ def test_everything_is_written_before_it_fails(failed):
         recorded = [step["constraints"][name] for step in steps]
         assert drawn[f"constraint {name}"] == pytest.approx([r["weight"] for r in recorded], abs=1e-4)
         assert all(r["weight"] == pytest.approx(r["multiplier"] / (1 + r["multiplier"])) for r in recorded)
-    assert max(drawn["constraint words"]) > 0.5
+    assert max(drawn["constraint words"]) > 0.9
+    assert set(steps[-1]["raw_weights"]["maths"]) == {"a", "b"}
+    assert steps[-1]["raw_weights"]["maths"]["b"] < steps[-1]["weights"]["maths"]["b"]
+    assert "enforced_gain/b" in steps[-1]["diagnostics"]
+    assert failed.json()["constraints"]["maths"]["met"]
+    for said in ("severity of the training data", "(T10)"):
+        assert any(said in line for line in failed.json()["says"])
 
 
 @pytest.mark.slow

@@ -43,7 +43,8 @@ def test_limits_are_measured_and_pressed_on_in_text_that_the_student_writes(fold
 
 
 def test_teachers_of_an_on_policy_run_are_measured_on_its_completions(folder):
-    found = measure_run(load_config(folder / "written.yaml"))
+    found = measure_run(load_config(folder / "written.yaml"), ["say"])
+    assert set(found.unsafe) == set(found.refusals) == {"a", "b"}
     assert found.positions > 16
     assert found.data == f"{folder}/held-out.jsonl"
     kept = json.loads((folder / "written" / "measured.json").read_text())
