@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from polydistill.objective import ForwardKL, ReverseKL
-from polydistill.theory.scene import divergence_of, linear_pool, log_pool, say
+from polydistill.theory.scene import divergence_of, linear_pool, log_pool, say, tv
 from polydistill.theory.search import distributions, weights
 from polydistill.theory.statement import Claim, Result, Trial, Worst, at_least, at_most, normal
 from polydistill.weighting import Uniform
@@ -35,11 +35,6 @@ def skew(beta: float) -> Divergence:
 def jensen_shannon(beta: float) -> Divergence:
     """`beta KL(p || m) + (1 - beta) KL(q || m)`, `m = beta p + (1 - beta) q`."""
     return lambda p, q: beta * skew(beta)(p, q) + (1 - beta) * kl(q, beta * p + (1 - beta) * q)
-
-
-def total_variation(p: Float[Tensor, "*#n V"], q: Float[Tensor, "*#n V"]) -> Float[Tensor, "..."]:
-    """`sum_v |p - q| / 2`."""
-    return (p - q).abs().sum(-1) / 2
 
 
 def check_collapse(trial: Trial) -> Result:
@@ -94,7 +89,7 @@ def check_collapse(trial: Trial) -> Result:
             whole.part("chunked objective against the sum over teachers; T^2 multiplies it exactly when asked"),
             at_least(
                 "temper-then-pool and pool-then-temper are different targets (total variation)",
-                float(total_variation(tempered_first, tempered_last).max()),
+                float(tv(tempered_first, tempered_last).max()),
                 0.05,
                 cases,
             ),
@@ -156,7 +151,7 @@ def _collapse_or_not(trial: Trial) -> list[Claim]:
         ("alpha 0.5", alpha_divergence(0.5), True),
         ("JSD(0.5)", jensen_shannon(0.5), False),
         ("skew KL(0.5)", skew(0.5), False),
-        ("total variation", total_variation, False),
+        ("total variation", tv, False),
     ):
         residual = _fit(divergence, trial.times(2000, 200))
         claim = f"{name}: relative residual of the best fit by one target"

@@ -13,7 +13,7 @@ from polydistill.logprobs import Positions, Statistics
 from polydistill.pipeline import Pipeline
 from polydistill.safety import Tilt
 from polydistill.simplex import NoActiveTeacherError, compose, mask, normalise, power, spread, total_variation
-from polydistill.theory.scene import statistics_of, with_likelihood
+from polydistill.theory.scene import say, with_likelihood
 from polydistill.theory.search import distributions, osc, weights
 from polydistill.theory.statement import (
     Claim,
@@ -96,7 +96,7 @@ def _scene(generator: torch.Generator) -> Statistics:
         task=torch.full((LENGTH,), TASKS.index("t")),
         teacher=torch.randint(len(NAMES), (LENGTH,), generator=generator),
     )
-    return statistics_of(log_p, target, student=normal((LENGTH, 6), generator), positions=positions)
+    return say(log_p, target, student=normal((LENGTH, 6), generator), positions=positions).statistics
 
 
 def _bound(operator: Operator) -> Operator:
@@ -262,4 +262,3 @@ T20 = Statement(
     run=check_composition,
     code=("simplex.compose", "simplex.mask", "simplex.NoActiveTeacherError", "weighting.TaskPrior"),
 )
-STATEMENTS = (T8, T20)

@@ -179,4 +179,3 @@ T17 = Statement(
     remarks="Feasible if the safest teacher satisfies the constraint strictly and the student can realise it. The "
     "measured problems are convex in the student's logits; for a network the same caveats as in T13 and T14 hold.",
 )
-STATEMENTS = (T17,)

@@ -43,6 +43,7 @@ from polydistill.theory.statement import (
 from polydistill.weighting import Softmax
 
 STEPS = 250
+STATIC = torch.tensor([[[0.5, 0.3, 0.2]]], dtype=torch.float64)
 
 
 def check_convergence(trial: Trial) -> Result:
@@ -100,18 +101,17 @@ def check_convergence(trial: Trial) -> Result:
 def _convex(problem: Problem, trial: Trial) -> Claim:
     """`E F(mean theta) - F* <= |theta_1 - theta*|^2 / (2 eta T) + eta sigma^2`."""
     steps, worst = trial.times(STEPS, 80), Worst()
-    w = torch.tensor([[[0.5, 0.3, 0.2]]], dtype=torch.float64)
     eta = 1.0 / problem.smoothness
-    long = sgd(problem, constant(w), eta, trial.times(3000, 1500), trial.generator(131), batch=None)
-    best = float((w * problem.losses(long.theta)).sum(-1).mean())
+    long = sgd(problem, constant(STATIC), eta, trial.times(3000, 1500), trial.generator(131), batch=None)
+    best = float((STATIC * problem.losses(long.theta)).sum(-1).mean())
     for part in (1.0, 0.3, 0.1):
         generator = trial.generator(132)
         start = 0.5 * normal((RUNS, *problem.shape), generator)
-        path = sgd(problem, constant(w), part * eta, steps, trial.generator(132))
+        path = sgd(problem, constant(STATIC), part * eta, steps, trial.generator(132))
         # Logits have a free constant: the nearest minimiser has the start's own mean over entries.
         away = (start - start.mean(1, keepdim=True)) - (long.theta - long.theta.mean(1, keepdim=True))
         distance = float(away.square().sum((1, 2)).mean())
-        excess = (w * problem.losses(path.mean)).sum(-1).mean() - best
+        excess = (STATIC * problem.losses(path.mean)).sum(-1).mean() - best
         worst.see(excess[None], distance / (2 * part * eta * steps) + part * eta * path.noise)
     return worst.part(
         "convex, softmax regression: F(mean theta) - F*, against |theta_1 - theta*|^2/(2 eta T) + eta s^2"
@@ -121,17 +121,16 @@ def _convex(problem: Problem, trial: Trial) -> Claim:
 def _growth(trial: Trial) -> list[Claim]:
     """`E F(theta_T) - F* <= (1 - eta mu)^T (F_1 - F*) + L eta sigma^2 / (2 mu)`."""
     problem, noisy, exact = collinear(trial.generator(133)), Worst(), Worst()
-    w = torch.tensor([[[0.5, 0.3, 0.2]]], dtype=torch.float64)
-    best, mu = problem.best(w), problem.growth
+    best, mu = problem.best(STATIC), problem.growth
     for steps in (10, 50, trial.times(200, 80)):
         for part in (1.0, 0.1):
             eta = part / problem.smoothness
             for batch, worst in ((BATCH, noisy), (None, exact)):
-                path = sgd(problem, constant(w), eta, steps, trial.generator(134), batch=batch)
-                end = (w * problem.losses(path.theta)).sum(-1).mean() - best
+                path = sgd(problem, constant(STATIC), eta, steps, trial.generator(134), batch=batch)
+                end = (STATIC * problem.losses(path.theta)).sum(-1).mean() - best
                 start = (1 - eta * mu) ** steps * (path.first - best)
                 worst.see(end[None], start + problem.smoothness * eta * path.noise / (2 * mu))
-    long = sgd(problem, constant(w), 2.2 / problem.smoothness, 100, trial.generator(134), batch=None)
+    long = sgd(problem, constant(STATIC), 2.2 / problem.smoothness, 100, trial.generator(134), batch=None)
     return [
         exact.part("PL, collinear logit matching, all positions a step: F - F*, against (1 - eta mu)^T (F_1 - F*)"),
         noisy.part("PL, minibatches: the same plus L eta s^2 / (2 mu)"),
@@ -201,13 +200,12 @@ def _curl(problem: Problem, log_w: Callable[[Tensor], Tensor], point: Float[Tens
 def _step_sizes(problem: Problem, trial: Trial) -> tuple[list[Claim], Figure]:
     """Bound and measurement over step sizes, against what is known without running: `|grad F|^2 <= 2 mean |x|^2`."""
     steps, generator = trial.times(STEPS, 80), trial.generator(136)
-    w = torch.tensor([[[0.5, 0.3, 0.2]]], dtype=torch.float64)
     parts_of_limit = torch.logspace(-3, 0, 6, dtype=torch.float64).tolist()
     trivial = 2 * float(problem.x.square().sum(-1).mean())
     measured, still, moving = [], [], []
     for part in parts_of_limit:
         eta = part / problem.smoothness
-        path = sgd(problem, constant(w), eta, steps, generator)
+        path = sgd(problem, constant(STATIC), eta, steps, generator)
         measured.append(float(path.slope.mean()))
         still.append(path.stationarity_bound(problem.smoothness, eta))
         moving.append(sgd(problem, hard_first(0.1), eta, steps, generator).stationarity_bound(problem.smoothness, eta))
@@ -314,4 +312,3 @@ T13 = Statement(
     "by JS_w when weights do not move and by 0 when they do. The soft minimum has the smoothness L from above, "
     "which is all that descent needs, but it is not convex: for variational weights only stationarity is claimed.",
 )
-STATEMENTS = (T13,)

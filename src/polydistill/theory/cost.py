@@ -287,4 +287,3 @@ T19 = Statement(
     "2 n m k, everything else what it reads or writes. The width of the hidden states is fixed. A scan does log T "
     "times the work of the loop over tokens that it replaces, in log T calls instead of T.",
 )
-STATEMENTS = (T19,)

@@ -185,4 +185,3 @@ T15 = Statement(
     "the meaning: the result need not be a mixture of the teachers, and T4 to T6 and T10 no longer apply.",
     counterexample=True,
 )
-STATEMENTS = (T14, T15)

@@ -154,4 +154,3 @@ T9 = Statement(
     "bounds the lead of a less safe teacher at severity 0 by L_kappa kappa_crit: half of B comes back. E and D exclude "
     "each other for rules that see evidence only, since at equal evidence a copy raises 1/K to 2/(K+1).",
 )
-STATEMENTS = (T9,)

@@ -300,4 +300,3 @@ T18 = Statement(
     "the safety order before gradient modification is not enforcement after it. In training the coefficients are "
     "therefore a factor of the stack, and floor and safety come after it (`gradient:`).",
 )
-STATEMENTS = (T18,)

@@ -123,4 +123,3 @@ T16 = Statement(
     remarks="Weights may read the prefix, teachers and the position, never the sampled token itself: this is scale "
     "measurability (S). Per position means that the effect of a token on later prefixes is not differentiated.",
 )
-STATEMENTS = (T16,)

@@ -392,4 +392,3 @@ T12 = Statement(
     run=check_projection,
     code=("simplex.isotonic", "simplex.kl_clip", "guarantee.isotonic", "guarantee.kl_clip"),
 )
-STATEMENTS = (T10, T11, T12)

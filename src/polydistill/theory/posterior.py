@@ -312,4 +312,3 @@ T21 = Statement(
     remarks="Excess is against the best single teacher of the sequence. Fixed weights can do better than that "
     "teacher on a task; the statement is about the worst mix.",
 )
-STATEMENTS = (T7, T21)

@@ -45,17 +45,6 @@ def say(
     return distil(hidden, head, heard, given, rule, divergence or ForwardKL(), needs=STATISTICS)
 
 
-def statistics_of(
-    log_p: Float[Tensor, "K n V"],
-    target: Int[Tensor, " n"],
-    *,
-    student: Float[Tensor, "n V"] | None = None,
-    positions: Positions | None = None,
-) -> Statistics:
-    """Everything that is noticed about the teachers."""
-    return say(log_p, target, student=student, positions=positions).statistics
-
-
 def with_likelihood(log_likelihood: Float[Tensor, "n K"], positions: Positions | None = None) -> Statistics:
     """Statistics of which only the likelihood of the next token is known."""
     target = torch.zeros(len(log_likelihood), dtype=torch.long)

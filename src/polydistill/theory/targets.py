@@ -12,7 +12,7 @@ from polydistill import guarantee as calculus
 from polydistill.objective import ForwardKL
 from polydistill.simplex import mask, normalise, total_variation
 from polydistill.theory.collapse import check_collapse
-from polydistill.theory.scene import divergence_of, linear_pool, log_pool, statistics_of, tv
+from polydistill.theory.scene import divergence_of, linear_pool, log_pool, say, tv
 from polydistill.theory.search import ascend, distributions, osc, weights
 from polydistill.theory.statement import Result, Statement, Trial, Worst, at_least, normal
 from polydistill.weighting import Softmax
@@ -120,7 +120,7 @@ def check_failures(trial: Trial) -> Result:
         if sharp == 20.0:
             log_p[0], wrong[0] = _corner(cases, 0), _corner(cases, 1)
         target = torch.zeros(cases, dtype=torch.long)
-        before, after = statistics_of(log_p, target), statistics_of(wrong, target)
+        before, after = say(log_p, target).statistics, say(wrong, target).statistics
         signal = Entropy(spread=4.0)
         w, w_wrong = rule.log_weights(signal(before)), rule.log_weights(signal(after))
         replaced = tv(log_p[0].exp(), wrong[0].exp())
@@ -217,4 +217,3 @@ T6 = Statement(
     "so that they can be compared between weightings. The factor Z^alpha depends on weights and position: leaving it "
     "out changes the objective.",
 )
-STATEMENTS = (T4, T5, T6)

@@ -244,4 +244,3 @@ T3 = Statement(
     run=check_floor,
     code=("simplex.mix", "guarantee.mix_range", "guarantee.mix_modulus"),
 )
-STATEMENTS = (T1, T2, T3)
