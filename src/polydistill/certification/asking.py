@@ -176,12 +176,18 @@ def _found(
 ) -> Iterator[Witness]:
     with torch.no_grad():
         here, there = rule(evidence).exp(), again(evidence).exp()
+    if (worst := _furthest(here, there, tolerance, way)) is not None:
+        yield witness_of(evidence, *worst[1:], define, source=source)
+
+
+def _furthest(here: Tensor, there: Tensor, tolerance: float, way: str) -> tuple[slice, float, str] | None:
+    """Row, gap and words of where two answers differ most, `way` filled in; None where they agree."""
     gaps = _gaps(here, there)
-    if float(gaps.max()) > tolerance:
-        row, teacher = divmod(int(gaps.argmax()), gaps.shape[-1])
-        numbers = {"here": float(here[row, teacher]), "there": float(there[row, teacher])}
-        way = way.format(rows=len(evidence), row=row, teacher=teacher, **numbers)
-        yield witness_of(evidence, float(gaps.max()), way, define, source=source)
+    if not float(gaps.max()) > tolerance:
+        return None
+    row, teacher = divmod(int(gaps.argmax()), gaps.shape[-1])
+    numbers = {"here": float(here[row, teacher]), "there": float(there[row, teacher])}
+    return slice(row, row + 1), float(gaps.max()), way.format(rows=len(here), row=row, teacher=teacher, **numbers)
 
 
 def witness_of(evidence: Tensor, gap: float, way: str, define: str, times: int = 1, source: str = "") -> Witness:
@@ -200,17 +206,11 @@ def witness_of(evidence: Tensor, gap: float, way: str, define: str, times: int =
 def _twice(rule: Rule, rows: Tensor, tolerance: float) -> Iterator[Witness]:
     with torch.no_grad():
         first, second = rule(rows).exp(), rule(rows).exp()
-    apart = _apart(first, second)
-    if float(apart.max()) > tolerance:
-        row = int(apart.argmax())
-        teacher = int(_gaps(first[row], second[row]).argmax())
-        often = int((apart > tolerance).sum())
-        way = (
-            f"asked twice about the same evidence, teacher {teacher}'s weight is {float(first[row, teacher]):.4g} and "
-            f"then {float(second[row, teacher]):.4g} (in {often} of {len(rows)} rows)"
-        )
-        times = 1 if often > len(rows) // 50 else MANY * 4
-        yield witness_of(rows[row : row + 1], float(apart[row]), way, "rule", times)
+    often = int((_apart(first, second) > tolerance).sum())
+    way = "asked twice about the same evidence, teacher {teacher}'s weight is {here:.4g} and then {there:.4g}"
+    if (worst := _furthest(first, second, tolerance, f"{way} (in {often} of {len(rows)} rows)")) is not None:
+        row, gap, way = worst
+        yield witness_of(rows[row], gap, way, "rule", 1 if often > len(rows) // 50 else MANY * 4)
 
 
 def _in_batches(rule: Rule, rows: Tensor, tolerance: float, source: str, head: int) -> Iterator[Witness]:
@@ -272,15 +272,10 @@ def at_the_end(rule: Rule, rows: Tensor, at_first: Tensor, tolerance: float) -> 
     """Whether the first answers still hold after the whole search."""
     with torch.no_grad():
         now = rule(rows).exp()
-    apart = _apart(at_first.exp(), now)
-    if float(apart.max()) > tolerance:
-        row = int(apart.argmax())
-        teacher = int(_gaps(at_first[row].exp(), now[row]).argmax())
-        way = (
-            f"teacher {teacher}'s weight was {float(at_first[row, teacher].exp()):.4g} when it was asked first and is "
-            f"{float(now[row, teacher]):.4g} after the search: it keeps a state"
-        )
-        yield witness_of(rows[row : row + 1], float(apart[row]), way, "later(rule)")
+    way = "teacher {teacher}'s weight was {here:.4g} when it was asked first and is {there:.4g} after the search"
+    if (worst := _furthest(at_first.exp(), now, tolerance, f"{way}: it keeps a state")) is not None:
+        row, gap, way = worst
+        yield witness_of(rows[row], gap, way, "later(rule)")
 
 
 def _gaps(first: Tensor, second: Tensor) -> Tensor:

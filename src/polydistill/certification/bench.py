@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -229,11 +230,6 @@ def _function_bench(
     here: FunctionRule, teachers: int, claims: dict[str, Any], origin: str, cost: int, close: bool, order_only: bool
 ) -> Bench:
     orders = here.graded or here.sigma is not None
-    dependent = here.row_by_row
-
-    def permuted(order: Sequence[int]) -> Permuted | None:
-        return _permuted_function(here, order)
-
     single = None if here.dtype == torch.float32 else asking.in_float32(here, raw=True)
     return Bench(
         teachers,
@@ -243,9 +239,9 @@ def _function_bench(
         sequence=None if here.vector else guarded(here.whole),
         sequence_shape=(teachers,),
         sequence_source="rule = function_rule.whole",
-        source=source_of(here, claims["domain"], dependent, origin),
+        source=source_of(here, claims["domain"], here.row_by_row, origin),
         context=f"severity {here.severity:g}" if here.graded else "",
-        permuted=permuted,
+        permuted=partial(_permuted_function, here),
         clones=True,
         cost=cost,
         close=close,

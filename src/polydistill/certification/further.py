@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from polydistill.certification import sampling
 from polydistill.certification.attack import Attack, Means, evidence_of, plain
@@ -32,25 +33,20 @@ def measurable(bench: Bench, means: Means) -> Attack | None:
     """Law S on short documents."""
     if bench.sequence is None:
         return None
-    documents, length = max(2, int(4 * math.sqrt(means.effort))), 6
-    shape = (documents, length, *bench.sequence_shape)
-    rows = documents * length
-    x, other = (
-        bench.drawn(sampling.evidence(rows, bench.sequence_shape, means.generator).clamp(-30, 30)).reshape(shape)
-        for _ in range(2)
-    )
+    shape = bench.sequence_shape
+
+    def drawn(documents: int, length: int) -> dict[str, Tensor]:
+        parts = (sampling.evidence(documents * length, shape, means.generator).clamp(-30, 30) for _ in range(2))
+        x, other = (bench.drawn(part).reshape(documents, length, *shape) for part in parts)
+        return {"evidence": x, "other": other}
+
     aware = replace(bench, source=f"{bench.source}\n{bench.sequence_source}")
     fixed = {"scale": bench.scale, "task": bench.task}
-    few = plain("S", aware, means, {"evidence": x, "other": other}, rule=bench.sequence, **fixed)
+    few = plain("S", aware, means, drawn(max(2, int(4 * math.sqrt(means.effort))), 6), rule=bench.sequence, **fixed)
     if few.witness is not None or bench.task is not None:
         return few
-    long = (1, LONG, *bench.sequence_shape)
-    x, other = (
-        bench.drawn(sampling.evidence(LONG, bench.sequence_shape, means.generator).clamp(-30, 30)).reshape(long)
-        for _ in range(2)
-    )
     at = (0, 7, 8, 64, LONG // 2, LONG - 1)
-    many = plain("S", aware, means, {"evidence": x, "other": other}, rule=bench.sequence, at=at, **fixed)
+    many = plain("S", aware, means, drawn(1, LONG), rule=bench.sequence, at=at, **fixed)
     worse = max(few, many, key=lambda attack: attack.worst)
     return replace(worse, witness=many.witness, trials=few.trials + many.trials)
 
