@@ -8,7 +8,7 @@ from polydistill import guarantee as calculus
 from polydistill.guarantee import Guarantee
 from polydistill.logprobs import UNKNOWN, Statistics
 from polydistill.simplex import active, normalise
-from polydistill.weighting.operator import Carry, Names, Operator, Tag, observed_mean
+from polydistill.weighting.operator import Carry, Names, Operator, Tag, observed
 
 LEAST, MOST = 0.25, 4.0
 """The power stays between these."""
@@ -91,11 +91,9 @@ class Balanced(Operator):
     def commit(self) -> None:
         """What was observed takes effect; older steps are forgotten by `memory`."""
         self.base.commit()
-        total, count = observed_mean(self.pending, self.pending_count)
+        total, count = observed(self.pending, self.pending_count)
         self.square.mul_(self.memory).add_(total)
         self.seen.mul_(self.memory).add_(count)
-        self.pending.zero_()
-        self.pending_count.zero_()
 
     def guarantee(self) -> Guarantee:
         """That of the base to the power 4, the largest there is; 1 without tasks."""

@@ -21,7 +21,7 @@ from polydistill.weighting.operator import (
     Product,
     Tag,
     not_an_operator,
-    observed_mean,
+    observed,
     product_tag,
 )
 
@@ -189,12 +189,10 @@ class WeightedProduct(Operator):
     def commit(self) -> None:
         """One step along what was observed on all ranks; the factors commit too."""
         self.product.commit()
-        total, count = observed_mean(self.pending, self.pending_count)
+        total, count = observed(self.pending, self.pending_count)
         gradient, curvature = total / count.clamp_min(1.0)
         step = (self.rate * gradient / (curvature + CURVED)).clamp(-LONGEST, LONGEST)
         self.exponents.add_(step).clamp_(0.0, self.most)
-        self.pending.zero_()
-        self.pending_count.zero_()
 
     def guarantee(self) -> Guarantee:
         """That of the product with every exponent at its largest."""

@@ -12,7 +12,7 @@ from polydistill import guarantee as calculus
 from polydistill.guarantee import Derivation, Guarantee, Modulus, Step
 from polydistill.logprobs import Statistics
 from polydistill.simplex import normalise
-from polydistill.weighting.operator import Carry, Names, Operator, Tag, observed_mean
+from polydistill.weighting.operator import Carry, Names, Operator, Tag, observed
 from polydistill.weighting.signals import Signal
 
 GATE = Derivation(
@@ -127,14 +127,12 @@ class Gate(Operator):
     @torch.no_grad()
     def commit(self) -> None:
         """One step of gradient descent along what was observed on all ranks, clipped to norm 1."""
-        total, count = observed_mean(self.pending, self.pending_count)
+        total, count = observed(self.pending, self.pending_count)
         mean = total / count.clamp_min(1.0)
         step = self.rate * mean / mean.norm().clamp_min(1.0)
         size = self.matrix.numel()
         self.matrix.sub_(step[:size].view_as(self.matrix).to(self.matrix))
         self.bias.sub_(step[size:].to(self.bias))
-        self.pending.zero_()
-        self.pending_count.zero_()
 
     def guarantee(self) -> Guarantee:
         """Range `bound`, modulus `modulus` per signal, whatever was learned."""

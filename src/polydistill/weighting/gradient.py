@@ -23,7 +23,7 @@ from torch import Tensor
 from polydistill import guarantee as calculus
 from polydistill.guarantee import Guarantee
 from polydistill.logprobs import Statistics
-from polydistill.weighting.operator import Carry, Names, Operator, Tag, observed_mean
+from polydistill.weighting.operator import Carry, Names, Operator, Tag, observed
 
 Aggregate = Callable[[Float[Tensor, "K K"], int], Float[Tensor, " K"]]
 """From a Gramian, and a seed that is equal on all ranks, to coefficients."""
@@ -100,7 +100,7 @@ class GradientFactor(Operator):
     @torch.no_grad()
     def commit(self) -> None:
         """Coefficients for the next step, from the Gramian of all ranks."""
-        gramian, count = observed_mean(self.pending, self.pending_count)
+        gramian, count = observed(self.pending, self.pending_count)
         self.commits += 1
         mean = gramian / count.clamp_min(1.0)
         if float(mean.trace()) > 0.0:
@@ -112,8 +112,6 @@ class GradientFactor(Operator):
             self.log_state.copy_(((1.0 - self.share) * weights + self.share / len(weights)).log())
             self.sum.fill_(float(found.sum()) if usable else 0.0)
             self.negative.fill_(int((found < 0).sum()))
-        self.pending.zero_()
-        self.pending_count.zero_()
 
     def guarantee(self) -> Guarantee:
         """Range `log(1 + K (1 - share) / share)` (T3); no modulus in earlier gradients: aggregators may jump (T18)."""

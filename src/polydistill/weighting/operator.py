@@ -387,9 +387,12 @@ def _coarsest(scales: list[str]) -> str:
     return "context" if "context" in scales else "task"
 
 
-def observed_mean(total: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum and count over all ranks, in place of this rank's own."""
+def observed(pending: Tensor, pending_count: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum and count over all ranks; this rank's own start anew."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(total)
-        torch.distributed.all_reduce(count)
-    return total, count
+        torch.distributed.all_reduce(pending)
+        torch.distributed.all_reduce(pending_count)
+    found = pending.clone(), pending_count.clone()
+    pending.zero_()
+    pending_count.zero_()
+    return found

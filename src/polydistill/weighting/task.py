@@ -11,7 +11,7 @@ from polydistill import guarantee as calculus
 from polydistill.guarantee import Guarantee
 from polydistill.logprobs import UNKNOWN, Statistics
 from polydistill.simplex import clip_spread, mix, normalise, spread
-from polydistill.weighting.operator import Carry, Names, Operator, Tag, Weighed, Weighting, observed_mean
+from polydistill.weighting.operator import Carry, Names, Operator, Tag, Weighed, Weighting, observed
 from polydistill.weighting.signals import Signal
 
 Table = Mapping[str, Mapping[str, float]]
@@ -228,7 +228,7 @@ class HedgeOf(Weighed):
 
     def commit(self) -> None:
         """`log w <- mix(log w + rate * mean evidence)` for tasks that were seen; the sums start anew."""
-        total, count = observed_mean(self.pending, self.pending_count)
+        total, count = observed(self.pending, self.pending_count)
         mean = clip_spread(total / count.clamp_min(1.0), self.signal.spread)
         seen = (count > 0).to(mean)
         self.earned.add_((self.log_state.double().exp() * mean).sum(-1) * seen[:, 0])
@@ -236,8 +236,6 @@ class HedgeOf(Weighed):
         self.rounds.add_(seen[:, 0])
         moved = mix(normalise(self.log_state.double() + self.weighting.rate * mean), self.weighting.share)
         self.log_state.copy_(torch.where(count > 0, moved, self.log_state.double()))
-        self.pending.zero_()
-        self.pending_count.zero_()
 
     def regret(self) -> Float[Tensor, " J"]:
         """By how many nats of evidence the best single teacher of each task beat the weights, so far."""
