@@ -40,6 +40,13 @@ def trainer(
     )
 
 
+def trained(folder: Path, **options) -> PolyDistillTrainer:
+    """As `trainer`, after its run."""
+    made = trainer(folder, **options)
+    made.train()
+    return made
+
+
 def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 

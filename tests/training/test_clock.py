@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from cases import head, hidden, outputs
-from runs import trainer
+from runs import trained, trainer
 
 from polydistill.logprobs import Dense, HiddenStates
 from polydistill.records.parts import MODELS, OTHERS, PRODUCTS
@@ -80,8 +80,7 @@ def test_products_are_those_of_teachers_with_hidden_states_and_of_the_student():
 
 
 def test_every_second_of_a_step_belongs_to_a_part(tmp_path):
-    made, seen = trainer(tmp_path, max_steps=3), {}
-    made.train()
+    made = trained(tmp_path, max_steps=3)
     seen = made.clock.take()
     assert set(seen) == {"teachers", "student", PRODUCTS, "objective", "rest"} <= {*MODELS, *OTHERS}
     assert all(seconds > 0 for seconds in seen.values())

@@ -6,7 +6,7 @@ import pytest
 import torch
 from models import completions, saved_all, written
 from pydantic import ValidationError
-from training.runs import trainer, weights
+from training.runs import trained, trainer, weights
 
 from polydistill import Uniform
 from polydistill.axioms.pools import linear_pool, power_pool
@@ -111,9 +111,8 @@ def test_a_linear_aggregator_of_ones_own_pulls_as_forward_kl_does(temperature):
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_an_aggregator_of_ones_own_is_trained_with_and_promises_what_its_laws_carry(tmp_path):
     own, short = OwnPool(aggregator=linear_pool), {"weighting": Uniform(), "max_steps": 2}
-    made = trainer(tmp_path / "linear", made={"objective": own, "floor": 0.2}, **short)
-    told = trainer(tmp_path / "told", made={"objective": ForwardKL(), "floor": 0.2}, **short)
-    made.train(), told.train()
+    made = trained(tmp_path / "linear", made={"objective": own, "floor": 0.2}, **short)
+    told = trained(tmp_path / "told", made={"objective": ForwardKL(), "floor": 0.2}, **short)
     torch.testing.assert_close(weights(made.model), weights(told.model), atol=1e-3, rtol=1e-3)
     inputs = made._prepare_inputs(next(iter(made.get_train_dataloader())))
     made.probe(made.batch_of(inputs))

@@ -40,14 +40,12 @@ def test_an_adapter_is_saved_merged_and_learned_on(tmp_path: Path) -> None:
     merged = PeftModel.from_pretrained(base, adapter).merge_and_unload().state_dict()
     saved = load_file(tmp_path / "run" / "student" / "model.safetensors")
     before = load_file(tmp_path / "student" / "model.safetensors")
-    for name, value in saved.items():
-        torch.testing.assert_close(value, merged[name])
+    torch.testing.assert_close(saved, {name: merged[name] for name in saved})
     assert any(not torch.equal(value, before[name]) for name, value in saved.items())
     plain, _ = build_student(StudentConfig(model=str(adapter)))  # the adapter's folder is a model, too
     teacher = LocalTeacher.load("b", str(adapter))
     for model in (plain, teacher.model):
         assert not getattr(model, "_hf_peft_config_loaded", False)
-        for name, value in model.state_dict().items():
-            torch.testing.assert_close(value, merged[name])
+        torch.testing.assert_close(dict(model.state_dict()), dict(merged))
     train_run(config(tmp_path, "again", model=str(adapter)), "test")
     assert (tmp_path / "again" / "student" / "model.safetensors").is_file()

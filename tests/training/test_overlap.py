@@ -3,7 +3,7 @@
 import models
 import pytest
 import torch
-from runs import PLAIN, losses, trainer
+from runs import PLAIN, losses, trained
 
 from polydistill.logprobs import Sparse
 from polydistill.objective import ForwardKL
@@ -61,14 +61,12 @@ def test_they_are_logged_on_logged_steps_only_and_training_does_not_notice(tmp_p
     looks = []
     look = module.overlap
     monkeypatch.setattr("polydistill.training.taught.overlap", lambda *args: looks.append(1) or look(*args))
-    run = trainer(tmp_path, logging_steps=2, max_steps=4, gradient_accumulation_steps=2)
-    run.train()
+    run = trained(tmp_path, logging_steps=2, max_steps=4, gradient_accumulation_steps=2)
     assert len(looks) == 4, "two batches of each of two steps"
     lines = [line for line in run.state.log_history if "loss" in line]
     assert all(f"{kind}{name}" in line for line in lines for kind in COMPARED for name in "ab")
     assert sum(lines[0][f"teacher_token_frac/{name}"] for name in "ab") == pytest.approx(1.0)
     assert sum(lines[0][f"teacher_weight/{name}"] for name in "ab") == pytest.approx(1.0)
     monkeypatch.setattr("polydistill.training.taught.Taught._is_logged", lambda self: False)
-    plain = trainer(tmp_path / "plain", logging_steps=2, max_steps=4, gradient_accumulation_steps=2)
-    plain.train()
+    plain = trained(tmp_path / "plain", logging_steps=2, max_steps=4, gradient_accumulation_steps=2)
     assert losses(run) == losses(plain)

@@ -5,7 +5,7 @@ import sys
 import models
 import pytest
 import torch
-from runs import losses, trainer
+from runs import losses, trained, trainer
 
 from polydistill.config.run import CompletionsConfig
 from polydistill.records import COMPLETIONS, METRICS, CompletionRecord, read_completions
@@ -44,8 +44,7 @@ def test_the_student_writes_every_so_many_steps_and_training_does_not_notice(tmp
     section = CompletionsConfig(every=2, prompts=3, tokens=5)
     run.add_callback(Completions(tmp_path, section, run))
     run.train()
-    plain = trainer(tmp_path / "plain", student=models.llama(0, dropout=0.1))
-    plain.train()
+    plain = trained(tmp_path / "plain", student=models.llama(0, dropout=0.1))
     assert losses(run) == losses(plain)
     written = read_completions(tmp_path / COMPLETIONS)
     assert [record.step for record in written] == [2, 2, 3, 3]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from runs import LEARNING, PLAIN, arguments, losses, trainer, weights
+from runs import LEARNING, PLAIN, arguments, losses, trained, trainer, weights
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast, TrainerCallback
 
@@ -43,8 +43,7 @@ def test_the_usage_of_the_readme_trains_from_folders_and_certifies(tmp_path, cap
 
 @pytest.mark.slow
 def test_training_lowers_the_loss_and_logs_its_parts(tmp_path):
-    made = trainer(tmp_path, max_steps=20)
-    made.train()
+    made = trained(tmp_path, max_steps=20)
     curve = losses(made)
     assert curve[-1] < 0.8 * curve[0]
     for name in ("divergence", "cross_entropy", "num_tokens", "grad_norm"):
@@ -68,7 +67,7 @@ def test_one_teacher_that_is_the_student_gives_no_gradient(tmp_path, objective):
     student = models.llama(0)
     twin = models.llama(0)
     before = weights(student)
-    made = trainer(
+    made = trained(
         tmp_path,
         student=student,
         teachers={"a": twin},
@@ -77,16 +76,13 @@ def test_one_teacher_that_is_the_student_gives_no_gradient(tmp_path, objective):
         learning_rate=1.0,
         optim="sgd",
     )
-    made.train()
     assert losses(made) == pytest.approx([0.0] * 3, abs=1e-5)
-    for name, value in weights(made.model).items():
-        torch.testing.assert_close(value, before[name], rtol=0, atol=1e-4)
+    torch.testing.assert_close(weights(made.model), before, rtol=0, atol=1e-4)
 
 
 def batches_seen(tmp_path, **options):
     """What the pipeline was told about each position of the first step."""
-    made = trainer(tmp_path, weighting=LEARNING, max_steps=1, **options)
-    made.train()
+    made = trained(tmp_path, weighting=LEARNING, max_steps=1, **options)
     return made, made.last_step
 
 
@@ -134,8 +130,7 @@ def shown(made):
 
 def test_completion_only_loss_leaves_the_prompt_to_the_evidence(tmp_path):
     data = Dataset.from_dict({"prompt": ["seven times "], "completion": ["eight"]})
-    made = trainer(tmp_path, data=data, per_device_train_batch_size=1, max_steps=1)
-    made.train()
+    made = trained(tmp_path, data=data, per_device_train_batch_size=1, max_steps=1)
     assert shown(made).strip() == "eight<|end|>"
     positions = made.last_step.positions
     assert positions.has_target.sum() > positions.has_loss.sum()
@@ -144,11 +139,9 @@ def test_completion_only_loss_leaves_the_prompt_to_the_evidence(tmp_path):
 
 def test_assistant_only_loss_learns_what_the_assistant_says(tmp_path):
     data = models.conversations(1)
-    made = trainer(tmp_path, data=data, per_device_train_batch_size=1, max_steps=1, assistant_only_loss=True)
-    made.train()
+    made = trained(tmp_path, data=data, per_device_train_batch_size=1, max_steps=1, assistant_only_loss=True)
     assert shown(made) == models.SENTENCES[0] + "<|end|>"
-    whole = trainer(tmp_path, data=data, per_device_train_batch_size=1, max_steps=1)
-    whole.train()
+    whole = trained(tmp_path, data=data, per_device_train_batch_size=1, max_steps=1)
     assert shown(whole) == "say 0<|end|><|assistant|>" + models.SENTENCES[0] + "<|end|>"
 
 
@@ -210,8 +203,7 @@ def test_a_tokenizer_that_differs_in_reserved_entries_goes_on_with_the_others(tm
         made = trainer(tmp_path, teachers=teachers(model, with_another_user(tokens)))
         assert "shares all but 1 of the student's 300 entries; masked are 2 '<|user|>'" in made.masked[-1]
         made.train()
-        plain = trainer(tmp_path, teachers=teachers(models.llama(1)))
-        plain.train()
+        plain = trained(tmp_path, teachers=teachers(models.llama(1)))
         # One entry of 300 that text never holds.
         assert losses(made) == pytest.approx(losses(plain), rel=0.05)
         assert losses(made) != losses(plain)
@@ -283,8 +275,7 @@ class Steps(TrainerCallback):
 def test_callbacks_and_observers_are_called(tmp_path):
     steps = Steps()
     spy = lambda done, trainer: {"heaviest": done.outcome.log_w.exp().max().item()}  # noqa: E731
-    made = trainer(tmp_path, made={"callbacks": [steps], "observers": [spy]})
-    made.train()
+    made = trained(tmp_path, made={"callbacks": [steps], "observers": [spy]})
     assert steps.seen == [1, 2, 3]
     assert all(0.5 <= x <= 1.0 for x in losses(made, "heaviest"))
 
@@ -292,14 +283,11 @@ def test_callbacks_and_observers_are_called(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{"bf16": True}, {"gradient_checkpointing": True}], ids=lambda o: next(iter(o)))
 def test_half_precision_and_checkpointed_activations_train_alike(tmp_path, options):
-    plain, other = trainer(tmp_path, max_steps=5), trainer(tmp_path, max_steps=5, **options)
-    plain.train()
-    other.train()
+    plain, other = trained(tmp_path, max_steps=5), trained(tmp_path, max_steps=5, **options)
     exact = "bf16" not in options
     assert losses(other) == pytest.approx(losses(plain), rel=1e-5 if exact else 0.03)
     if exact:
-        for name, value in weights(other.model).items():
-            torch.testing.assert_close(value, weights(plain.model)[name], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(weights(other.model), weights(plain.model), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -325,10 +313,8 @@ def test_a_head_that_is_trained_whole_beside_an_adapter_is_trained(tmp_path):
 
 
 def test_teachers_may_have_another_dtype_than_the_student(tmp_path):
-    same = trainer(tmp_path, max_steps=1)
-    half = trainer(tmp_path, max_steps=1, teachers={"a": models.llama(1).bfloat16(), "b": models.llama(2, width=48)})
-    same.train()
-    half.train()
+    same = trained(tmp_path, max_steps=1)
+    half = trained(tmp_path, max_steps=1, teachers={"a": models.llama(1).bfloat16(), "b": models.llama(2, width=48)})
     assert half.teachers[0].model.dtype == torch.bfloat16
     assert losses(half) == pytest.approx(losses(same), rel=0.02)
 
@@ -348,10 +334,9 @@ def test_evaluation_does_not_update_operator_state(tmp_path):
 
 @pytest.mark.slow
 def test_evaluation_between_steps_changes_nothing_of_the_training(tmp_path):
-    without = trainer(tmp_path, weighting=LEARNING)
-    between = trainer(tmp_path, weighting=LEARNING, made={"eval_dataset": models.texts(6)}, eval_strategy="steps", eval_steps=1)  # fmt: skip # noqa: E501
-    without.train()
-    between.train()
+    without = trained(tmp_path, weighting=LEARNING)
+    held_out = {"eval_dataset": models.texts(6)}
+    between = trained(tmp_path, weighting=LEARNING, made=held_out, eval_strategy="steps", eval_steps=1)
     assert not moved(weights(without.model), weights(between.model))
     assert not moved(weights(without.pipeline.stack), weights(between.pipeline.stack))
     assert len(losses(between, "eval_loss")) == 3
@@ -360,10 +345,8 @@ def test_evaluation_between_steps_changes_nothing_of_the_training(tmp_path):
 @pytest.mark.slow
 def test_permuting_the_teachers_permutes_the_weights_and_nothing_else(tmp_path):
     a, b, c = models.llama(1), models.llama(2, width=48), models.llama(3)
-    straight = trainer(tmp_path, teachers={"a": a, "b": b, "c": c}, weighting=LEARNING, max_steps=4)
-    turned = trainer(tmp_path, teachers={"c": c, "a": a, "b": b}, weighting=LEARNING, max_steps=4)
-    straight.train()
-    turned.train()
+    straight = trained(tmp_path, teachers={"a": a, "b": b, "c": c}, weighting=LEARNING, max_steps=4)
+    turned = trained(tmp_path, teachers={"c": c, "a": a, "b": b}, weighting=LEARNING, max_steps=4)
     order = [2, 0, 1]
     torch.testing.assert_close(
         turned.last_step.outcome.log_w, straight.last_step.outcome.log_w[:, order], rtol=0, atol=1e-4
@@ -371,8 +354,7 @@ def test_permuting_the_teachers_permutes_the_weights_and_nothing_else(tmp_path):
     hedge, turned_hedge = (made.pipeline.stack.factors[1].log_state for made in (straight, turned))
     torch.testing.assert_close(turned_hedge, hedge[:, order], rtol=0, atol=1e-4)
     assert losses(turned) == pytest.approx(losses(straight), rel=1e-5)
-    for name, value in weights(turned.model).items():
-        torch.testing.assert_close(value, weights(straight.model)[name], rtol=0, atol=1e-4)
+    torch.testing.assert_close(weights(turned.model), weights(straight.model), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("clip", [1.0, 0.0], ids=["clipping", "no clipping"])
@@ -403,8 +385,7 @@ def test_a_student_that_yields_nan_stops_before_the_update(tmp_path):
         NonFiniteValueError, match=r"step 1: the student gave .* nothing was updated; lower the learning"
     ):
         made.train()
-    for name, value in weights(student).items():
-        torch.testing.assert_close(value, before[name], rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(weights(student), before, rtol=0, atol=0, equal_nan=True)
 
 
 LOADS = """
@@ -426,8 +407,7 @@ print(json.dumps(logits.double().tolist()))
 
 @pytest.mark.long
 def test_the_saved_student_loads_with_plain_transformers_where_polydistill_cannot_be_imported(tmp_path):
-    made = trainer(tmp_path / "run")
-    made.train()
+    made = trained(tmp_path / "run")
     made.save_model(str(tmp_path / "student"))
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", LOADS, str(tmp_path / "student")], capture_output=True, text=True
@@ -440,8 +420,7 @@ def test_the_saved_student_loads_with_plain_transformers_where_polydistill_canno
 
 
 def test_the_student_generates_as_before_inside_the_trainer(tmp_path):
-    made = trainer(tmp_path, weighting=Uniform())
-    made.train()
+    made = trained(tmp_path, weighting=Uniform())
     ids = models.tokenizer()("the sum", return_tensors="pt")
     out = made.model.eval().generate(**ids, max_new_tokens=4, do_sample=False)
     assert out.shape[1] <= ids.input_ids.shape[1] + 4
