@@ -3,6 +3,7 @@
 import json
 import random
 import signal
+import time
 from pathlib import Path
 
 import forked
@@ -37,6 +38,24 @@ training: {{max_steps: {steps}, batch_size: 4, gradient_accumulation: 2, learnin
 """
 
 
+def written(metrics: Path) -> int:
+    """Last whole step in the metrics."""
+    lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True) if metrics.exists() else []
+    steps = [json.loads(line) for line in lines if line.endswith("\n")]
+    return max((step["step"] for step in steps if step["kind"] == "step"), default=0)
+
+
+def ended(folder: Path, name: str, step: int | None = None) -> dict:
+    """The command, killed as soon as it has written that step down; its exit status, and the last step written."""
+    command = [*forked.POLYDISTILL, "train", f"{name}.yaml", "--json", f"{name}.json"]
+    process, metrics = forked.Process(command, cwd=folder), folder / name / METRICS
+    while step is not None and process.poll() is None:
+        if written(metrics) >= step:
+            process.send_signal(signal.SIGKILL)
+        time.sleep(0.002)
+    return {"status": process.wait(250), "written": written(metrics)}
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> tuple[Path, list[dict]]:
     folder = tmp_path_factory.mktemp("dying")
@@ -50,17 +69,14 @@ def runs(tmp_path_factory) -> tuple[Path, list[dict]]:
         (folder / f"{name}.yaml").write_text(CONFIG.format(folder=folder, name=name, steps=STEPS, saved=SAVED))
     dice = random.Random(7)
     first, second = dice.randint(SAVED + 1, 14), dice.randint(20, 28)
-    words = [f"{folder}/whole.yaml", *(f"{folder}/killed.yaml{step}" for step in (f":{first}", f":{second}", ""))]
-    done = forked.run([Path(__file__).with_name("dying.py"), *words])
-    assert done.returncode == 0, done.stderr
-    return folder, [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"status"')]
+    return folder, [ended(folder, "whole"), *(ended(folder, "killed", step) for step in (first, second, None))]
 
 
 def test_the_kills_were_real_and_in_the_middle_of_the_ascent(runs):
-    folder, ended = runs
-    assert [line["status"] for line in ended] == [0, -signal.SIGKILL, -signal.SIGKILL, 0]
+    folder, ends = runs
+    assert [line["status"] for line in ends] == [0, -signal.SIGKILL, -signal.SIGKILL, 0]
     steps, _ = read_metrics(folder / "whole" / METRICS)
-    for line in ended[1:3]:
+    for line in ends[1:3]:
         assert SAVED < line["written"] < STEPS
         assert line["written"] % SAVED, "not just when it had saved"
         then, after = steps[line["written"] - 1].constraints, steps[-1].constraints
