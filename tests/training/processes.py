@@ -1,7 +1,7 @@
-"""Runs in processes of their own, to be killed: `python processes.py '[{"folder": ..., "kill": [...]}, ...]'`.
+"""A run in a process of its own, to be killed: `python processes.py '{"folder": ..., "kill": [...]}'`.
 
-Everything is imported once; every run is a fork of this process, dies by a real SIGKILL when its job says so, and
-otherwise writes its final weights and operator state beside its checkpoints.
+It dies by a real SIGKILL when its job says so, and otherwise writes its final weights and operator state beside its
+checkpoints.
 """
 
 import json
@@ -83,20 +83,5 @@ def run(job: dict) -> None:
     save_file({n: v.contiguous() for n, v in made.model.state_dict().items()}, folder / "final_weights.safetensors")
 
 
-def main() -> None:
-    for job in json.loads(sys.argv[1]):
-        child = os.fork()
-        if not child:
-            try:
-                run(job)
-            except BaseException as error:
-                print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-                os._exit(1)
-            os._exit(0)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        whole, _ = checkpoint.newest_verified(Path(job["folder"]))
-        print(json.dumps({"status": status, "whole": None if whole is None else whole.name}), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    run(json.loads(sys.argv[1]))
