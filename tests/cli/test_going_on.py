@@ -81,11 +81,15 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def train(project: Path, run: str, trap: str | None = None, *more: str) -> Any:
+def train(project: Path, run: str, trap: str | None = None, *more: str, code: int = 0) -> Any:
+    """The command, which must end with that code."""
     environment = {**os.environ, "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
     if trap is not None:
         environment["TRAP"] = f"{trap} {run}"
-    return forked.run([*forked.POLYDISTILL, "train", "run.yaml", f"output={run}", *more], cwd=project, env=environment)
+    command = [*forked.POLYDISTILL, "train", "run.yaml", f"output={run}", *more]
+    done = forked.run(command, cwd=project, env=environment)
+    assert done.returncode == code, done.stderr
+    return done
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -120,25 +124,21 @@ def ended_alike(one: Path, other: Path) -> None:
 @pytest.fixture(scope="module")
 def whole(project: Path) -> Path:
     """A run that nothing disturbs."""
-    done = train(project, "whole")
-    assert done.returncode == 0, done.stderr
+    train(project, "whole")
     return project / "whole"
 
 
 def test_a_finished_run_is_finished(project: Path, whole: Path) -> None:
     before = content(whole)
     done = train(project, "whole")
-    assert done.returncode == 0, done.stderr
     assert "whole is finished: nothing is left to do" in done.stdout
     assert content(whole) == before
 
 
 def test_a_run_killed_after_its_last_step_is_completed_without_another(project: Path, whole: Path) -> None:
-    done = train(project, "late", f"SIGKILL {STEPS}")
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    train(project, "late", f"SIGKILL {STEPS}", code=-signal.SIGKILL)
     assert not (project / "late" / "summary.json").exists()
-    done = train(project, "late")
-    assert done.returncode == 0, done.stderr
+    train(project, "late")
     ended_alike(project / "late", whole)
     assert json.loads((project / "late" / "summary.json").read_text())["steps"] == STEPS
 
@@ -149,14 +149,12 @@ def test_a_run_killed_after_its_last_step_is_completed_without_another(project: 
 )
 def test_a_signal_finishes_the_step_and_saves_it(project: Path, whole: Path, name: str, more: tuple[str, ...]) -> None:
     number = getattr(signal, name)
-    done = train(project, name, f"{name} 2", *more)
-    assert done.returncode == 128 + number, done.stderr
+    done = train(project, name, f"{name} 2", *more, code=128 + number)
     assert "polydistill: interrupted at step 3; give the same command to go on" in done.stderr
     assert "Traceback" not in done.stderr
     assert [p.name for p in (project / name).glob("checkpoint-*")] == ["checkpoint-3"]
     assert newest_verified(project / name)[0] is not None
-    done = train(project, name, None, *more)
-    assert done.returncode == 0, done.stderr
+    train(project, name, None, *more)
     ended_alike(project / name, whole)
 
 
@@ -166,18 +164,15 @@ THIRDS = ("training.log_steps=3", "training.extra.dataloader_num_workers=2")
 @pytest.fixture(scope="module")
 def thirds(project: Path) -> Path:
     """A run with data-loader workers whose rows are means of three steps; nothing disturbs it."""
-    done = train(project, "thirds", None, *THIRDS)
-    assert done.returncode == 0, done.stderr
+    train(project, "thirds", None, *THIRDS)
     return project / "thirds"
 
 
 def test_rows_that_are_means_of_several_steps_go_on_too(project: Path, thirds: Path) -> None:
     more = THIRDS
-    done = train(project, "stopped", "SIGTERM 1", *more)
-    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    train(project, "stopped", "SIGTERM 1", *more, code=128 + signal.SIGTERM)
     assert newest_verified(project / "stopped")[0] == project / "stopped" / "checkpoint-4"
-    done = train(project, "stopped", None, *more)
-    assert done.returncode == 0, done.stderr
+    train(project, "stopped", None, *more)
     ended_alike(project / "stopped", thirds)
 
 
@@ -200,8 +195,7 @@ def killed_and_ended(project: Path, run: str, seed: int, kills: int, seconds: fl
 def test_kills_at_random_moments_change_nothing(project: Path, chains: int, more: tuple[str, ...]) -> None:
     name = f"killed{chains}{len(more)}"
     began = time.monotonic()
-    done = train(project, f"{name}-never", None, "training.save_steps=1", *more)
-    assert done.returncode == 0, done.stderr
+    train(project, f"{name}-never", None, "training.save_steps=1", *more)
     seconds = time.monotonic() - began
     for chain in range(chains):
         killed_and_ended(project, f"{name}-{chain}", chain, 3, seconds, *more)
@@ -209,16 +203,14 @@ def test_kills_at_random_moments_change_nothing(project: Path, chains: int, more
 
 
 def test_records_that_were_changed_are_refused_and_removed_ones_are_said(project: Path, whole: Path) -> None:
-    assert train(project, "records", "SIGTERM 2").returncode == 128 + signal.SIGTERM
+    train(project, "records", "SIGTERM 2", code=128 + signal.SIGTERM)
     metrics = project / "records" / "metrics.jsonl"
     rows = metrics.read_bytes()
     metrics.write_bytes(rows.replace(b'"tokens":', b'"tokens":1', 1))
-    done = train(project, "records")
-    assert done.returncode == 3, done.stderr
+    done = train(project, "records", code=3)
     assert "records/metrics.jsonl is not what the run wrote" in done.stderr
     metrics.unlink()
     done = train(project, "records")
-    assert done.returncode == 0, done.stderr
     assert "goes on without the rows of its first 3 steps" in done.stderr
     assert [row.step for row in read_metrics(metrics)[0]] == [4, 5, 6]
 
@@ -236,7 +228,7 @@ def test_a_student_that_was_changed_is_not_measured(project: Path, whole: Path) 
 
 def test_going_on_with_something_else_is_refused_by_name(project: Path, whole: Path) -> None:
     run = project / "known"
-    assert train(project, "known", "SIGTERM 2").returncode == 128 + signal.SIGTERM
+    train(project, "known", "SIGTERM 2", code=128 + signal.SIGTERM)
     before = content(run)
     for name, told, change in (
         ("train.jsonl", "train.jsonl", lambda old: old.replace(b"a", b"e")),
@@ -248,32 +240,28 @@ def test_going_on_with_something_else_is_refused_by_name(project: Path, whole: P
         old = path.read_bytes()
         path.write_bytes(change(old))
         try:
-            done = train(project, "known")
+            done = train(project, "known", code=2)
         finally:
             path.write_bytes(old)
-        assert done.returncode == 2, done.stderr
         assert told in done.stderr
         assert "changed since" in done.stderr
         assert content(run) == before
-    assert train(project, "foreign", "SIGTERM 4", "training.seed=7").returncode == 128 + signal.SIGTERM
+    train(project, "foreign", "SIGTERM 4", "training.seed=7", code=128 + signal.SIGTERM)
     shutil.copytree(project / "foreign" / "checkpoint-5", run / "checkpoint-5")
     done = train(project, "known")
-    assert done.returncode == 0, done.stderr
     assert "checkpoint-5 is passed over: it is of another run" in done.stderr
     ended_alike(run, whole)
 
 
 @pytest.mark.timeout(300)
 def test_what_changes_nothing_learned_may_change_and_the_rest_that_may_is_said(project: Path, whole: Path) -> None:
-    assert train(project, "longer", "SIGTERM 2").returncode == 128 + signal.SIGTERM
-    done = train(project, "longer", None, "training.seed=3", "data.max_length=40", "training.max_steps=5")
-    assert done.returncode == 2, done.stderr
+    train(project, "longer", "SIGTERM 2", code=128 + signal.SIGTERM)
+    done = train(project, "longer", None, "training.seed=3", "data.max_length=40", "training.max_steps=5", code=2)
     assert (
         "(data.max_length: 1024 before, 40 now; training.max_steps: 6 before, 5 now; training.seed: 0 before, 3 now)"
     ) in done.stderr
     more = ("training.log_steps=2", "training.keep_checkpoints=5", "training.threads=2", "training.max_steps=8")
-    done = train(project, "longer", None, *more)
-    assert done.returncode == 0, done.stderr
+    train(project, "longer", None, *more)
     says = read_summary(project / "longer" / "summary.json").says
     assert [one for one in says if one.startswith("from step")] == [
         "from step 4 on: threads 2, 1 before",
@@ -281,22 +269,18 @@ def test_what_changes_nothing_learned_may_change_and_the_rest_that_may_is_said(p
     ]
     assert [row.step for row in read_metrics(project / "longer" / "metrics.jsonl")[0]] == [1, 2, 3, 4, 6, 8]
     again = train(project, "longer", None, *more[:-1], "training.max_steps=9", "training.learning_rate=1e-4")
-    assert again.returncode == 0, again.stderr
     assert "the learning rate of the next step is 0.0001; the checkpoint has 0.001" in again.stderr
     assert read_summary(project / "longer" / "summary.json").steps == 9
 
 
 def test_a_rate_that_is_far_too_high_ends_with_5_and_a_lower_one_goes_on_in_the_same_folder(project: Path) -> None:
     more = ("training.max_steps=30", "training.save_steps=1", "training.keep_checkpoints=1")
-    done = train(project, "wild", "SIGTERM 1", *more)
-    assert done.returncode == 128 + signal.SIGTERM, done.stderr
-    done = train(project, "wild", None, *more, "training.learning_rate=10")
-    assert done.returncode == 5, done.stderr
+    train(project, "wild", "SIGTERM 1", *more, code=128 + signal.SIGTERM)
+    done = train(project, "wild", None, *more, "training.learning_rate=10", code=5)
     assert "its update is left out, number 5 in 50 steps" in done.stderr
     assert "the loss stays far above its level" in done.stderr
     assert "lower training.learning_rate" in done.stderr
-    done = train(project, "wild", None, *more, "training.learning_rate=0.0001")
-    assert done.returncode == 0, done.stderr
+    train(project, "wild", None, *more, "training.learning_rate=0.0001")
     says = read_summary(project / "wild" / "summary.json").says
     assert any("updates were left out" in one for one in says), says
 
@@ -308,8 +292,7 @@ def test_a_first_try_that_failed_before_a_step_can_be_mended(project: Path, whol
     kept = (whole / "config.yaml").read_text().replace("learning_rate: 0.001", "learning_rate: 7.0")
     (run / "config.yaml").write_text(kept.replace("seed: 0", "seed: 5"))
     (run / "identity.json").write_text("{}")
-    done = train(project, "mended")
-    assert done.returncode == 0, done.stderr
+    train(project, "mended")
     ended_alike(run, whole)
 
 
@@ -335,13 +318,11 @@ def test_a_run_says_the_same_from_everywhere_and_is_measured_with_what_it_was(
 
 
 def test_a_file_that_cannot_grow_ends_with_its_path_and_spoils_nothing(project: Path, whole: Path) -> None:
-    done = train(project, "full", "full 4")
-    assert done.returncode == 7, done.stderr
+    done = train(project, "full", "full 4", code=7)
     assert "polydistill: full/checkpoint-6 could not be written" in done.stderr
     assert "Traceback" not in done.stderr
     assert [folder.name for folder in (project / "full").glob("checkpoint-*")] == ["checkpoint-4"]
-    done = train(project, "full")
-    assert done.returncode == 0, done.stderr
+    train(project, "full")
     ended_alike(project / "full", whole)
 
 
