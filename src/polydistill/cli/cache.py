@@ -8,27 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
-from polydistill.cli.say import Terminal, console
+from polydistill.cli.say import JsonFile, Overrides, Terminal, console, quiet, write_json
 
 app = typer.Typer(help="What teachers said, stored: build once, train many students.", no_args_is_help=True)
 
 ConfigFile = Annotated[Path, typer.Argument(help="run.yaml whose teachers are models")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="key.path=value, over the file")]
 Folder = Annotated[str, typer.Argument(help="folder or fsspec address of a cache")]
 To = Annotated[
     str | None, typer.Option("--to", help="folder or fsspec address; by default `cache` in the run's folder")
 ]
-JsonFile = Annotated[Path | None, typer.Option("--json", help="also write the result here")]
-
-
-def _say(text: str) -> None:
-    console.print(text)
-
-
-def _write(path: Path | None, content: Any) -> None:
-    from polydistill.cli.main import _write as write
-
-    write(path, content)
 
 
 @app.command()
@@ -49,12 +37,11 @@ def build(  # noqa: PLR0913
     json_file: JsonFile = None,
 ) -> None:
     """Label a run's data with its teachers; goes on where an earlier build was cut off."""
-    from polydistill.cli.main import _quiet
     from polydistill.config.file import key_of, load_config
     from polydistill.run.cache import addresses, build_cache
     from polydistill.run.progress import Steps
 
-    _quiet()
+    quiet()
     screen, overrides = Terminal(stderr=True), [*(overrides or ())]
     if answers is not None:
         overrides += _answered(load_config(config, overrides), answers, screen)
@@ -83,12 +70,12 @@ def build(  # noqa: PLR0913
         )
     for address, manifest in made.items():
         for line in described(address, manifest):
-            _say(line)
+            console.print(line)
     cached = {name: json.dumps({"cache": where}) for name, where in addresses(run, to).items()}  # JSON is YAML
     teachers = [f"{key_of('teachers', name)}={where}" for name, where in cached.items()]
-    _say(f"\nnext: {shlex.join(['polydistill', 'train', str(config), *overrides, *teachers])}")
+    console.print(f"\nnext: {shlex.join(['polydistill', 'train', str(config), *overrides, *teachers])}")
     found = [{"cache": address, **summary(manifest)} for address, manifest in made.items()]
-    _write(json_file, found[0] if len(found) == 1 else found)
+    write_json(json_file, found[0] if len(found) == 1 else found)
 
 
 def _answered(run: Any, path: Path, screen: Any) -> list[str]:
@@ -139,11 +126,11 @@ def info(
     files = Files(cache)
     manifest = read_manifest(files)
     for line in described(cache, manifest):
-        _say(line)
+        console.print(line)
     faults = find_faults(files, manifest, deep=deep)
-    _write(json_file, {"cache": cache, **summary(manifest), "faults": [str(fault) for fault in faults]})
+    write_json(json_file, {"cache": cache, **summary(manifest), "faults": [str(fault) for fault in faults]})
     refuse_faults(files, faults)
-    _say("all files are there" + (" and as they were written" if deep else "; --deep also hashes them"))
+    console.print("all files are there" + (" and as they were written" if deep else "; --deep also hashes them"))
 
 
 @app.command()
@@ -158,17 +145,16 @@ def verify(
     """Run the teachers again on a sample, and compare with what is stored; exit code 3 when a bound does not hold."""
     from dataclasses import asdict
 
-    from polydistill.cli.main import _quiet
     from polydistill.config.file import load_config
     from polydistill.run.cache import verify_cache
 
-    _quiet()
+    quiet()
     found = verify_cache(
         load_config(config, overrides or ()), to, texts=texts, seed=seed, command=f"polydistill cache build {config}"
     )
     for one in found:
-        _say(one.line())
-    _write(json_file, [{**asdict(one), "holds": one.holds} for one in found])
+        console.print(one.line())
+    write_json(json_file, [{**asdict(one), "holds": one.holds} for one in found])
     raise typer.Exit(0 if all(one.holds for one in found) else 3)
 
 
@@ -183,22 +169,21 @@ def frontier(
     """What several ways of storing a run's teachers cost and lose, measured on the run's own text; builds nothing."""
     from dataclasses import asdict
 
-    from polydistill.cli.main import _quiet
     from polydistill.config.file import load_config
     from polydistill.run.cache import frontiers
 
-    _quiet()
+    quiet()
     shown: list[str] = []
 
     def tell(teacher: str, point: Any) -> None:
         if teacher not in shown:
             shown.append(teacher)
-            _say(f"{teacher}\n{'bytes per position':>18} {'KL mean':>9} {'KL p99':>9}  cache.expert:")
+            console.print(f"{teacher}\n{'bytes per position':>18} {'KL mean':>9} {'KL p99':>9}  cache.expert:")
         said = _setting(teacher, point.settings)
-        _say(f"{point.bytes_per_position:18.1f} {point.kl_mean:9.4f} {point.kl_p99:9.4f}  {said}")
+        console.print(f"{point.bytes_per_position:18.1f} {point.kl_mean:9.4f} {point.kl_p99:9.4f}  {said}")
 
     found = frontiers(load_config(config, overrides or ()), texts=texts, seed=seed, told=tell)
-    _write(json_file, {name: [asdict(point) for point in points] for name, points in found.items()})
+    write_json(json_file, {name: [asdict(point) for point in points] for name, points in found.items()})
 
 
 def _setting(teacher: str, settings: Any) -> str:
@@ -211,19 +196,18 @@ def _setting(teacher: str, settings: Any) -> str:
 @app.command()
 def repair(config: ConfigFile, overrides: Overrides = None, to: To = None, json_file: JsonFile = None) -> None:
     """Make damaged and missing files of a cache anew, and no other; files that are not its own are removed."""
-    from polydistill.cli.main import _quiet
     from polydistill.config.file import load_config
     from polydistill.run.cache import repair_cache
 
-    _quiet()
+    quiet()
     faults = repair_cache(
         load_config(config, overrides or ()),
         to,
         command=f"polydistill cache build {config}",
-        told=lambda fault: _say(str(fault)),
+        told=lambda fault: console.print(str(fault)),
     )
-    _say("mended" if faults else "nothing to mend: all files are as they were written")
-    _write(json_file, [str(fault) for fault in faults])
+    console.print("mended" if faults else "nothing to mend: all files are as they were written")
+    write_json(json_file, [str(fault) for fault in faults])
 
 
 @app.command()
@@ -237,8 +221,8 @@ def merge(
 
     manifest = merged(caches, to)
     for line in described(to, manifest):
-        _say(line)
-    _write(json_file, {"cache": to, **summary(manifest)})
+        console.print(line)
+    write_json(json_file, {"cache": to, **summary(manifest)})
 
 
 @app.command("import")
@@ -258,14 +242,13 @@ def import_(  # noqa: PLR0913
     json_file: JsonFile = None,
 ) -> None:
     """A cache from what another tool has stored: DistillKit's packed rows, or a column of top-k log-probabilities."""
-    from polydistill.cli.main import _quiet
     from polydistill.run.importing import import_data
 
-    _quiet()
+    quiet()
     manifest = import_data(data, tokenizer, to, teacher, layout=layout, column=column, split=split, step=step)
     for line in described(to, manifest):
-        _say(line)
-    _write(json_file, {"cache": to, **summary(manifest)})
+        console.print(line)
+    write_json(json_file, {"cache": to, **summary(manifest)})
 
 
 def described(address: str, manifest: Any) -> list[str]:

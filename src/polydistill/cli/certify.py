@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from polydistill.cli.say import console
+from polydistill.cli.say import JsonFile, console
 
 SILENT, EVERY = 2.0, 5.0
 """Seconds until the search says what it is looking at, and between two such lines."""
@@ -37,7 +37,7 @@ def certify(  # noqa: PLR0913
     effort: Annotated[float, typer.Option(min=0.01, help="multiplies the number of trials")] = 1.0,
     seed: Annotated[int, typer.Option(help="of the search")] = 0,
     replay: Annotated[Path | None, typer.Option(help="write a Python file that shows again what was refuted")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="also write the result here")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """What can be claimed about a weighting or a pool: derived bounds, and a search that tries to refute them.
 

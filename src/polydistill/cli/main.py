@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from polydistill.cli.cache import app as cache_app
 from polydistill.cli.certify import certify
 from polydistill.cli.evaluate import evaluate
 from polydistill.cli.faults import leave
 from polydistill.cli.push import push
-from polydistill.cli.say import console
+from polydistill.cli.say import JsonFile, Overrides, console, new_table, plain, quiet, write_json
 from polydistill.cli.serve import serve
 from polydistill.cli.talk import talk
 from polydistill.cli.worth import baselines, compare, recommend
@@ -31,8 +29,6 @@ app = typer.Typer(
 )
 
 ConfigFile = Annotated[Path, typer.Argument(help="YAML file; `polydistill init` writes a starter")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="key.path=value, over the file")]
-JsonFile = Annotated[Path | None, typer.Option("--json", help="also write the result here")]
 
 
 def _version(asked: bool | None) -> None:
@@ -80,7 +76,7 @@ def init(
     if path.exists():
         raise ConfigError(f"{path} exists; it is left as it is")
     path.write_text(STARTER.format(path=path), encoding="utf-8")
-    _write(json_file, {"wrote": str(path)})
+    write_json(json_file, {"wrote": str(path)})
     console.print(f"wrote {path}; fill in the models and the data, then: polydistill check {shlex.quote(str(path))}")
 
 
@@ -93,7 +89,7 @@ def schema(json_file: JsonFile = None) -> None:
     if json_file is None:
         print(text)
     else:
-        _write(json_file, RunConfig.model_json_schema())
+        write_json(json_file, RunConfig.model_json_schema())
 
 
 @app.command()
@@ -104,7 +100,7 @@ def env(json_file: JsonFile = None) -> None:
     found = environment()
     for name, value in found.items():
         print(f"{name}: {value}")
-    _write(json_file, found)
+    write_json(json_file, found)
 
 
 @app.command()
@@ -122,7 +118,7 @@ def check(
     from polydistill.config.file import load_config
     from polydistill.run.check import check_run
 
-    _quiet()
+    quiet()
     found = check_run(load_config(config, overrides or ()), accelerate)
     for fact in found.facts:
         console.print(fact)
@@ -136,7 +132,7 @@ def check(
     for line in found.estimate.lines():
         console.print(line)
     console.print(f"\nnext: {shlex.join(['polydistill', 'train', str(config), *(overrides or ())])}")
-    _write(json_file, asdict(found))
+    write_json(json_file, asdict(found))
 
 
 @app.command()
@@ -150,7 +146,7 @@ def train(config: ConfigFile, overrides: Overrides = None, json_file: JsonFile =
     from polydistill.run.train import finished, refuse_unmet, train_run
 
     run = load_config(config, overrides or ())
-    _quiet()
+    quiet()
     command = shlex.join(["polydistill", "train", str(config), *(overrides or ())])
     folder = Path(run.output)
     done = finished(folder, run.training.max_steps) is not None
@@ -164,7 +160,7 @@ def train(config: ConfigFile, overrides: Overrides = None, json_file: JsonFile =
         baselines = ["polydistill", "baselines", str(config), *(overrides or ())]
         console.print(f"was it worth it: {shlex.join(baselines)}")
     console.print(f"next: polydistill try {shlex.quote(str(folder))}")
-    _write(json_file, {**summary.model_dump(mode="json"), "weights_xxh3": weights_hash(folder / STUDENT)})
+    write_json(json_file, {**summary.model_dump(mode="json"), "weights_xxh3": weights_hash(folder / STUDENT)})
     refuse_unmet(run, summary)
 
 
@@ -197,7 +193,7 @@ def report(
         raise ConfigError(f"{run} is no run's folder: it has neither {CONFIG} nor {METRICS} nor {SUMMARY}")
     page = write_report(run)
     console.print(str(page))
-    _write(json_file, {"report": str(page)})
+    write_json(json_file, {"report": str(page)})
 
 
 @app.command()
@@ -216,7 +212,7 @@ def doctor(
     for one in found:
         if not one.mend:
             console.print(one.what)
-    _write(json_file, [asdict(one) for one in found])
+    write_json(json_file, [asdict(one) for one in found])
     raise typer.Exit(3 if any(one.mend for one in found) else 0)
 
 
@@ -236,7 +232,7 @@ def demo(
 
     if safety + on_policy + cross > 1:
         raise ConfigError("--safety, --on-policy and --cross-tokenizer are demos of their own; ask for one of them")
-    _quiet()
+    quiet()
     if safety:
         from polydistill.demo.safety import main as safety_demo
 
@@ -279,7 +275,7 @@ def measure(
     from polydistill.run.measure import measure_run
     from polydistill.run.order import keep_measured
 
-    _quiet()
+    quiet()
     lines = [] if prompts is None else [line for line in prompts.read_text("utf-8").splitlines() if line.strip()]
     run = load_config(config, overrides or ())
     found = measure_run(run, lines)
@@ -287,43 +283,18 @@ def measure(
         console.print(line)
     kept = keep_measured(run, asdict(found))
     console.print(f"kept in {kept}, for check, certify and train")
-    _write(json_file, json.loads(kept.read_text(encoding="utf-8")))
-
-
-def _quiet() -> None:
-    from polydistill.run.progress import quiet
-
-    quiet()
-
-
-def _plain(name: str) -> Text:
-    """A name of the user's as it is: no markup, no emoji, control characters made visible."""
-    return Text(visible(name))
-
-
-def _table(*headers: str, title: str | None = None) -> Table:
-    table = Table(title=None if title is None else _plain(title))
-    for header in headers:
-        table.add_column(_plain(header), overflow="fold")
-    return table
+    write_json(json_file, json.loads(kept.read_text(encoding="utf-8")))
 
 
 def _scores(summary: Any) -> None:
     if not summary.scores:
         return
-    table = _table("nats per token", *summary.domains, "mean")
+    table = new_table("nats per token", *summary.domains, "mean")
     for score in summary.scores:
         cells = [f"{score.losses[d]:.3f}" if d in score.losses else "" for d in summary.domains]
         table.add_row(
-            _plain(f"{score.role} {score.name}" if score.role == "teacher" else score.name),
+            plain(f"{score.role} {score.name}" if score.role == "teacher" else score.name),
             *cells,
             "" if score.mean is None else f"{score.mean:.3f}",
         )
     console.print(table)
-
-
-def _write(path: Path | None, content: Any) -> None:
-    from polydistill.records import write_whole
-
-    if path is not None:
-        write_whole(path, json.dumps(content, indent=2, default=str) + "\n")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from polydistill.cli.say import console
+from polydistill.cli.say import JsonFile, console, new_table, plain, quiet, write_json
 
 
 def push(
@@ -13,17 +13,16 @@ def push(
     repo: Annotated[str, typer.Argument(help="name or owner/name on the Hub; made where it does not exist")],
     private: Annotated[bool, typer.Option("--private", help="only you may see it")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be pushed, and show the card")] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="also write the result here")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Push the student with its card and its certificate; checkpoints, data and reports stay here."""
-    from polydistill.cli.main import _plain, _quiet, _table, _write
     from polydistill.judging.push import push_run
 
-    _quiet()
-    found = push_run(run, repo, private=private, dry_run=dry_run, told=lambda text: console.print(text))
-    table = _table("file", "bytes")
+    quiet()
+    found = push_run(run, repo, private=private, dry_run=dry_run, told=console.print)
+    table = new_table("file", "bytes")
     for name, path in found.files.items():
-        table.add_row(_plain(name), f"{path.stat().st_size:,}")
+        table.add_row(plain(name), f"{path.stat().st_size:,}")
     console.print(table)
     if found.left:
         console.print(f"not pushed: {', '.join(found.left)}")
@@ -33,4 +32,4 @@ def push(
     else:
         console.print(f"pushed: {found.address}")
     files = {name: str(path) for name, path in found.files.items()}
-    _write(json_file, {"files": files, "left": found.left, "address": found.address})
+    write_json(json_file, {"files": files, "left": found.left, "address": found.address})

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from polydistill.cli.say import console
+from polydistill.cli.say import console, new_table, plain, quiet
 from polydistill.visible import visible
 
 
@@ -25,14 +25,13 @@ def talk(
     task: Annotated[str | None, typer.Option(help="of --teachers: weights as in a text of this task")] = None,
 ) -> None:
     """Talk to a finished student; with --teachers look at its teachers' candidates beside its own."""
-    from polydistill.cli.main import _plain, _quiet, _table
     from polydistill.config.section import ConfigError
     from polydistill.judging.talk import Talk
 
     for option, given in (("--token", at), ("--task", task)):
         if given is not None and not teachers:
             raise ConfigError(f"{option} is of --teachers; give both")
-    _quiet()
+    quiet()
     student = Talk(run)
     for line in sys.stdin if prompt is None else [prompt]:
         ids = student.ids(line.rstrip("\n"), chat)
@@ -43,10 +42,10 @@ def talk(
         found = student.choice(ids, answer, at, task)
         before, token = visible(repr(found.before[-60:])), visible(repr(found.token))
         console.print(f"\nafter …{before} stands {token}; the five likeliest there:")
-        table = _table("who", "weight", "1", "2", "3", "4", "5")
+        table = new_table("who", "weight", "1", "2", "3", "4", "5")
         for name, candidates in found.candidates.items():
             weight = f"{found.weights[name]:.1%}" if name in found.weights else ""
-            table.add_row(_plain(name), weight, *(_plain(f"{token!r} {p:.0%}") for token, p in candidates))
+            table.add_row(plain(name), weight, *(plain(f"{token!r} {p:.0%}") for token, p in candidates))
         console.print(table)
         if found.tasks and task is None:
             console.print(f"the weights are those of a text of no task; --task shows those of {', '.join(found.tasks)}")

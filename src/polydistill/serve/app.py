@@ -64,7 +64,8 @@ def application(
             Route("/v1/models", server.models),
             Route("/v1/completions", server.completions, methods=["POST"]),
             Route("/v1/chat/completions", server.chat, methods=["POST"]),
-        ]
+        ],
+        exception_handlers={RequestError: _refuse, GoneError: _leave},
     )
 
 
@@ -92,10 +93,7 @@ class _Server:
 
     async def models(self, request: Request) -> Response:
         """The one model."""
-        try:
-            self._admit(request)
-        except RequestError as error:
-            return _refusal(error)
+        self._admit(request)
         return JSONResponse(
             {
                 "object": "list",
@@ -114,24 +112,14 @@ class _Server:
 
     async def completions(self, request: Request) -> Response:
         """Score the prompts, or go on writing them; what is scored is written as it is read."""
-        try:
-            content = await self._content(request)
-            if not isinstance(content, dict) or any(_asked(content, key) for key in ASKS_SCORES):
-                return await self._scores(request, content)
-            return await self._write(request, CompletionRequest, content, chat=False)
-        except GoneError:
-            return Response(status_code=499)
-        except RequestError as error:
-            return _refusal(error)
+        content = await self._content(request)
+        if not isinstance(content, dict) or any(_asked(content, key) for key in ASKS_SCORES):
+            return await self._scores(request, content)
+        return await self._write(request, CompletionRequest, content, chat=False)
 
     async def chat(self, request: Request) -> Response:
         """Write the next turn."""
-        try:
-            return await self._write(request, ChatRequest, await self._content(request), chat=True)
-        except GoneError:
-            return Response(status_code=499)
-        except RequestError as error:
-            return _refusal(error)
+        return await self._write(request, ChatRequest, await self._content(request), chat=True)
 
     async def _content(self, request: Request) -> Any:
         """What was sent, decoded."""
@@ -367,7 +355,14 @@ async def _while_there(request: Request, work: Callable[[Event], T], limiter: Ca
     return found[0]
 
 
-def _refusal(error: RequestError) -> JSONResponse:
+async def _leave(request: Request, error: Exception) -> Response:
+    """The client has gone."""
+    return Response(status_code=499)
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    """What the client has to mend."""
+    assert isinstance(error, RequestError)
     kind = {401: "authentication_error", 404: "not_found_error", 500: "server_error"}.get(error.status)
     kind = kind or "invalid_request_error"
     return JSONResponse(

@@ -1,6 +1,6 @@
 """What may be asked of `POST /v1/completions` about the prompt's log-probabilities."""
 
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -51,13 +51,9 @@ class ScoreRequest(BaseModel):
         return max(self.prompt_logprobs or 0, self.logprobs or 0)
 
     @property
-    def prompts(self) -> list[str] | list[list[int]]:
+    def prompts(self) -> list[Any]:
         """One or several, as a list."""
-        if isinstance(self.prompt, str):
-            return [self.prompt]
-        if self.prompt and isinstance(self.prompt[0], int):
-            return [cast(list[int], self.prompt)]
-        return cast(list[str] | list[list[int]], self.prompt)
+        return listed(self.prompt)
 
     @classmethod
     def read(cls, content: Any) -> "ScoreRequest":
@@ -67,6 +63,12 @@ class ScoreRequest(BaseModel):
             RequestError: naming the field and what it may be.
         """
         return read_as(cls, content)
+
+
+def listed(prompt: str | list[int] | list[str] | list[list[int]]) -> list[Any]:
+    """One prompt or several, as a list of prompts."""
+    one = isinstance(prompt, str) or (bool(prompt) and isinstance(prompt[0], int))
+    return [prompt] if one else list(prompt)
 
 
 T = TypeVar("T", bound=BaseModel)

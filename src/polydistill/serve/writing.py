@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from polydistill.serve.request import RequestError
+from polydistill.serve.request import RequestError, listed
 from polydistill.serve.scoring import GoneError, Scorer
 from polydistill.teachers.writing import Sampling, ends, write
 
@@ -79,8 +79,7 @@ class CompletionRequest(WriteRequest):
     @property
     def prompts(self) -> list[Any]:
         """One or several, as a list."""
-        one = isinstance(self.prompt, str) or (bool(self.prompt) and isinstance(self.prompt[0], int))
-        return [self.prompt] if one else list(self.prompt)
+        return listed(self.prompt)
 
 
 class Message(BaseModel):
