@@ -29,10 +29,10 @@ import numpy as np
 import torch
 
 from polydistill.cache import Cache, Plan, Text
-from polydistill.cache.build import data_fingerprint
+from polydistill.cache.build import data_of
 from polydistill.cache.codec import STREAMS
 from polydistill.cache.frontier import ENTRIES, HIDDEN, Point, frontier, stored_in
-from polydistill.cache.manifest import DataPlan, TeacherPlan
+from polydistill.cache.manifest import TeacherPlan
 from polydistill.cache.shard import key_of
 from polydistill.logprobs import Dense, Head, HiddenStates, logits_of
 from polydistill.teachers import head_of, last_hidden_state
@@ -71,12 +71,7 @@ def plan_for(teachers: Sequence[Kept], texts: Sequence[Text], tasks: list[str], 
         tokenizer="",
         template="none",
         vocabulary=teachers[0].head.vocabulary,
-        data=DataPlan(
-            sources=[],
-            examples=len(texts),
-            positions=sum(len(t.tokens) - 1 for t in texts),
-            xxh3=data_fingerprint(texts),
-        ),
+        data=data_of([], texts),
         tasks=tasks,
         teachers=[TeacherPlan(name=t.name, source="", dtype="float32", weights="") for t in teachers],
         examples_per_shard=len(texts),

@@ -21,6 +21,7 @@ from polydistill.cache.manifest import (
     NAME,
     PLAN,
     CacheError,
+    DataPlan,
     FileRecord,
     FingerprintError,
     Manifest,
@@ -59,12 +60,13 @@ def distinct(texts: Sequence[Text]) -> list[Text]:
     return list({key_of(text.tokens): text for text in reversed(texts) if len(text.tokens) > 1}.values())[::-1]
 
 
-def data_fingerprint(texts: Sequence[Text]) -> str:
-    """xxh3_128 of all keys and tasks, in order."""
+def data_of(sources: list[str], texts: Sequence[Text]) -> DataPlan:
+    """What a plan says of its texts; the hash is of all keys and tasks, in order."""
     digest = xxhash.xxh3_128()
     for text in texts:
         digest.update(key_of(text.tokens) + text.task.to_bytes(4, "little"))
-    return digest.hexdigest()
+    positions = sum(len(text.tokens) - 1 for text in texts)
+    return DataPlan(sources=sources, examples=len(texts), positions=positions, xxh3=digest.hexdigest())
 
 
 def sample_of(texts: Sequence[Text], positions: int) -> list[Text]:
@@ -132,7 +134,7 @@ def build(  # noqa: PLR0913
     missing = [index for index in range(plan.shards) if index not in records]
     for index, data in engine.run(make(files.read(CODEC)), tasks_of(plan, texts, missing)):
         files.write(shard_name(index), data)
-        records[index] = _record(shard_name(index), data)
+        records[index] = shard_record(shard_name(index), data)
         tell()
     return finish(files, plan, codec_record, heads, records)
 
@@ -182,7 +184,7 @@ def finished_shards(files: Files, plan: Plan) -> dict[int, ShardRecord]:
         except (ShardError, ValueError):  # an empty file cannot be mapped
             continue
         if shard.metadata["build"] == plan.fingerprint and shard.metadata["index"] == index and shard.whole():
-            records[index] = _record(name, shard.raw)
+            records[index] = shard_record(name, shard.raw)
     return records
 
 
@@ -230,7 +232,8 @@ def _ours(files: Files, name: str, plan: Plan) -> bool:
         return False
 
 
-def _record(name: str, data: bytes | np.ndarray) -> ShardRecord:
+def shard_record(name: str, data: bytes | np.ndarray) -> ShardRecord:
+    """What the manifest says of a shard."""
     shard = Shard(data, name)
     file = record_of(name, data)
     return ShardRecord(name=name, length=file.length, xxh3=file.xxh3, examples=len(shard), positions=shard.positions)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from polydistill.cache.build import build, data_fingerprint
+from polydistill.cache.build import build, data_of
 from polydistill.cache.labeller import Here, Labeller, Text
-from polydistill.cache.manifest import DataPlan, Plan
+from polydistill.cache.manifest import Plan
 from polydistill.cache.saved import codec_bytes, codec_of
 from polydistill.cache.store import Cache
 from polydistill.cache.verify import Compared, compare
@@ -122,14 +122,12 @@ def _spoken(teacher: TeacherSource, plan: Plan, texts: Sequence[Text], device: s
 
 
 def _plan(plan: Plan, form: str, changes: Mapping[str, Any], texts: Sequence[Text]) -> Plan:
-    data = DataPlan(
-        sources=plan.data.sources,
-        examples=len(texts),
-        positions=sum(len(text.tokens) - 1 for text in texts),
-        xxh3=data_fingerprint(texts),
-    )
     (teacher,) = plan.teachers
-    said = {"data": data, "teachers": [teacher.model_copy(update={"form": form})], **changes}
+    said = {
+        "data": data_of(plan.data.sources, texts),
+        "teachers": [teacher.model_copy(update={"form": form})],
+        **changes,
+    }
     return plan.model_copy(update=said)
 
 

@@ -124,6 +124,17 @@ def note(
     )
 
 
+def signals_of(log_p: Float[Tensor, "n V"], label: Int[Tensor, " n"]) -> dict[str, Float[Tensor, " n"]]:
+    """The statistics `SIGNALS` of distributions and the tokens that follow."""
+    best = log_p.topk(min(2, log_p.shape[1]), dim=-1).values
+    return {
+        "label_log_prob": log_p.gather(1, label[:, None]).squeeze(1),
+        "entropy": -(log_p.exp() * log_p).sum(-1),
+        "maximum": best[:, 0],
+        "margin": best[:, 0] - best[:, -1],
+    }
+
+
 def _chunk(
     outputs: Sequence[TeacherOutput],
     at: Int[Tensor, " n"],
@@ -138,15 +149,11 @@ def _chunk(
     signals: dict[str, list[Tensor]] = {name: [] for name in SIGNALS}
     for k, says in enumerate(outputs):
         log_p = logits_of(says, at).float().log_softmax(-1)
-        best = log_p.topk(min(2, log_p.shape[1]), dim=-1).values
-        signals["label_log_prob"].append(log_p.gather(1, label[:, None]).squeeze(1))
-        signals["entropy"].append(-(log_p.exp() * log_p).sum(-1))
-        signals["maximum"].append(best[:, 0])
-        signals["margin"].append(best[:, 0] - best[:, -1])
-        for name, values in signals.items():
+        for name, value in signals_of(log_p, label).items():
             told_exactly = getattr(says.known, name) if isinstance(says, Informed) else None
             if told_exactly is not None:
-                values[-1] = told_exactly[at.to(told_exactly.device)].to(values[-1])
+                value = told_exactly[at.to(told_exactly.device)].to(value)
+            signals[name].append(value)
         if k in sparse:
             ids, keep = selection.chosen(log_p)
             ids_of.append(torch.where(keep, ids, log_p.shape[1]))

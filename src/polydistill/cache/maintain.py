@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import xxhash
 
-from polydistill.cache.build import finish, prepare, tasks_of
+from polydistill.cache.build import finish, prepare, shard_record, tasks_of
 from polydistill.cache.files import Files, record_of, shard_name
 from polydistill.cache.labeller import Engine, Label, Labeller, Text
 from polydistill.cache.manifest import (
@@ -124,9 +124,7 @@ def merge(addresses: Sequence[str], to: str) -> Manifest:
         coded = [_taken(cache.shard(index), row) for cache, index, row in kept[start : start + size]]
         made = shard_bytes(coded, plan.fingerprint, number)
         files.write(shard_name(number), made)
-        record = record_of(shard_name(number), made)
-        shard = Shard(made, record.name)
-        records[number] = ShardRecord(**record.model_dump(), examples=len(shard), positions=shard.positions)
+        records[number] = shard_record(shard_name(number), made)
     return finish(files, plan, first.manifest.codec, heads, records)
 
 

@@ -12,6 +12,7 @@ is spread evenly, and are marked so in the plan (`weights: imported`).
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -20,10 +21,10 @@ from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict, Field
 
 from polydistill.cache.background import Backgrounds, Tails
-from polydistill.cache.build import build, data_fingerprint, distinct
+from polydistill.cache.build import build, data_of, distinct
 from polydistill.cache.label import Noted
-from polydistill.cache.labeller import Here, Label, Labeller, ShardTask, Text
-from polydistill.cache.manifest import CacheError, DataPlan, Manifest, Plan, TeacherPlan
+from polydistill.cache.labeller import Here, Label, Labeller, Text
+from polydistill.cache.manifest import CacheError, Manifest, Plan, TeacherPlan
 from polydistill.cache.saved import codec_of
 from polydistill.cache.shard import key_of
 from polydistill.logprobs import LEAST_TAIL
@@ -308,12 +309,11 @@ def import_cache(
     texts = distinct(texts)
     if not texts:
         raise ImportRefusedError(f"{source.name} has no text of at least two tokens")
-    positions = sum(len(text.tokens) - 1 for text in texts)
     plan = Plan(
         tokenizer=source.tokenizer,
         template="none",
         vocabulary=source.vocabulary,
-        data=DataPlan(sources=[source.name], examples=len(texts), positions=positions, xxh3=data_fingerprint(texts)),
+        data=data_of([source.name], texts),
         tasks=["(none)"],
         teachers=[TeacherPlan(name=teacher, source=source.name, dtype="unknown", weights="imported")],
         mass=1.0,
@@ -329,11 +329,7 @@ def import_cache(
     stored = Stored(notes, plan)
 
     def make(codec: bytes) -> Callable[[], Label]:
-        ready = codec_of(codec)
-
-        def label(task: ShardTask) -> bytes:
-            return stored.shard(task, ready)
-
+        label = partial(stored.shard, codec=codec_of(codec))
         return lambda: label
 
     return build(address, plan, texts, lambda: stored, make, Here(), command="polydistill cache import")

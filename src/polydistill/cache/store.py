@@ -193,12 +193,8 @@ class Cache:
             places |= {keys[16 * row : 16 * row + 16]: (index, row) for row in range(record.examples)}
         return places
 
-    def find(self, key: bytes) -> tuple[int, int] | None:
-        """Shard and row of an example, None when it is not there."""
-        return self.places.get(key)
-
     def __contains__(self, key: bytes) -> bool:
-        return self.find(key) is not None
+        return key in self.places
 
     def example(self, key: bytes) -> Example | None:
         """An example by the key of its tokens, None when it is not there.
@@ -209,7 +205,7 @@ class Cache:
         if key in self._decoded:
             self._decoded.move_to_end(key)
             return self._decoded[key]
-        place = self.find(key)
+        place = self.places.get(key)
         if place is None:
             return None
         made = self.decode(*place)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from polydistill.cache.label import SIGNALS
+from polydistill.cache.label import SIGNALS, signals_of
 from polydistill.cache.labeller import Labeller, Text
 from polydistill.cache.shard import key_of
 from polydistill.cache.store import Cache
@@ -94,15 +94,8 @@ def _one(
     """Divergences, largest error and its bound, largest error of a signal."""
     logits, ours = logits_of(live, positions).cpu().float(), logits_of(stored, part).float()
     log_p, log_q = logits.log_softmax(-1), ours.log_softmax(-1)
-    p = log_p.exp()
-    kl = (p * (log_p - log_q)).sum(-1)
-    best = log_p.topk(min(2, log_p.shape[1]), dim=-1).values
-    exact = {
-        "label_log_prob": log_p.gather(1, label[:, None]).squeeze(1),
-        "entropy": -(p * log_p).sum(-1),
-        "maximum": best[:, 0],
-        "margin": best[:, 0] - best[:, -1],
-    }
+    kl = (log_p.exp() * (log_p - log_q)).sum(-1)
+    exact = signals_of(log_p, label)
     signal = max(float((exact[name] - getattr(stored.known, name)[part]).abs().max()) for name in SIGNALS)
     if k in cache.codec.sparse:
         says = stored.says

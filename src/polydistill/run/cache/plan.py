@@ -5,17 +5,16 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any
 from urllib.parse import quote
 
 import torch
 import xxhash
 
-from polydistill.cache import Engine, Here, Labeller, Plan, ShardTask, Text
-from polydistill.cache.build import data_fingerprint
+from polydistill.cache import Engine, Here, Labeller, Plan, Text
+from polydistill.cache.build import data_of
 from polydistill.cache.files import Files
 from polydistill.cache.labeller import Label
-from polydistill.cache.manifest import MANIFEST, NAME, OWN, PLAN, DataPlan, TeacherPlan
+from polydistill.cache.manifest import MANIFEST, NAME, OWN, PLAN, TeacherPlan
 from polydistill.cache.saved import codec_of
 from polydistill.cache.teacher import tokenizer_fingerprint
 from polydistill.config import run as c
@@ -184,12 +183,7 @@ def plan_of(
         tokenizer=tokenizer_fingerprint(tokenizer),  # type: ignore[arg-type]
         template="none" if template is None else xxhash.xxh3_128_hexdigest(str(template).encode()),
         vocabulary=trainer.visible,
-        data=DataPlan(
-            sources=sources,
-            examples=len(texts),
-            positions=sum(len(text.tokens) - 1 for text in texts),
-            xxh3=data_fingerprint(texts),
-        ),
+        data=data_of(sources, texts),
         tasks=tasks,
         teachers=[_teacher(config, teacher) for teacher in teachers],
         examples_per_shard=section.examples_per_shard,
@@ -226,27 +220,18 @@ def worker(config: str, plan: Plan, codec: bytes, threads: int) -> Label:
     run = c.RunConfig.model_validate_json(config)
     run = run.model_copy(update={"teachers": {name: run.teachers[name] for name in plan.names}})
     device = "cuda" if torch.cuda.is_available() and not run.training.cpu else "cpu"
-    teachers = [t.plain() if isinstance(t, ForeignTeacher) else t for t in teachers_of(run)]
+    model, tokenizer = build_student(run.student)
+    visible = min(len(tokens_by_id(tokenizer)), model.get_output_embeddings().weight.shape[0])
+    teachers = list(build_teachers(run).values())
+    for teacher in teachers:
+        teacher.agree_with(tokenizer, visible)
+    teachers = [t.plain() if isinstance(t, ForeignTeacher) else t for t in teachers]
     for teacher in teachers:
         if isinstance(teacher, LocalTeacher) and getattr(teacher.model, "hf_device_map", None) is None:
             teacher.model.to(device)
     return label_with(Labeller(teachers, plan, device), codec)
 
 
-def teachers_of(config: c.RunConfig) -> list[Teacher]:
-    """Teachers of a run, checked against its tokenizer, without its student."""
-    model, tokenizer = build_student(config.student)
-    visible = min(len(tokens_by_id(tokenizer)), model.get_output_embeddings().weight.shape[0])
-    teachers = list(build_teachers(config).values())
-    for teacher in teachers:
-        teacher.agree_with(tokenizer, visible)
-    return teachers
-
-
 def label_with(labeller: Labeller, codec: bytes) -> Label:
     """What labels in this process, or in a worker."""
-    return partial(_shard, labeller, codec_of(codec))
-
-
-def _shard(labeller: Labeller, codec: Any, task: ShardTask) -> bytes:
-    return labeller.shard(task, codec)
+    return partial(labeller.shard, codec=codec_of(codec))
