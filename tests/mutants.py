@@ -92,8 +92,8 @@ MUTATIONS = [
     ),
     Mutation(
         "penalty times zero",
-        "_penalty(student, heard, method).to(losses[pressed])",
-        "0.0 * _penalty(student, heard, method).to(losses[pressed])",
+        "_penalty(student, heard, method).to(losses[0])",
+        "0.0 * _penalty(student, heard, method).to(losses[0])",
         CONSTRAINED + "test_the_penalty_is_added_to_the_loss_as_it_is",
     ),
     Mutation("numbers left over", "if len(numbers[name]) != length:", "if False:", LENGTHS),

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from peft import PeftModel
 from pydantic import TypeAdapter
 from torch import Tensor
 
@@ -29,6 +28,7 @@ from polydistill.teachers import TeacherSource, head_of, last_hidden_state
 from polydistill.training.batch import Batch
 from polydistill.training.hearing import listen_to
 from polydistill.training.taught import Taught
+from polydistill.training.watch import unwrapped
 from polydistill.weighting import Operator, Uniform
 from polydistill.worth import (
     Answers,
@@ -158,7 +158,7 @@ def _heard(trainer: Taught) -> Iterator[Heard]:
     """What student and teachers say of every held-out batch."""
     student: Any = trainer.model
     student.eval()
-    student = student.get_base_model() if isinstance(student, PeftModel) else student  # adapters stay in its layers
+    student = unwrapped(student)  # adapters stay in its layers
     batches, seen = trainer.held_out(), 0
     if batches is None:
         raise ConfigError("data.evaluation has no `completion`, so that there is no loss to compare on")

@@ -241,6 +241,3 @@ def _importable(function: Any) -> str:
     if module in (None, "__main__") or "<" in name:
         raise _NotWrittenError(f"{function!r} cannot be imported; put it into a module")
     return f"{module}:{name}"
-
-
-__all__ = ["HELD_OUT", "describe", "factors_of"]

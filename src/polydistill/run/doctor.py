@@ -225,6 +225,3 @@ def _unfinished(files: Files, rebuild: str) -> Iterator[Finding]:
     whole = {record.name for record in finished_shards(files, plan).values()}
     for name in sorted(there - whole):
         yield Finding(f"{name} is no whole shard of this build", rebuild)
-
-
-__all__ = ["Finding", "examine"]

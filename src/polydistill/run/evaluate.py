@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from peft import PeftModel
 from torch import Tensor
 
 from polydistill.data.pieces import pieces
@@ -23,6 +22,7 @@ from polydistill.training.hearing import deciding, listen_to
 from polydistill.training.partial import target_error
 from polydistill.training.placement import ShardedTeacher
 from polydistill.training.taught import Taught
+from polydistill.training.watch import unwrapped
 
 ALL = "all"
 """Name of the only task when the data names none."""
@@ -90,7 +90,7 @@ def evaluate(  # noqa: PLR0913
         constraints: limits whose values are measured as well.
         loss_bytes: byte budget of a chunk, as in training; by device when None.
     """
-    student = student.get_base_model() if isinstance(student, PeftModel) else student  # where adapters act as well
+    student = unwrapped(student)  # where adapters act as well
     was_training = student.training
     student.eval()
     sums: dict[str, _Sums] = defaultdict(_Sums)

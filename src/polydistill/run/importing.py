@@ -10,7 +10,7 @@ from ruamel.yaml.error import YAMLError
 from transformers import AutoTokenizer
 
 from polydistill.cache.manifest import Manifest
-from polydistill.cache.published import ImportRefusedError, Layout, Row, Source, import_cache, listed_rows, packed_rows
+from polydistill.cache.published import Layout, Source, import_cache, listed_rows, packed_rows
 from polydistill.cache.teacher import tokenizer_fingerprint
 from polydistill.config.file import ConfigError
 from polydistill.data.context import DataError
@@ -77,6 +77,3 @@ def _layout(path: Path) -> Layout:
     except ValidationError as error:
         fault = error.errors()[0]
         raise ConfigError(f"--layout: {path}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
-
-
-__all__ = ["ImportRefusedError", "Row", "import_data"]

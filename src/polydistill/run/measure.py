@@ -280,15 +280,3 @@ def measure_run(config: RunConfig, prompts: Sequence[str] = ()) -> Measured:
         refusals=refusal_rates(writers, prompts) if prompts else None,
         data=measured_data(config)[0],
     )
-
-
-__all__ = [
-    "REFUSALS",
-    "Measured",
-    "inversions",
-    "measure_run",
-    "measure_teachers",
-    "measured_data",
-    "refusal_rates",
-    "tiers_of",
-]

@@ -212,6 +212,3 @@ def _model(section: AnyTeacher) -> str:
 
 def _named(teachers: Mapping[str, str]) -> str:
     return ", ".join(f"{name} ({model})" for name, model in teachers.items())
-
-
-__all__ = ["MEASURED", "OrderCheck", "check_order", "compared", "declared_scores", "keep_measured"]

@@ -16,6 +16,7 @@ from polydistill.config.file import ConfigError
 from polydistill.config.run import StudentConfig
 from polydistill.teachers.local import NotLoadedError, load_model, reason_of
 from polydistill.training.taught import Taught
+from polydistill.training.watch import unwrapped
 
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -94,7 +95,7 @@ def whole_student(trainer: Taught) -> Any | None:
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if not trainer.is_world_process_zero():
         return None
-    base = student.get_base_model() if isinstance(student, PeftModel) else student
+    base = unwrapped(student)
     made: Any = type(base)(copy.deepcopy(base.config))
     made.generation_config = copy.deepcopy(base.generation_config)
     if isinstance(student, PeftModel):

@@ -48,7 +48,7 @@ from polydistill.run.card import Facts, fingerprints_of, write_card
 from polydistill.run.certificates import NOT_TRAINED, certify_learned, write_certificate
 from polydistill.run.completions import Completions
 from polydistill.run.devices import leave, main_alone, rejoin
-from polydistill.run.evaluate import ALL, Evaluation, evaluate_trainer, weighted_mean
+from polydistill.run.evaluate import Evaluation, evaluate_trainer, weighted_mean
 from polydistill.run.identity import (
     IDENTITY,
     STUDENT,
@@ -388,6 +388,3 @@ def evaluate_run(folder: Path, overrides: Sequence[str] = ()) -> Evaluation:
     if evaluation is None:
         raise ConfigError(f"{folder}: the held-out data has no `completion`, so that there is no loss to measure")
     return evaluation
-
-
-__all__ = ["ALL", "LockedError", "evaluate_run", "refuse_unmet", "train_run"]

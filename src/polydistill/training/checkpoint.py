@@ -1,5 +1,6 @@
 """Checkpoints that can be trusted: a manifest written last, verified on resume, rotation among verified ones only."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -163,11 +164,8 @@ def rotate(run: Path, keep: int | None, spare: Iterable[Path] = (), identity: st
 
 
 def _hash(path: Path) -> str:
-    digest = xxhash.xxh3_64()
     with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, xxhash.xxh3_64).hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -374,6 +374,3 @@ def _refuse_unsupported(args: SFTConfig, kwargs: dict[str, Any]) -> None:
     for name, (asked, why) in refused.items():
         if asked:
             raise ValueError(f"{name} is not supported by PolyDistillTrainer: {why}")
-
-
-__all__ = ["Observer", "PolyDistillTrainer"]

@@ -29,6 +29,7 @@ from polydistill.training.step import StepOutcome
 from polydistill.training.student import flags_of
 from polydistill.training.taught import DATA, UNTEMPLATED, Observer, Taught, parts
 from polydistill.training.text import Text, measured
+from polydistill.training.watch import unwrapped
 from polydistill.weighting import Operator, Tag
 from polydistill.weighting.labels import refuse_label_readers
 
@@ -181,7 +182,7 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
         """The student writes by its own law at the temperature of the run: without dropout, and without what its
         checkpoint says of generation beside the end tokens."""
         student: Any = self.model
-        models = {id(model): model for model in (student, _base(student))}.values()
+        models = {id(model): model for model in (student, unwrapped(student))}.values()
         kept, training = [getattr(model, "generation_config", None) for model in models], student.training
         student.eval()
         for model in models:
@@ -281,7 +282,7 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
         training = self._training
         where = f"step {self.state.global_step + 1}" if training else "evaluation"
         with self.accelerator.autocast():  # the redirected forward has lost it
-            base = _base(unwrapped_student)
+            base = unwrapped(unwrapped_student)
             hidden = last_hidden_state(base, input_ids=batch.input_ids, attention_mask=batch.attention_mask)
             head = head_of(base, self.visible)
             self.clock.mark("student")
@@ -362,10 +363,6 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
         )
 
 
-def _base(student: Any) -> Any:
-    return student.get_base_model() if isinstance(student, PeftModel) else student
-
-
 def _refuse_unsupported(trainer: OnPolicyPolyDistillTrainer, args: DistillationConfig, kwargs: dict[str, Any]) -> None:
     for teacher in trainer.teachers:
         if isinstance(teacher, Translated):
@@ -390,6 +387,3 @@ def _refuse_unsupported(trainer: OnPolicyPolyDistillTrainer, args: DistillationC
         raise ValueError("use_liger_kernel is not supported: it replaces the model's forward")
     if kwargs.get("teacher_model") is not None:
         raise ValueError("teacher_model is trl's single teacher; use teachers= instead")
-
-
-__all__ = ["OnPolicyPolyDistillTrainer"]

@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -13,23 +13,6 @@ from torch.distributed.fsdp import fully_shard
 from polydistill.logprobs import Head, HiddenStates
 from polydistill.teachers import LocalTeacher, Teacher, head_of
 from polydistill.training.student import teach_forward
-
-
-@runtime_checkable
-class Placement(Protocol):
-    """Moves a teacher to where it will speak from; what is not in this process stays as it is."""
-
-    def place(self, teacher: Teacher, accelerator: Accelerator) -> Teacher:
-        """The teacher, placed."""
-        ...
-
-    def resident(self, size: int, ranks: int) -> int:
-        """Bytes that a teacher of `size` bytes takes on each rank's device, beside its turn."""
-        ...
-
-    def says(self) -> str:
-        """Where teachers are, in words."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -43,7 +26,7 @@ class Copied:
         return teacher
 
     def resident(self, size: int, ranks: int) -> int:
-        """All of it."""
+        """Bytes that a teacher of `size` bytes takes on each rank's device, beside its turn: all of it."""
         return size
 
     def says(self) -> str:
@@ -87,6 +70,10 @@ class Offloaded:
     def says(self) -> str:
         """In words."""
         return "in main memory, on the device one at a time"
+
+
+Placement = Copied | Sharded | Offloaded
+"""Moves a teacher to where it will speak from; what is not in this process stays as it is."""
 
 
 def _refuse_mapped(teacher: Teacher, placement: str) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 from polydistill.data.context import DataError
 from polydistill.teachers import LocalTeacher, ModelRefusedError, Teacher
 from polydistill.teachers.examine import keeps_apart
+from polydistill.training.watch import unwrapped
 
 
 def refuse_unfit(student: Any, teachers: Sequence[Teacher]) -> None:
@@ -73,7 +74,7 @@ def refuse_joined(student: Any, teachers: Sequence[Teacher]) -> None:
             "packing, padding_free: the student's virtual tokens stand before a row, so that of several documents only "
             "the first would read them; leave both out"
         )
-    models: dict[str, Any] = {"the student": student.get_base_model() if isinstance(student, PeftModel) else student}
+    models: dict[str, Any] = {"the student": unwrapped(student)}
     models |= {f"teacher {t.name!r}": t.model for t in teachers if isinstance(t, LocalTeacher)}
     for who, model in models.items():
         if not keeps_apart(model):

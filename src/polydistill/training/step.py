@@ -76,8 +76,7 @@ def step(
         raise _named(error, heard, method, where) from error
     losses = [outcome.loss for outcome in outcomes]
     if method.constraints is not None:
-        pressed = 0 if split is None else split.penalised
-        losses[pressed] = losses[pressed] + _penalty(student, heard, method).to(losses[pressed])
+        losses[0] = losses[0] + _penalty(student, heard, method).to(losses[0])
     unheard = [found.unheard for found in outcomes if found.unheard is not None]
     nobody = torch.stack(unheard).any(0) if unheard else None
     if nobody is not None:

@@ -5,7 +5,6 @@ from typing import Any, ClassVar, cast
 
 import torch
 from jaxtyping import Float
-from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import logging
@@ -47,7 +46,7 @@ from polydistill.training.seated import refuse_coarse, refuse_unfit, too_coarse,
 from polydistill.training.spikes import Spikes
 from polydistill.training.step import StepOutcome, step
 from polydistill.training.terms import terms_of
-from polydistill.training.watch import Watch
+from polydistill.training.watch import Watch, unwrapped
 from polydistill.weighting import Operator
 
 logger = logging.get_logger(__name__)
@@ -199,7 +198,7 @@ class Taught(Checkpointed):
             self.constraints.dual.to(self.args.device)
         student = cast(PreTrainedModel, self.model)
         refuse_unfit(student, self.teachers)
-        student = student.get_base_model() if isinstance(student, PeftModel) else student
+        student = unwrapped(student)
         if not any(parameter.is_meta for parameter in student.parameters()):  # FSDP loads on the first rank only
             try:
                 examine(student, trained=True)

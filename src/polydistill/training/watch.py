@@ -201,6 +201,3 @@ def unwrapped(student: Any) -> Any:
 def whole_elsewhere(trainer: Any) -> bool:
     """Whether the student's parameters are sharded over ranks, so that it cannot run outside its wrapper."""
     return bool(trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
-
-
-__all__ = ["SLOW_ENOUGH", "Watch", "probe_of", "unwrapped", "whole_elsewhere"]

@@ -48,7 +48,6 @@ class Labels:
     """Distillation (with the constraints on the student), and cross-entropy on the labels."""
 
     names: ClassVar[tuple[str, str]] = ("distillation", "labels")
-    penalised: ClassVar[int] = 0
 
     def refuse(self, divergence: Divergence) -> None:
         """A loss of one group only.
@@ -92,7 +91,6 @@ class Critical:
 
     severity: float = 0.5
     names: ClassVar[tuple[str, str]] = ("safety", "utility")
-    penalised: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
         if not 0.0 < self.severity <= 1.0:
@@ -289,6 +287,3 @@ def _average(rows: Sequence[Tensor]) -> None:
         for row in rows:
             torch.distributed.all_reduce(row)
             row.div_(torch.distributed.get_world_size())
-
-
-__all__ = ["AcrossGroups", "Critical", "Labels", "LossPart", "Rows", "Split", "refuse_unfit"]
