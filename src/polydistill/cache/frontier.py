@@ -96,15 +96,7 @@ def stored_in(
     held: Sequence[Text],
     device: str = "cpu",
 ) -> Iterator[tuple[Cache, list[Compared]]]:
-    """A cache of `held` in a folder that goes away afterwards, and how it compares with the teachers.
-
-    Args:
-        teachers: in the order of the plan.
-        plan: of `held`.
-        calibration: texts that the codec is made from.
-        held: what is stored.
-        device: where token ids are put.
-    """
+    """A cache of `held` in a folder that goes away afterwards, and how it compares with the teachers."""
     labeller = Labeller(teachers, plan, device)
     codec = codec_bytes(labeller.calibrated(calibration), plan.coding)
     labeller.plan = plan = plan.model_copy(update={"codec": xxhash.xxh3_128_hexdigest(codec)})

@@ -109,11 +109,7 @@ class Labeller:
             yield text, noted
 
     def calibrated(self, texts: Sequence[Text]) -> Codec:
-        """The codec that fits these texts.
-
-        Args:
-            texts: a sample of the data.
-        """
+        """The codec that fits these texts."""
         plan = self.plan
         tails = Tails(len(self.sparse), plan.vocabulary, sum(len(text.tokens) - 1 for text in texts))
         noted = list(self.noted(texts, tails))

@@ -84,10 +84,6 @@ def merge(addresses: Sequence[str], to: str) -> Manifest:
     The shards are coded with the codec of the first one, so every cache must have been made with that: built with
     `--codec-of` the first. Nothing is labelled again; a text that is in several is taken from the first.
 
-    Args:
-        addresses: at least two caches.
-        to: where the merged one goes.
-
     Raises:
         FingerprintError: the caches differ in something else than their texts, or in their codecs.
     """

@@ -74,10 +74,6 @@ def _content(tensors: dict[str, np.ndarray]) -> str:
 class Shard:
     """A shard's index and its bytes, which stay where they are: a memory map is not read before it is used.
 
-    Args:
-        buffer: the whole file.
-        name: of the file, for errors.
-
     Raises:
         ShardError: this is no shard.
     """

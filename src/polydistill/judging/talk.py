@@ -49,9 +49,6 @@ class Choice:
 class Talk:
     """The student of a finished run.
 
-    Args:
-        run: its folder.
-
     Raises:
         ConfigError: it is not a finished run.
     """

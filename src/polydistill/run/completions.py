@@ -57,13 +57,7 @@ class Prompt:
 
 
 class Completions(TrainerCallback):
-    """A trainer's callback; only the main process writes, and a student that is sharded over ranks only at the end.
-
-    Args:
-        folder: of the run.
-        section: how often, how many, how long.
-        trainer: whose student writes.
-    """
+    """A trainer's callback; only the main process writes, and a student that is sharded over ranks only at the end."""
 
     def __init__(self, folder: Path, section: CompletionsConfig, trainer: Taught) -> None:
         self.path, self.section, self.trainer = folder / COMPLETIONS, section, trainer

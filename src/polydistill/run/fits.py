@@ -23,11 +23,7 @@ SEEN = 2**24
 
 
 class Watched:
-    """Memory of a device while a batch runs: of the process on a CPU, of torch's tensors elsewhere, where it tells.
-
-    Args:
-        device: where the batch runs.
-    """
+    """Memory of a device while a batch runs: of the process on a CPU, of torch's tensors elsewhere, where it tells."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

@@ -38,9 +38,6 @@ KEPT = ("distil/", *(kind for kind in COMPARED if kind != "teacher_weight/"))
 class Recorder(TrainerCallback):
     """An observer of training batches and a callback of the trainer; only the main process writes.
 
-    Args:
-        folder: of the run.
-
     Attributes:
         trainer: whose evaluations are recorded; none are without one.
         last: record that was written; None before the first.

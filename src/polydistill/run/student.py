@@ -130,12 +130,7 @@ def merged(model: Any, flags: Mapping[str, Any]) -> Any:
 
 @contextmanager
 def as_saved(model: Any, flags: Mapping[str, Any]) -> Iterator[Any]:
-    """The student as `merged` makes it, of one that somebody goes on with: adapters are merged in a copy.
-
-    Args:
-        model: as it was trained.
-        flags: of its configuration, as the checkpoint had them.
-    """
+    """The student as `merged` makes it, of one that somebody goes on with: adapters are merged in a copy."""
     if isinstance(model, PeftModel):
         device = model.device
         copied = copy.deepcopy(model.cpu())  # beside the optimizer there may be no room for two

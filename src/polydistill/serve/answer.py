@@ -12,15 +12,7 @@ TOGETHER = 1024
 
 
 def choice(index: int, ids: list[int], scored: Scored, request: ScoreRequest, scorer: Scorer) -> dict[str, Any]:
-    """One entry of `choices`.
-
-    Args:
-        index: of the prompt.
-        ids: of the prompt.
-        scored: what the model says about it.
-        request: what was asked.
-        scorer: turns ids into text.
-    """
+    """One entry of `choices`."""
     new = [int(scored.following.argmax())] if request.max_tokens else []
     shown = [*(ids if request.echo else []), *new]
     return {
@@ -36,11 +28,7 @@ def choice(index: int, ids: list[int], scored: Scored, request: ScoreRequest, sc
 
 
 def parts(index: int, ids: list[int], scored: Scored, request: ScoreRequest, scorer: Scorer) -> Iterator[str]:
-    """The JSON of `choice` in pieces, without ever holding that of more than some positions.
-
-    Args:
-        index, ids, scored, request, scorer: as for `choice`.
-    """
+    """The JSON of `choice` in pieces, without ever holding that of more than some positions."""
     k = request.prompt_logprobs
     rest = choice(index, ids, scored, request.model_copy(update={"prompt_logprobs": None}), scorer)
     del rest["prompt_logprobs"]

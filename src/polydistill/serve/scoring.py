@@ -45,11 +45,7 @@ class Scored:
 
 
 class Scorer:
-    """A model that scores one text at a time, so that the same text always gets the same bytes.
-
-    Args:
-        teacher: model and tokenizer.
-    """
+    """A model that scores one text at a time, so that the same text always gets the same bytes."""
 
     def __init__(self, teacher: LocalTeacher) -> None:
         if teacher.tokenizer is None:

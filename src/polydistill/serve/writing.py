@@ -111,11 +111,7 @@ class ChatRequest(WriteRequest):
 
 
 class Writer:
-    """A model that writes one text at a time.
-
-    Args:
-        scorer: model and tokenizer.
-    """
+    """A model that writes one text at a time."""
 
     def __init__(self, scorer: Scorer) -> None:
         self.scorer, self.model, self.tokenizer = scorer, scorer.model, scorer.tokenizer
@@ -205,12 +201,7 @@ class _Text:
 
 
 class Form:
-    """How an answer looks: completions or chat, whole or as events.
-
-    Args:
-        name: of the model.
-        chat: whether it is a turn.
-    """
+    """How an answer looks: completions or chat, whole or as events."""
 
     def __init__(self, name: str, chat: bool) -> None:
         self.name, self.chat = name, chat

@@ -26,9 +26,6 @@ ROWS = 1024
 class Clock:
     """Seconds by part.
 
-    Args:
-        device: whose time it is.
-
     Attributes:
         on: marks count; they do not while something is evaluated.
         product: seconds of the products of one position, of all teachers and of the student; None before they were

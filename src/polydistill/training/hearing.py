@@ -193,12 +193,7 @@ def skipping(skip_below: float | None, linear: bool, looks_at_all: bool) -> floa
 
 
 def ceilings(pipeline: Pipeline, positions: Positions) -> Float[Tensor, "N K"] | None:
-    """Upper bounds of the weights before any teacher speaks; None where nothing useful is known.
-
-    Args:
-        pipeline: stack, floor and safety.
-        positions: all positions of a batch.
-    """
+    """Upper bounds of the weights before any teacher speaks; None where nothing useful is known."""
     factors = pipeline.stack.factors if isinstance(pipeline.stack, Product) else [pipeline.stack]
     known = [factor for factor in factors if _known(factor)]
     # A consensus is measured among all teachers, and what an operator learns from would be missing.
@@ -220,12 +215,7 @@ def ceilings(pipeline: Pipeline, positions: Positions) -> Float[Tensor, "N K"] |
 
 
 def settled_weights(pipeline: Pipeline, positions: Positions) -> Float[Tensor, "N K"] | None:
-    """The log-weights, where they are known before any teacher speaks: every factor reads positions only.
-
-    Args:
-        pipeline: stack, floor and safety.
-        positions: all positions of a batch.
-    """
+    """The log-weights, where they are known before any teacher speaks: every factor reads positions only."""
     factors = pipeline.stack.factors if isinstance(pipeline.stack, Product) else [pipeline.stack]
     if not all(_known(factor) for factor in factors) or pipeline.stack.state_dict():
         return None

@@ -235,13 +235,6 @@ def fit_foreign(
 ) -> list[Translated]:
     """Refuse what has no bound with teachers whose tokens are translated; returns those.
 
-    Args:
-        teachers: of the run.
-        pipeline: whom we trust.
-        objective: what is learned.
-        placement: where teachers are.
-        looks_at_all: as for `fit_served`.
-
     Raises:
         ValueError: naming the teacher, what does not go, and what can be done.
     """

@@ -74,11 +74,7 @@ class TokenScorer(Protocol):
 
 
 class LocalScorer:
-    """A teacher that is asked for the sampled token only.
-
-    Args:
-        teacher: of any kind.
-    """
+    """A teacher that is asked for the sampled token only."""
 
     def __init__(self, teacher: Teacher) -> None:
         self.teacher, self.name = teacher, teacher.name

@@ -102,16 +102,7 @@ def refuse_uncachable(config: c.RunConfig) -> None:
 
 
 class Caching:
-    """What building, repairing and verifying a cache have in common: its texts, its plan, its teachers.
-
-    Args:
-        config: of the run.
-        address: of the cache.
-        engine: where shards are made.
-        texts: what the teachers hear.
-        plan: of the cache.
-        labeller: the teachers.
-    """
+    """What building, repairing and verifying a cache have in common: its texts, its plan, its teachers."""
 
     def __init__(
         self, config: c.RunConfig, address: str, engine: Engine, texts: list[Text], plan: Plan, labeller: Labeller

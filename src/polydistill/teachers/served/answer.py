@@ -27,12 +27,7 @@ PADDED = 1.25
 
 
 class OtherTokensError(RefusedError):
-    """The server read other tokens than it was sent.
-
-    Args:
-        said: the whole sentence.
-        difference: the first token that is another.
-    """
+    """The server read other tokens than it was sent."""
 
     def __init__(self, said: object, difference: str) -> None:
         super().__init__(str(said))

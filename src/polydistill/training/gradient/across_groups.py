@@ -179,11 +179,7 @@ class AcrossGroups:
 
 
 class Rows:
-    """Gradients of the groups over the micro-batches of one optimizer step, combined at its end.
-
-    Args:
-        across: method and split.
-    """
+    """Gradients of the groups over the micro-batches of one optimizer step, combined at its end."""
 
     def __init__(self, across: AcrossGroups) -> None:
         self.across = across

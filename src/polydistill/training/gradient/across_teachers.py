@@ -145,11 +145,6 @@ class AcrossTeachers:
     def judge(self, plain: Pipeline, modified: Pipeline, objective: Any) -> list[str]:
         """What is to be said about the safety order.
 
-        Args:
-            plain: without the factor.
-            modified: with it.
-            objective: of the run.
-
         Raises:
             GradientRefusedError: another divergence than forward KL, or an order that is promised would be lost.
         """
