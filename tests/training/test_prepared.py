@@ -14,6 +14,8 @@ from polydistill.run.says import slow_says
 from polydistill.training import DataError, PolyDistillTrainer
 
 LONG = " ".join(models.SENTENCES)
+SHORT = {"max_length": 32}
+PAIR, UNLEARNABLE = ({"prompt": [prompt], "completion": ["so"]} for prompt in ("a ", LONG))
 
 
 def test_rows_that_are_cut_and_rows_without_anything_to_learn_are_counted(tmp_path):
@@ -29,11 +31,32 @@ def test_rows_that_are_cut_and_rows_without_anything_to_learn_are_counted(tmp_pa
     assert made.longest == 32
 
 
-def test_held_out_data_without_a_token_to_measure_is_refused_before_the_first_step(tmp_path):
-    held = Dataset.from_dict({"prompt": [LONG], "completion": ["so"]})
-    data = Dataset.from_dict({"prompt": ["a "], "completion": ["so"]})
-    with pytest.raises(DataError, match="every label of the held-out data is masked"):
-        trainer(tmp_path, data=data, max_length=32, made={"eval_dataset": held})
+@pytest.mark.parametrize(
+    ("data", "held", "options", "sentence"),
+    [
+        pytest.param({"text": []}, None, {}, "the training data is empty", id="no row"),
+        pytest.param(UNLEARNABLE, None, SHORT, "every label of the training data is masked", id="no token to learn"),
+        pytest.param(PAIR, UNLEARNABLE, SHORT, "every label of the held-out data is masked", id="no token to measure"),
+        pytest.param(
+            {"input_ids": [[5, 6, 7], [5, 9999]]},
+            None,
+            {},
+            "'input_ids' has the id 9999, and the student's tokenizer ends at",
+            id="ids that no tokenizer of the run gives",
+        ),
+        pytest.param(
+            {"text": ["one two"]},
+            {"text": ["a b", "c d"], "teacher_id": ["a", "nobody"]},
+            {},
+            "the held-out data, row 2: column 'teacher_id' says 'nobody'",
+            id="a teacher in held-out data that is none",
+        ),
+    ],
+)
+def test_rows_that_will_not_do_are_refused_before_the_first_step(tmp_path, data, held, options, sentence):
+    made = {} if held is None else {"eval_dataset": Dataset.from_dict(held)}
+    with pytest.raises(DataError, match=sentence):
+        trainer(tmp_path, data=Dataset.from_dict(data), made=made, **options)
 
 
 @pytest.mark.filterwarnings("ignore:.*keep_end")
@@ -102,17 +125,6 @@ def test_completions_alone_cannot_be_learned_where_there_are_none(tmp_path):
         trainer(tmp_path, data=models.conversations(), completion_only_loss=True)
     with pytest.raises(ValueError, match="has no column `completion`; leave it out"):
         trainer(tmp_path, completion_only_loss=True)
-
-
-def test_a_row_in_held_out_data_that_does_not_fit_is_refused_before_the_first_step(tmp_path):
-    held = Dataset.from_dict({"text": ["a b", "c d"], "teacher_id": ["a", "nobody"]})
-    with pytest.raises(DataError, match="the held-out data, row 2: column 'teacher_id' says 'nobody'"):
-        trainer(tmp_path, made={"eval_dataset": held})
-
-
-def test_ids_that_no_tokenizer_of_the_run_gives_are_refused_before_the_first_step(tmp_path):
-    with pytest.raises(DataError, match="'input_ids' has the id 9999, and the student's tokenizer ends at"):
-        trainer(tmp_path, data=Dataset.from_list([{"input_ids": [5, 6, 7]}, {"input_ids": [5, 9999]}]))
 
 
 def test_what_never_acts_is_said_before_the_run(tmp_path):

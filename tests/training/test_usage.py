@@ -11,7 +11,7 @@ from runs import LEARNING, PLAIN, arguments, losses, trained, trainer, weights
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast, TrainerCallback
 
-from polydistill import ForwardKL, LocalTeacher, PrefixPosterior, ReverseKL, Tilt, Uniform
+from polydistill import ForwardKL, LocalTeacher, PrefixPosterior, ReverseKL, Tilt
 from polydistill.teachers import VocabularyMismatchError
 from polydistill.training import DataError, NonFiniteValueError, PolyDistillTrainer
 
@@ -80,46 +80,31 @@ def test_one_teacher_that_is_the_student_gives_no_gradient(tmp_path, objective):
     torch.testing.assert_close(weights(made.model), before, rtol=0, atol=1e-4)
 
 
-def batches_seen(tmp_path, **options):
-    """What the pipeline was told about each position of the first step."""
-    made = trained(tmp_path, weighting=LEARNING, max_steps=1, **options)
-    return made, made.last_step
-
-
 def test_task_severity_and_teacher_columns_arrive_at_every_position(tmp_path):
     data = Dataset.from_dict(
         {
             "text": ["one two three"] * 3,
             "task": ["code", "maths", None],
             "severity": [0.25, 1.0, None],
-            "teacher_id": ["b", "0", None],
+            "teacher_id": ["b", "a", None],
         }
     )
-    data = data.map(lambda row: {"teacher_id": "a" if row["teacher_id"] == "0" else row["teacher_id"]})
-    made, last = batches_seen(tmp_path, data=data, per_device_train_batch_size=3)
-    seen = sorted(
-        zip(
-            last.positions.task.tolist(), last.positions.severity.tolist(), last.positions.teacher.tolist(), strict=True
-        )
-    )
-    assert set(seen) == {(0, 0.25, 1), (1, 1.0, 0), (-1, 0.0, -1)}
+    made = trained(tmp_path, weighting=LEARNING, max_steps=1, data=data, per_device_train_batch_size=3)
+    at = made.last_step.positions
+    seen = set(zip(at.task.tolist(), at.severity.tolist(), at.teacher.tolist(), strict=True))
+    assert seen == {(0, 0.25, 1), (1, 1.0, 0), (-1, 0.0, -1)}
     assert made.pipeline.tasks == ("code", "maths")
 
 
 def test_a_teacher_may_be_named_by_its_index_and_an_unknown_name_is_refused(tmp_path):
-    data = Dataset.from_dict({"text": ["one two"] * 4, "teacher_id": [1] * 4})
-    _, last = batches_seen(tmp_path, data=data.add_column("task", ["code"] * 4))
-    assert set(last.positions.teacher.tolist()) == {1}
+    def seen(teacher):
+        data = Dataset.from_dict({"text": ["one two"] * 4, "teacher_id": [teacher] * 4, "task": ["code"] * 4})
+        return trained(tmp_path, weighting=LEARNING, max_steps=1, data=data).last_step.positions.teacher
+
+    assert set(seen(1).tolist()) == {1}
     for wrong in (2, -3):
-        bad = Dataset.from_dict({"text": ["one two"] * 4, "teacher_id": [wrong] * 4, "task": ["code"] * 4})
         with pytest.raises(DataError, match=f"column 'teacher_id' says {wrong}, which is none of the teachers a, b"):
-            batches_seen(tmp_path, data=bad)
-
-
-def test_a_severity_out_of_range_is_refused(tmp_path):
-    bad = Dataset.from_dict({"text": ["one two"] * 4, "severity": [0.0, 0.5, 1.5, 1.0], "task": ["code"] * 4})
-    with pytest.raises(DataError, match=r"'severity' must lie in \[0, 1\], got 1.5"):
-        batches_seen(tmp_path, data=bad)
+            seen(wrong)
 
 
 def shown(made):
@@ -143,17 +128,6 @@ def test_assistant_only_loss_learns_what_the_assistant_says(tmp_path):
     assert shown(made) == models.SENTENCES[0] + "<|end|>"
     whole = trained(tmp_path, data=data, per_device_train_batch_size=1, max_steps=1)
     assert shown(whole) == "say 0<|end|><|assistant|>" + models.SENTENCES[0] + "<|end|>"
-
-
-def test_an_empty_data_set_is_refused(tmp_path):
-    with pytest.raises(DataError, match="the training data is empty"):
-        trainer(tmp_path, data=models.texts().select([]))
-
-
-def test_a_data_set_without_a_single_label_is_refused(tmp_path):
-    cut = Dataset.from_dict({"prompt": ["word " * 100] * 4, "completion": ["cut off"] * 4})
-    with pytest.raises(DataError, match="every label of the training data is masked"):
-        trainer(tmp_path, data=cut, max_length=16)
 
 
 @pytest.mark.parametrize(
@@ -417,10 +391,3 @@ def test_the_saved_student_loads_with_plain_transformers_where_polydistill_canno
     with torch.no_grad():
         expected = made.model.eval()(input_ids=ids).logits[0, -1]
     torch.testing.assert_close(torch.tensor(json.loads(run.stdout)), expected, rtol=1e-5, atol=1e-5)
-
-
-def test_the_student_generates_as_before_inside_the_trainer(tmp_path):
-    made = trained(tmp_path, weighting=Uniform())
-    ids = models.tokenizer()("the sum", return_tensors="pt")
-    out = made.model.eval().generate(**ids, max_new_tokens=4, do_sample=False)
-    assert out.shape[1] <= ids.input_ids.shape[1] + 4

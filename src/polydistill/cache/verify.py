@@ -79,7 +79,7 @@ def compare(cache: Cache, labeller: Labeller, texts: Sequence[Text], rows: int =
             for part in at.split(rows):
                 label = ids[0, part + 1]
                 found[k].append(_one(said[k], positions[part], stored, part, label, cache, k))
-    return [_summary(cache, k, name, parts) for k, (name, parts) in enumerate(zip(cache.names, found, strict=True))]
+    return [_summary(cache, name, parts) for name, parts in zip(cache.names, found, strict=True)]
 
 
 def _one(
@@ -112,7 +112,7 @@ def _one(
     )
 
 
-def _summary(cache: Cache, k: int, name: str, parts: list[tuple[Tensor, float, float, float]]) -> Compared:
+def _summary(cache: Cache, name: str, parts: list[tuple[Tensor, float, float, float]]) -> Compared:
     kl = torch.cat([part[0] for part in parts]).double()
     return Compared(
         teacher=name,

@@ -213,7 +213,7 @@ def is_empty(dataset: Any) -> bool:
     return len(dataset) == 0 if hasattr(dataset, "__len__") else next(iter(dataset), None) is None
 
 
-def refuse_masked(dataset: Any, name: str, columns: Sequence[str] = ("labels",)) -> None:
+def refuse_masked(dataset: Any, name: str) -> None:
     """After preparation some example must be left, that is, have a label that is not masked; of a stream its first.
 
     Raises:

@@ -114,7 +114,7 @@ def baselines_run(
     plan |= {name: without(config, *section) for name, section in sections.items() if section is not None}
     cached = not live and can_be_cached(config)
     records, seconds = trained(config, plan, seeds, place, cached=cached, command=command, told=told)
-    result = _compared(config, records, seconds, folder)
+    result = _compared(records, seconds, folder)
     left_out = [name for name, section in sections.items() if section is None]
     result.says.extend(f"{name} was left out: the data has fewer than two tasks to be told" for name in left_out)
     if cached and (live_loss := _live(config)) is not None:
@@ -163,9 +163,7 @@ def _mean(record: EvaluationRecord) -> float:
     return weighted_mean(record.losses, record.tokens)
 
 
-def _compared(
-    config: RunConfig, records: dict[str, list[EvaluationRecord]], seconds: dict[str, float], folder: Path
-) -> Baselines:
+def _compared(records: dict[str, list[EvaluationRecord]], seconds: dict[str, float], folder: Path) -> Baselines:
     averaged = records.get(UNIFORM)
     contestants = []
     for name, found in records.items():
