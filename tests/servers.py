@@ -1,5 +1,6 @@
 """Servers for the tests: the shipped one in a process of its own, and one that misbehaves on request."""
 
+import http.client
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import forked
 import models
@@ -186,6 +188,20 @@ def spoiled(spoil: Callable[[dict[str, Any]], Any]) -> Reply:
         say(connection, answer if changed is None else changed)
 
     return reply
+
+
+def post(
+    url: str, content: object, headers: dict[str, str] | None = None, path: str = "completions"
+) -> tuple[int, bytes]:
+    """Status and body of the answer to JSON, or to bytes as they are."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=60)
+    body = content if isinstance(content, bytes) else json.dumps(content).encode()
+    connection.request("POST", f"/v1/{path}", body, {"content-type": "application/json", **(headers or {})})
+    answer = connection.getresponse()
+    said = answer.read()
+    connection.close()
+    return answer.status, said
 
 
 def free_port() -> int:

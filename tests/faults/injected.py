@@ -314,23 +314,33 @@ def command(place: Path, *words: str, **how: str) -> forked.Process:
     return forked.Process([*forked.POLYDISTILL, *words], cwd=place, env=env)
 
 
+def stopped(whole: Path, place: Path, number: int, seconds: float) -> tuple[forked.Process, list[str]]:
+    """The whole command, sent a signal so long after it began; the same command then ends with the same student.
+
+    Returns:
+        The process that the signal was sent to, and what is to be mended in the end.
+    """
+    words = ("train", str(whole / "run.yaml"), f"output={place / 'run'}")
+    process, ready = command(place, *words), place / "run" / "config.yaml"
+    while not ready.is_file() and process.poll() is None:
+        time.sleep(0.01)
+    time.sleep(seconds)
+    process.send_signal(number)
+    process.wait(120)
+    again = command(place, *words)
+    assert again.wait(240) == 0, again.stderr
+    assert weights_hash(place / "run" / "student") == weights_hash(whole / "run" / "student")
+    return process, [one.what for one in examine(str(place / "run")) if one.mend]
+
+
 def of_kills(whole: Path) -> Iterator[Fault]:
-    """SIGKILL at a moment of the whole command; the same command then ends with the same student."""
+    """SIGKILL at a moment of the whole command."""
     chance = random.Random(0)
     for number in range(10):
 
         def inject(whole: Path, place: Path, moment: float = chance.random()) -> None:
-            words = ("train", str(whole / "run.yaml"), f"output={place / 'run'}")
-            process, ready = command(place, *words), place / "run" / "config.yaml"
-            while not ready.is_file() and process.poll() is None:
-                time.sleep(0.01)
-            time.sleep(moment * 4)
-            process.send_signal(signal.SIGKILL)
-            process.wait(60)
-            again = command(place, *words)
-            assert again.wait(240) == 0, again.stderr
-            assert weights_hash(place / "run" / "student") == weights_hash(whole / "run" / "student")
-            assert not [one for one in examine(str(place / "run")) if one.mend and "was left by" not in one.what]
+            _, wrong = stopped(whole, place, signal.SIGKILL, moment * 4)
+            assert all("was left by" in what for what in wrong), wrong
 
         yield Fault("kill", f"moment {number}", inject)
 
@@ -447,24 +457,16 @@ def of_storage(whole: Path) -> Iterator[Fault]:
 
 
 def of_signals(whole: Path) -> Iterator[Fault]:
-    """A signal at a moment of the whole command: its exit code, or the end; then the same student."""
+    """A signal at a moment of the whole command: its exit code, or the end."""
     chance = random.Random(1)
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         for turn in range(2):
 
             def inject(whole: Path, place: Path, number: int = number, moment: float = chance.random()) -> None:
-                words = ("train", str(whole / "run.yaml"), f"output={place / 'run'}")
-                process, ready = command(place, *words), place / "run" / "config.yaml"
-                while not ready.is_file() and process.poll() is None:
-                    time.sleep(0.01)
-                time.sleep(moment * 3)
-                process.send_signal(number)
-                assert process.wait(120) in (0, 128 + number, -number), process.stderr  # -n: the page was being made
+                process, wrong = stopped(whole, place, number, moment * 3)
+                assert process.poll() in (0, 128 + number, -number), process.stderr  # -n: the page was being made
                 assert "Traceback" not in process.stderr, process.stderr
-                again = command(place, *words)
-                assert again.wait(240) == 0, again.stderr
-                assert weights_hash(place / "run" / "student") == weights_hash(whole / "run" / "student")
-                assert not [one for one in examine(str(place / "run")) if one.mend]
+                assert not wrong
 
             yield Fault("signal", f"{signal.Signals(number).name}, moment {turn}", inject)
 

@@ -22,16 +22,6 @@ def url(folder) -> Iterator[str]:
         yield url
 
 
-def post(url: str, path: str, content: dict) -> tuple[int, bytes]:
-    parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=60)
-    connection.request("POST", f"/v1/{path}", json.dumps(content), {"content-type": "application/json"})
-    answer = connection.getresponse()
-    said = answer.read()
-    connection.close()
-    return answer.status, said
-
-
 def events(said: bytes) -> list[dict]:
     lines = [line.removeprefix(b"data: ") for line in said.split(b"\n\n") if line]
     assert lines[-1] == b"[DONE]"
@@ -47,7 +37,7 @@ def greedy(prompt: list[int], tokens: int) -> list[int]:
 
 def test_what_is_written_is_what_the_model_writes(url) -> None:
     ids = models.tokenizer()("the sum of two")["input_ids"]
-    status, said = post(url, "completions", {"prompt": "the sum of two", "max_tokens": 12, "temperature": 0})
+    status, said = servers.post(url, {"prompt": "the sum of two", "max_tokens": 12, "temperature": 0})
     found = json.loads(said)
     assert status == 200, said
     expected = greedy(ids, 12)
@@ -65,9 +55,9 @@ def test_what_is_written_is_what_the_model_writes(url) -> None:
 )
 def test_events_are_the_same_text_in_pieces(url, path, more) -> None:
     asked = {**more, "max_tokens": 20, "temperature": 0.9, "seed": 3}
-    whole = json.loads(post(url, path, asked)[1])["choices"][0]
+    whole = json.loads(servers.post(url, asked, path=path)[1])["choices"][0]
     streamed = {"stream": True, "stream_options": {"include_usage": True}}
-    pieces = events(post(url, path, {**asked, **streamed})[1])
+    pieces = events(servers.post(url, {**asked, **streamed}, path=path)[1])
     assert pieces[-1]["usage"]["completion_tokens"] == 20
     choices = [piece["choices"][0] for piece in pieces[:-1]]
     text = "".join(c.get("text", "") or c.get("delta", {}).get("content", "") for c in choices)
@@ -78,10 +68,10 @@ def test_events_are_the_same_text_in_pieces(url, path, more) -> None:
 
 def test_a_stop_is_no_part_of_the_text_even_in_pieces(url) -> None:
     asked = {"prompt": "two", "max_tokens": 20, "temperature": 0}
-    text = json.loads(post(url, "completions", asked)[1])["choices"][0]["text"]
+    text = json.loads(servers.post(url, asked)[1])["choices"][0]["text"]
     stop = text[3:6]
     for stream in (False, True):
-        said = post(url, "completions", {**asked, "stop": [stop], "stream": stream})[1]
+        said = servers.post(url, {**asked, "stop": [stop], "stream": stream})[1]
         choices = [one["choices"][0] for one in (events(said) if stream else [json.loads(said)])]
         assert "".join(choice["text"] for choice in choices) == text[: text.index(stop)]
         assert choices[-1]["finish_reason"] == "stop"
@@ -106,7 +96,7 @@ def test_a_stop_is_no_part_of_the_text_even_in_pieces(url) -> None:
     ],
 )
 def test_what_would_not_be_honoured_is_refused(url, path, content, words) -> None:
-    status, said = post(url, path, content)
+    status, said = servers.post(url, content, path=path)
     assert status in (400, 404, 413), said
     assert words in json.loads(said)["error"]["message"]
 
@@ -126,7 +116,7 @@ def test_a_client_that_goes_frees_the_server_for_the_next(url) -> None:
     connection.getresponse().read(64)
     connection.sock.close()
     clock = time.monotonic()
-    assert post(url, "completions", {"prompt": "two", "max_tokens": 1})[0] == 200
+    assert servers.post(url, {"prompt": "two", "max_tokens": 1})[0] == 200
     assert time.monotonic() - clock < 30
 
 

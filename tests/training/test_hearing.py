@@ -93,6 +93,7 @@ def test_a_tolerance_moves_the_weights_by_no_more_than_it(tmp_path):
     assert count == 4
     moved = (few[2].outcome.log_w.exp() - every[2].outcome.log_w.exp()).abs().sum(-1) / 2
     assert 0.0 < float(moved.max()) <= 0.05
+    assert float(few[2].outcome.log_w.exp().min(-1).values.max()) == 0.0
 
 
 def test_groups_of_losses_are_split_from_a_routed_run_as_from_a_full_one(tmp_path):
