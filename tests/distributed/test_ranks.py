@@ -59,7 +59,7 @@ def runs(tmp_path_factory) -> dict[str, Path]:
         2,
         f"{place['ddp']} mode=off",
         f"{place['ddp_on']} mode=on accumulate=2",
-        f"{place['ddp_lora']} mode=off lora=1",
+        f"{place['ddp_lora']} mode=off lora=1 accumulate=2",
         f"{place['ddp_on_lora']} mode=on lora=1",
     )
     launch(2, f"{place['fsdp']} mode=off", f"{place['fsdp_on']} mode=on placement=sharded", **FSDP2)
@@ -89,6 +89,7 @@ def test_two_ranks_give_the_losses_of_one(runs, kind, mode):
     one, two = read(runs["one" + mode]), read(runs[kind + mode])
     assert (one["ranks"], two["ranks"]) == (1, 2)
     assert set(one["losses"]) == {"1", "2", "3", "4"}
+    assert two["tokens"] == one["tokens"]
     for step, loss in one["losses"].items():
         assert two["losses"][step] == pytest.approx(loss, abs=1e-5)
         assert two["norms"][step] == pytest.approx(one["norms"][step], abs=1e-4)

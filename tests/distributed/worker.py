@@ -144,6 +144,7 @@ def run(folder: Path, options: dict[str, str]) -> None:
     found = {
         "losses": {str(entry["step"]): entry["loss"] for entry in lines},
         "norms": {str(entry["step"]): entry["grad_norm"] for entry in lines},
+        "tokens": [entry["num_tokens"] for entry in lines],
         "state": {name: value.tolist() for name, value in trainer.pipeline.stack.state_dict().items()},
         "ranks": trainer.accelerator.num_processes,
         "kind": trainer.accelerator.distributed_type.value,

@@ -8,7 +8,7 @@ from models import llama
 from scenes import ours, prompts, two
 
 from polydistill.teachers import LocalTeacher
-from polydistill.training import CheckpointError, NonFiniteValueError, checkpoint
+from polydistill.training import NonFiniteValueError
 from polydistill.weighting import Hedge, PrefixPosterior, Softmax
 from polydistill.weighting.signals import Entropy
 
@@ -30,23 +30,8 @@ def test_a_resumed_run_is_the_uninterrupted_one_with_its_operators_state(tmp_pat
     shutil.rmtree(tmp_path / "ours" / "checkpoint-4")
     again = ours(tmp_path, _stack(), two(), **options)
     again.train(resume_from_checkpoint=True)
-    for (name, a), (_, b) in zip(
-        whole.pipeline.stack.state_dict().items(), again.pipeline.stack.state_dict().items(), strict=True
-    ):
-        assert torch.equal(a, b), name
-    for (name, p), (_, q) in zip(whole.model.named_parameters(), again.model.named_parameters(), strict=True):
-        assert torch.equal(p, q), name
-
-
-def test_a_damaged_checkpoint_is_not_resumed_from(tmp_path):
-    made = ours(tmp_path, _stack(), two(), max_steps=2, save_strategy="steps", save_steps=1)
-    made.train()
-    newest = tmp_path / "ours" / "checkpoint-2"
-    with (newest / checkpoint.STATE).open("r+b") as stream:
-        stream.seek(-1, 2)
-        stream.write(b"\xff")
-    with pytest.raises(CheckpointError, match="has changed since it was written"):
-        ours(tmp_path, _stack(), two()).train(resume_from_checkpoint=str(newest))
+    for ours_, theirs in ((again.pipeline.stack, whole.pipeline.stack), (again.model, whole.model)):
+        torch.testing.assert_close(dict(ours_.state_dict()), dict(theirs.state_dict()), rtol=0, atol=0)
 
 
 @pytest.mark.slow

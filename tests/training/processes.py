@@ -1,7 +1,6 @@
 """A run in a process of its own, to be killed: `python processes.py '{"folder": ..., "kill": [...]}'`.
 
-It dies by a real SIGKILL when its job says so, and otherwise writes its final weights and operator state beside its
-checkpoints.
+It keeps one checkpoint, and dies by a real SIGKILL when its job says so.
 """
 
 import json
@@ -14,7 +13,6 @@ from pathlib import Path
 import models
 import torch
 from runs import LEARNING, trainer
-from safetensors.torch import save_file
 from transformers import TrainerCallback
 
 from polydistill.training import checkpoint
@@ -63,24 +61,20 @@ def arm(place: str, step: int) -> dict:
 
 
 def run(job: dict) -> None:
-    folder = Path(job["folder"])
     made = trainer(
-        folder,
+        Path(job["folder"]),
         student=models.llama(0, dropout=0.2),
         weighting=LEARNING,
         data=models.texts(20),
-        max_steps=job.get("steps", 10),
+        max_steps=5,
         save_strategy="steps",
-        save_steps=job.get("save_steps", 2),
-        save_total_limit=job.get("limit"),
+        save_steps=1,
+        save_total_limit=1,
         per_device_train_batch_size=2,
         gradient_accumulation_steps=2,
         made=arm(*job["kill"]) if job.get("kill") else {},
     )
     made.train(resume_from_checkpoint=job.get("resume", False))
-    state = {name: value.contiguous() for name, value in made.pipeline.stack.state_dict().items()}
-    save_file(state, folder / "final_state.safetensors")
-    save_file({n: v.contiguous() for n, v in made.model.state_dict().items()}, folder / "final_weights.safetensors")
 
 
 if __name__ == "__main__":
