@@ -31,7 +31,7 @@ def edited(folder: Path, *path: str | int, value: object, sealed: bool = True) -
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["../victim", "/etc/passwd", "codec.safetensors/../../victim", ".hidden", "codec\x00", ""]
+    "name", ["../victim", "/etc/passwd", "codec.safetensors/../../victim", ".hidden", "codec\x00", "CODEC\n", ""]
 )
 @pytest.mark.parametrize("place", [("codec", "name"), ("shards", 0, "name"), ("heads", "b", "name")])
 def test_a_name_that_leads_out_of_the_folder_is_refused_before_anything_is_done(

@@ -58,6 +58,12 @@ def refused(tmp_path: Path, text: str, *overrides: str) -> str:
         ("floor: .nan", "floor: input should be a finite number"),
         ("tasks: [!!python/object/apply:os.system [ls]]", "the tag tag:yaml.org,2002:python/object/apply:os.system is"),
         ("tasks: !x [a]", "the tag !x is not read"),
+        ("tasks: [!!binary aGk=]", "the tag tag:yaml.org,2002:binary is not read"),
+        ("---\na: 1", "not valid YAML: but found another document"),
+        ("trainig: {}", "unknown key 'trainig'; did you mean 'training'?"),
+        ("training: {batch_size: 1000000000000000000000}", "training.batch_size: must be less than 4,294,967,296"),
+        ("training: {extra: {hub_token: hf_0123456789abcdefghij}}", "training.extra.hub_token holds a secret"),
+        ("training: {extra: {run_name: 'https://me:word@host'}}", "training.extra.run_name holds a secret"),
         ("tasks: " + "[" * 100_000, "more than 40 levels"),
         ("tasks: &a [*a]", "more than 40 levels or 100,000 values"),
     ],
@@ -78,7 +84,8 @@ def test_an_alias_bomb_costs_nothing(tmp_path: Path) -> None:
 
 def test_code_of_a_model_needs_a_revision_and_is_said(tmp_path: Path) -> None:
     mine = RUN.replace("{a: m}", "{a: {model: them/m, trust_remote_code: true%s}}")
-    assert "give the `revision`" in refused(tmp_path, mine % "")
+    own = RUN.replace("student: s", "student: {model: them/m, trust_remote_code: true}")
+    assert all("give the `revision`" in refused(tmp_path, text) for text in (own, mine % ""))
     (tmp_path / "run.yaml").write_text(mine % ", revision: 0123abc")
     assert code_says(load_config(tmp_path / "run.yaml")) == [
         "teacher 'a' runs Python code of them/m at revision 0123abc"

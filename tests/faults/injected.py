@@ -1,9 +1,7 @@
 """Faults, each with a name: what is done to a copy, and what must come of it. A fault that nobody notices is lost."""
 
-import json
 import os
 import random
-import re
 import resource
 import shutil
 import signal
@@ -17,12 +15,10 @@ from unittest.mock import patch
 
 import datasets
 import forked
-import servers
-import torch
 
 from polydistill.cache import Cache, CacheError
 from polydistill.cli.faults import code_of
-from polydistill.config.file import ConfigError, dump_config, load_config
+from polydistill.config.file import dump_config, load_config
 from polydistill.data.context import DataError, DataStorageError
 from polydistill.data.load import load_data
 from polydistill.data.rows import Reading, readable
@@ -33,8 +29,6 @@ from polydistill.report.folder import read_run
 from polydistill.run.cache import build_cache
 from polydistill.run.doctor import examine
 from polydistill.run.student import weights_hash
-from polydistill.teachers.served import Patience, ServedTeacher
-from polydistill.teachers.source import TeacherUnavailableError
 from polydistill.training.checkpoint import newest_verified, replace_whole
 
 RECORDS = ("metrics.jsonl", "ribbons.jsonl", "summary.json", "certificate.json", "config.yaml")
@@ -162,69 +156,6 @@ def gone_on(whole: Path, place: Path, name: str) -> None:
         assert (cache / path.name).read_bytes() == path.read_bytes(), path.name
 
 
-NAMES = ("../victim", "/etc/passwd", "a/../../victim", "..", "", "codec.safetensors\n", "shard-1.safetensors", "CODEC")
-
-
-def of_names(whole: Path) -> Iterator[Fault]:
-    """Names in a manifest that lead elsewhere."""
-    for name in NAMES:
-        for where in ("codec", "shards"):
-
-            def inject(whole: Path, place: Path, name: str = name, where: str = where) -> None:
-                cache = Path(shutil.copytree(whole / "cache", place / "cache"))
-                (place / "victim").write_text("mine")
-                tree = json.loads((cache / "manifest.json").read_text())
-                (tree["codec"] if where == "codec" else tree["shards"][0])["name"] = name
-                tree["checksum"] = None
-                (cache / "manifest.json").write_text(json.dumps(tree))
-                refused(CacheError, lambda: Cache(str(cache)), "cannot be read")
-                diagnosed(cache, "manifest.json")
-                assert (place / "victim").read_text() == "mine"
-
-            yield Fault("name", f"{where} {name!r}", inject)
-
-
-LINES = {
-    "infinite rate": "training: {learning_rate: .inf}",
-    "rate past all numbers": "training: {learning_rate: 1e999}",
-    "NaN floor": "floor: .nan",
-    "seed past 32 bits": "training: {seed: 99999999999}",
-    "negative seed": "training: {seed: -5}",
-    "huge batch": "training: {batch_size: 1000000000000000000000}",
-    "infinite temperature": "objective: {temperature: .inf}",
-    "infinite score": "safety: {kind: veto, scores: {a: .inf, b: 1}}",
-    "tag of Python": "tasks: !!python/object/apply:os.system [id]",
-    "own tag": "tasks: !mine [a]",
-    "binary": "tasks: [!!binary aGk=]",
-    "nesting": "tasks: " + "[" * 5000,
-    "alias in itself": "tasks: &a [*a]",
-    "alias bomb": "training:\n extra:\n  b0: &b0 [1]\n"
-    + "".join(f"  b{i}: &b{i} [{', '.join([f'*b{i - 1}'] * 10)}]\n" for i in range(1, 9)),
-    "code without a revision": "gradient: null\nstudent: {model: them/m, trust_remote_code: true}",
-    "token": "training: {extra: {hub_token: hf_0123456789abcdefghij}}",
-    "password": "training: {extra: {run_name: 'https://me:word@host'}}",
-    "unknown key": "trainig: {}",
-    "two documents": "---\na: 1",
-    "half a string": 'tasks: ["a',
-}
-
-
-def of_configurations(whole: Path) -> Iterator[Fault]:
-    """Lines of a configuration."""
-    for name, line in LINES.items():
-
-        def inject(whole: Path, place: Path, line: str = line) -> None:
-            text = (whole / "run.yaml").read_text()
-            if "student: {" in line:
-                text = re.sub("student: .*\n", "", text)
-            if "training:" in line:
-                text = re.sub("training: .*\n", "", text)
-            (place / "run.yaml").write_text(text + line + "\n")
-            refused(ConfigError, lambda: load_config(place / "run.yaml"), "run.yaml")
-
-        yield Fault("configuration", name, inject)
-
-
 DATA = {
     "half a line": ("d.jsonl", b'{"text": "a b"}\n{"text": '),
     "a list": ("d.jsonl", b'{"text": "a b"}\n[1]\n'),
@@ -250,99 +181,6 @@ def of_data(whole: Path) -> Iterator[Fault]:
             refused(DataError, lambda: readable(load_data(path, "train"), path, Reading("text")), file)
 
         yield Fault("data", name, inject)
-
-
-IDS = torch.tensor([[30, 41, 52, 63, 74, 85]])
-
-
-def entry(answer: dict) -> dict:
-    return next(iter(answer["choices"][0]["prompt_logprobs"][1].values()))
-
-
-ANSWERS: dict[str, servers.Reply] = {
-    "500": servers.always("500 no"),
-    "404": servers.always("404 no"),
-    "half": servers.half,
-    "hangs up": servers.hangs_up,
-    "stalls": servers.stalls,
-    "drips": servers.drips,
-    "drips heads": servers.drips_headers,
-    "repeats the key": servers.repeats_the_key,
-    "no JSON": servers.always("200 OK", b"<html>"),
-    "nested": servers.always("200 OK", b"[" * 100_000),
-    "8 MiB of blanks": servers.always("200 OK", b" " * 2**23),
-    "another model": servers.spoiled(lambda a: a.update(model="x" * 10**6)),
-    "no choice": servers.spoiled(lambda a: a["choices"].clear()),
-    "NaN": servers.spoiled(lambda a: entry(a).update(logprob=float("nan"))),
-    "above one": servers.spoiled(lambda a: entry(a).update(logprob=1.0)),
-    "no rank": servers.spoiled(lambda a: entry(a).pop("rank")),
-    "too short": servers.spoiled(lambda a: a["choices"][0]["prompt_logprobs"].pop()),
-    "other tokens": servers.spoiled(lambda a: a["choices"][0]["prompt_token_ids"].reverse()),
-    "mass that cannot be": servers.spoiled(
-        lambda a: [e.update(logprob=e["logprob"] - 9) for e in a["choices"][0]["prompt_logprobs"][1].values()] and None
-    ),
-}
-SHORT = Patience(connect_s=2, read_s=0.3, write_s=2, pool_s=2, total_s=0.6, attempts=1, outage_s=2)
-
-
-def of_servers(whole: Path) -> Iterator[Fault]:
-    """Answers of a server."""
-    scorer = servers.scorer()
-    for name, reply in ANSWERS.items():
-
-        def inject(whole: Path, place: Path, reply: servers.Reply = reply) -> None:
-            os.environ[servers.VARIABLE] = servers.KEY
-            with servers.Faulty(reply, scorer).running() as url:
-                teacher = ServedTeacher(
-                    "big", url, servers.MODEL, top_logprobs=5, patience=SHORT, api_key_env=servers.VARIABLE,
-                    body_limit=2**20,
-                )  # fmt: skip
-                teacher.visible = 300
-                said = refused(
-                    TeacherUnavailableError,
-                    lambda: teacher.speak(IDS, torch.ones_like(IDS), torch.tensor([0, 2, 4])),
-                    "'big'",
-                )
-            assert servers.KEY not in said
-            assert len(said) < 1500
-
-        yield Fault("server", name, inject)
-
-
-def command(place: Path, *words: str, **how: str) -> forked.Process:
-    env = {**os.environ, "PYTHONWARNINGS": "ignore", **how}
-    return forked.Process([*forked.POLYDISTILL, *words], cwd=place, env=env)
-
-
-def stopped(whole: Path, place: Path, number: int, seconds: float) -> tuple[forked.Process, list[str]]:
-    """The whole command, sent a signal so long after it began; the same command then ends with the same student.
-
-    Returns:
-        The process that the signal was sent to, and what is to be mended in the end.
-    """
-    words = ("train", str(whole / "run.yaml"), f"output={place / 'run'}")
-    process, ready = command(place, *words), place / "run" / "config.yaml"
-    while not ready.is_file() and process.poll() is None:
-        time.sleep(0.01)
-    time.sleep(seconds)
-    process.send_signal(number)
-    process.wait(120)
-    again = command(place, *words)
-    assert again.wait(240) == 0, again.stderr
-    assert weights_hash(place / "run" / "student") == weights_hash(whole / "run" / "student")
-    return process, [one.what for one in examine(str(place / "run")) if one.mend]
-
-
-def of_kills(whole: Path) -> Iterator[Fault]:
-    """SIGKILL at a moment of the whole command."""
-    chance = random.Random(0)
-    for number in range(10):
-
-        def inject(whole: Path, place: Path, moment: float = chance.random()) -> None:
-            _, wrong = stopped(whole, place, signal.SIGKILL, moment * 4)
-            assert all("was left by" in what for what in wrong), wrong
-
-        yield Fault("kill", f"moment {number}", inject)
 
 
 @contextmanager
@@ -457,19 +295,28 @@ def of_storage(whole: Path) -> Iterator[Fault]:
 
 
 def of_signals(whole: Path) -> Iterator[Fault]:
-    """A signal at a moment of the whole command: its exit code, or the end."""
+    """A signal at a moment of the whole command: its exit code, or the end; then the same student."""
     chance = random.Random(1)
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         for turn in range(2):
 
             def inject(whole: Path, place: Path, number: int = number, moment: float = chance.random()) -> None:
-                process, wrong = stopped(whole, place, number, moment * 3)
-                assert process.poll() in (0, 128 + number, -number), process.stderr  # -n: the page was being made
+                words = [*forked.POLYDISTILL, "train", whole / "run.yaml", f"output={place / 'run'}"]
+                env = {**os.environ, "PYTHONWARNINGS": "ignore"}
+                process, ready = forked.Process(words, cwd=place, env=env), place / "run" / "config.yaml"
+                while not ready.is_file() and process.poll() is None:
+                    time.sleep(0.01)
+                time.sleep(moment * 3)
+                process.send_signal(number)
+                assert process.wait(120) in (0, 128 + number, -number), process.stderr  # -n: the page was being made
                 assert "Traceback" not in process.stderr, process.stderr
-                assert not wrong
+                again = forked.run(words, cwd=place, env=env)
+                assert again.returncode == 0, again.stderr
+                assert weights_hash(place / "run" / "student") == weights_hash(whole / "run" / "student")
+                assert not [one for one in examine(str(place / "run")) if one.mend]
 
             yield Fault("signal", f"{signal.Signals(number).name}, moment {turn}", inject)
 
 
-CLASSES = (of_a_run, of_a_checkpoint, of_a_cache, of_names, of_configurations, of_data, of_servers, of_storage)
-LONG = (*CLASSES, of_kills, of_signals)
+CLASSES = (of_a_run, of_a_checkpoint, of_a_cache, of_data, of_storage)
+LONG = (*CLASSES, of_signals)

@@ -100,6 +100,14 @@ def test_a_refusal_is_not_asked_again(scorer, status):
         assert f"environment variable {servers.VARIABLE}" in said
 
 
+@pytest.mark.parametrize("body", [b"<html>", b"[" * 100_000])
+def test_what_is_no_json_is_refused(scorer, body):
+    said, faulty, _ = refused(scorer, servers.always("200 OK", body))
+    assert "not JSON" in said
+    assert len(said) < 500
+    assert faulty.asked == 1
+
+
 def test_half_a_json_is_refused_with_its_beginning(scorer):
     said, faulty, _ = refused(scorer, servers.half)
     assert 'not JSON, or only a part of it; it begins \'{"model": "tiny"' in said
@@ -107,9 +115,12 @@ def test_half_a_json_is_refused_with_its_beginning(scorer):
     assert faulty.asked == 1
 
 
-def test_a_broken_line_is_tried_again(scorer):
-    said, faulty, _ = refused(scorer, servers.hangs_up)
-    assert "does not answer (RemoteProtocolError" in said
+@pytest.mark.parametrize(
+    ("reply", "words"), [(servers.hangs_up, "(RemoteProtocolError"), (servers.always("500 no"), "500")]
+)
+def test_a_broken_line_is_tried_again(scorer, reply, words):
+    said, faulty, _ = refused(scorer, reply)
+    assert words in said
     assert faulty.asked == 3
 
 
@@ -152,6 +163,15 @@ def swap(answer):
 SPOILED = {
     "wrong number of positions": (lambda a: entries(a).pop(), "about 5 tokens instead of 6"),
     "from another model": (lambda a: a.update(model="huge"), "from the model 'huge' instead of 'tiny'"),
+    "from a model with a long name": (lambda a: a.update(model="x" * 10**6), "from the model 'xxx"),
+    "without a rank": (
+        lambda a: first(a)[0][first(a)[1]].pop("rank") and None,
+        "token 1 has an entry that is not `id: {logprob, rank}`",
+    ),
+    "less than there must be": (
+        lambda a: [e.update(logprob=e["logprob"] - 9) for e in entries(a)[1].values()],
+        "its 6 entries have a mass of",
+    ),
     "short": (shorten, "token 1 has 4 entries instead of the 5 likeliest"),
     "unsorted": (swap, "token 1: the log-probabilities do not fall with their ranks"),
     "null": (lambda a: entries(a).__setitem__(2, None), "token 2 has null instead of log-probabilities"),
@@ -188,6 +208,7 @@ def test_an_answer_that_cannot_be_trusted_is_refused(scorer, name):
     )
     said, faulty, _ = refused(scorer, servers.spoiled(changed), on_outage="wait")
     assert sentence in said
+    assert len(said) < 1500
     assert "teacher 'big': the answer of http://127.0.0.1" in said
     assert "it begins '" in said
     assert len(said.split("it begins ")[1]) <= 210
