@@ -134,10 +134,16 @@ def test_selections_without_sense_are_refused() -> None:
         Selection(mass=0.0)
 
 
-def test_foreign_bytes_are_refused() -> None:
+def example(positions: int, teachers: int = 1, scale: float = 1.0) -> tuple[Codec, Noted, np.ndarray]:
+    """An example of random speeches over 50 entries, noted, with its codec and its tokens."""
     random = np.random.default_rng(0)
-    said, tokens = [Dense(torch.tensor(random.normal(size=(6, 50))).float())], random.integers(0, 50, 7)
-    codec, noted = coded(said, tokens, 50)
+    said = [Dense(torch.tensor(random.normal(size=(positions, 50)) * scale).float()) for _ in range(teachers)]
+    tokens = random.integers(0, 50, positions + 1)
+    return *coded(said, tokens, 50), tokens
+
+
+def test_foreign_bytes_are_refused() -> None:
+    codec, noted, tokens = example(6)
     streams = codec.encode(noted, tokens)
     with pytest.raises(CodecError, match="8 tokens"):
         codec.decode(streams, 8)
@@ -153,9 +159,7 @@ def test_foreign_bytes_are_refused() -> None:
 
 
 def test_bits_that_nobody_reads_and_a_background_that_is_not_there_are_refused() -> None:
-    random = np.random.default_rng(0)
-    said, tokens = [Dense(torch.tensor(random.normal(size=(6, 50))).float())], random.integers(0, 50, 7)
-    codec, noted = coded(said, tokens, 50)
+    codec, noted, tokens = example(6)
     streams = codec.encode(noted, tokens)
     streams[STREAMS.index("bits")] += b"\0"
     with pytest.raises(CodecError, match="bits are left over"):
@@ -167,10 +171,7 @@ def test_bits_that_nobody_reads_and_a_background_that_is_not_there_are_refused()
 
 @pytest.mark.parametrize("name", NUMBERS[2:])
 def test_a_stream_with_one_number_in_place_of_many_is_refused(name, monkeypatch) -> None:
-    random = np.random.default_rng(0)
-    said = [Dense(torch.tensor(random.normal(size=(40, 50)) * 5).float()) for _ in range(3)]
-    tokens = random.integers(0, 50, 41)
-    codec, noted = coded(said, tokens, 50)
+    codec, noted, tokens = example(40, teachers=3, scale=5)
     numbers = codec._numbers(noted, tokens[1:])
     monkeypatch.setattr(Codec, "_numbers", lambda *_: {**numbers, name: numbers[name][:1]})
     streams = codec.encode(noted, tokens)

@@ -18,6 +18,12 @@ def served(url: str, **options) -> ServedTeacher:
     return ServedTeacher("big", url, servers.MODEL, **{"top_logprobs": K, "api_key_env": servers.VARIABLE, **options})
 
 
+def agreed(made):
+    """A teacher that has seen the student's vocabulary."""
+    made.agree_with(models.tokenizer(), 300)
+    return made
+
+
 def batch(seed: int = 0):
     """Left padding, right padding, and rows in no order."""
     ids = torch.randint(4, 300, (3, 20), generator=torch.Generator().manual_seed(seed))
@@ -27,10 +33,9 @@ def batch(seed: int = 0):
 
 
 def test_values_are_those_of_the_model(url, folder):
-    teacher, local = served(url), LocalTeacher.load("local", str(folder))
+    teacher, local = served(url), agreed(LocalTeacher.load("local", str(folder)))
     assert isinstance(teacher, Teacher)
     said = teacher.agree_with(models.tokenizer(), 300)
-    local.agree_with(models.tokenizer(), 300)
     assert "truncated" in said
     assert "served at" in teacher.describe()
     ids, mask, rows = batch()
@@ -62,8 +67,7 @@ def test_the_whole_vocabulary_gives_the_same_loss_as_the_model(url, folder):
         hidden = student.model(input_ids=ids, attention_mask=mask).last_hidden_state.flatten(0, 1)[rows]
     positions = Positions.of(ids.flatten()[rows + 1], torch.ones(len(rows), dtype=torch.bool))
     uniform = lambda s, carry: (torch.zeros_like(s.label_log_prob), carry)  # noqa: E731
-    local = LocalTeacher.load("local", str(folder))
-    local.agree_with(models.tokenizer(), 300)
+    local = agreed(LocalTeacher.load("local", str(folder)))
 
     def loss(teacher) -> float:
         outputs = [teacher.speak(ids, mask, rows)]
@@ -73,14 +77,11 @@ def test_the_whole_vocabulary_gives_the_same_loss_as_the_model(url, folder):
 
     exact, errors = loss(local), []
     for k in (8, 32, 128):
-        teacher = served(url, top_logprobs=k)
-        teacher.agree_with(models.tokenizer(), 300)
-        errors.append(abs(loss(teacher) - exact))
+        errors.append(abs(loss(agreed(served(url, top_logprobs=k))) - exact))
     assert errors[2] < errors[1] < errors[0]
     everything = servers.Faulty(servers.well, servers.scorer())
     with everything.running() as elsewhere:
-        teacher = served(elsewhere, top_logprobs=1000)
-        teacher.agree_with(models.tokenizer(), 300)
+        teacher = agreed(served(elsewhere, top_logprobs=1000))
         assert loss(teacher) == pytest.approx(exact, rel=1e-5)
         assert teacher.tally.worst_tail < 1e-5
 
@@ -124,8 +125,7 @@ def test_a_padded_matrix_elsewhere_counts_as_tail():
 
     faulty = servers.Faulty(servers.spoiled(pad), servers.scorer())
     with faulty.running() as url:
-        teacher = served(url)
-        teacher.agree_with(models.tokenizer(), 300)
+        teacher = agreed(served(url))
         ids, mask, rows = batch()
         heard = teacher.speak(ids, mask, rows)
     assert teacher.tally.foreign > 0
@@ -136,8 +136,7 @@ def test_a_padded_matrix_elsewhere_counts_as_tail():
 
 
 def test_the_answer_is_the_same_every_time(url):
-    teacher = served(url)
-    teacher.agree_with(models.tokenizer(), 300)
+    teacher = agreed(served(url))
     first, again = (teacher.speak(*batch()).says for _ in range(2))
     assert torch.equal(first.ids, again.ids)
     assert torch.equal(first.log_p, again.log_p)
@@ -161,7 +160,5 @@ def test_an_answer_that_sums_past_one_by_rounding_is_taken(url):
                 said["logprob"] = round(said["logprob"], 4)
 
     with servers.Faulty(servers.spoiled(round_up), servers.scorer()).running() as elsewhere:
-        teacher = served(elsewhere, top_logprobs=300)
-        teacher.agree_with(models.tokenizer(), 300)
-        heard = teacher.speak(*batch())
+        heard = agreed(served(elsewhere, top_logprobs=300)).speak(*batch())
     assert bool(torch.isfinite(heard.says.log_tail).all())

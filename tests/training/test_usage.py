@@ -7,7 +7,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from runs import LEARNING, PLAIN, arguments, losses, trained, trainer, weights
+from runs import LEARNING, arguments, losses, trained, trainer, weights
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast, TrainerCallback
 
@@ -150,13 +150,6 @@ def test_an_option_that_the_pooled_loss_cannot_honour_is_refused_with_the_reason
 def test_names_that_do_not_exist_are_refused_before_any_model_is_loaded(tmp_path):
     with pytest.raises(ValueError, match="Tilt names the teacher 'z'"):
         trainer(tmp_path, student="no/such/model", made={"safety": Tilt({"z": 1.0})})
-
-
-def test_a_teacher_of_another_vocabulary_is_refused(tmp_path):
-    other = models.tokenizer().train_new_from_iterator(["quick brown foxes jump over lazy dogs"] * 3, 300)
-    plain = models.conversations(4)
-    with pytest.raises(VocabularyMismatchError, match=r"teacher 'w' has another vocabulary"):
-        trainer(tmp_path, data=plain, teachers={"w": LocalTeacher("w", models.llama(1), other)}, weighting=PLAIN)
 
 
 def with_another_user(tokens: int = 0):
