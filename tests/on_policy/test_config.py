@@ -26,13 +26,13 @@ def place(tmp_path_factory):
     return root
 
 
-def _tree(place, output, objective=None, weighting=None, **training):
+def _config(place, output, objective=None, **training):
     tree = {
         "output": str(output),
         "student": str(place / "student"),
         "teachers": {"a": str(place / "a"), "b": str(place / "b")},
         "data": {"train": str(place / "data.jsonl"), "evaluation": str(place / "data.jsonl")},
-        "weighting": [{"kind": "prefix_posterior"}] if weighting is None else weighting,
+        "weighting": [{"kind": "prefix_posterior"}],
         "training": {
             "mode": "on_policy",
             "completion_length": 4,
@@ -43,11 +43,7 @@ def _tree(place, output, objective=None, weighting=None, **training):
             **training,
         },
     }
-    return tree if objective is None else {**tree, "objective": objective}
-
-
-def _config(*args, **kwargs):
-    return RunConfig.model_validate(_tree(*args, **kwargs))
+    return RunConfig.model_validate(tree if objective is None else {**tree, "objective": objective})
 
 
 @pytest.mark.slow
@@ -69,11 +65,6 @@ def test_off_policy_keeps_its_own_defaults_and_has_no_sampled_objective(place, t
     assert build_trainer(_config(place, tmp_path, mode="off_policy")).objective == ForwardKL()
     with pytest.raises(ConfigError, match="sampled_log_pool needs text that the student sampled"):
         build_trainer(_config(place, tmp_path, {"kind": "sampled_log_pool"}, mode="off_policy"))
-
-
-def test_label_weights_are_refused_by_name(place, tmp_path):
-    with pytest.raises(ValueError, match=r"LabelLikelihood.* needs labels"):
-        build_trainer(_config(place, tmp_path, weighting=[{"kind": "softmax", "signal": "label_likelihood"}]))
 
 
 def test_the_configuration_that_is_saved_with_a_run_is_the_one_that_was_given(place, tmp_path):

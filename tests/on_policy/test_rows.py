@@ -3,7 +3,7 @@
 import pytest
 import torch
 from datasets import Dataset
-from models import SENTENCES, llama, tokenizer
+from models import SENTENCES, conversations, llama, tokenizer
 from scenes import completed, ours, prompts
 
 from polydistill.data.context import DataError
@@ -69,19 +69,11 @@ def test_cross_entropy_acts_on_fixed_data_only(tmp_path):
 
 
 def test_messages_become_prompts_and_the_last_answer_the_completion(tmp_path):
-    data = Dataset.from_dict(
-        {
-            "messages": [
-                [{"role": "user", "content": f"say {i}"}, {"role": "assistant", "content": SENTENCES[i]}]
-                for i in range(8)
-            ]
-        }
-    )
     one = {"a": LocalTeacher("a", llama(1))}
-    made = ours(tmp_path, Uniform(), one, data, fixed_share=1.0, max_completion_length=64)
+    made = ours(tmp_path, Uniform(), one, conversations(8), fixed_share=1.0, max_completion_length=64)
     batch = completed(made, made.train_dataset)
     texts = tokenizer().batch_decode(batch["completion_ids"], skip_special_tokens=True)
-    assert texts == SENTENCES[:4] or texts == list(SENTENCES[:4])
+    assert texts == list(SENTENCES[:4])
     assert torch.isfinite(made.compute_loss(made.model, batch))
 
 
@@ -102,8 +94,3 @@ def test_rules_follow_the_generated_text(tmp_path):
 def test_plain_text_has_no_prompts(tmp_path):
     with pytest.raises(DataError, match="on-policy training needs a `prompt`"):
         ours(tmp_path, Uniform(), dataset=Dataset.from_dict({"text": ["hello"] * 8}))
-
-
-def test_a_row_without_completion_is_named_when_fixed_data_is_mixed_in(tmp_path):
-    with pytest.raises(DataError, match="the training data, row 1: column 'completion' is missing or empty"):
-        ours(tmp_path, fixed_share=1.0)
