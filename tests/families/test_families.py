@@ -24,7 +24,9 @@ REFUSED = {
 """Families whose classes are refused, and why."""
 
 SHORT = ("bert", "cohere", "electra", "gpt2", "gemma2", "inkling_text", "llama4_text", "modernbert-decoder", "mpt")
-"""Of every kind one: a transform, a scale, positions, a soft cap, no body of its own, a setting that is ignored."""
+SHORT += ("granite", "hyperclovax", "phi", "recurrent_gemma")
+"""Of every kind one: a transform, scales and soft caps by their names, positions, a bias, no body of its own, a setting
+that is ignored."""
 
 NAMES = [
     pytest.param(name, marks=() if name in SHORT else pytest.mark.long)
