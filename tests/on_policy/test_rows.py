@@ -91,6 +91,14 @@ def test_rules_follow_the_generated_text(tmp_path):
             assert float(mine.severity[b, t]) == float(said and real)
 
 
+def test_severities_of_tokens_that_are_yet_to_be_written_are_refused(tmp_path):
+    data = prompts(completion=True).remove_columns("severity").add_column("severity", [[0.5, 0.1]] * 16)
+    with pytest.raises(DataError, match="'severity' has one number per token; generated text has none"):
+        ours(tmp_path, dataset=data).train()
+    with pytest.raises(DataError, match="'severity' has one number per token; generated text has none"):
+        list(ours(tmp_path, eval_dataset=data).held_out())
+
+
 def test_plain_text_has_no_prompts(tmp_path):
     with pytest.raises(DataError, match="on-policy training needs a `prompt`"):
         ours(tmp_path, Uniform(), dataset=Dataset.from_dict({"text": ["hello"] * 8}))

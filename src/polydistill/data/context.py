@@ -63,6 +63,8 @@ class ContextCollator:
         """`[B]`, or `[B, T]` where an example has one severity per token."""
         if not any(isinstance(example.get("severity"), list) for example in examples):
             return torch.tensor([severity_of(example) for example in examples])
+        if "input_ids" not in batch:
+            raise DataError("column 'severity' has one number per token; generated text has none, give one per example")
         width = batch["input_ids"].shape[1]
         rows = torch.zeros(len(examples), width)
         for row, mask, example in zip(rows, batch["attention_mask"], examples, strict=True):
