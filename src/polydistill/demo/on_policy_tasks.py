@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from polydistill.demo.passages import END, PAD
+from polydistill.demo.passages import END, PAD, wrapped
 
 TASKS = ("arithmetic", "code")
 LETTERS = "abcdefgh"
@@ -32,9 +32,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     raw = Tokenizer(models.BPE(vocab={entry: index for index, entry in enumerate(entries)}, merges=[]))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=raw, bos_token=END, eos_token=END, pad_token=PAD, clean_up_tokenization_spaces=False
-    )
+    return wrapped(raw)
 
 
 def exercise(task: str, rng: random.Random) -> Exercise:

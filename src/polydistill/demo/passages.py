@@ -1,6 +1,6 @@
 """Token sequences of one length: whole documents, and documents that change domain at half."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -60,6 +60,11 @@ def train_tokenizer(corpus: Corpus, size: int) -> PreTrainedTokenizerFast:
     """
     if size < 258:
         raise ValueError(f"a byte-level vocabulary needs at least 258 entries, got {size}")
+    return byte_bpe((document.text for domain in DOMAINS for document in corpus.documents["teacher"][domain]), size)
+
+
+def byte_bpe(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of `size` entries, learned from these texts."""
     tokenizer = Tokenizer(models.BPE())
     # Digits one by one: with numbers as single entries the arithmetic could only be memorised.
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -72,14 +77,14 @@ def train_tokenizer(corpus: Corpus, size: int) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    texts = (document.text for domain in DOMAINS for document in corpus.documents["teacher"][domain])
     tokenizer.train_from_iterator(texts, trainer)
+    return wrapped(tokenizer)
+
+
+def wrapped(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    """As transformers has it; end of text is also the start of a sequence."""
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token=END,
-        eos_token=END,
-        pad_token=PAD,
-        clean_up_tokenization_spaces=False,
+        tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=PAD, clean_up_tokenization_spaces=False
     )
 
 

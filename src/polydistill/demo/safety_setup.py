@@ -17,18 +17,17 @@ import tokenizers
 import torch
 import transformers
 from jaxtyping import Bool, Float, Int
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from polydistill.demo import dialogues, records_text
 from polydistill.demo.dialogues import dialogue
+from polydistill.demo.passages import byte_bpe
 from polydistill.demo.records_text import Person, Piece, people, record
 from polydistill.demo.teachers import ModelSize, adamw, cache_folder, cosine, finished_folder, small_llama, update
 from polydistill.training.batch import IGNORED, Batch
 from polydistill.training.checkpoint import verify
 
-END, PAD = "<|end|>", "<|pad|>"
 DOMAINS = ("records", "dialogues")
 TEACHERS = ("capable", "careful", "general")
 SIZE = ModelSize(hidden=96, layers=2, heads=4, intermediate=256)
@@ -195,21 +194,7 @@ def _train_tokenizer(settings: Settings, others: Sequence[Person]) -> PreTrained
     rng = random.Random(f"tokenizer:{settings.seed}")
     texts = ["".join(p.text for p in record(rng.choice(others), rng, redacted=i % 2 == 0)) for i in range(600)]
     texts += [dialogue(f"tokenizer:{settings.seed}:{i}", 0, 3) for i in range(600)]
-    raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    raw.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=settings.vocabulary,
-        special_tokens=[END, PAD],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    raw.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=raw, bos_token=END, eos_token=END, pad_token=PAD, clean_up_tokenization_spaces=False
-    )
+    return byte_bpe(texts, settings.vocabulary)
 
 
 def _train(

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import xxhash
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from polydistill.records.certified import CertificateRecord
 from polydistill.records.schema import (
@@ -64,6 +64,8 @@ def storing(path: Path) -> Iterator[None]:
 class SchemaVersionError(RecordError):
     """A record was written by another version of the schema."""
 
+
+_Whole = TypeVar("_Whole", bound=BaseModel)
 
 Line = StepRecord | EvaluationRecord | ResumeRecord | Ribbon | CompletionRecord
 """What a line of a JSONL file of records may be."""
@@ -267,10 +269,7 @@ def read_summary(path: Path | str) -> RunSummary:
         SchemaVersionError: it is of another version.
         RecordError: it cannot be read.
     """
-    try:
-        return RunSummary.model_validate_json(Path(path).read_bytes())
-    except ValidationError as error:
-        raise _refusal(error, str(path)) from error
+    return _read(RunSummary, path)
 
 
 def read_benchmarks(path: Path | str) -> BenchmarkRecord | None:
@@ -280,11 +279,9 @@ def read_benchmarks(path: Path | str) -> BenchmarkRecord | None:
         RecordError: the file is there and cannot be read.
     """
     try:
-        return BenchmarkRecord.model_validate_json(Path(path).read_bytes())
+        return _read(BenchmarkRecord, path)
     except FileNotFoundError:
         return None
-    except ValidationError as error:
-        raise _refusal(error, str(path)) from error
 
 
 def read_certificate(path: Path | str) -> CertificateRecord:
@@ -294,8 +291,12 @@ def read_certificate(path: Path | str) -> CertificateRecord:
         FileNotFoundError: there is no such file.
         RecordError: it cannot be read.
     """
+    return _read(CertificateRecord, path)
+
+
+def _read(model: type[_Whole], path: Path | str) -> _Whole:
     try:
-        return CertificateRecord.model_validate_json(Path(path).read_bytes())
+        return model.model_validate_json(Path(path).read_bytes())
     except ValidationError as error:
         raise _refusal(error, str(path)) from error
 

@@ -7,7 +7,7 @@ from typing import Any
 from polydistill.records import Ribbon, StepRecord
 from polydistill.report.folder import Run
 from polydistill.report.series import POINTS, finite, running_mean, thin
-from polydistill.report.words import BY_TEACHER, diagnostic, student_colour, teacher_colour
+from polydistill.report.words import BY_TEACHER, Diagnostic, diagnostic, student_colour, teacher_colour
 
 Trace = dict[str, Any]
 
@@ -46,29 +46,14 @@ def training_losses(run: Run) -> list[Figure]:
     """Cross-entropy on training text, comparable between students, and what each student minimises."""
     figures = []
     students = [student for student in run.students if run.steps_of(student)]
+    several = len(students) > 1
     if any(record.cross_entropy is not None for record in run.steps):
-        figures.append(
-            _curves(
-                run,
-                students,
-                "cross_entropy",
-                "train-cross-entropy",
-                "Cross-entropy on the training text",
-                "Nats per token on the labels of each step."
-                + (" The same measure for every student." if len(students) > 1 else ""),
-            )
-        )
+        note = "Nats per token on the labels of each step." + " The same measure for every student." * several
+        figures.append(_curves(run, students, "cross_entropy", "Cross-entropy on the training text", note))
     if run.steps:
         note = "What each student minimises; students with different objectives are not comparable here."
         figures.append(
-            _curves(
-                run,
-                students,
-                "loss",
-                "train-loss",
-                "Training loss",
-                note if len(students) > 1 else "What the student minimises.",
-            )
+            _curves(run, students, "loss", "Training loss", note if several else "What the student minimises.")
         )
     return figures
 
@@ -225,23 +210,17 @@ def diagnostics(run: Run, student: str) -> list[Figure]:
         if not any(finite(value) is not None for value in raw):
             continue
         window = max(1, len(present) // 40)
-        layout = _axes(words.unit) | {"showlegend": False}
-        if all(value >= 0 for value in raw):
-            layout["yaxis"] |= {"rangemode": "tozero"}
-        layout["margin"] = {"l": 52, "r": 8, "t": 6, "b": 36}
-        layout["yaxis"] |= {"nticks": 5}
-        figures.append(
-            Figure(
-                f"diagnostic-{name}",
-                words.title,
-                f"Line plot of {words.title} against training steps.",
-                _smoothed(words.title, present, raw, window, student_colour(0)),
-                layout,
-                height=170,
-                caption=words.explanation,
-            )
-        )
+        from_zero = {"rangemode": "tozero"} if all(value >= 0 for value in raw) else {}
+        traces = _smoothed(words.title, present, raw, window, student_colour(0))
+        figures.append(_small(name, words, "steps", traces, **from_zero))
     return figures
+
+
+def _small(name: str, words: Diagnostic, against: str, traces: list[Trace], **yaxis: Any) -> Figure:
+    layout = _axes(words.unit) | {"showlegend": False, "margin": {"l": 52, "r": 8, "t": 6, "b": 36}}
+    layout["yaxis"] |= {**yaxis, "nticks": 5}
+    alt = f"Line plot of {words.title} against training {against}."
+    return Figure(f"diagnostic-{name}", words.title, alt, traces, layout, height=170, caption=words.explanation)
 
 
 def _by_teacher(run: Run, records: list[StepRecord], kind: str) -> Figure | None:
@@ -256,13 +235,10 @@ def _by_teacher(run: Run, records: list[StepRecord], kind: str) -> Figure | None
             traces.append(_trace(teacher, x, y, teacher_colour(k)))
     if not traces:
         return None
-    layout = _axes(words.unit) | {"showlegend": False, "margin": {"l": 52, "r": 8, "t": 6, "b": 36}}
-    layout["yaxis"] |= {"nticks": 5}
-    alt = f"Line plot of {words.title} against training steps, one line for each teacher."
-    return Figure(f"diagnostic-{kind}", words.title, alt, traces, layout, height=170, caption=words.explanation)
+    return _small(kind, words, "steps, one line for each teacher", traces)
 
 
-def _curves(run: Run, students: list[str], quantity: str, name: str, title: str, caption: str) -> Figure:
+def _curves(run: Run, students: list[str], quantity: str, title: str, caption: str) -> Figure:
     traces: list[Trace] = []
     lows, highs, cut = [], [], False
     for student in students:
@@ -292,7 +268,7 @@ def _curves(run: Run, students: list[str], quantity: str, name: str, title: str,
         layout["yaxis"]["range"] = [min(lows) - margin, max(highs) + margin]
         caption += " The axis fits the steps after the first tenth; a double click shows all of it."
     alt = f"Line plot of {title[0].lower()}{title[1:]} against training steps, one line per student."
-    return Figure(name, title, alt, traces, layout, caption=caption)
+    return Figure(f"train-{quantity.replace('_', '-')}", title, alt, traces, layout, caption=caption)
 
 
 def _line(run: Run, student: str, index: int, x: Sequence[float], y: Sequence[float | None], **more: Any) -> Trace:

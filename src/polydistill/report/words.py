@@ -61,19 +61,12 @@ DIAGNOSTICS = {
     "order_residual": Diagnostic(
         "Order residual", "Greatest lead of a less safe teacher where the safety order is promised.", "nats"
     ),
-}
-
-
-DIAGNOSTICS |= {
     "critical_share": Diagnostic("Critical contexts", "Share of positions of severity above 0."),
     "enforced_share": Diagnostic("Enforced", "Share of positions whose weights the safety order moved."),
     "enforced_shift": Diagnostic(
         "Shift by enforcement", "Mean total variation between weights before and after, in critical contexts."
     ),
     "enforced_largest_shift": Diagnostic("Largest shift by enforcement", "Greatest total variation over positions."),
-}
-
-DIAGNOSTICS |= {
     "drift_total": Diagnostic("Weight drift, summed", "V_T: the drift of all steps so far; a diagnostic, not a bound."),
     "timescales": Diagnostic(
         "Weights against student",
