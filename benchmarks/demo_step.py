@@ -8,19 +8,17 @@ alone, as the matrix products that they are. "Everything else" is what the metho
 pooling, the loss, and the copies between them.
 """
 
-import argparse
 import copy
 import json
 import statistics
 from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
 
 import torch
-from measure import hardware, table
+from measure import CLOCKS, hardware, table, timing_options
+from random_models import llama
 from rivals import Case, Workload, floor
-from step import CLOCKS
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from polydistill import ForwardKL, LocalTeacher
 from polydistill.demo.students import STACK, StudentSettings
@@ -34,27 +32,17 @@ from polydistill.training.hearing import listen_to
 PARTS = ("teachers", "student forward", "objective", "student backward", "optimizer")
 
 
-def llama(seed: int, size: ModelSize, settings: TeacherSettings) -> LlamaForCausalLM:
+def of_size(seed: int, size: ModelSize, settings: TeacherSettings) -> LlamaForCausalLM:
     """A model of the demo's shape."""
-    torch.manual_seed(seed)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=settings.vocabulary,
-            hidden_size=size.hidden,
-            intermediate_size=size.intermediate,
-            num_hidden_layers=size.layers,
-            num_attention_heads=size.heads,
-            num_key_value_heads=size.heads,
-            max_position_embeddings=4 * settings.length,
-        )
-    )
+    more = {"intermediate_size": size.intermediate, "max_position_embeddings": 4 * settings.length}
+    return llama(seed, settings.vocabulary, size.hidden, size.layers, size.heads, **more)
 
 
 def prepare(clock: Callable[[], float]) -> tuple[Callable[[], dict[str, float]], Callable[[], float]]:
     """One step, which says how long each part took, and the projections of the same step alone."""
     told, learned = TeacherSettings(), StudentSettings()
-    teachers = [LocalTeacher(name, llama(i + 1, told.size, told)) for i, name in enumerate(STACK.teachers)]
-    student = llama(0, learned.size, told).train()
+    teachers = [LocalTeacher(name, of_size(i + 1, told.size, told)) for i, name in enumerate(STACK.teachers)]
+    student = of_size(0, learned.size, told).train()
     optimizer, pipeline, divergence = adamw(student), copy.deepcopy(STACK), ForwardKL(ce=learned.ce)
     ids = torch.randint(told.vocabulary, (learned.batch, told.length), generator=torch.Generator().manual_seed(0))
     batch = Batch(ids, torch.ones_like(ids), ids)
@@ -100,12 +88,7 @@ def prepare(clock: Callable[[], float]) -> tuple[Callable[[], dict[str, float]],
 
 def main() -> None:
     """Time both in turn; shares are of the median step."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--clock", choices=list(CLOCKS), default="wall")
-    parser.add_argument("--repeats", type=int, default=30)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
+    arguments = timing_options(__doc__, threads=2, clock="wall", repeats=30).parse_args()
     torch.set_num_threads(arguments.threads)
     call, projections = prepare(CLOCKS[arguments.clock])
     for _ in range(3):

@@ -8,7 +8,6 @@ teachers (wall clock): that is the method, not a diagnostic. Shares are medians 
 step and diagnostics take turns.
 """
 
-import argparse
 import json
 import statistics
 import tempfile
@@ -17,9 +16,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from measure import hardware, table
-from step import CLOCKS, llama, separate
-from transformers import LlamaConfig, LlamaForCausalLM
+from measure import CLOCKS, hardware, table, timing_options
+from step import separate, small
+from transformers import LlamaForCausalLM
 
 from polydistill import Entropy, ForwardKL, Pipeline, PrefixPosterior, Softmax, StudentGap, Tilt
 from polydistill.run.recorder import Recorder
@@ -36,16 +35,8 @@ SIZES = {"small": (2048, 4, "V = 2,048, students of 128 x 2, teachers of 256 x 4
 
 
 def models(size: str, k: int) -> tuple[LlamaForCausalLM, list[LocalTeacher]]:
-    if size == "small":
-        return llama(0, 128, 2), separate(k)
-
-    def wide(seed: int, width: int, layers: int) -> LlamaForCausalLM:
-        torch.manual_seed(seed)
-        shape = {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers}
-        heads = {"num_attention_heads": width // 32, "num_key_value_heads": width // 32}
-        return LlamaForCausalLM(LlamaConfig(vocab_size=32_000, max_position_embeddings=LENGTH, **shape, **heads))
-
-    return wide(0, 128, 2), [LocalTeacher(f"t{i}", wide(i + 1, 256, 4)) for i in range(k)]
+    vocabulary = SIZES[size][0]
+    return small(0, 128, 2, vocabulary), separate(k, vocabulary)
 
 
 def run(size: str, reads_student: bool, across: bool, clock: Callable[[], float], repeats: int) -> dict[str, float]:
@@ -105,12 +96,8 @@ def run(size: str, reads_student: bool, across: bool, clock: Callable[[], float]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--clock", choices=list(CLOCKS), default="wall")
-    parser.add_argument("--repeats", type=int, default=15)
+    parser = timing_options(__doc__, threads=1, clock="wall", repeats=15)
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     report: dict = {"hardware": hardware("cpu"), "clock": arguments.clock, "rows": []}

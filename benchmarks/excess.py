@@ -7,13 +7,10 @@ row by row, `[n, V]`, which is how the objective keeps them, or entry by entry, 
 better on a few hundred rows. The passes are run on ready storage, the products without any pass.
 """
 
-import argparse
 import json
-from pathlib import Path
 
 import torch
-from measure import hardware, side_by_side, table, typical
-from objective import CLOCKS
+from measure import CLOCKS, hardware, side_by_side, table, timing_options, typical
 from rivals import Call, Case, Workload, floor, ours, products, workload
 
 from polydistill import ForwardKL
@@ -56,13 +53,9 @@ def passes(work: Workload, rows: int, transposed: bool) -> Call:
 
 def main() -> None:
     """Time all of them in turn; what counts is the fastest round of each."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = timing_options(__doc__, threads=2, clock="wall", repeats=9)
     parser.add_argument("--case", type=int, nargs=4, default=[1024, 32_000, 256, 4], metavar=("N", "V", "D", "K"))
     parser.add_argument("--rows", type=int, default=GOOD_ROWS, help="rows of a chunk")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--clock", choices=list(CLOCKS), default="wall")
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     work, rows = workload(Case(*arguments.case)), arguments.rows

@@ -17,10 +17,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
 from measure import hardware, table
-from step_gpu import tokenizer
-from transformers import LlamaConfig, LlamaForCausalLM
+from random_models import llama, tokenizer
 
 VOCABULARY, LENGTH, BATCH = 8000, 128, 8
 CASES = {
@@ -35,13 +33,9 @@ CASES = {
 
 def saved(folder: Path, width: int, layers: int, seed: int) -> None:
     """A model with its tokenizer."""
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=width, intermediate_size=3 * width, num_hidden_layers=layers,
-        num_attention_heads=width // 64, num_key_value_heads=width // 64, max_position_embeddings=LENGTH,
-        eos_token_id=1, pad_token_id=2, bos_token_id=None,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder)
+    more = {"intermediate_size": 3 * width, "max_position_embeddings": LENGTH}
+    more |= {"eos_token_id": 1, "pad_token_id": 2, "bos_token_id": None}
+    llama(seed, VOCABULARY, width, layers, width // 64, **more).save_pretrained(folder)
     tokenizer(VOCABULARY).save_pretrained(folder)
 
 

@@ -1,5 +1,6 @@
 """Time side by side, memory in a process of its own, and what hardware it was."""
 
+import argparse
 import json
 import os
 import platform
@@ -10,10 +11,23 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import torch
+
+Clock = Callable[[], float]
+CLOCKS: dict[str, Clock] = {"wall": perf_counter, "cpu": process_time}
+
+
+def timing_options(doc: str, *, threads: int, clock: str, repeats: int) -> argparse.ArgumentParser:
+    """What every script that times something may be told."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=threads)
+    parser.add_argument("--clock", choices=list(CLOCKS), default=clock)
+    parser.add_argument("--repeats", type=int, default=repeats)
+    parser.add_argument("--json", type=Path)
+    return parser
 
 
 def hardware(device: str) -> dict[str, Any]:
@@ -41,7 +55,7 @@ def side_by_side(
     repeats: int,
     device: str,
     budget_s: float = 1e9,
-    clock: Callable[[], float] = perf_counter,
+    clock: Clock = perf_counter,
 ) -> dict[str, list[float]]:
     """Seconds of every call, round after round, so that a busy spell of the machine hits all of them.
 

@@ -13,12 +13,21 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-from measure import hardware, in_a_process, peak_extra_bytes, ratio, side_by_side, table, typical
+from measure import (
+    CLOCKS,
+    Clock,
+    hardware,
+    in_a_process,
+    peak_extra_bytes,
+    ratio,
+    side_by_side,
+    table,
+    timing_options,
+    typical,
+)
 from rivals import RIVALS, Case, floor, has_liger, naive, one_projection, ours, trl_times_k, workload
 
 from polydistill.objective.distil import chunk_bytes
@@ -30,8 +39,6 @@ FULL = {"cpu": (512, 151_936, 256), "cuda": (4096, 151_936, 1024)}
 RIVALS_AT = (1, 4)
 NAIVE_COPIES = 4
 """Matrices `[N, V]` that the definition holds per distribution at its peak, roughly."""
-Clock = Callable[[], float]
-CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def fits(case: Case) -> bool:
@@ -204,16 +211,12 @@ def memory_table(n: int, v: int, d: int, dtype: torch.dtype, device: str, full: 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = timing_options(__doc__, threads=2, clock="wall", repeats=5)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--full", action="store_true", help="V = 151,936, K = 1 and 4, instead of V = 32,000")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--clock", default="wall", choices=list(CLOCKS))
-    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--budget", type=float, default=90.0, help="seconds for the timings of one set of shapes")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--no-memory", action="store_true")
-    parser.add_argument("--json", type=Path)
     parser.add_argument("--memory", nargs=5, metavar=("RIVAL", "N", "V", "D", "K"), help=argparse.SUPPRESS)
     parser.add_argument("--loss-bytes", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

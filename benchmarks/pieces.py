@@ -5,15 +5,12 @@
 One `[1024, 32000]` matrix of float32, D = 256, all in turn in every round.
 """
 
-import argparse
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-from measure import hardware, side_by_side, table, typical
-from objective import CLOCKS
+from measure import CLOCKS, hardware, side_by_side, table, timing_options, typical
 
 from polydistill.objective.divergence import less_at
 from polydistill.objective.kernels.passes import read_rows
@@ -65,12 +62,7 @@ def pieces() -> dict[str, Callable[[], Any]]:
 
 def main() -> None:
     """Time all of them in turn."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--clock", choices=list(CLOCKS), default="cpu")
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
+    arguments = timing_options(__doc__, threads=1, clock="cpu", repeats=9).parse_args()
     torch.set_num_threads(arguments.threads)
     best = typical(side_by_side(pieces(), arguments.repeats, "cpu", clock=CLOCKS[arguments.clock]))
     report = {"hardware": hardware("cpu"), "clock": arguments.clock, "seconds": best}

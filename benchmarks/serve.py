@@ -23,9 +23,8 @@ from typing import Any
 
 import torch
 from measure import hardware, side_by_side, table, typical
-from tokenizers import Tokenizer, pre_tokenizers
-from tokenizers.models import WordLevel
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from random_models import llama, tokenizer
+from transformers import AutoTokenizer
 
 from polydistill.logprobs import logits_of
 from polydistill.teachers import LocalTeacher
@@ -36,21 +35,9 @@ VOCABULARY, WIDTH, LAYERS, SEQUENCES, LENGTH, SEED = 32_768, 512, 8, 8, 128, 0
 
 def save_model(folder: Path) -> None:
     """A Llama of 67 million parameters, and a tokenizer with a word for every id."""
-    torch.manual_seed(SEED)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=WIDTH,
-        intermediate_size=4 * WIDTH,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=8,
-        num_key_value_heads=8,
-        max_position_embeddings=1024,
-        initializer_range=0.05,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    raw = Tokenizer(WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w0"))
-    raw.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="w1", pad_token="w2").save_pretrained(folder)
+    more = {"max_position_embeddings": 1024, "initializer_range": 0.05}
+    llama(SEED, VOCABULARY, WIDTH, LAYERS, 8, **more).save_pretrained(folder)
+    tokenizer(VOCABULARY).save_pretrained(folder)
 
 
 @contextmanager

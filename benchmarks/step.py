@@ -4,18 +4,17 @@ skipping; and where its time goes.
     python benchmarks/step.py [--threads 2] [--clock wall|cpu] [--json FILE]
 """
 
-import argparse
 import json
 import tempfile
-import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
 import torch
-from measure import hardware, table
+from measure import CLOCKS, hardware, table, timing_options
 from peft import LoraConfig, get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM
+from random_models import llama
+from transformers import LlamaForCausalLM
 
 from polydistill import Entropy, ForwardKL, LocalTeacher, Pipeline, PrefixPosterior, Softmax, TaskRouter
 from polydistill.teachers import adapters_on, head_of, last_hidden_state
@@ -24,34 +23,22 @@ from polydistill.training.hearing import Method, hear
 from polydistill.training.step import step
 
 BATCH, LENGTH, VOCABULARY = 8, 128, 2048
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
-def llama(seed: int, width: int, layers: int) -> LlamaForCausalLM:
-    torch.manual_seed(seed)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=width,
-            intermediate_size=4 * width,
-            num_hidden_layers=layers,
-            num_attention_heads=width // 32,
-            num_key_value_heads=width // 32,
-            max_position_embeddings=LENGTH,
-        )
-    )
+def small(seed: int, width: int, layers: int, vocabulary: int = VOCABULARY) -> LlamaForCausalLM:
+    return llama(seed, vocabulary, width, layers, width // 32, max_position_embeddings=LENGTH)
 
 
-def separate(k: int) -> list[LocalTeacher]:
-    return [LocalTeacher(f"t{i}", llama(i + 1, 256, 4)) for i in range(k)]
+def separate(k: int, vocabulary: int = VOCABULARY) -> list[LocalTeacher]:
+    return [LocalTeacher(f"t{i}", small(i + 1, 256, 4, vocabulary)) for i in range(k)]
 
 
 def adapted(k: int) -> list[LocalTeacher]:
     with tempfile.TemporaryDirectory() as folder:
         for i in range(k):
             rank = LoraConfig(target_modules=["q_proj", "v_proj"], r=8)
-            get_peft_model(llama(1, 256, 4), rank).save_pretrained(Path(folder) / f"t{i}")
-        return list(adapters_on(llama(1, 256, 4), {f"t{i}": Path(folder) / f"t{i}" for i in range(k)}))
+            get_peft_model(small(1, 256, 4), rank).save_pretrained(Path(folder) / f"t{i}")
+        return list(adapters_on(small(1, 256, 4), {f"t{i}": Path(folder) / f"t{i}" for i in range(k)}))
 
 
 def megabytes(teachers: list[LocalTeacher]) -> float:
@@ -63,7 +50,7 @@ def one_step(
     teachers: list[LocalTeacher], routed: bool, skip_below: float | None, clock: Callable[[], float]
 ) -> Callable[[], dict[str, float]]:
     """A step of AdamW; returns seconds by part."""
-    student = llama(0, 128, 2)
+    student = small(0, 128, 2)
     optimizer = torch.optim.AdamW(student.parameters(), 1e-3)
     ids = torch.randint(VOCABULARY, (BATCH, LENGTH))
     task = (torch.arange(BATCH) % len(teachers))[:, None].expand(BATCH, LENGTH)
@@ -103,12 +90,8 @@ def measured(call: Callable[[], dict[str, float]], repeats: int) -> dict[str, fl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--clock", choices=list(CLOCKS), default="wall")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser = timing_options(__doc__, threads=2, clock="wall", repeats=5)
     parser.add_argument("--teachers", type=int, nargs="+", default=[1, 2, 4, 8])
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     clock = CLOCKS[arguments.clock]

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from datasets import Dataset
 from measure import hardware, table
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, TrainerCallback
+from random_models import tokenizer
+from transformers import Qwen3Config, Qwen3ForCausalLM, TrainerCallback
 from trl import SFTConfig
 
 from polydistill import Entropy, ForwardKL, PolyDistillTrainer, PrefixPosterior, Softmax, TaskPrior
@@ -57,13 +57,6 @@ def model(shape: Shape, width: tuple[int, int, int], seed: int, device: str) -> 
     )  # fmt: skip
     with torch.device(device):
         return Qwen3ForCausalLM(config).to(torch.bfloat16)
-
-
-def tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
-    """A word for every id."""
-    words = Tokenizer(models.WordLevel({f"t{i}": i for i in range(vocabulary)}, unk_token="t0"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="t1", pad_token="t2", unk_token="t0")
 
 
 class Clock(TrainerCallback):
