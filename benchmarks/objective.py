@@ -13,6 +13,7 @@ import os
 import statistics
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -50,20 +51,10 @@ def fits(case: Case) -> bool:
     return NAIVE_COPIES * (case.k + 1) * case.n * case.v * 4 < room
 
 
-def time_against_k(  # noqa: PLR0913
-    n: int,
-    v: int,
-    d: int,
-    device: str,
-    repeats: int,
-    budget_s: float,
-    dtype: torch.dtype,
-    clock: Clock,
-    teachers: tuple[int, ...],
-) -> list[dict]:
-    rows = []
+def time_against_k(case: Case, repeats: int, budget_s: float, clock: Clock, teachers: tuple[int, ...]) -> list[dict]:
+    rows, device = [], case.device
     for k in teachers:
-        work = workload(Case(n, v, d, k, dtype, device))
+        work = workload(replace(case, k=k))
         calls = {"ours": ours(work), "floor": floor(work), "one projection": one_projection(work)}
         seconds = side_by_side(calls, repeats, device, budget_s / len(teachers), clock)
         if k in RIVALS_AT:
@@ -190,19 +181,19 @@ def time_table(rows: list[dict]) -> str:
     )
 
 
-def memory_table(n: int, v: int, d: int, dtype: torch.dtype, device: str, full: bool) -> dict[str, int | None]:
+def memory_table(case: Case, full: bool) -> dict[str, int | None]:
     """Print peak memory of ours and of the rivals, and return it."""
 
     def of(rival: str, k: int, loss_bytes: int | None = None) -> int | None:
-        return remembered(rival, Case(n, v, d, k, dtype, device), loss_bytes)
+        return remembered(rival, replace(case, k=k), loss_bytes)
 
     found = {"ours K=4": of("ours", 4)}
-    if fits(Case(n, v, d, 4, dtype, device)):
+    if fits(replace(case, k=4)):
         found["naive K=4"] = of("naive", 4)
     if not full:
-        wide = chunk_bytes(torch.device(device)) * 2  # room for 128 rows of 16 teachers
+        wide = chunk_bytes(torch.device(case.device)) * 2  # room for 128 rows of 16 teachers
         found |= {"trl x K=4": of("trl x K", 4), "ours K=2": of("ours", 2, wide), "ours K=16": of("ours", 16, wide)}
-    print(f"\nPeak memory beyond the inputs, N={n}, V={v}, D={d}\n")
+    print(f"\nPeak memory beyond the inputs, N={case.n}, V={case.v}, D={case.d}\n")
     print(table(["", "MiB"], [[k, "did not fit" if b is None else f"{b / 2**20:.0f}"] for k, b in found.items()]))
     for one, other in (("ours K=4", "naive K=4"), ("ours K=16", "ours K=2")):
         if found.get(one) and found.get(other):
@@ -235,19 +226,19 @@ def main() -> None:
     print(report["hardware"])
     shape, teachers = (FULL[device], TEACHERS_FULL) if arguments.full else ((1024, 32_000, 256), TEACHERS)
     n, v, d = shape
-    clock = CLOCKS[arguments.clock]
-    rows = time_against_k(n, v, d, device, arguments.repeats, arguments.budget, dtype, clock, teachers)
+    case = Case(n, v, d, 4, dtype, device)
+    rows = time_against_k(case, arguments.repeats, arguments.budget, CLOCKS[arguments.clock], teachers)
     heading = f"{arguments.clock} clock, {arguments.threads} threads, N={n}, V={v}, D={d}, {arguments.dtype}"
     print(f"\nForward and backward, full stack, {heading}\n\n{time_table(rows)}")
     report[f"N={n} V={v} D={d}"] = {"rows": rows, "slope": slope(rows)}
     print(f"\none more teacher costs {slope(rows):.2f} teacher projections")
-    report["parts"] = shares(Case(n, v, d, 4, dtype, device))
+    report["parts"] = shares(case)
     print("\nshares of the loss:", {name: round(x, 3) for name, x in report["parts"].items()})
     report["error"] = added_error(dtype)
     print("errors against float64:", {name: f"{x:.1e}" for name, x in report["error"].items()})
     if not arguments.no_memory:
-        many = n if arguments.full else 4 * n
-        report["memory"] = memory_table(many, v, d, dtype, device, arguments.full)
+        many = replace(case, n=n if arguments.full else 4 * n)
+        report["memory"] = memory_table(many, arguments.full)
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=2))
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from polydistill.demo.corpus import DOMAINS, Corpus, Document
 
@@ -85,17 +85,6 @@ def wrapped(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     """As transformers has it; end of text is also the start of a sequence."""
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=PAD, clean_up_tokenization_spaces=False
-    )
-
-
-def generation_config(tokenizer: PreTrainedTokenizerFast) -> GenerationConfig:
-    """How a model with this tokenizer writes text when nothing else is asked of it."""
-    return GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        do_sample=True,
-        max_new_tokens=64,
     )
 
 

@@ -164,26 +164,7 @@ class Scenario:
                 constrained.commit()
             if number % NOTED == 0 or number + 1 == budget.steps:
                 steps.append(_noted(number + 1, plan, done.outcome, pipeline, constrained))
-        return self._measured(plan, pipeline, model.eval(), constrained, steps, seed)
-
-    def _constrained(self, plan: Plan) -> Constrained | None:
-        if plan.limit is None:
-            return None
-        constraint = UnsafeMass("private values", self.forbidden, plan.limit)
-        made = Constrained([constraint], CONTROLLER, safest="careful")
-        made.bind(plan.teachers, DOMAINS)
-        return made
-
-    def _measured(
-        self,
-        plan: Plan,
-        pipeline: Pipeline,
-        model: LlamaForCausalLM,
-        constrained: Constrained | None,
-        steps: list[StepRecord],
-        seed: int,
-    ) -> Finding:
-        losses, unsafe = self.measure(model, "held_out")
+        losses, unsafe = self.measure(model.eval(), "held_out")
         return Finding(
             plan=plan,
             losses=losses,
@@ -196,6 +177,14 @@ class Scenario:
             ordered_from=pipeline.ordered_from(),
             steps=steps,
         )
+
+    def _constrained(self, plan: Plan) -> Constrained | None:
+        if plan.limit is None:
+            return None
+        constraint = UnsafeMass("private values", self.forbidden, plan.limit)
+        made = Constrained([constraint], CONTROLLER, safest="careful")
+        made.bind(plan.teachers, DOMAINS)
+        return made
 
     @torch.no_grad()
     def measure(self, model: LlamaForCausalLM, split: str, most: int | None = None) -> tuple[dict[str, float], float]:

@@ -173,8 +173,8 @@ class Control:
     def learn(self, batch: Batch, teachers: Sequence[TeacherSource], divergence: Divergence, rate: float) -> StepRecord:
         """One step of training."""
         if self.pipeline is None:
-            loss = token_losses(self.model, batch.input_ids).mean()
-            record = StepRecord(step=0, student=self.name, loss=loss.item(), cross_entropy=loss.item())
+            loss, mean = token_losses(self.model, batch.input_ids).mean(), None
+            cross_entropy = loss.item()
         else:
             method = Method(teachers, self.pipeline, divergence)
             heard, hidden = hear(method, batch), last_hidden_state(self.model, input_ids=batch.input_ids)
@@ -182,17 +182,11 @@ class Control:
             self.pipeline.stack.observe(done.outcome.statistics)
             self.pipeline.stack.commit()
             loss = done.loss / done.outcome.count
-            divergence_sum, entropy_sum = done.outcome.divergence.sum().item(), done.outcome.cross_entropy.sum().item()
-            record = StepRecord(
-                step=0,
-                student=self.name,
-                loss=loss.item(),
-                divergence=divergence_sum / done.outcome.count,
-                cross_entropy=entropy_sum / done.outcome.count,
-            )
+            mean = done.outcome.divergence.sum().item() / done.outcome.count
+            cross_entropy = done.outcome.cross_entropy.sum().item() / done.outcome.count
         loss.backward()
         update(self.model, self.optimizer, rate)
-        return record
+        return StepRecord(step=0, student=self.name, loss=loss.item(), divergence=mean, cross_entropy=cross_entropy)
 
 
 class Controls:

@@ -19,10 +19,10 @@ import transformers
 from jaxtyping import Float, Int
 from rich.console import Console
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from polydistill.demo.corpus import DOMAINS, Corpus
-from polydistill.demo.passages import generation_config, train_tokenizer, windows
+from polydistill.demo.passages import train_tokenizer, windows
 from polydistill.demo.tokenizers import SIZES, own_tokenizers
 from polydistill.logprobs import HiddenStates
 from polydistill.run.progress import Steps
@@ -180,6 +180,7 @@ def small_llama(size: ModelSize, tokenizer: PreTrainedTokenizerFast, length: int
         length: tokens per sequence in training; it can be used at four times that.
         seed: of the weights; the global random state is left as it was.
     """
+    special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=size.hidden,
@@ -191,14 +192,12 @@ def small_llama(size: ModelSize, tokenizer: PreTrainedTokenizerFast, length: int
         # The usual 0.02 is meant for widths of thousands; here it costs 0.3 nats at this number of steps.
         initializer_range=0.5 * size.hidden**-0.5,
         tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        **special,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
-    model.generation_config = generation_config(tokenizer)
+    model.generation_config = GenerationConfig(**special, do_sample=True, max_new_tokens=64)
     return model
 
 

@@ -210,9 +210,13 @@ def diagnostics(run: Run, student: str) -> list[Figure]:
         if not any(finite(value) is not None for value in raw):
             continue
         window = max(1, len(present) // 40)
+        steps = [record.step for record in present]
+        x, y = thin(steps, raw, POINTS // 2)
+        faint = _trace(words.title, x, y, student_colour(0), width=1) | {"opacity": 0.3, "hoverinfo": "skip"}
+        x, y = thin(steps, running_mean(raw, window), POINTS // 2)
+        smooth = _trace(words.title, x, y, student_colour(0), width=2) | {"hovertemplate": "%{y:.4~g}"}
         from_zero = {"rangemode": "tozero"} if all(value >= 0 for value in raw) else {}
-        traces = _smoothed(words.title, present, raw, window, student_colour(0))
-        figures.append(_small(name, words, "steps", traces, **from_zero))
+        figures.append(_small(name, words, "steps", [faint, smooth], **from_zero))
     return figures
 
 
@@ -274,16 +278,6 @@ def _curves(run: Run, students: list[str], quantity: str, title: str, caption: s
 def _line(run: Run, student: str, index: int, x: Sequence[float], y: Sequence[float | None], **more: Any) -> Trace:
     width = 3 if student == run.main_student else 1.8
     return _trace(run.label(student), x, y, student_colour(index), width=width) | more
-
-
-def _smoothed(
-    name: str, records: list[StepRecord], raw: Sequence[float | None], window: int, colour: str
-) -> list[Trace]:
-    steps = [record.step for record in records]
-    x, y = thin(steps, raw, POINTS // 2)
-    faint = _trace(name, x, y, colour, width=1) | {"opacity": 0.3, "hoverinfo": "skip"}
-    x, y = thin(steps, running_mean(raw, window), POINTS // 2)
-    return [faint, _trace(name, x, y, colour, width=2) | {"hovertemplate": "%{y:.4~g}"}]
 
 
 def _trace(name: str, x: Sequence[float], y: Sequence[float | None], colour: str, width: float = 2) -> Trace:

@@ -117,7 +117,11 @@ class Constrained:
             pressed, totals = checkpoint(chunk, hidden[taken], use_reentrant=False, preserve_rng_state=False)
             total = total + pressed
             self.dual.observe(totals, wanted.sum(0).double())
-        self._measure_safest(outputs, positions, input_ids, rows)
+        known = self.dual.safest_count[self.direct]
+        if self.safest_index is not None and self.direct and float(known.min()) < ENOUGH:
+            safest = outputs[self.safest_index]
+            found = self.totals(lambda at: logits_of(safest, at).to(rows.device), outputs, positions, input_ids, rows)
+            self.dual.observe_safest(*found)
         return total
 
     @torch.no_grad()
@@ -240,25 +244,6 @@ class Constrained:
                 totals[j] = constraint.points(view).double().sum()
             pressed = pressed + multiplier[j].to(logits) * constraint.surrogate(view).sum()
         return pressed, totals
-
-    @torch.no_grad()
-    def _measure_safest(
-        self,
-        outputs: Sequence[TeacherOutput],
-        positions: Positions,
-        input_ids: Int[Tensor, "B T"],
-        rows: Int[Tensor, " N"],
-    ) -> None:
-        if self.safest_index is None or not self.direct:
-            return
-        if float(self.dual.safest_count[self.direct].min()) >= ENOUGH:
-            return
-        safest = outputs[self.safest_index]
-
-        def logits(at: Tensor) -> Tensor:
-            return logits_of(safest, at).to(rows.device)
-
-        self.dual.observe_safest(*self.totals(logits, outputs, positions, input_ids, rows))
 
 
 def student_writer(model: Any, tokenizer: Any, *, tokens: int = 48, seed: int = 0) -> Generate:
