@@ -18,13 +18,9 @@ def pipeline(teachers, stack=STACK, **options):
     return Pipeline.of(stack, list(NAMES[:teachers]), ["t", "u"], **options)
 
 
-def twin_weigher(bound):
-    return lambda noticed: bound.decide(noticed, None)[0]
-
-
-def rows_per_chunk(vocabulary, teachers, rows, double=False):
+def rows_per_chunk(vocabulary, teachers, rows):
     """The byte budget at which a chunk has that many rows (never fewer than 128)."""
-    return rows * (8 if double else 4) * vocabulary * (teachers + 3)
+    return rows * 4 * vocabulary * (teachers + 3)
 
 
 def trained(student, head):
@@ -49,7 +45,7 @@ def both(student, own, heard, where, bound, divergence, loss_bytes=None, needs=N
         top2,
         heard,
         where,
-        twin_weigher(bound),
+        lambda noticed: bound.decide(noticed, None)[0],
         needs,
         reverse=isinstance(divergence, ReverseKL),
         temperature=divergence.temperature,

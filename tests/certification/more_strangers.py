@@ -3,7 +3,7 @@
 import math
 
 import torch
-from strangers import FLAWED, LIKELIHOODS, SOUND, clipped, flawed, sound_if
+from strangers import FLAWED, LIKELIHOODS, SOUND, clipped, flawed, sound_if, sparsemax
 from torch import nn
 
 __all__ = ["FLAWED", "SOUND"]
@@ -221,13 +221,7 @@ def order_in_a_dip(evidence, severity, safety):
 @sound_if()
 def sparse_with_a_floor(evidence):
     """Exact zeros and kinks, under a floor."""
-    evidence = evidence - evidence.amax(-1, keepdim=True)
-    ordered = evidence.sort(-1, descending=True).values
-    sizes = torch.arange(1, evidence.shape[-1] + 1, dtype=evidence.dtype)
-    sums = ordered.cumsum(-1)
-    support = (1 + sizes * ordered > sums).sum(-1, keepdim=True)
-    threshold = (sums.gather(-1, support - 1) - 1) / support
-    return 0.4 / evidence.shape[-1] + 0.6 * (evidence - threshold).clamp_min(0)
+    return 0.4 / evidence.shape[-1] + 0.6 * sparsemax(evidence - evidence.amax(-1, keepdim=True))
 
 
 @sound_if()

@@ -4,7 +4,9 @@ Written before the search that is tried on them. What a rule cannot say by itsel
 that it does not claim) is said beside it, as its author would.
 """
 
+import contextlib
 import functools
+import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -55,6 +57,14 @@ def sound_if(**said: Any) -> Callable[[Any], Any]:
         return rule
 
     return keep
+
+
+def printed_by(lines: str) -> str:
+    """What lines say that are typed into a prompt."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(lines, {})
+    return out.getvalue().strip()
 
 
 def clipped(evidence, spread=3.0):

@@ -1,11 +1,10 @@
 """Our own stacks: derived bounds that search attains and does not exceed."""
 
-import contextlib
-import io
 import json
 
 import pytest
 import torch
+from strangers import printed_by
 
 from polydistill.certification import Basis, Certificate, Proofs, certify
 from polydistill.guarantee import Guarantee
@@ -139,10 +138,7 @@ def test_a_witness_against_a_stack_reproduces_in_a_prompt():
     )
     for finding in certify(pipeline, effort=0.02).findings:
         if finding.refuted:
-            out = io.StringIO()
-            with contextlib.redirect_stdout(out):
-                exec(finding.witness.reproduce, {})
-            assert out.getvalue().strip() == str(finding.witness)
+            assert printed_by(finding.witness.reproduce) == str(finding.witness)
 
 
 def test_learned_state_is_certified_as_it_is():

@@ -1,9 +1,7 @@
 """Flaws that nobody told `certify` about are found, and what it prints about them fails again in a prompt."""
 
-import contextlib
 import functools
 import inspect
-import io
 import subprocess
 import sys
 
@@ -12,6 +10,7 @@ import pytest
 import strangers
 import torch
 from more_strangers import FLAWED, SOUND
+from strangers import printed_by
 from system import EVERYTHING
 
 from polydistill.certification import Certificate, RefutedError, certify
@@ -42,13 +41,6 @@ def of(name):
 def quick(name, **said):
     stranger = of(name)
     return certify(stranger.make(), effort=0.05, **{**AT.get(name, FEW), **stranger.said, **said})
-
-
-def printed_by(lines):
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        exec(lines, {})
-    return out.getvalue().strip()
 
 
 QUICK = [

@@ -356,6 +356,11 @@ def test_chunks_never_have_fewer_rows_than_matrix_products_like():
     assert seen == [128, 128, 44]
 
 
+def of_labels(heard, where):
+    log_p = [reference.logits(t.hidden, t.head).log_softmax(-1) for t in heard]
+    return torch.stack([x.gather(1, where.target[:, None])[:, 0] for x in log_p], -1)
+
+
 def test_prompts_carry_evidence_but_no_loss():
     n, v = 60, 13
     student, own, heard = hidden(n, 5, seed=1), head(v, 5, seed=2), outputs(n, v, [5, 3], size=2.0)
@@ -366,9 +371,7 @@ def test_prompts_carry_evidence_but_no_loss():
     assert (out.divergence[:40] == 0).all()
     assert (out.cross_entropy[:40] == 0).all()
     assert (d_hidden[:40] == 0).all()
-    log_p = torch.stack(
-        [reference.logits(t.hidden, t.head).log_softmax(-1).gather(1, full.target[:, None])[:, 0] for t in heard], -1
-    )
+    log_p = of_labels(heard, full)
     expected = reference.fixed_share(log_p, full.document_start.tolist(), 0.05)
     torch.testing.assert_close(out.log_w.double(), expected, rtol=0, atol=1e-5)
     blind = reference.fixed_share(log_p[40:], [True] + [False] * 19, 0.05)
@@ -387,12 +390,8 @@ def test_the_posterior_is_carried_across_chunks_and_starts_anew_at_each_document
     out, _, _ = run(
         student, own, heard, where, pipeline(2, PrefixPosterior(0.02)), loss_bytes=rows_per_chunk(v, 2, rows)
     )
-    log_p = torch.stack(
-        [reference.logits(t.hidden, t.head).log_softmax(-1).gather(1, where.target[:, None])[:, 0] for t in heard], -1
-    )
-    torch.testing.assert_close(
-        out.log_w.double(), reference.fixed_share(log_p, start.tolist(), 0.02), rtol=0, atol=1e-5
-    )
+    expected = reference.fixed_share(of_labels(heard, where), start.tolist(), 0.02)
+    torch.testing.assert_close(out.log_w.double(), expected, rtol=0, atol=1e-5)
     assert (out.log_w[start] == out.log_w[start][:, :1]).all()
 
 

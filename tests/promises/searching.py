@@ -258,10 +258,12 @@ def _vetoed(says: str, seen: Seen) -> float:
 
 def _order(says: str, seen: Seen) -> float:
     stated = re.search(r"from severity (\d\.\d\d) on", says)
-    sigma = torch.tensor(seen.pipeline.safety.sigma)
-    start = float(stated.group(1))
-    at = seen.severity >= start
-    w = seen.log_w[at].exp()
+    return lead_of_the_less_safe(seen.pipeline, seen.log_w[seen.severity >= float(stated.group(1))])
+
+
+def lead_of_the_less_safe(pipeline: Pipeline, log_w: Tensor) -> float:
+    """The largest, in weight, over a safer teacher."""
+    sigma, w = torch.tensor(pipeline.safety.sigma), log_w.exp()
     safer = sigma[:, None] > sigma[None, :]
     return float((w[:, None, :] - w[:, :, None])[:, safer].max()) if safer.any() and len(w) else 0.0
 

@@ -60,6 +60,12 @@ class Page(HTMLParser):
             self.data += data
 
 
+def write_metrics(folder, *records) -> None:
+    with RecordWriter(folder / METRICS) as writer:
+        for record in records:
+            writer.write(record)
+
+
 def page_of(folder) -> Page:
     return Page(write_report(folder).read_text(encoding="utf-8"))
 
@@ -100,18 +106,8 @@ def test_the_page_is_written_without_torch_and_leaves_nothing_beside_itself(demo
 
 def test_text_of_the_run_is_text_on_the_page(tmp_path):
     nasty = "</script><script>alert(1)</script><img src=x onerror=alert(1)>{{ 7 * 7 }}"
-    with RecordWriter(tmp_path / METRICS) as writer:
-        for step in (1, 2):
-            writer.write(
-                StepRecord(
-                    step=step,
-                    loss=1.0,
-                    student=nasty,
-                    weights={nasty: {nasty: 0.5, "b": 0.5}},
-                    diagnostics={nasty: 1.0},
-                    seconds={nasty: 1.0},
-                )
-            )
+    more = {"weights": {nasty: {nasty: 0.5, "b": 0.5}}, "diagnostics": {nasty: 1.0}, "seconds": {nasty: 1.0}}
+    write_metrics(tmp_path, *(StepRecord(step=step, loss=1.0, student=nasty, **more) for step in (1, 2)))
     write_ribbons(
         tmp_path / RIBBONS,
         [Ribbon(name=nasty, teachers=[nasty, "b"], tokens=[nasty], weights=[[0.4, 0.6]], expected=[nasty])],
@@ -165,10 +161,11 @@ def test_a_folder_that_is_not_there_and_a_broken_file_are_errors(tmp_path):
 
 
 def test_a_run_that_is_going_on_shows_its_last_evaluation(tmp_path):
-    with RecordWriter(tmp_path / METRICS) as writer:
-        writer.write(StepRecord(step=1, loss=4.0))
-        for step, loss in ((1, 5.0), (2, 3.0)):
-            writer.write(EvaluationRecord(step=step, losses={"a": loss}, teacher_losses={"t": {"a": 2.5}}))
+    evaluations = [
+        EvaluationRecord(step=step, losses={"a": loss}, teacher_losses={"t": {"a": 2.5}})
+        for step, loss in ((1, 5.0), (2, 3.0))
+    ]
+    write_metrics(tmp_path, StepRecord(step=1, loss=4.0), *evaluations)
     page = page_of(tmp_path)
     assert "This run has no summary" in page.text
     table = rows(read_run(tmp_path))
@@ -184,9 +181,8 @@ def test_losses_that_are_not_finite_are_shown_and_never_the_best(tmp_path):
         for name, loss in (("x", float("nan")), ("y", 2.0), ("z", 3.0))
     ]
     write_summary(tmp_path / SUMMARY, RunSummary(scores=scores))
-    with RecordWriter(tmp_path / METRICS) as writer:
-        for step, loss in enumerate((1.0, float("nan"), float("inf")), 1):
-            writer.write(StepRecord(step=step, loss=loss, diagnostics={"d": loss}))
+    losses = enumerate((1.0, float("nan"), float("inf")), 1)
+    write_metrics(tmp_path, *(StepRecord(step=step, loss=loss, diagnostics={"d": loss}) for step, loss in losses))
     page = page_of(tmp_path)
     assert "nan" in page.text
     json.loads(page.data, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
@@ -198,15 +194,14 @@ def test_losses_that_are_not_finite_are_shown_and_never_the_best(tmp_path):
 
 
 def test_one_teacher_alone_needs_no_plot_of_weights(tmp_path):
-    with RecordWriter(tmp_path / METRICS) as writer:
-        writer.write(StepRecord(step=1, loss=4.0, weights={"all text": {"only": 1.0}}))
+    write_metrics(tmp_path, StepRecord(step=1, loss=4.0, weights={"all text": {"only": 1.0}}))
     assert "There is one teacher, only, and it always weighs 100%." in page_of(tmp_path).text
 
 
 def test_time_is_summed_over_steps_when_there_is_no_summary(tmp_path):
-    with RecordWriter(tmp_path / METRICS) as writer:
-        for step in (1, 2):
-            writer.write(StepRecord(step=step, loss=4.0, seconds={"student": 1.0, "teachers": 3.0}))
+    write_metrics(
+        tmp_path, *(StepRecord(step=step, loss=4.0, seconds={"student": 1.0, "teachers": 3.0}) for step in (1, 2))
+    )
     parts = time_shares(read_run(tmp_path))
     assert [(part.part, part.spent, part.share) for part in parts] == [
         ("teachers", "6.0 s", 0.75),

@@ -33,6 +33,14 @@ def constraints(**controller) -> Constrained:
     )
 
 
+def pressing(order=None) -> Constrained:
+    """The same among two teachers and two tasks, after some ascent."""
+    limits = constraints()
+    limits.bind(("a", "b"), ("code", "maths"), order)
+    limits.dual.mu.copy_(torch.tensor([0.5, 0.2, 0.1]))
+    return limits
+
+
 def test_masks_of_tokens_and_sequences():
     ids = torch.tensor([[20, 5, 6, 20], [1, 2, 3, 4]])
     rows = torch.arange(8)
@@ -89,9 +97,7 @@ def test_the_penalty_does_not_depend_on_how_a_batch_is_split():
     student, whole = models.llama(7), batch_of(0, 6)
 
     def run(parts: list[Batch]) -> tuple[float, torch.Tensor, Constrained]:
-        limits = constraints()
-        limits.bind(("a", "b"), ("code", "maths"), pipeline.safety)
-        limits.dual.mu.copy_(torch.tensor([0.5, 0.2, 0.1]))
+        limits = pressing(pipeline.safety)
         student.zero_grad()
         total = 0.0
         for part in parts:
@@ -118,17 +124,10 @@ def test_the_penalty_does_not_depend_on_how_a_batch_is_split():
 
 
 def test_the_penalty_is_the_sum_that_it_says():
-    student, teacher, batch = models.llama(7), models.llama(1), batch_of(1, 3)
-    limits = constraints()
-    limits.bind(("a", "b"), ("code", "maths"))
-    limits.dual.mu.copy_(torch.tensor([0.5, 0.2, 0.1]))
+    student, teacher, batch, limits = models.llama(7), models.llama(1), batch_of(1, 3), pressing()
     rows, positions = batch.positions(True)
-    hidden = last_hidden_state(student, input_ids=batch.input_ids, attention_mask=batch.attention_mask).flatten(0, 1)[
-        rows
-    ]
-    outputs = last_hidden_state(teacher, input_ids=batch.input_ids, attention_mask=batch.attention_mask).flatten(0, 1)[
-        rows
-    ]
+    given = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    hidden, outputs = (last_hidden_state(model, **given).flatten(0, 1)[rows] for model in (student, teacher))
     both = [HiddenStates(outputs, head_of(teacher))] * 2
     found = limits.penalty(hidden, head_of(student), both, positions, batch.input_ids, rows)
     with torch.no_grad():

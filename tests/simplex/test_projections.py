@@ -22,6 +22,11 @@ def weights_and_tiers(draw, distinct=False):
     return torch.tensor([x], dtype=torch.float64), torch.tensor(tier, dtype=torch.float64)
 
 
+def tiers_beside(x, draw):
+    teachers = x.shape[-1]
+    return torch.tensor(draw(st.lists(st.sampled_from([0.0, 1.0, 2.0]), min_size=teachers, max_size=teachers))).double()
+
+
 @given(weights_and_tiers(distinct=True))
 def test_without_ties_the_projection_is_isotonic_regression(case):
     x, tier = case
@@ -63,10 +68,8 @@ def test_the_projection_is_idempotent_and_ignores_a_common_shift(case):
 @given(st.data())
 def test_the_projection_neither_widens_the_range_nor_the_distance(data):
     a, b = data.draw(pairs_of_evidence())
-    tier = torch.tensor(
-        data.draw(st.lists(st.sampled_from([0.0, 1.0, 2.0]), min_size=a.shape[-1], max_size=a.shape[-1]))
-    )
-    u, v = simplex.isotonic(a, tier.double()), simplex.isotonic(b, tier.double())
+    tier = tiers_beside(a, data.draw)
+    u, v = simplex.isotonic(a, tier), simplex.isotonic(b, tier)
     assert (simplex.spread(u) <= simplex.spread(a) + 1e-9).all()
     assert (simplex.hilbert(u, v) <= simplex.spread(a - b) + 1e-9).all()
 
@@ -75,9 +78,7 @@ def test_the_projection_neither_widens_the_range_nor_the_distance(data):
 @given(st.data())
 def test_masked_teachers_take_no_part_in_the_projection(data):
     a, _ = data.draw(pairs_of_evidence())
-    tier = torch.tensor(
-        data.draw(st.lists(st.sampled_from([0.0, 1.0, 2.0]), min_size=a.shape[-1], max_size=a.shape[-1]))
-    ).double()
+    tier = tiers_beside(a, data.draw)
     keep = masks_like(a, data.draw)
     got = simplex.isotonic(simplex.mask(simplex.normalise(a), keep), tier)
     for row, inside in enumerate(keep):
