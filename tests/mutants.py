@@ -47,7 +47,7 @@ class Mutation:
 
 
 CLIP = "min(base.range, math.log(high / low))"
-COMMIT = '"""The base commits."""\n        self.base.commit()'
+COMMIT = '"""Every part commits."""\n        for part in self._made_of():\n            part.commit()'
 O2 = '{"O2"} if isinstance(pipeline.safety, Tilt | Veto) else set()'
 UNTEMPERED = "(kept if keeps_log else kept.log()) * temperature)"
 SELECT = (

@@ -15,6 +15,7 @@ from polydistill.logprobs import Statistics
 from polydistill.simplex import active, normalise
 from polydistill.weighting.operator import (
     Carry,
+    Compound,
     Names,
     Operator,
     Power,
@@ -37,7 +38,7 @@ def tempered_product(*factors: Operator) -> Power:
     return Product(list(factors)) ** (1.0 / len(factors))
 
 
-class ConvexSum(Operator):
+class ConvexSum(Compound):
     """`w = sum_i a_i w_i`: a vote, not an agreement; a teacher counts when one of the parts wants it.
 
     The range is the largest of the parts' (mediant inequality), the modulus in each evidence that of its part: while
@@ -75,7 +76,7 @@ class ConvexSum(Operator):
     @property
     def parts(self) -> list[Operator]:
         """The parts, in order."""
-        return [part for part in self._parts if isinstance(part, Operator)]
+        return self._made_of()
 
     def weigh(self, statistics: Statistics, carry: Carry) -> tuple[Float[Tensor, "n K"], Carry]:
         """`logsumexp_i(log a_i + log w_i)`."""
@@ -97,16 +98,6 @@ class ConvexSum(Operator):
             moduli=tuple(modulus for part in parts for modulus in part.moduli),
             step=step,
         )
-
-    def observe(self, statistics: Statistics) -> None:
-        """Every part observes."""
-        for part in self.parts:
-            part.observe(statistics)
-
-    def commit(self) -> None:
-        """Every part commits."""
-        for part in self.parts:
-            part.commit()
 
     def __repr__(self) -> str:
         return f"ConvexSum({self.parts!r}, {self.shares})"

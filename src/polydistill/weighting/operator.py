@@ -132,10 +132,13 @@ class Operator(nn.Module):
         for buffer in (getattr(self, "pending", None), getattr(self, "pending_count", None)):
             if isinstance(buffer, Tensor):
                 buffer.zero_()
-        for child in self.children():
-            for part in child if isinstance(child, nn.ModuleList) else [child]:
-                if isinstance(part, Operator):
-                    part.discard()
+        for part in self._made_of():
+            part.discard()
+
+    def _made_of(self) -> "list[Operator]":
+        """Operators that this one is made of, in order."""
+        lists = (child if isinstance(child, nn.ModuleList) else [child] for child in self.children())
+        return [part for parts in lists for part in parts if isinstance(part, Operator)]
 
     def bind(self: Bindable, teachers: Sequence[str], tasks: Sequence[str] = ()) -> Bindable:
         """A copy of this stack that runs, bound to named teachers and tasks."""
@@ -223,7 +226,21 @@ class Weighed(Operator):
         return f"{self.weighting!r}({self.signal!r})"
 
 
-class Product(Operator):
+class Compound(Operator):
+    """Made of others, which learn as they do by themselves."""
+
+    def observe(self, statistics: Statistics) -> None:
+        """Every part observes."""
+        for part in self._made_of():
+            part.observe(statistics)
+
+    def commit(self) -> None:
+        """Every part commits."""
+        for part in self._made_of():
+            part.commit()
+
+
+class Product(Compound):
     """`w ~ prod_i w_i` (T1, T20): before the floor the log-odds of the factors add."""
 
     def __init__(self, factors: Sequence[Operator]) -> None:
@@ -243,7 +260,7 @@ class Product(Operator):
     @property
     def factors(self) -> list[Operator]:
         """The factors, in order."""
-        return [factor for factor in self._factors if isinstance(factor, Operator)]
+        return self._made_of()
 
     def contributions(self, statistics: Statistics, carry: Carry) -> tuple[list[Float[Tensor, "n K"]], Carry]:
         """Log-weights of every factor by itself, in order."""
@@ -260,21 +277,11 @@ class Product(Operator):
         """Ranges add, one modulus per evidence."""
         return calculus.product(*(factor.guarantee() for factor in self.factors))
 
-    def observe(self, statistics: Statistics) -> None:
-        """Every factor observes."""
-        for factor in self.factors:
-            factor.observe(statistics)
-
-    def commit(self) -> None:
-        """Every factor commits."""
-        for factor in self.factors:
-            factor.commit()
-
     def __repr__(self) -> str:
         return " * ".join(map(repr, self.factors))
 
 
-class Power(Operator):
+class Power(Compound):
     """`w ** a`, renormalised."""
 
     def __init__(self, base: Operator, exponent: float) -> None:
@@ -295,14 +302,6 @@ class Power(Operator):
     def guarantee(self) -> Guarantee:
         """Range and moduli times `|a|`."""
         return calculus.power(self.base.guarantee(), self.exponent)
-
-    def observe(self, statistics: Statistics) -> None:
-        """The base observes."""
-        self.base.observe(statistics)
-
-    def commit(self) -> None:
-        """The base commits."""
-        self.base.commit()
 
     def __repr__(self) -> str:
         inner = f"({self.base!r})" if isinstance(self.base, Product) else repr(self.base)
