@@ -135,14 +135,21 @@ def trl_times_k(work: Workload) -> Call:
     hidden, weight = work.hidden.requires_grad_(), work.weight.requires_grad_()
     share = torch.full((work.case.n,), 1.0 / work.case.k, device=work.case.device)
 
+    def one(teacher: HiddenStates) -> Tensor:
+        gap, _ = ChunkedDivergenceFunction.apply(hidden, weight, None, teacher.hidden, teacher.head.weight, None, 0.0)
+        return (gap * share).sum()
+
+    return _one_by_one(work, one)
+
+
+def _one_by_one(work: Workload, one: Callable[[HiddenStates], Tensor]) -> Call:
+    """The loss of every teacher with its backward pass, one after the other."""
+
     def call() -> float:
-        hidden.grad = weight.grad = None
+        work.hidden.grad = work.weight.grad = None
         total = 0.0
         for teacher in work.outputs:
-            gap, _ = ChunkedDivergenceFunction.apply(
-                hidden, weight, None, teacher.hidden, teacher.head.weight, None, 0.0
-            )
-            loss = (gap * share).sum()
+            loss = one(teacher)
             loss.backward()
             total += float(loss.detach())
         return total
@@ -173,16 +180,7 @@ def liger_times_k(work: Workload) -> Call:
         def one(teacher: HiddenStates) -> Tensor:
             return chunked(hidden, weight, teacher.hidden, teacher.head.weight, label)
 
-    def call() -> float:
-        hidden.grad = weight.grad = None
-        total = 0.0
-        for teacher in work.outputs:
-            loss = one(teacher)
-            loss.backward()
-            total += float(loss.detach())
-        return total
-
-    return call
+    return _one_by_one(work, one)
 
 
 FLOOR_ROWS = (512, 1024)

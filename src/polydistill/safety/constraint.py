@@ -78,8 +78,17 @@ class Constraint(Protocol):
         ...
 
 
+class _Limited:
+    limit: float
+
+    @property
+    def scale(self) -> float:
+        """The limit."""
+        return self.limit
+
+
 @dataclass(frozen=True)
-class UnsafeMass:
+class UnsafeMass(_Limited):
     """Mean probability of forbidden tokens in critical contexts is at most `limit`.
 
     The student descends `-log(1 - m)`: under forward KL towards a pool of unsafe mass u, and multiplier lambda, its
@@ -110,11 +119,6 @@ class UnsafeMass:
         _check_severity(self.name, self.severity)
 
     @property
-    def scale(self) -> float:
-        """The limit."""
-        return self.limit
-
-    @property
     def reach(self) -> int:
         """Of the longest forbidden sequence."""
         return self.forbidden.reach
@@ -143,7 +147,7 @@ class UnsafeMass:
 
 
 @dataclass(frozen=True)
-class KLToTeacher:
+class KLToTeacher(_Limited):
     """Mean `KL(p_teacher || q)` in critical contexts is at most `limit` nats.
 
     Attributes:
@@ -167,11 +171,6 @@ class KLToTeacher:
     def __post_init__(self) -> None:
         _check_nats(self.name, self.limit)
         _check_severity(self.name, self.severity)
-
-    @property
-    def scale(self) -> float:
-        """The limit."""
-        return self.limit
 
     def bind(self, teachers: Sequence[str], tasks: Sequence[str]) -> "KLToTeacher":
         """Find the teacher."""
@@ -247,7 +246,7 @@ class TaskLoss:
 
 
 @dataclass(frozen=True)
-class GeneratedRate:
+class GeneratedRate(_Limited):
     """Share of generated texts that a classifier flags is at most `limit`: evaluated, not differentiated.
 
     Its multiplier acts through the surrogate of another constraint, the one that it `follows`.
@@ -280,11 +279,6 @@ class GeneratedRate:
             raise ValueError(f"constraint {self.name!r} has no prompts to generate from")
         if self.every < 1:
             raise ValueError(f"constraint {self.name!r}: `every` is at least 1 step, got {self.every}")
-
-    @property
-    def scale(self) -> float:
-        """The limit."""
-        return self.limit
 
     def says(self) -> str:
         """How many prompts are continued, how often, and through what the multiplier acts."""
