@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from measure import hardware, table
+from measure import hardware, side_by_side, table
 from random_models import tokenizer
 from transformers import Qwen3Config, Qwen3ForCausalLM, TrainerCallback
 from trl import SFTConfig
@@ -97,22 +97,10 @@ def trained(shape: Shape, device: str, steps: int, folder: str) -> tuple[PolyDis
         train_dataset=Dataset.from_list(data),
         processing_class=tokenizer(shape.vocabulary),
     )  # fmt: skip
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    clock = Clock(wait)
+    clock = Clock(torch.cuda.synchronize if device == "cuda" else lambda: None)
     trainer.add_callback(clock)
     trainer.train()
-    return trainer, {"steps": clock.seconds, "teachers": teachers, "student": student, "wait": wait}
-
-
-def seconds(call: Callable[[], Any], wait: Callable[[], None], rounds: int = 6) -> float:
-    """The median, after one that warms up."""
-    found = []
-    for _ in range(rounds + 1):
-        began = time.perf_counter()
-        call()
-        wait()
-        found.append(time.perf_counter() - began)
-    return statistics.median(found[1:])
+    return trainer, {"steps": clock.seconds, "teachers": teachers, "student": student}
 
 
 def alone(shape: Shape, device: str, ran: dict[str, Any]) -> dict[str, float]:
@@ -134,6 +122,7 @@ def alone(shape: Shape, device: str, ran: dict[str, Any]) -> dict[str, float]:
         hidden.sum().backward()
         ran["student"].zero_grad()
 
+    @torch.no_grad()
     def products() -> None:
         for part in (slice(start, start + 1024) for start in range(0, positions, 1024)):
             for _ in range(shape.teachers):
@@ -141,13 +130,8 @@ def alone(shape: Shape, device: str, ran: dict[str, Any]) -> dict[str, float]:
             logits = s[part] @ v.T
             logits @ v, logits.T @ s[part]
 
-    with torch.no_grad():
-        multiplied = seconds(products, ran["wait"])
-    return {
-        "teachers' bodies": seconds(teachers, ran["wait"]),
-        "student's body": seconds(student, ran["wait"]),
-        "products": multiplied,
-    }
+    calls = {"teachers' bodies": teachers, "student's body": student, "products": products}
+    return {name: statistics.median(rounds) for name, rounds in side_by_side(calls, 6, device).items()}
 
 
 def main() -> None:

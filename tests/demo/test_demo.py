@@ -56,20 +56,16 @@ def ran(tmp_path_factory) -> tuple[Path, Result]:
 
 @pytest.mark.slow
 def test_train_takes_the_configuration_unchanged_and_gives_the_same_student(ran, tmp_path, monkeypatch):
-    folder, _ = ran
+    folder, again = ran[0], tmp_path / "runs/demo"
+    again.mkdir(parents=True)
     for name in (RUN, "models", "data"):  # what the demo left before it trained, and nothing of the run
-        (shutil.copytree if (folder / name).is_dir() else shutil.copy)(folder / name, _made(tmp_path) / name)
+        (shutil.copytree if (folder / name).is_dir() else shutil.copy)(folder / name, again / name)
     monkeypatch.chdir(tmp_path)
     summary = train_run(load_config("runs/demo/run.yaml"), "polydistill train runs/demo/run.yaml")
     assert summary.steps == STUDENTS.steps
     mine, theirs = (load_file(place / STUDENT / "model.safetensors") for place in (folder, Path("runs/demo")))
     assert mine.keys() == theirs.keys()
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
-
-
-def _made(place: Path) -> Path:
-    (place / "runs/demo").mkdir(parents=True, exist_ok=True)
-    return place / "runs/demo"
 
 
 @pytest.mark.slow

@@ -34,16 +34,12 @@ def corpus() -> Corpus:
     return Corpus({split: {domain: documents(split + domain) for domain in DOMAINS} for split in SPLITS})
 
 
-def _no_training(*_):
-    raise AssertionError("trained although the teachers are kept")
-
-
 def test_teachers_are_trained_once_and_then_found(corpus, tmp_path, monkeypatch):
     said = io.StringIO()
     first = specialists(TINY, corpus, Console(file=said), tmp_path)
     assert first.seconds > 0
     assert "teachers (once, then kept): 6 steps" in said.getvalue()
-    monkeypatch.setattr(teachers, "_train", _no_training)
+    monkeypatch.setattr(teachers, "_train", lambda *_: pytest.fail("trained although the teachers are kept"))
     again = specialists(TINY, corpus, Console(file=said), tmp_path)
     assert said.getvalue().count("once, then kept") == 2  # at the start and at the end of the only training
     assert again.seconds == 0

@@ -65,7 +65,7 @@ def definition(rule, log_p, log_q, w):
     return (w * each).sum(-1)
 
 
-def case(seed=0, temperature=1.0):
+def case(seed=0):
     g = torch.Generator().manual_seed(seed)
     z = 2 * torch.randn(N, V, generator=g, dtype=torch.float64)
     log_p = (2 * torch.randn(K, N, V, generator=g, dtype=torch.float64)).log_softmax(-1)

@@ -44,11 +44,6 @@ def ours(steps: int, controller: Controller, rate: float = 0.02) -> tuple[list[t
     return path, dual, x.detach()
 
 
-def gain(x: float) -> torch.Tensor:
-    """Cooper turns a number into single precision."""
-    return torch.tensor(x, dtype=torch.float64)
-
-
 def coopers(steps: int, kp: float, ki: float, nu: float, rate: float = 0.02) -> list[torch.Tensor]:
     x = torch.nn.Parameter(torch.zeros(2, dtype=torch.float64))
     multiplier = cooper.multipliers.DenseMultiplier(init=torch.zeros(2, dtype=torch.float64))
@@ -76,8 +71,8 @@ def coopers(steps: int, kp: float, ki: float, nu: float, rate: float = 0.02) -> 
         dual_optimizers=nuPI(
             multiplier.parameters(),
             lr=1.0,
-            Kp=gain(kp),
-            Ki=gain(ki),
+            Kp=torch.tensor(kp, dtype=torch.float64),  # a number would be turned into single precision
+            Ki=torch.tensor(ki, dtype=torch.float64),
             ema_nu=nu,
             init_type=nuPIInitType.ZEROS,
             maximize=True,
