@@ -60,3 +60,31 @@ def test_evidence_adds_up_to_the_teachers_log_likelihood_whatever_the_students_t
         inside = sum(float(log_mass[i + 1] - log_mass[i]) for i in range(len(ids) - 2))
         assert inside + float(told[len(ids) - 2]) == pytest.approx(float(torch.tensor(mass).log()), abs=1e-6)
         assert len(aligned) == len(ids)
+
+
+@pytest.mark.parametrize("most", [0, 4])
+@pytest.mark.parametrize(
+    ("first", "second", "seed"), [(bpe, bpe, 0), (bpe, bpe, 1), (unigram, bpe, 1), (bpe, unigram, 3)]
+)
+def test_what_is_not_asked_about_is_in_the_bound(monkeypatch, first, second, seed, most):
+    """Which must not hang on what was asked for other texts: all of it, or nothing."""
+
+    def teacher():
+        return Enumerated(first(seed, 3), second(seed + 100, 3), seed)
+
+    knows = teacher()
+    least = sum(error for *_, error in positions(knows, 6, most))
+    for module in ("aligned", "branches"):
+        monkeypatch.setattr(f"polydistill.alignment.{module}.NEGLIGIBLE", 0.2)
+    found = list(positions(teacher(), 6, most))
+    assert sum(error for *_, error in found) > least + 1e-3
+    for (ids, truth, q, error), (_, _, other, same) in zip(found, positions(knows, 6, most), strict=True):
+        assert apart(truth, q) <= error + 1e-5, (ids, truth, q)
+        assert torch.equal(q, other)
+        assert error == same
+
+
+def test_of_too_many_tokens_one_may_follow(monkeypatch):
+    monkeypatch.setattr("polydistill.alignment.reader.TRIED", 0)
+    for ids, truth, q, error in positions(Enumerated(bpe(0, 3), bpe(100, 3), 0), 12):
+        assert apart(truth, q) <= error + 1e-5, (ids, truth, q)

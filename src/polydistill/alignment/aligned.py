@@ -18,8 +18,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from polydistill.alignment.packed import NO_TERM, OPEN, OUTSIDE, RESIDUAL, STORED, STRADDLING, TERMS, Layout
-from polydistill.alignment.pair import Pair
+from polydistill.alignment.packed import CERTAIN, NO_TERM, OPEN, OUTSIDE, RESIDUAL, STORED, STRADDLING, TERMS, Layout
+from polydistill.alignment.pair import NEGLIGIBLE, Pair
 from polydistill.alignment.stated import Stated, probabilities
 from polydistill.logprobs import LEAST_TAIL, ROWS, TeacherOutput
 
@@ -131,7 +131,8 @@ class Flow:
         places: which.
 
     Attributes:
-        total: of each, settled or not, once they were pushed.
+        mass: of the single entries, those of tables, and the whole rows, as parts of their place's.
+        total: of each place, settled or not, once they were pushed.
         nothing: where none of it is settled, likewise.
     """
 
@@ -146,55 +147,74 @@ class Flow:
         self.single, self.tables, self.whole = (
             _at(rows, at) for rows in (self.layout.entries, self.layout.tables, self.layout.whole)
         )
-        self.which, (self.token, self.first, self.open) = self.pair.shelf.read(self.tables[2])
+        self.which, columns = self.pair.shelf.find(self.tables[2])
+        self.token = self.pair.shelf.room[0, columns]
         contrary = _at(self.layout.wrong, at)
-        of, (wrong,) = self.pair.ours.shelf.read(contrary[1])
-        self.wrong = contrary[0, of], wrong
+        of, wrong = self.pair.ours.shelf.find(contrary[1])
+        self.wrong = contrary[0, of], self.pair.ours.shelf.room[0, wrong]
         wanted = torch.zeros(len(self.known.before), dtype=torch.bool)
         for row in (self.single[1], self.tables[1], self.whole[1]):
             wanted[row] = True
         self.local = wanted.long().cumsum(0) - 1
         self.rows = wanted.nonzero().flatten()
         self.q = self.known.rows(aligned.says, self.rows)
+        self.most, self.mass = self._masses()
+        heavy = self._with_moved(self.mass[1] > NEGLIGIBLE)
+        self.open, known = self.pair.look(self.tables[2][self.which], columns, heavy)
+        self.first = torch.where(known, self.pair.shelf.room[1, columns], self.tables[3][self.which])
 
     def share(self, place: Int[Tensor, " c"], row: Int[Tensor, " c"]) -> Float[Tensor, " c"]:
         """Probability of the tokens before a row, among all that write the bytes up to a place; float64."""
         return (self.known.before[row] - self.known.mass[self.places][place]).exp()
 
-    def masses(self) -> tuple[Float[Tensor, " s"], Float[Tensor, " e"], Float[Tensor, " w"]]:
-        """Of the single entries, those of tables, and the whole rows; float64."""
-        place, row, token = self.single[:3]
+    def _with_moved(self, entries: Bool[Tensor, " e"]) -> Bool[Tensor, " e"]:
+        """Entries of tables, and those whose mass goes on through the next distribution."""
+        moved = self.single[:3, self.single[6] < OUTSIDE]
+        some = torch.zeros(self.pair.heard, dtype=torch.bool)
+        some[moved[2]] = True
+        others = (some[self.token] & ~entries).nonzero().flatten()
+        laid = torch.cat([self.tables[:2, self.which[others]], self.token[None, others]])
+        entries[others] = torch.isin(key(laid, self.pair.heard), key(moved, self.pair.heard))
+        return entries
+
+    def _masses(self) -> tuple[Float[Tensor, " n"], tuple[Tensor, Tensor, Tensor]]:
+        """About what a place has in all (float64), and `mass`.
+
+        Another way to say the bytes may be likelier than the realised one by more than float32 can hold.
+        """
+        place, row, token, to = self.single[:4]
         single = self.q[self.local[row], token].double() * self.share(place, row)
+        at = self.tables[0][self.which]
         laid = self.q[self.local[self.tables[1]][self.which], self.token].double()
         laid *= self.share(self.tables[0], self.tables[1])[self.which]
-        return single, laid, self.share(self.whole[0], self.whole[1])
+        whole = self.share(self.whole[0], self.whole[1])
+        most, put = torch.ones(len(self.places), dtype=torch.float64), to <= self.pair.visible
+        most.scatter_reduce_(0, place[put], single[put], "amax")
+        most.scatter_reduce_(0, self.whole[0], whole, "amax").scatter_reduce_(0, at, laid, "amax")
+        single = (single / most[place]).clamp_max(MOST).float()
+        doubted = ((self.single[7] != CERTAIN) & (single > NEGLIGIBLE)).nonzero().flatten()
+        single[doubted[self.pair.unfounded(self.single[7, doubted])]] = 0.0
+        return most, (single, (laid / most[at]).float(), (whole / most[self.whole[0]]).float())
 
     def pushed(self) -> tuple[Float[Tensor, "n V"], Float[Tensor, "n 5"]]:
         """Distributions, and the terms of their bounds."""
         n, width = len(self.places), self.pair.visible + 2
-        single, laid, share = self.masses()
-        # Another way to say the bytes may be likelier than the realised one by more than float32 can hold.
-        place, _, _, to, away, gain, lose = self.single
-        at, put = self.tables[0][self.which], to < width - 1
-        most = torch.ones(n, dtype=torch.float64).scatter_reduce_(0, place[put], single[put], "amax")
-        most.scatter_reduce_(0, self.whole[0], share, "amax").scatter_reduce_(0, at, laid, "amax")
-        single = (single / most[place]).clamp_max(MOST).float()
-        laid, share = (laid / most[at]).float(), (share / most[self.whole[0]]).float()
+        single, laid, _ = self.mass
+        place, _, _, to, away, gain, lose, _ = self.single
         p, terms = torch.zeros(n, width), torch.zeros(n, NO_TERM + 1)
-        self._add_whole(p, terms, share)
-        _gather(p, at, self.first, laid)
+        self._add_whole(p, terms)
+        _gather(p, self.tables[0][self.which], self.first, laid)
         self._add_tables(p, terms, laid)
         _gather(p, place, to, single)
         _gather(p, place, away, -single, some=away < width - 1)
         _gather(terms, place, gain, single, some=gain < NO_TERM)
         _gather(terms, place, lose, -single, some=lose < NO_TERM)
         if self.stated is not None and self.stated.names is not None:
-            terms[:, STORED] = self._unnamed(self.stated, self.stated.unnamed(self.rows), most)
-        p, terms, total = self._settled(p, terms)
+            terms[:, STORED] = self._unnamed(self.stated, self.stated.unnamed(self.rows))
+        p, terms = self._settled(p, terms)
         if self.stated is not None:
             rounded = torch.tanh(self._log_error(self.stated) / 2)
             terms[:, STORED] = (terms[:, STORED] + rounded).clamp_max(1.0)
-        self.total = total * most
         return p, terms
 
     def _add_tables(self, p: Float[Tensor, "n W"], terms: Float[Tensor, "n 7"], laid: Float[Tensor, " e"]) -> None:
@@ -206,7 +226,7 @@ class Flow:
         _gather(p, place, away, -whole, some=away < p.shape[1] - 1)
         _gather(terms, place, term, is_open)
 
-    def _unnamed(self, stated: Stated, unnamed: Tensor, most: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    def _unnamed(self, stated: Stated, unnamed: Tensor) -> Float[Tensor, " n"]:
         """What tokens that are not named may have: of a table or a whole row together no more than the rest of it."""
         place, row, token = self.single[:3]
         single = stated.most[row].double() * unnamed[self.local[row], token]
@@ -217,8 +237,8 @@ class Flow:
         of = torch.cat([self.single[1], self.tables[1], self.whole[1]])
         rest = stated.rest[of].double()
         found = torch.cat([single, laid, rest[len(rest) - self.whole.shape[1] :]]).minimum(rest)
-        mass = found * self.share(at, of) / most[at]
-        return torch.zeros_like(most).index_add_(0, at, mass).clamp_max(MOST).float()
+        mass = found * self.share(at, of) / self.most[at]
+        return torch.zeros_like(self.most).index_add_(0, at, mass).clamp_max(MOST).float()
 
     def _log_error(self, stated: Stated) -> Float[Tensor, " n"]:
         """Nats by which the masses of a place are off at most, those of the tokens between its rows included."""
@@ -229,21 +249,32 @@ class Flow:
         first = torch.full((n,), len(stated.label)).scatter_reduce_(0, at, row, "amin")
         return worst + stated.label_error * (last - first + 1).clamp_min(0)
 
-    def _add_whole(self, p: Float[Tensor, "n W"], terms: Float[Tensor, "n 7"], share: Float[Tensor, " w"]) -> None:
+    def open_of(self, several: Int[Tensor, " s"] | slice) -> Float[Tensor, "s V"]:
+        """Masses of what is open in some of the whole rows, of every token."""
+        _, is_open, columns = self.pair.firsts
+        mass = self.q[self.local[self.whole[1, several]]] * self.mass[2][several, None]
+        mass *= is_open
+        row, token = (mass > NEGLIGIBLE).nonzero(as_tuple=True)
+        number = torch.tensor(self.pair.after(b"").number).expand_as(token)
+        settled = ~self.pair.look(number, columns[token], torch.ones_like(token).bool())[0]
+        mass[row[settled], token[settled]] = 0.0
+        return mass
+
+    def _add_whole(self, p: Float[Tensor, "n W"], terms: Float[Tensor, "n 7"]) -> None:
         """Coinciding boundaries: all of the teacher's distribution, by one scatter."""
-        at, row, term = self.whole
+        (at, row, term), share = self.whole, self.mass[2]
         if not len(at):
             return
-        first, is_open = self.pair.firsts
+        first = self.pair.firsts[0]
         # One row per place as a rule; ways that were branched off may bring more.
         for several in _apart(at):
             q = self.q[self.local[row[several]]]
             moved = torch.zeros(len(q), p.shape[1]).scatter_add_(1, first.expand_as(q), q)
             p[at[several]] += moved.mul_(share[several, None])
-            _gather(terms, at[several], term[several], (q @ is_open) * share[several])
+            _gather(terms, at[several], term[several], self.open_of(several).sum(-1))
 
-    def _settled(self, p: Float[Tensor, "n W"], terms: Float[Tensor, "n 7"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Student tokens that contradict the student's past are out; what is left, normalised; the bound; all mass."""
+    def _settled(self, p: Float[Tensor, "n W"], terms: Float[Tensor, "n 7"]) -> tuple[Tensor, Tensor]:
+        """Student tokens that contradict the student's past are out; what is left, normalised; the bound."""
         terms = terms.clamp_min_(0.0)
         p, terms[:, RESIDUAL], outside = p[:, :-2], p[:, -2].clamp_min(0.0), terms[:, OUTSIDE]
         p[self.wrong] = 0.0
@@ -252,14 +283,14 @@ class Flow:
         terms = terms[:, OPEN:OUTSIDE]
         kept, doubt = p.sum(-1), terms.sum(-1)
         settled = (kept - doubt + terms[:, RESIDUAL] + outside).clamp_min(0.0)
-        total = (settled + doubt).clamp_min(1e-30)
+        self.total = (settled + doubt).clamp_min(1e-30)
         p = p.mul_(1.0 / kept.clamp_min(1e-30)[:, None])
-        terms = terms / total[:, None]
+        terms = terms / self.total[:, None]
         self.nothing = kept <= 1e-9
         if bool(self.nothing.any()):
             p[self.nothing] = 1.0 / p.shape[1]
             terms[self.nothing] = torch.eye(len(TERMS))[RESIDUAL]
-        return p, terms, total
+        return p, terms
 
 
 def _at(rows: Int[Tensor, "k e"], at: Int[Tensor, " N"]) -> Int[Tensor, "k s"]:
@@ -269,6 +300,11 @@ def _at(rows: Int[Tensor, "k e"], at: Int[Tensor, " N"]) -> Int[Tensor, "k s"]:
     if bool(some.all()):
         return torch.cat([place[None], rows[1:]])
     return torch.cat([place[some][None], rows[1:, some]])
+
+
+def key(rows: Int[Tensor, "3 c"], tokens: int) -> Int[Tensor, " c"]:
+    """Place, row and token as one number."""
+    return (rows[0] * 2**24 + rows[1]) * tokens + rows[2]
 
 
 def _apart(at: Int[Tensor, " w"]) -> list[Int[Tensor, " s"] | slice]:

@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from polydistill.alignment.aligned import Aligned, Flow, evidence
-from polydistill.alignment.packed import FIELDS, OUTSIDE, STRADDLING, TERMS, About, Packed, Packer, lay
-from polydistill.alignment.pair import Pair
-from polydistill.alignment.path import Path, Rival
+from polydistill.alignment.aligned import Aligned, Flow, evidence, key
+from polydistill.alignment.packed import CERTAIN, FIELDS, OUTSIDE, STRADDLING, TERMS, About, Packed, Packer, lay
+from polydistill.alignment.pair import NEGLIGIBLE, Pair
+from polydistill.alignment.path import Path, Rival, Way
 from polydistill.logprobs import TeacherOutput
 
 LEAST = 1e-5
@@ -117,16 +117,16 @@ class _Round:
     def _candidates(self, only: Bool[Tensor, " n"]) -> tuple[Int[Tensor, "5 c"], Float[Tensor, " c"]]:
         """As `_heaviest`, all that are worth it, with their shares of a place's mass."""
         flow = self.flow
-        single, laid, whole = flow.masses()
+        single, laid, _ = flow.mass
         scale = only / flow.total
         place, row, _, _, term = flow.tables[:, flow.which]
         share = laid * scale[place]
-        tables = (flow.open.bool() & (term < OUTSIDE) & (share > LEAST)).nonzero().flatten()
+        tables = (flow.open & (term < OUTSIDE) & (share > LEAST) & (laid > NEGLIGIBLE)).nonzero().flatten()
         rivals = torch.tensor(sorted(self.text.rivals)).long()
         doubted = single[rivals] * scale[flow.single[0, rivals]]
         rivals, doubted = rivals[doubted > LEAST], doubted[doubted > LEAST]
-        (first, is_open), (at, of) = self.pair.firsts, flow.whole[:2]
-        q = flow.q[flow.local[of]] * is_open * (whole * scale[at]).float()[:, None]
+        first, (at, of) = self.pair.firsts[0], flow.whole[:2]
+        q = flow.open_of(slice(None)) * scale[at, None]
         number, token = (q > LEAST).nonzero(as_tuple=True)
         columns = [
             torch.stack([place, row, flow.token, flow.first, flow.which])[:, tables],
@@ -135,7 +135,7 @@ class _Round:
         ]
         found, weight = torch.cat(columns, 1), torch.cat([share[tables], doubted, q[number, token]])
         moved = flow.single[:3, flow.single[6] < OUTSIDE]
-        fresh = ~torch.isin(_key(found[:3], q.shape[1]), _key(moved, q.shape[1])) | (found[4] < 0)
+        fresh = ~torch.isin(key(found[:3], q.shape[1]), key(moved, q.shape[1])) | (found[4] < 0)
         return found[:, fresh], weight[fresh]
 
     def _node(self, row: int, token: int, log_p: float) -> int:
@@ -160,10 +160,12 @@ class _Round:
         """Other tokens for the same bytes: what may reach over the place behind them, and those that do not."""
         self.packer.settle(place, rival)
         history = self.text.history[place]
-        further: dict[int, list[tuple[tuple[int, ...], bytes]]] = {}
-        for path, rest in rival.ways:
-            if path:
-                further.setdefault(path[0], []).append((path[1:], rest))
+        further: dict[int, list[Way]] = {}
+        for tokens, rest, asks in rival.ways:
+            if not self.pair.may_go(asks):
+                continue
+            if tokens:
+                further.setdefault(tokens[0], []).append(Way(tokens[1:], rest, asks))
                 continue
             if rest:
                 number = self.pair.behind(history, rest).number
@@ -172,7 +174,7 @@ class _Round:
                 self.packer.put_whole(place, node, STRADDLING)
             self.packer.stray(place, node, self.pair.strays(history, rest))
         for token, ways in further.items():
-            self.packer.doubt(place, Rival(node, token, tuple(ways)))
+            self.packer.doubt(place, Rival(node, token, tuple(ways)), CERTAIN)
 
     def _joined(self) -> Packed:
         """The text as it was, and what was found."""
@@ -193,8 +195,3 @@ class _Round:
             rivals=rivals,
             history=old.history,
         )
-
-
-def _key(rows: Int[Tensor, "3 c"], tokens: int) -> Int[Tensor, " c"]:
-    """Place, row and token as one number."""
-    return (rows[0] * 2**24 + rows[1]) * tokens + rows[2]

@@ -22,8 +22,10 @@ what the student lacks; boundaries of the student that need not stand; what is s
 OPEN, STRADDLING, RESIDUAL, BOUNDARY, STORED, OUTSIDE, NO_TERM = range(7)
 """Columns of terms; `OUTSIDE` is what is straddling and was put on no student token."""
 
+CERTAIN = -1
+
 FIELDS = ("entries", "tables", "whole", "wrong", "covers", "special")
-WIDTHS = {"entries": 7, "tables": 5, "whole": 3, "wrong": 2, "covers": 4, "special": 3}
+WIDTHS = {"entries": 8, "tables": 5, "whole": 3, "wrong": 2, "covers": 4, "special": 3}
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Packed:
     Attributes:
         tokens: of the teacher.
         places: how many.
-        entries: place, row, token, to, away, gain, lose.
+        entries: place, row, token, to, away, gain, lose, number of the doubt (`Pair.doubt`; `CERTAIN` where none).
         tables: place, row, number, away, term of what is open: an entry for each token of a table.
         whole: place, row, term of what is open: all of a row.
         wrong: place, number of the list of student tokens that contradict the student's past (`Reader.contrary`).
@@ -67,7 +69,7 @@ class Packed:
 
     tokens: list[int]
     places: int
-    entries: Int[Tensor, "7 e"]
+    entries: Int[Tensor, "8 e"]
     tables: Int[Tensor, "5 t"]
     whole: Int[Tensor, "3 w"]
     wrong: Int[Tensor, "2 x"]
@@ -108,21 +110,23 @@ class Packer:
 
     def move(self, about: About, token: int, first: int, alone: int) -> None:
         """A token's mass, which was open, from one student token to another."""
-        self.rows["entries"].append((about.place, about.row, token, alone, first, NO_TERM, about.term))
+        self.rows["entries"].append((about.place, about.row, token, alone, first, NO_TERM, about.term, CERTAIN))
 
-    def doubt(self, place: int, rival: Rival) -> None:
+    def doubt(self, place: int, rival: Rival, number: int) -> None:
         """Where another token for the same bytes would have gone on is not known."""
         self.rivals[len(self.rows["entries"])] = rival
-        self.rows["entries"].append((place, rival.row, rival.token, self.nowhere, self.nowhere, OUTSIDE, NO_TERM))
+        entry = place, rival.row, rival.token, self.nowhere, self.nowhere, OUTSIDE, NO_TERM, number
+        self.rows["entries"].append(entry)
 
     def settle(self, place: int, rival: Rival) -> None:
         """It is known now."""
-        self.rows["entries"].append((place, rival.row, rival.token, self.nowhere, self.nowhere, NO_TERM, OUTSIDE))
+        entry = place, rival.row, rival.token, self.nowhere, self.nowhere, NO_TERM, OUTSIDE, CERTAIN
+        self.rows["entries"].append(entry)
 
     def stray(self, place: int, row: int, tokens: Int[Tensor, " s"]) -> None:
         """Tokens after which the student's boundary need not stand."""
         if len(tokens):
-            same = torch.tensor([place, row, 0, self.nowhere, self.nowhere, BOUNDARY, NO_TERM])[:, None]
+            same = torch.tensor([place, row, 0, self.nowhere, self.nowhere, BOUNDARY, NO_TERM, CERTAIN])[:, None]
             same = same.repeat(1, len(tokens))
             same[2] = tokens
             self.loose.append(same)
@@ -171,7 +175,7 @@ def _pack_place(packer: Packer, n: int, place: Place) -> None:
         head = (*head, link.token)
         packer.put_table(About(n, link.after, begin, head, OPEN), link.table.number, link.alone)
     for rival in place.rivals:
-        packer.doubt(n, rival)
+        packer.doubt(n, rival, pair.doubt(tuple(way.asks for way in rival.ways)))
     packer.rows["wrong"].append((n, pair.ours.contrary(place.history)))
     if place.special is not None:
         packer.rows["special"].append((n, place.covers[0].row, place.special))
@@ -186,7 +190,7 @@ class Layout:
 
     tokens: Int[Tensor, " M"]
     starts: Bool[Tensor, " M"]
-    entries: Int[Tensor, "7 e"]
+    entries: Int[Tensor, "8 e"]
     tables: Int[Tensor, "5 t"]
     whole: Int[Tensor, "3 w"]
     wrong: Int[Tensor, "2 x"]

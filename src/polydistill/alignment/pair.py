@@ -4,7 +4,6 @@
 is *open* where text that follows could change it and the teacher would still have said the same tokens.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,6 +17,17 @@ from polydistill.alignment.spelling import ROLES
 
 NO_TOKENS = torch.zeros(0, dtype=torch.long)
 
+NEGLIGIBLE = 1e-6
+"""Of a place's mass: of a token that has less is not asked what takes long to find out, and it counts as open."""
+
+STANDS, SETTLE, READ = range(3)
+"""What is still to be asked of a table's token: nothing; whether the teacher's tokenizer settles it, since text that
+would change the student's first token changes the teacher's too; what the student's first token is."""
+
+
+Detour = tuple[bytes, tuple[int, ...], tuple[int, ...]]
+"""Bytes from a teacher's boundary to the student's, student tokens that stand at its end, and teacher tokens within."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -27,22 +37,24 @@ class Table:
         tokens: of the teacher.
         first: of the student, `V_S` where there is none.
         open: text that follows could change it.
-        number: on the shelf of its pair, as tokens, first and open.
+        asks: what is still to be asked, when the table was made.
+        begin: bytes that the student has consumed.
+        head: teacher tokens that come first.
+        number: on the shelf of its pair, as tokens, first, open, asks, and 1 where the answer is known by now.
     """
 
     tokens: Int[Tensor, " m"]
     first: Int[Tensor, " m"]
     open: Bool[Tensor, " m"]
+    asks: Int[Tensor, " m"]
+    begin: bytes
+    head: tuple[int, ...]
     number: int
 
     @cached_property
-    def _at(self) -> dict[int, int]:
+    def at(self) -> dict[int, int]:
+        """Token -> its place here."""
         return {token: at for at, token in enumerate(self.tokens.tolist())}
-
-    def of(self, token: int) -> tuple[int, bool] | None:
-        """A token's student token, and whether it is open; None of one that is not here."""
-        at = self._at.get(token)
-        return None if at is None else (int(self.first[at]), bool(self.open[at]))
 
 
 class Pair:
@@ -63,11 +75,14 @@ class Pair:
         self.teacher, self.student = theirs.spelling, ours.spelling
         self.visible, self.heard = ours.visible, theirs.visible
         self.order, self.place = theirs.order, torch.tensor(theirs.order.ids).long()
-        self.same, self.shelf = self._roles(), Shelf(3)
+        self.same, self.shelf = self._roles(), Shelf(5)
+        self._tables: list[Table] = []
+        self._settles: dict[tuple[bytes, int], bool] = {}
         self._after: dict[tuple[bytes, tuple[int, ...]], Table] = {}
         self._behind: dict[tuple[tuple[int, ...], bytes], Table] = {}
         self._strays: dict[tuple[tuple[int, ...], bytes], Int[Tensor, " s"]] = {}
-        self._detours: dict[tuple[bytes, tuple[int, ...]], tuple[tuple[int, ...], ...]] = {}
+        self._detours: dict[Detour, bool] = {}
+        self._doubts: dict[tuple[Detour, ...], int] = {}
 
     def _roles(self) -> dict[int, int]:
         """Of one role, else of one name."""
@@ -93,9 +108,7 @@ class Pair:
         """
         key = begin, head
         if key not in self._after:
-            low, high = self.order.longer(begin)
-            ids = self._touched(begin, head) if head else self.order.ids[low:high]
-            self._after[key] = self._table(begin, head, ids, whole=not begin and not head)
+            self._after[key] = self._behind_others(begin, head) if head else self._table(begin)
         return self._after[key]
 
     def goes_through(self, begin: bytes, head: tuple[int, ...]) -> bool:
@@ -103,16 +116,74 @@ class Pair:
         return self.ours.others(self.theirs.bytes_of(head)[len(begin) :]) is not None
 
     @cached_property
-    def firsts(self) -> tuple[Int[Tensor, " V"], Float[Tensor, " V"]]:
-        """At a boundary that both have, of every teacher token by its id: the student's first token, and 1 if open."""
+    def firsts(self) -> tuple[Int[Tensor, " V"], Float[Tensor, " V"], Int[Tensor, " V"]]:
+        """At a boundary that both have, of every teacher token by its id: the student's first token, 1 where that is
+        open to the student, and the entry's column on the shelf.
+        """
         table = self.after(b"")
+        columns = torch.zeros(self.heard, dtype=torch.long)
         first, is_open = torch.full((self.heard,), self.visible), torch.zeros(self.heard)
         first[table.tokens], is_open[table.tokens] = table.first, table.open.float()
-        return first, is_open
+        columns[table.tokens] = self.shelf.find(torch.tensor([table.number]))[1]
+        return first, is_open, columns
+
+    def look(
+        self, numbers: Int[Tensor, " e"], columns: Int[Tensor, " e"], heavy: Bool[Tensor, " e"]
+    ) -> tuple[Bool[Tensor, " e"], Bool[Tensor, " e"]]:
+        """Of entries of tables, whether they are open, and whether their first token is known.
+
+        Args:
+            numbers: of the tables.
+            columns: of the entries on the shelf.
+            heavy: those that are worth asking about; of others it does not count what is known from elsewhere.
+        """
+        asks, known = self.shelf.room[3:, columns]
+        by_need = asks != STANDS
+        fresh = by_need & heavy & (known == 0)
+        if fresh.any():
+            asked = torch.stack([numbers[fresh], columns[fresh]]).unique(dim=1)
+            for number in asked[0].unique().tolist():
+                self._ask(self._tables[number], asked[1, asked[0] == number])
+        return self.shelf.room[2, columns].bool() | (by_need & ~heavy), heavy | (asks != READ)
+
+    def _ask(self, table: Table, columns: Int[Tensor, " e"]) -> None:
+        tokens, room = self.shelf.room[0, columns].tolist(), self.shelf.room
+        if table.head:
+            room[1:3, columns] = torch.tensor(self._read(table.begin, table.head, tokens)).long().T
+        else:
+            room[2, columns] = torch.tensor([not self._is_settled(table.begin, token) for token in tokens]).long()
+        room[4, columns] = 1
+
+    def of(self, table: Table, token: int) -> tuple[int, bool] | None:
+        """A token's student token, and whether it is open; None of one that is not in a table."""
+        at = table.at.get(token)
+        if at is None:
+            return None
+        if table.asks[at] == READ:
+            return self._read(table.begin, table.head, [token])[0]
+        stands = not table.open[at] or table.asks[at] == STANDS
+        return int(table.first[at]), bool(table.open[at]) if stands else not self._is_settled(table.begin, token)
+
+    def _read(self, begin: bytes, head: tuple[int, ...], tokens: list[int]) -> list[tuple[int, bool]]:
+        """Student's first token with each behind teacher tokens, and whether it is open as far as the student goes:
+        the teacher is not asked that many questions. One that never follows leaves what they are alone.
+        """
+        before = self.theirs.bytes_of(head)[len(begin) :]
+        strings = [before + self.theirs.bytes_of([token]) for token in tokens]
+        fits = self.theirs.fitting(head, tokens)
+        self.ours.learn_within([string for string, may in zip(strings, fits, strict=True) if may])
+        alone = self.first(begin, head)
+        return [
+            (self._first(string), not self.ours.is_settled(string)) if may else (alone, False)
+            for string, may in zip(strings, fits, strict=True)
+        ]
 
     def first(self, begin: bytes, head: tuple[int, ...]) -> int:
         """Student token that teacher tokens begin with after `begin`; `V_S` where there is none."""
-        return next(iter(self.ours.read(self.theirs.bytes_of(head)[len(begin) :])), self.visible)
+        return self._first(self.theirs.bytes_of(head)[len(begin) :])
+
+    def _first(self, string: bytes) -> int:
+        return next(iter(self.ours.read(string)), self.visible)
 
     def behind(self, history: tuple[int, ...], begin: bytes) -> Table:
         """As `after`, of tokens that reach over a student's boundary, without those that contradict it."""
@@ -132,7 +203,8 @@ class Pair:
                     for way in self.ours.ways(before + rest, history)
                 )
             ]
-            self._behind[history, begin] = self._put(table.tokens[kept], table.first[kept], table.open[kept])
+            columns = table.tokens[kept], table.first[kept], table.open[kept], table.asks[kept]
+            self._behind[history, begin] = self._put(*columns, begin)
         return self._behind[history, begin]
 
     def strays(self, history: tuple[int, ...], begin: bytes) -> Int[Tensor, " s"]:
@@ -154,7 +226,7 @@ class Pair:
             self._strays[history, begin] = torch.tensor(strays).long()
         return self._strays[history, begin]
 
-    def _touched(self, begin: bytes, head: tuple[int, ...]) -> list[int]:
+    def _behind_others(self, begin: bytes, head: tuple[int, ...]) -> Table:
         """Those that go along a string after which the student's first token is another one."""
         string, found = self.theirs.bytes_of(head)[len(begin) :], set[int]()
         for longer, _ in self.ours.others(string) or ():
@@ -162,51 +234,64 @@ class Pair:
             found.update(self.order.ids[slice(*self.order.interval(rest))])
             for end in range(1, len(rest)):
                 found.update(self.order.exactly(rest[:end]))
-        ids = sorted(found)
-        return [i for i, fits in zip(ids, self.theirs.fitting(head, ids), strict=True) if fits]
+        tokens = torch.tensor(sorted(found)).long()
+        first, asks = torch.full_like(tokens, self.first(begin, head)), torch.full_like(tokens, READ)
+        return self._put(tokens, first, torch.ones_like(tokens).bool(), asks, begin, head)
 
-    def _table(self, begin: bytes, head: tuple[int, ...], ids: Sequence[int], *, whole: bool) -> Table:
-        before, ids = self.theirs.bytes_of(head), list(ids)
-        strings = [(before + (self.teacher.spelled[i] or b""))[len(begin) :] for i in ids]
+    def _table(self, begin: bytes) -> Table:
+        ids = self.order.ids[slice(*self.order.longer(begin))]
+        strings = [self.theirs.bytes_of([i])[len(begin) :] for i in ids]
         self.ours.learn_within(strings)
-        first = [next(iter(self.ours.read(string)), self.visible) for string in strings]
-        # Behind others it is asked of the student alone: that many questions to the teacher take longer than they help.
-        is_open = [
-            not self.ours.is_settled(string) if head else self._is_open(begin, i, string)
-            for i, string in zip(ids, strings, strict=True)
-        ]
-        if whole:
+        first = [self._first(string) for string in strings]
+        is_open = [not self.ours.is_settled(string) for string in strings]
+        if not begin:
             others = [i for i in range(self.heard) if i >= len(self.teacher.spelled) or not self.teacher.spelled[i]]
-            ids += others
+            ids = ids + others
             first += [self.same.get(i, self.visible) for i in others]
             is_open += [False] * len(others)
-        return self._put(torch.tensor(ids).long(), torch.tensor(first).long(), torch.tensor(is_open).bool())
+        opens = torch.tensor(is_open).bool()
+        return self._put(torch.tensor(ids).long(), torch.tensor(first).long(), opens, opens * SETTLE, begin)
 
-    def _put(self, tokens: Int[Tensor, " m"], first: Int[Tensor, " m"], is_open: Bool[Tensor, " m"]) -> Table:
-        return Table(tokens, first, is_open, self.shelf.put(torch.stack([tokens, first, is_open.long()])))
+    def _put(
+        self,
+        tokens: Int[Tensor, " m"],
+        first: Int[Tensor, " m"],
+        is_open: Bool[Tensor, " m"],
+        asks: Int[Tensor, " m"],
+        begin: bytes,
+        head: tuple[int, ...] = (),
+    ) -> Table:
+        number = self.shelf.put(torch.stack([tokens, first, is_open.long(), asks, torch.zeros_like(tokens)]))
+        self._tables.append(Table(tokens, first, is_open, asks, begin, head, number))
+        return self._tables[-1]
 
-    def _is_open(self, begin: bytes, token: int, string: bytes) -> bool:
-        """Whether text that follows changes the student's first token and not the teacher's."""
-        others = self.ours.others(string)
-        return others is None or any(
-            self.ours.may_begin(way[len(begin) :], (first,))
-            for longer, first in others
-            if self.theirs.may_begin(begin + longer, (token,))
-            for way in self.theirs.ways(begin + longer, (token,))
-        )
-
-    def detours(self, string: bytes, own: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-        """Teacher tokens within a string that the teacher may begin it with, whatever follows.
-
-        Args:
-            string: bytes from a teacher's boundary to the student's.
-            own: student tokens that stand at its end.
-        """
-        if (string, own) not in self._detours:
-            before = self.ours.bytes_of(own)
-            self._detours[string, own] = tuple(
-                path
-                for path, rests in self.theirs.detours(string)
-                if any(self.ours.may_begin(before + rest, own) for rest in rests)
+    def _is_settled(self, begin: bytes, token: int) -> bool:
+        """Whether no text that changes the student's first token can follow a teacher's token."""
+        if (begin, token) not in self._settles:
+            others = self.ours.others(self.theirs.bytes_of([token])[len(begin) :])
+            self._settles[begin, token] = others is not None and not any(
+                self.ours.may_begin(way[len(begin) :], (first,))
+                for longer, first in others
+                if self.theirs.may_begin(begin + longer, (token,))
+                for way in self.theirs.ways(begin + longer, (token,))
             )
-        return self._detours[string, own]
+        return self._settles[begin, token]
+
+    def may_go(self, detour: Detour) -> bool:
+        """Whether the teacher may begin so a text that goes on after the student's boundary."""
+        if detour not in self._detours:
+            string, own, path = detour
+            before = self.ours.bytes_of(own)
+            out = self.theirs.sticking_out(string, path, len(self.theirs.bytes_of(path)))
+            self._detours[detour] = any(self.ours.may_begin(before + rest, own) for rest in out)
+        return self._detours[detour]
+
+    def doubt(self, detours: tuple[Detour, ...]) -> int:
+        """A number for detours of which any makes a token doubtful."""
+        return self._doubts.setdefault(detours, len(self._doubts))
+
+    def unfounded(self, numbers: Int[Tensor, " s"]) -> Bool[Tensor, " s"]:
+        """Which doubts are none: none of their detours may be gone."""
+        doubts = list(self._doubts)
+        found = {number: not any(map(self.may_go, doubts[number])) for number in numbers.unique().tolist()}
+        return torch.tensor([found[number] for number in numbers.tolist()]).bool()

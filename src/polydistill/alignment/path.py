@@ -3,11 +3,12 @@
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from jaxtyping import Int
 from torch import Tensor
 
-from polydistill.alignment.pair import NO_TOKENS, Pair, Table
+from polydistill.alignment.pair import NO_TOKENS, Detour, Pair, Table
 from polydistill.alignment.reader import boundaries, diverges
 from polydistill.alignment.spelling import whole_characters
 
@@ -60,6 +61,20 @@ class Link:
     table: Table
 
 
+class Way(NamedTuple):
+    """How the teacher may go on behind a token to a student's boundary.
+
+    Attributes:
+        tokens: that it says.
+        rest: bytes before the boundary that a longer token begins with.
+        asks: of `Pair.may_go`, whether it may.
+    """
+
+    tokens: tuple[int, ...]
+    rest: bytes
+    asks: Detour
+
+
 @dataclass(frozen=True)
 class Rival:
     """A teacher token that does not reach over the student's boundary, and yet could have been said for other text.
@@ -67,12 +82,12 @@ class Rival:
     Attributes:
         row: that speaks of it.
         token: it.
-        ways: how the teacher may go on to the boundary: tokens, and bytes before it that a longer one begins with.
+        ways: how the teacher may go on to the boundary.
     """
 
     row: int
     token: int
-    ways: tuple[tuple[tuple[int, ...], bytes], ...]
+    ways: tuple[Way, ...]
 
 
 @dataclass(frozen=True)
@@ -267,7 +282,7 @@ class Run:
         head: tuple[int, ...] = ()
         table = cover.table
         for token in self.tokens[j : j + DEPTH]:
-            found = table.of(token)
+            found = self.pair.of(table, token)
             if found is None or not found[1] or not self.pair.goes_through(cover.begin, (*head, token)):
                 break
             head = (*head, token)
@@ -281,18 +296,17 @@ class Run:
             return ()
         word = self.words[j if self.borders[j] < a else j - 1]
         for start in (max(word, j - BACK), word) if self.pair.teacher.merges else (word,):
-            own = self.own[min(bisect_left(self.marks, self.borders[start]), number - 1) : number]
+            own = tuple(self.own[min(bisect_left(self.marks, self.borders[start]), number - 1) : number])
             string = self.stream[self.borders[start] : a]
-            paths = self.pair.detours(string, tuple(own))
+            paths = self.pair.theirs.within(string)
             before = self.tokens[start - 1 : start] if start > word else []
             if not before or all(all(self.pair.theirs.fitting((before[0],), path[:1])) for path in paths):
                 break
-        found: dict[tuple[int, int], list[tuple[tuple[int, ...], bytes]]] = {}
-        for path in paths:
+        found: dict[tuple[int, int], list[Way]] = {}
+        for path, size in paths.items():
             at = diverges(path, self.tokens[start:])
             if at is not None and self.first + start + at > 0:
-                rest = string[len(self.pair.theirs.bytes_of(path)) :]
-                found.setdefault((at, path[at]), []).append((path[at + 1 :], rest))
+                found.setdefault((at, path[at]), []).append(Way(path[at + 1 :], string[size:], (string, own, path)))
         return tuple(
             Rival(self.first + start + at - 1, token, tuple(ways)) for (at, token), ways in sorted(found.items())
         )

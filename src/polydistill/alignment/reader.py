@@ -16,6 +16,9 @@ from polydistill.alignment.spelling import Sorted, Spelling
 MOST = 4096
 """Tokens that are tried behind one beginning; where there are more, anything may follow."""
 
+TRIED = 512
+"""As `MOST`, where one that may follow is enough: of more, one is taken to."""
+
 
 class Reader:
     """A tokenizer, asked about strings, with a memory.
@@ -157,7 +160,7 @@ class Reader:
             low, high = self.order.longer(string[p:])
             if low == high or (path := self.read(string[:p]))[:k] != tokens:
                 continue
-            if high - low > MOST:
+            if high - low > TRIED:
                 yield string
             else:
                 yield from (string[:p] + self.order.keys[place] for place in self.following(path, low, high))
@@ -173,19 +176,19 @@ class Reader:
             )
         return self._strays[string, tokens]
 
-    def detours(self, string: bytes) -> tuple[tuple[tuple[int, ...], tuple[bytes, ...]], ...]:
-        """Covers of a string: tokens within it, and what may stick out over it (nothing, where they are all of it)."""
-        found: list[tuple[tuple[int, ...], tuple[bytes, ...]]] = [(self.read(string), (b"",))]
-        for p, low, high in self.stubs(string):
-            path = self.read(string[:p])
-            if p and not path:
-                continue
-            ids = self.order.ids[low:high]
-            keys = self.order.keys[low:high]
-            rests = (key[len(string) - p :] for key, fits in zip(keys, self.fitting(path, ids), strict=True) if fits)
-            if rest := tuple(dict.fromkeys(rests)):
-                found.append((path, rest))
-        return tuple(found)
+    def within(self, string: bytes) -> dict[tuple[int, ...], int]:
+        """Tokens within a string that it may begin with, and bytes before their end."""
+        self.learn([string, *(string[:p] for p, _, _ in self.stubs(string))])
+        found = {self.read(string): len(string)}
+        return found | {path: p for p, _, _ in self.stubs(string) if (path := self.read(string[:p]))}
+
+    def sticking_out(self, string: bytes, path: tuple[int, ...], p: int) -> Iterator[bytes]:
+        """What one token behind a path may stick out over a string, whose first p bytes it is; nothing behind all."""
+        if p == len(string):
+            yield b""
+            return
+        for place in self.following(path, *self.order.longer(string[p:])):
+            yield self.order.keys[place][len(string) - p :]
 
     def across(self, string: bytes) -> set[bytes]:
         """What comes behind a string in tokens that begin within it and go on after it."""

@@ -10,11 +10,14 @@ class Shelf:
 
     Args:
         width: numbers of every entry.
+
+    Attributes:
+        room: columns of all entries, those of lists that were found once.
     """
 
     def __init__(self, width: int) -> None:
         self._lists: list[Tensor] = []
-        self._room = torch.zeros(width, 1024, dtype=torch.long)
+        self.room = torch.zeros(width, 1024, dtype=torch.long)
         self._start = torch.zeros(1, dtype=torch.long)
 
     def put(self, columns: Int[Tensor, "w m"]) -> int:
@@ -22,22 +25,22 @@ class Shelf:
         self._lists.append(columns)
         return len(self._lists) - 1
 
-    def read(self, numbers: Int[Tensor, " s"]) -> tuple[Int[Tensor, " e"], Int[Tensor, "w e"]]:
-        """Of every entry of some lists: which of `numbers` it belongs to, and the entry."""
+    def find(self, numbers: Int[Tensor, " s"]) -> tuple[Int[Tensor, " e"], Int[Tensor, " e"]]:
+        """Of every entry of some lists: which of `numbers` it belongs to, and its column of `room`."""
         if fresh := self._lists[len(self._start) - 1 :]:
             self._lay(fresh)
         low, high = self._start[numbers], self._start[numbers + 1]
         which = torch.arange(len(numbers)).repeat_interleave(high - low)
         before = (high - low).cumsum(0) - (high - low)
-        return which, self._room[:, torch.arange(len(which)) + (low - before)[which]]
+        return which, torch.arange(len(which)) + (low - before)[which]
 
     def _lay(self, fresh: list[Tensor]) -> None:
         sizes = torch.tensor([columns.shape[1] for columns in fresh])
         used = int(self._start[-1])
         self._start = torch.cat([self._start, used + sizes.cumsum(0)])
         end = int(self._start[-1])
-        if end > self._room.shape[1]:
-            room = self._room.new_zeros(len(self._room), 2 * end)
-            room[:, :used] = self._room[:, :used]
-            self._room = room
-        self._room[:, used:end] = torch.cat(fresh, 1)
+        if end > self.room.shape[1]:
+            room = self.room.new_zeros(len(self.room), 2 * end)
+            room[:, :used] = self.room[:, :used]
+            self.room = room
+        self.room[:, used:end] = torch.cat(fresh, 1)
