@@ -125,8 +125,8 @@ def bounded(
 ) -> dict[str, Any]:
     """Teacher -> text -> tokens of `expand` -> bytes of a token of the student's and of its own, median bound, mean
     bound, share of positions where it is 0, medians by term, both at so many positions of a passage, looked at closely,
-    seconds of both times and of the same model over as many tokens of its own, where nothing is translated; what the
-    first of them knows of the vocabularies, the others know too.
+    seconds of a passage: the first, the later ones, all met again, and as many tokens of the same model's own, where
+    nothing is translated; what the first of them knows of the vocabularies, the others know too.
     """
     found: dict[str, Any] = {}
     for name, (model, own) in experts.items():
@@ -138,7 +138,9 @@ def bounded(
             ids, teacher = texts[kind], ForeignTeacher(name, model, own, expand=most)
             teacher.agree_with(student, len(student))
             pair = teacher.pair = pair or teacher.pair  # whose tables cost most
-            first, again = seconds(teacher, ids), seconds(teacher, ids)
+            first, *later = [seconds(teacher, row[None]) for row in ids]
+            taken = {"first": first, "later": sum(later) / len(later) if later else None}
+            taken["again"] = seconds(teacher, ids) / len(ids)
             errors = {term: float(values.median()) for term, values in teacher.errors().items()}
             bound = teacher.errors()["all"]
             written = student.batch_decode(ids[:, 1:])
@@ -148,8 +150,8 @@ def bounded(
                 places = torch.arange(len(ids) * looks) * (LENGTH // looks) + 3
                 near = teacher.look_closer(ids, torch.ones_like(ids), places)
                 errors |= {"closely": float(near.median()), "closely, mean": float(near.mean())}
-            same = seconds(plain, ids % len(own))
-            found[name][kind][str(most)] = {**errors, "first": first, "again": again, "same_tokenizer": same}
+            taken["same_tokenizer"] = seconds(plain, ids % len(own)) / len(ids)
+            found[name][kind][str(most)] = errors | taken
             print(name, kind, most, found[name][kind][str(most)], file=stderr, flush=True)
     return found
 
