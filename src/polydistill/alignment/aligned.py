@@ -249,29 +249,33 @@ class Flow:
         first = torch.full((n,), len(stated.label)).scatter_reduce_(0, at, row, "amin")
         return worst + stated.label_error * (last - first + 1).clamp_min(0)
 
-    def open_of(self, several: Int[Tensor, " s"] | slice) -> Float[Tensor, "s V"]:
-        """Masses of what is open in some of the whole rows, of every token."""
+    def heavy(
+        self, q: Float[Tensor, "s V"], share: Float[Tensor, " s"]
+    ) -> tuple[Int[Tensor, "2 e"], Float[Tensor, " e"], Bool[Tensor, " e"]]:
+        """Of whole rows, which and which token is not negligible where the student leaves it open; its mass; and
+        whether the teacher leaves it open too.
+        """
         _, is_open, columns = self.pair.firsts
-        mass = self.q[self.local[self.whole[1, several]]] * self.mass[2][several, None]
-        mass *= is_open
-        row, token = (mass > NEGLIGIBLE).nonzero(as_tuple=True)
+        entries = torch.stack((q > (NEGLIGIBLE / share)[:, None]).nonzero(as_tuple=True))
+        row, token = entries = entries[:, is_open[entries[1]] > 0]
         number = torch.tensor(self.pair.after(b"").number).expand_as(token)
-        settled = ~self.pair.look(number, columns[token], torch.ones_like(token).bool())[0]
-        mass[row[settled], token[settled]] = 0.0
-        return mass
+        leaves_open, _ = self.pair.look(number, columns[token], torch.ones_like(token).bool())
+        return entries, q[row, token] * share[row], leaves_open
 
     def _add_whole(self, p: Float[Tensor, "n W"], terms: Float[Tensor, "n 7"]) -> None:
         """Coinciding boundaries: all of the teacher's distribution, by one scatter."""
         (at, row, term), share = self.whole, self.mass[2]
         if not len(at):
             return
-        first = self.pair.firsts[0]
+        first, is_open, _ = self.pair.firsts
         # One row per place as a rule; ways that were branched off may bring more.
         for several in _apart(at):
             q = self.q[self.local[row[several]]]
             moved = torch.zeros(len(q), p.shape[1]).scatter_add_(1, first.expand_as(q), q)
             p[at[several]] += moved.mul_(share[several, None])
-            _gather(terms, at[several], term[several], self.open_of(several).sum(-1))
+            (settled, _), mass, leaves_open = self.heavy(q, share[several])
+            left = (q @ is_open).mul_(share[several]).index_add_(0, settled, mass * ~leaves_open, alpha=-1.0)
+            _gather(terms, at[several], term[several], left.clamp_min_(0.0))
 
     def _settled(self, p: Float[Tensor, "n W"], terms: Float[Tensor, "n 7"]) -> tuple[Tensor, Tensor]:
         """Student tokens that contradict the student's past are out; what is left, normalised; the bound."""

@@ -117,7 +117,7 @@ class _Round:
     def _candidates(self, only: Bool[Tensor, " n"]) -> tuple[Int[Tensor, "5 c"], Float[Tensor, " c"]]:
         """As `_heaviest`, all that are worth it, with their shares of a place's mass."""
         flow = self.flow
-        single, laid, _ = flow.mass
+        single, laid, whole = flow.mass
         scale = only / flow.total
         place, row, _, _, term = flow.tables[:, flow.which]
         share = laid * scale[place]
@@ -126,16 +126,18 @@ class _Round:
         doubted = single[rivals] * scale[flow.single[0, rivals]]
         rivals, doubted = rivals[doubted > LEAST], doubted[doubted > LEAST]
         first, (at, of) = self.pair.firsts[0], flow.whole[:2]
-        q = flow.open_of(slice(None)) * scale[at, None]
-        number, token = (q > LEAST).nonzero(as_tuple=True)
+        entries, mass, leaves_open = flow.heavy(flow.q[flow.local[of]], whole)
+        mass = mass * scale[at[entries[0]]]
+        worth = leaves_open & (mass > LEAST)
+        number, token = entries[:, worth]
         columns = [
             torch.stack([place, row, flow.token, flow.first, flow.which])[:, tables],
             torch.cat([flow.single[:4, rivals], -1 - rivals[None]]),
             torch.stack([at[number], of[number], token, first[token], number + flow.layout.tables.shape[1]]),
         ]
-        found, weight = torch.cat(columns, 1), torch.cat([share[tables], doubted, q[number, token]])
+        found, weight = torch.cat(columns, 1), torch.cat([share[tables], doubted, mass[worth]])
         moved = flow.single[:3, flow.single[6] < OUTSIDE]
-        fresh = ~torch.isin(key(found[:3], q.shape[1]), key(moved, q.shape[1])) | (found[4] < 0)
+        fresh = ~torch.isin(key(found[:3], self.pair.heard), key(moved, self.pair.heard)) | (found[4] < 0)
         return found[:, fresh], weight[fresh]
 
     def _node(self, row: int, token: int, log_p: float) -> int:
