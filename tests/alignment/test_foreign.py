@@ -196,7 +196,12 @@ def test_a_check_says_roles_and_the_bound_by_term(tmp_path):
         "weighting": [{"kind": "softmax", "signal": "fidelity", "temperature": 1.0}],
         "training": {"max_steps": 1, "batch_size": 2, "cpu": True},
     }
-    found = check_run(RunConfig.model_validate(asked))
+    told = []
+    found = check_run(RunConfig.model_validate(asked), tell=told.append)
+    assert any("teacher 'a': looking closely at 16 positions" in words for words in told)
+    first, again = found.estimate.fresh
+    assert first > again > 0
+    assert any("that translated teachers have not met takes longer" in line for line in found.estimate.lines())
     facts = "\n".join(found.facts)
     assert "teacher 'a' has a tokenizer of its own (320 entries) and is translated; special tokens: <pad> for" in facts
     assert "teacher 'a', translated: its distributions are off by at most 0." in facts

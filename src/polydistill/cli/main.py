@@ -14,7 +14,7 @@ from polydistill.cli.certify import certify
 from polydistill.cli.evaluate import evaluate
 from polydistill.cli.faults import leave
 from polydistill.cli.push import push
-from polydistill.cli.say import JsonFile, Overrides, console, new_table, plain, quiet, write_json
+from polydistill.cli.say import JsonFile, Overrides, Terminal, console, new_table, plain, quiet, write_json
 from polydistill.cli.serve import serve
 from polydistill.cli.talk import talk
 from polydistill.cli.worth import baselines, compare, recommend
@@ -119,7 +119,7 @@ def check(
     from polydistill.run.check import check_run
 
     quiet()
-    found = check_run(load_config(config, overrides or ()), accelerate)
+    found = check_run(load_config(config, overrides or ()), accelerate, Terminal(stderr=True).print)
     for fact in found.facts:
         console.print(fact)
     console.print("\nThis stack promises, for every evidence:", style="bold")

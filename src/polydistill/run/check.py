@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,7 +24,7 @@ from polydistill.run.order import check_order
 from polydistill.run.says import reading_says, says_before
 from polydistill.run.train import refuse_place
 from polydistill.teachers import LocalTeacher, Teacher, Translated
-from polydistill.training.partial import foreign_says, look_closer
+from polydistill.training.partial import foreign_says, look_closer, served_among
 from polydistill.training.taught import Taught
 
 MIB = 2**20
@@ -42,6 +42,7 @@ class Estimate:
         disk: bytes of checkpoints and the student.
         free_disk: bytes free where the run goes.
         peak: of memory, from the batch that ran; None where it cannot be known, or the ranks are not here.
+        fresh: seconds of a batch that translated teachers met for the first time, and again; None without such.
     """
 
     steps: int
@@ -51,6 +52,7 @@ class Estimate:
     disk: int
     free_disk: int
     peak: Peak | None = None
+    fresh: tuple[float, float] | None = None
 
     def lines(self) -> list[str]:
         """The estimate in words."""
@@ -63,6 +65,17 @@ class Estimate:
             f"time: about {_duration(self.seconds)} for {self.steps} steps, of one that was timed: teachers "
             f"{self.shares['teachers']:.0%}, student {self.shares['student']:.0%}, products with their heads "
             f"{self.shares[PRODUCTS]:.0%}, everything that is not the models' {self.shares[REST]:.0%}",
+            *self._fresh(),
+        ]
+
+    def _fresh(self) -> list[str]:
+        if self.fresh is None:
+            return []
+        first, again = map(_duration, self.fresh)
+        return [
+            "time: that is of text met again; text that translated teachers have not met takes longer, in the first "
+            f"batches most, as two vocabularies are compared token by token: the one that was tried took {first}, then "
+            f"{again}"
         ]
 
     def _peak(self) -> list[str]:
@@ -86,12 +99,15 @@ class Check:
     estimate: Estimate
 
 
-def check_run(config: RunConfig, accelerate: str | Path | None = None) -> Check:
+def check_run(
+    config: RunConfig, accelerate: str | Path | None = None, tell: Callable[[str], None] = lambda _: None
+) -> Check:
     """Load everything, run one batch forward and backward, update nothing.
 
     Args:
         config: of the run.
         accelerate: an Accelerate config; what will be where, and the memory, are then those of its ranks.
+        tell: is told what takes long before it begins.
 
     Raises:
         ValueError, RuntimeError, FloatingPointError: whatever training would raise in its first step.
@@ -102,11 +118,11 @@ def check_run(config: RunConfig, accelerate: str | Path | None = None) -> Check:
     with TemporaryDirectory() as elsewhere:  # a trainer makes its folder; a check leaves nothing behind
         trainer = build_trainer(config.model_copy(update={"output": elsewhere}))
         refuse_unheard(trainer)
-        found = _check(config, trainer, layout)
+        found = _check(config, trainer, layout, tell)
     return found if order is None else replace(found, facts=[*found.facts, *order.lines()])
 
 
-def _check(config: RunConfig, trainer: Taught, layout: Layout | None) -> Check:
+def _check(config: RunConfig, trainer: Taught, layout: Layout | None, tell: Callable[[str], None]) -> Check:
     student: Any = trainer.model
     dataset: Any = trainer.train_dataset
     foreign = any(isinstance(teacher, Translated) for teacher in trainer.teachers)
@@ -128,7 +144,7 @@ def _check(config: RunConfig, trainer: Taught, layout: Layout | None) -> Check:
     tried = rehearse(trainer, sizes)
     sizes, done, seconds = replace(sizes, optimizer=tried.optimizer), tried.done, sum(tried.seconds.values())
     assert done.batch is not None
-    look_closer(trainer.teachers, done.batch)
+    look_closer(trainer.teachers, done.batch, tell)
     facts += foreign_says(trainer.teachers, trainer.targets_off)
     facts.append(f"one batch: loss {tried.loss:.4f} over {done.outcome.count:,} tokens, {seconds:.2f} s")
     accumulation = config.training.gradient_accumulation
@@ -144,6 +160,7 @@ def _check(config: RunConfig, trainer: Taught, layout: Layout | None) -> Check:
         disk=_disk(config, student),
         free_disk=shutil.disk_usage(_existing(Path(config.output))).free,
         peak=tried.peak if ranks == 1 else None,
+        fresh=(tried.fresh, seconds) if foreign and not served_among(trainer.teachers) else None,
     )
     if estimate.disk > estimate.free_disk:
         facts.append("WARNING: the checkpoints will not fit on this disk; lower training.keep_checkpoints")

@@ -122,7 +122,8 @@ class Rehearsal:
     Attributes:
         done: of the batch.
         loss: its mean, nats.
-        seconds: of a forward and backward pass, by part.
+        seconds: of a forward and backward pass, by part; of text that was met before.
+        fresh: of the first pass, whatever was made for it included.
         update: seconds of the optimizer's; 0 where it was not tried.
         optimizer: bytes of its state.
         peak: of memory; None where nothing is known.
@@ -131,6 +132,7 @@ class Rehearsal:
     done: StepOutcome
     loss: float
     seconds: dict[str, float]
+    fresh: float
     update: float
     optimizer: int
     peak: Peak | None
@@ -152,6 +154,7 @@ def rehearse(trainer: Taught, sizes: Sizes) -> Rehearsal:
     student.train()  # as a step does first
     watched = Watched(trainer.args.device)
     loss, seconds = _back_and_forth(trainer, inputs)
+    fresh = sum(seconds.values())
     done = trainer.last_step
     assert done is not None
     assert done.batch is not None
@@ -176,7 +179,7 @@ def rehearse(trainer: Taught, sizes: Sizes) -> Rehearsal:
     if found is not None and trainer.optimizer is not None:
         found = replace(found, highest=max(found.highest, watched.highest() - optimizer), optimizer=optimizer)
     student.zero_grad(set_to_none=True)
-    return Rehearsal(done, float(loss), seconds, update, optimizer, found)
+    return Rehearsal(done, float(loss), seconds, fresh, update, optimizer, found)
 
 
 def _back_and_forth(trainer: Taught, inputs: Any) -> tuple[Tensor, dict[str, float]]:

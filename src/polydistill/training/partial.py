@@ -345,13 +345,14 @@ def _strictly(teacher: Translated) -> str:
     return f"; `positions: strict` listens to it at {float(heard):.2%} of them, where the bound is 0"
 
 
-def look_closer(teachers: Sequence[object], batch: Batch, most: int = 16) -> None:
+def look_closer(teachers: Sequence[object], batch: Batch, tell: Callable[[str], None], most: int = 16) -> None:
     """Bounds of translated teachers from a close look at a few positions of a batch, evenly far from each other."""
     batch = batch.apart()
     rows = batch.positions(reads_prefix=False)[0]
     some = rows[:: max(1, -(-len(rows) // most))]
     for teacher in teachers:
         if isinstance(teacher, ForeignTeacher) and reads_branches(teacher.model):
+            tell(f"teacher {teacher.name!r}: looking closely at {len(some)} positions; large vocabularies take minutes")
             teacher.look_closer(batch.input_ids, batch.attention_mask, some)
 
 
