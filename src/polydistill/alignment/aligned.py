@@ -11,6 +11,7 @@ variation.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -24,8 +25,8 @@ from polydistill.alignment.stated import Stated, probabilities
 from polydistill.logprobs import LEAST_TAIL, ROWS, TeacherOutput
 
 KEPT = 2**27
-"""Bytes of a teacher's distributions that are kept between the evidence and the target, so that its head is read once;
-where they are more, it is read twice."""
+"""Bytes of a teacher's distributions that are held at once, and that are kept between the evidence and the target, so
+that its head is read once; where they are more, it is read twice."""
 
 LEAST = math.exp(LEAST_TAIL)
 
@@ -104,20 +105,23 @@ class Aligned:
         """Positions of text that the teacher can read: at the others it says nothing."""
         return torch.isin(self.places, self.layout.covers[0])
 
-    def _pushed(self, rows: Int[Tensor, " n"] | slice) -> Float[Tensor, "n V"]:
-        flow = Flow(self, self.places[rows])
-        p, terms = flow.pushed()
-        self.terms[rows] = terms.to(self.terms)
-        sure = (1.0 - terms.sum(-1)).clamp_min(UNSURE).masked_fill(flow.nothing, 0.0)
-        self.fidelity[rows] = sure.to(self.fidelity)
-        return p
+    def flows(self, rows: Int[Tensor, " n"] | slice) -> Iterator[tuple[Int[Tensor, " s"], "Flow"]]:
+        """Masses of some positions, of so many at a time as need `KEPT` bytes of the teacher's distributions."""
+        each = -(-len(self.evidence.before) // max(len(self.layout.heard), 1))
+        some = torch.arange(len(self.places))[rows.cpu() if isinstance(rows, Tensor) else rows]
+        for part in some.split(max(1, KEPT // (4 * self.pair.heard * max(each, 1)))):
+            yield part, Flow(self, self.places[part])
 
     def write(self, rows: Int[Tensor, " n"] | slice, out: Float[Tensor, "n V"]) -> None:
         """Log-probabilities of the student's tokens."""
-        p = self._pushed(rows.cpu() if isinstance(rows, Tensor) else rows)
-        torch.log(p.clamp_min_(LEAST), out=out) if out.device == p.device and out.dtype == p.dtype else out.copy_(
-            p.clamp_min_(LEAST).log_()
-        )
+        written = 0
+        for part, flow in self.flows(rows):
+            p, terms = flow.pushed()
+            self.terms[part] = terms.to(self.terms)
+            sure = (1.0 - terms.sum(-1)).clamp_min(UNSURE).masked_fill(flow.nothing, 0.0)
+            self.fidelity[part] = sure.to(self.fidelity)
+            out[written : written + len(part)] = p.clamp_min_(LEAST).log_()
+            written += len(part)
 
     def finish(self, logits: Float[Tensor, "n V"]) -> None:
         """Nothing is missing."""
@@ -131,6 +135,7 @@ class Flow:
         places: which.
 
     Attributes:
+        numbers: of its single entries, tables and whole rows, in the layout.
         mass: of the single entries, those of tables, and the whole rows, as parts of their place's.
         total: of each place, settled or not, once they were pushed.
         nothing: where none of it is settled, likewise.
@@ -144,12 +149,11 @@ class Flow:
         self.stated = aligned.says if isinstance(aligned.says, Stated) else None
         at = torch.full((len(self.layout.heard),), -1)
         at[places] = torch.arange(len(places))
-        self.single, self.tables, self.whole = (
-            _at(rows, at) for rows in (self.layout.entries, self.layout.tables, self.layout.whole)
-        )
+        found = [_at(rows, at) for rows in (self.layout.entries, self.layout.tables, self.layout.whole)]
+        (self.single, self.tables, self.whole), self.numbers = zip(*found, strict=True)
         self.which, columns = self.pair.shelf.find(self.tables[2])
         self.token = self.pair.shelf.room[0, columns]
-        contrary = _at(self.layout.wrong, at)
+        contrary, _ = _at(self.layout.wrong, at)
         of, wrong = self.pair.ours.shelf.find(contrary[1])
         self.wrong = contrary[0, of], self.pair.ours.shelf.room[0, wrong]
         wanted = torch.zeros(len(self.known.before), dtype=torch.bool)
@@ -297,13 +301,11 @@ class Flow:
         return p, terms
 
 
-def _at(rows: Int[Tensor, "k e"], at: Int[Tensor, " N"]) -> Int[Tensor, "k s"]:
-    """Those of the places that are asked for, by their number among them."""
+def _at(rows: Int[Tensor, "k e"], at: Int[Tensor, " N"]) -> tuple[Int[Tensor, "k s"], Int[Tensor, " s"]]:
+    """Those of the places that are asked for, by their number among them; and which they are."""
     place = at[rows[0]]
-    some = place >= 0
-    if bool(some.all()):
-        return torch.cat([place[None], rows[1:]])
-    return torch.cat([place[some][None], rows[1:, some]])
+    some = (place >= 0).nonzero().flatten()
+    return torch.cat([place[some][None], rows[1:, some]]), some
 
 
 def key(rows: Int[Tensor, "3 c"], tokens: int) -> Int[Tensor, " c"]:

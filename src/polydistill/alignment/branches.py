@@ -91,10 +91,8 @@ class _Round:
         layout = lay([text], [len(found.rows)])
         says = ask(text.tokens, found.rows, found.tokens)
         known = evidence(says, layout, pair, joined([found], [len(text.tokens)]))
-        places = torch.arange(text.places)
         blank = torch.zeros(text.places, len(TERMS)), torch.zeros(text.places)
-        self.flow = Flow(Aligned(says, layout, places, pair, known, *blank), places)
-        self.flow.pushed()
+        self.aligned = Aligned(says, layout, torch.arange(text.places), pair, known, *blank)
 
     def wider(self, budget: int, only: Bool[Tensor, " n"]) -> Packed:
         """The text with so many more tokens looked behind, for some places."""
@@ -109,36 +107,40 @@ class _Round:
 
     def _heaviest(self, budget: int, only: Bool[Tensor, " n"]) -> list[tuple[int, int, int, int, int, float]]:
         """Place, row, token, student token, whose (a table or whole row; else, below 0, a rival), log-probability."""
-        candidates, share = self._candidates(only)
-        candidates = candidates[:, share.argsort(descending=True, stable=True)[:budget]]
-        log_p = self.flow.q[self.flow.local[candidates[1]], candidates[2]].double().log().tolist()
-        return [(*row, value) for row, value in zip(candidates.T.tolist(), log_p, strict=True)]
+        parts = [self._candidates(flow, only[part]) for part, flow in self.aligned.flows(slice(None))]
+        candidates, share, log_p = (torch.cat(found, -1) for found in zip(*parts, strict=True))
+        best = share.argsort(descending=True, stable=True)[:budget]
+        return [(*row, value) for row, value in zip(candidates[:, best].T.tolist(), log_p[best].tolist(), strict=True)]
 
-    def _candidates(self, only: Bool[Tensor, " n"]) -> tuple[Int[Tensor, "5 c"], Float[Tensor, " c"]]:
-        """As `_heaviest`, all that are worth it, with their shares of a place's mass."""
-        flow = self.flow
+    def _candidates(
+        self, flow: Flow, only: Bool[Tensor, " n"]
+    ) -> tuple[Int[Tensor, "5 c"], Float[Tensor, " c"], Float[Tensor, " c"]]:
+        """As `_heaviest`, of some places all that are worth it; their shares of a place's mass, and log-probabilities."""
+        flow.pushed()
         single, laid, whole = flow.mass
         scale = only / flow.total
         place, row, _, _, term = flow.tables[:, flow.which]
         share = laid * scale[place]
         tables = (flow.open & (term < OUTSIDE) & (share > LEAST) & (laid > NEGLIGIBLE)).nonzero().flatten()
-        rivals = torch.tensor(sorted(self.text.rivals)).long()
+        entries, table, whole_row = flow.numbers
+        rivals = torch.isin(entries, torch.tensor(sorted(self.text.rivals)).long()).nonzero().flatten()
         doubted = single[rivals] * scale[flow.single[0, rivals]]
         rivals, doubted = rivals[doubted > LEAST], doubted[doubted > LEAST]
         first, (at, of) = self.pair.firsts[0], flow.whole[:2]
-        entries, mass, leaves_open = flow.heavy(flow.q[flow.local[of]], whole)
-        mass = mass * scale[at[entries[0]]]
+        (number, token), mass, leaves_open = flow.heavy(flow.q[flow.local[of]], whole)
+        mass = mass * scale[at[number]]
         worth = leaves_open & (mass > LEAST)
-        number, token = entries[:, worth]
+        number, token = number[worth], token[worth]
         columns = [
-            torch.stack([place, row, flow.token, flow.first, flow.which])[:, tables],
-            torch.cat([flow.single[:4, rivals], -1 - rivals[None]]),
-            torch.stack([at[number], of[number], token, first[token], number + flow.layout.tables.shape[1]]),
+            torch.stack([place, row, flow.token, flow.first, table[flow.which]])[:, tables],
+            torch.cat([flow.single[:4, rivals], -1 - entries[None, rivals]]),
+            torch.stack([at[number], of[number], token, first[token], whole_row[number] + flow.layout.tables.shape[1]]),
         ]
         found, weight = torch.cat(columns, 1), torch.cat([share[tables], doubted, mass[worth]])
         moved = flow.single[:3, flow.single[6] < OUTSIDE]
         fresh = ~torch.isin(key(found[:3], self.pair.heard), key(moved, self.pair.heard)) | (found[4] < 0)
-        return found[:, fresh], weight[fresh]
+        found, log_p = found[:, fresh], flow.q[flow.local[found[1, fresh]], found[2, fresh]].double().log()
+        return torch.cat([flow.places[found[:1]], found[1:]]), weight[fresh], log_p
 
     def _node(self, row: int, token: int, log_p: float) -> int:
         """The row behind a token."""
