@@ -11,10 +11,11 @@ from pathlib import Path
 from threading import Event
 from urllib.parse import urlsplit
 
+import anyio
 import pytest
 import servers
 
-from polydistill.serve import ScoreRequest
+from polydistill.serve import ScoreRequest, application
 from polydistill.serve.answer import choice, parts
 
 
@@ -74,7 +75,6 @@ def test_a_head_or_a_body_that_drips_is_closed(folder) -> None:
 
     import uvicorn
 
-    from polydistill.serve import application
     from polydistill.serve.connection import Connection
 
     class Hasty(Connection):
@@ -119,6 +119,22 @@ def test_work_for_a_client_that_has_gone_stops() -> None:
     with pytest.raises(GoneError):
         scorer.score(list(range(120)) * 4, 1, after_two)
     assert len(asked) == 3
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+def test_a_client_that_has_gone_is_no_fault_of_the_server(path) -> None:
+    heard, said = [{"type": "http.disconnect"}, {"type": "http.request", "body": b"{}"}], []
+
+    async def receive() -> dict:
+        return heard.pop() if len(heard) > 1 else heard[0]
+
+    async def send(message: dict) -> None:
+        said.append(message)
+
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": headers}
+    anyio.run(application(servers.scorer(), servers.MODEL), scope, receive, send)
+    assert said[0]["status"] == 499
 
 
 MUCH = json.dumps({"prompt": [list(range(100))] * 80, "prompt_logprobs": 128}).encode()

@@ -20,7 +20,7 @@ def run(job: dict) -> int:
     return done.returncode
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_no_kill_leaves_a_run_without_its_one_checkpoint_or_with_another_end(tmp_path):
     assert run({"folder": str(tmp_path / "whole")}) == 0
     for place, last in {"before manifest": 2, "inside rotation": 3, "after step": 2, "inside step": 2}.items():
