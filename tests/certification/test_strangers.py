@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import itertools
 import subprocess
 import sys
 
@@ -137,6 +138,18 @@ def test_a_sentence_says_what_happened_to_which_teacher():
     assert "is the sign right?" in quick("wrong_sign").finding("M").note
     assert "did you forget the softmax?" in certify(lambda e: e.exp(), teachers=2, effort=0.05).finding("N").note
     assert "AssertionError: evidence too large" in quick("asserting").finding("N").witness.says
+
+
+def test_the_witness_of_a_rule_that_answers_otherwise_the_next_time_is_where_it_does():
+    turns = itertools.count()
+
+    def rule(evidence):
+        return torch.softmax(evidence.tanh() + (evidence[:, :1] > 1) * (next(turns) % 2) * torch.eye(2)[0], -1)
+
+    witness = certify(rule, teachers=2, effort=0.05).finding("F").witness
+    assert witness.says.startswith("asked twice about the same evidence")
+    assert len(witness.inputs["evidence"]) == 1
+    assert witness.inputs["evidence"][0][0] > 1
 
 
 @pytest.mark.slow
