@@ -99,3 +99,13 @@ def test_one_position_at_a_time_is_all_of_them_at_once(monkeypatch, most):
     for (_, _, q, error), (_, _, other, same) in zip(together, apart, strict=True):
         assert torch.allclose(q, other, atol=1e-6)
         assert error == pytest.approx(same, abs=1e-6)
+
+
+def test_answers_that_were_forgotten_are_found_again(monkeypatch):
+    kept = list(positions(Enumerated(bpe(2, 3), unigram(5, 3), 2), 6, 2))
+    monkeypatch.setattr("polydistill.alignment.reader.MEMO", 2)
+    for (_, _, q, error), (_, _, other, same) in zip(
+        kept, positions(Enumerated(bpe(2, 3), unigram(5, 3), 2), 6, 2), strict=True
+    ):
+        assert torch.equal(q, other)
+        assert error == same

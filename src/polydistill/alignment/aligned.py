@@ -152,10 +152,10 @@ class Flow:
         found = [_at(rows, at) for rows in (self.layout.entries, self.layout.tables, self.layout.whole)]
         (self.single, self.tables, self.whole), self.numbers = zip(*found, strict=True)
         self.which, columns = self.pair.shelf.find(self.tables[2])
-        self.token = self.pair.shelf.room[0, columns]
+        self.token = self.pair.shelf.room[0, columns].long()
         contrary, _ = _at(self.layout.wrong, at)
         of, wrong = self.pair.ours.shelf.find(contrary[1])
-        self.wrong = contrary[0, of], self.pair.ours.shelf.room[0, wrong]
+        self.wrong = contrary[0, of], self.pair.ours.shelf.room[0, wrong].long()
         wanted = torch.zeros(len(self.known.before), dtype=torch.bool)
         for row in (self.single[1], self.tables[1], self.whole[1]):
             wanted[row] = True
@@ -165,7 +165,7 @@ class Flow:
         self.most, self.mass = self._masses()
         heavy = self._with_moved(self.mass[1] > NEGLIGIBLE)
         self.open, known = self.pair.look(self.tables[2][self.which], columns, heavy)
-        self.first = torch.where(known, self.pair.shelf.room[1, columns], self.tables[3][self.which])
+        self.first = torch.where(known, self.pair.shelf.room[1, columns].long(), self.tables[3][self.which])
 
     def share(self, place: Int[Tensor, " c"], row: Int[Tensor, " c"]) -> Float[Tensor, " c"]:
         """Probability of the tokens before a row, among all that write the bytes up to a place; float64."""

@@ -115,7 +115,7 @@ class _Round:
     def _candidates(
         self, flow: Flow, only: Bool[Tensor, " n"]
     ) -> tuple[Int[Tensor, "5 c"], Float[Tensor, " c"], Float[Tensor, " c"]]:
-        """As `_heaviest`, of some places all that are worth it; their shares of its mass, and log-probabilities."""
+        """As `_heaviest`, of some places all that are worth it; shares of a place's mass; and log-probabilities."""
         flow.pushed()
         single, laid, whole = flow.mass
         scale = only / flow.total

@@ -4,14 +4,14 @@
 is *open* where text that follows could change it and the teacher would still have said the same tokens.
 """
 
-from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from polydistill.alignment.reader import Reader
+from polydistill.alignment.reader import Memo, Reader
 from polydistill.alignment.shelf import Shelf
 from polydistill.alignment.spelling import ROLES
 
@@ -29,32 +29,21 @@ Detour = tuple[bytes, tuple[int, ...], tuple[int, ...]]
 """Bytes from a teacher's boundary to the student's, student tokens that stand at its end, and teacher tokens within."""
 
 
-@dataclass(frozen=True)
-class Table:
-    """What teacher tokens become that follow some others: student's first token, and whether it is open.
+class Table(NamedTuple):
+    """What teacher tokens become that follow some others.
+
+    On the shelf of its pair: tokens of the teacher, each with the student's first token (`V_S` where there is none),
+    what is still to be asked, whether text that follows could change it, as far as is known, and 1 where it was asked.
 
     Attributes:
-        tokens: of the teacher.
-        first: of the student, `V_S` where there is none.
-        open: text that follows could change it.
-        asks: what is still to be asked, when the table was made.
         begin: bytes that the student has consumed.
         head: teacher tokens that come first.
-        number: on the shelf of its pair, as tokens, first, open, asks, and 1 where the answer is known by now.
+        number: on the shelf.
     """
 
-    tokens: Int[Tensor, " m"]
-    first: Int[Tensor, " m"]
-    open: Bool[Tensor, " m"]
-    asks: Int[Tensor, " m"]
     begin: bytes
     head: tuple[int, ...]
     number: int
-
-    @cached_property
-    def at(self) -> dict[int, int]:
-        """Token -> its place here."""
-        return {token: at for at, token in enumerate(self.tokens.tolist())}
 
 
 class Pair:
@@ -77,11 +66,11 @@ class Pair:
         self.order, self.place = theirs.order, torch.tensor(theirs.order.ids).long()
         self.same, self.shelf = self._roles(), Shelf(5)
         self._tables: list[Table] = []
-        self._settles: dict[tuple[bytes, int], bool] = {}
+        self._settles = Memo[tuple[bytes, int], bool]()
         self._after: dict[tuple[bytes, tuple[int, ...]], Table] = {}
         self._behind: dict[tuple[tuple[int, ...], bytes], Table] = {}
         self._strays: dict[tuple[tuple[int, ...], bytes], Int[Tensor, " s"]] = {}
-        self._detours: dict[Detour, bool] = {}
+        self._detours = Memo[Detour, bool]()
         self._doubts: dict[tuple[Detour, ...], int] = {}
 
     def _roles(self) -> dict[int, int]:
@@ -121,10 +110,11 @@ class Pair:
         open to the student, and the entry's column on the shelf.
         """
         table = self.after(b"")
+        tokens, becomes, asks, *_ = self.shelf.get(table.number).long()
         columns = torch.zeros(self.heard, dtype=torch.long)
         first, is_open = torch.full((self.heard,), self.visible), torch.zeros(self.heard)
-        first[table.tokens], is_open[table.tokens] = table.first, table.open.float()
-        columns[table.tokens] = self.shelf.find(torch.tensor([table.number]))[1]
+        first[tokens], is_open[tokens] = becomes, (asks == SETTLE).float()
+        columns[tokens] = self.shelf.find(torch.tensor([table.number]))[1]
         return first, is_open, columns
 
     def look(
@@ -137,32 +127,33 @@ class Pair:
             columns: of the entries on the shelf.
             heavy: those that are worth asking about; of others it does not count what is known from elsewhere.
         """
-        asks, known = self.shelf.room[3:, columns]
+        asks, _, known = self.shelf.room[2:, columns]
         by_need = asks != STANDS
         fresh = by_need & heavy & (known == 0)
         if fresh.any():
             asked = torch.stack([numbers[fresh], columns[fresh]]).unique(dim=1)
             for number in asked[0].unique().tolist():
                 self._ask(self._tables[number], asked[1, asked[0] == number])
-        return self.shelf.room[2, columns].bool() | (by_need & ~heavy), heavy | (asks != READ)
+        return self.shelf.room[3, columns].bool() | (by_need & ~heavy), heavy | (asks != READ)
 
     def _ask(self, table: Table, columns: Int[Tensor, " e"]) -> None:
         tokens, room = self.shelf.room[0, columns].tolist(), self.shelf.room
         if table.head:
-            room[1:3, columns] = torch.tensor(self._read(table.begin, table.head, tokens)).long().T
+            found = torch.tensor(self._read(table.begin, table.head, tokens)).int()
+            room[1, columns], room[3, columns] = found.T
         else:
-            room[2, columns] = torch.tensor([not self._is_settled(table.begin, token) for token in tokens]).long()
+            room[3, columns] = torch.tensor([not self._is_settled(table.begin, token) for token in tokens]).int()
         room[4, columns] = 1
 
     def of(self, table: Table, token: int) -> tuple[int, bool] | None:
         """A token's student token, and whether it is open; None of one that is not in a table."""
-        at = table.at.get(token)
-        if at is None:
+        tokens, first, asks, *_ = self.shelf.get(table.number)
+        at = (tokens == token).nonzero().flatten().tolist()
+        if not at:
             return None
-        if table.asks[at] == READ:
+        if asks[at[0]] == READ:
             return self._read(table.begin, table.head, [token])[0]
-        stands = not table.open[at] or table.asks[at] == STANDS
-        return int(table.first[at]), bool(table.open[at]) if stands else not self._is_settled(table.begin, token)
+        return int(first[at[0]]), bool(asks[at[0]] == SETTLE) and not self._is_settled(table.begin, token)
 
     def _read(self, begin: bytes, head: tuple[int, ...], tokens: list[int]) -> list[tuple[int, bool]]:
         """Student's first token with each behind teacher tokens, and whether it is open as far as the student goes:
@@ -191,7 +182,8 @@ class Pair:
             return self.after(begin)
         if (history, begin) not in self._behind:
             table, before = self.after(begin), self.ours.bytes_of(history)
-            tokens = table.tokens.tolist()
+            columns = self.shelf.get(table.number)[:3]
+            tokens = columns[0].tolist()
             left = [self.theirs.bytes_of([token])[len(begin) :] for token in tokens]
             self.ours.learn([before + rest for rest in left])
             kept = [
@@ -203,8 +195,7 @@ class Pair:
                     for way in self.ours.ways(before + rest, history)
                 )
             ]
-            columns = table.tokens[kept], table.first[kept], table.open[kept], table.asks[kept]
-            self._behind[history, begin] = self._put(*columns, begin)
+            self._behind[history, begin] = self._put(columns[:, kept], begin)
         return self._behind[history, begin]
 
     def strays(self, history: tuple[int, ...], begin: bytes) -> Int[Tensor, " s"]:
@@ -234,9 +225,9 @@ class Pair:
             found.update(self.order.ids[slice(*self.order.interval(rest))])
             for end in range(1, len(rest)):
                 found.update(self.order.exactly(rest[:end]))
-        tokens = torch.tensor(sorted(found)).long()
-        first, asks = torch.full_like(tokens, self.first(begin, head)), torch.full_like(tokens, READ)
-        return self._put(tokens, first, torch.ones_like(tokens).bool(), asks, begin, head)
+        tokens = torch.tensor(sorted(found)).int()
+        alone = torch.full_like(tokens, self.first(begin, head))
+        return self._put(torch.stack([tokens, alone, torch.full_like(tokens, READ)]), begin, head)
 
     def _table(self, begin: bytes) -> Table:
         ids = self.order.ids[slice(*self.order.longer(begin))]
@@ -249,20 +240,14 @@ class Pair:
             ids = ids + others
             first += [self.same.get(i, self.visible) for i in others]
             is_open += [False] * len(others)
-        opens = torch.tensor(is_open).bool()
-        return self._put(torch.tensor(ids).long(), torch.tensor(first).long(), opens, opens * SETTLE, begin)
+        asks = [SETTLE if may_change else STANDS for may_change in is_open]
+        return self._put(torch.tensor([ids, first, asks]).int(), begin)
 
-    def _put(
-        self,
-        tokens: Int[Tensor, " m"],
-        first: Int[Tensor, " m"],
-        is_open: Bool[Tensor, " m"],
-        asks: Int[Tensor, " m"],
-        begin: bytes,
-        head: tuple[int, ...] = (),
-    ) -> Table:
-        number = self.shelf.put(torch.stack([tokens, first, is_open.long(), asks, torch.zeros_like(tokens)]))
-        self._tables.append(Table(tokens, first, is_open, asks, begin, head, number))
+    def _put(self, columns: Int[Tensor, "3 m"], begin: bytes, head: tuple[int, ...] = ()) -> Table:
+        """Tokens, what they become, and what is still to be asked of them; those that are asked about are open."""
+        known = torch.zeros_like(columns[0])
+        number = self.shelf.put(torch.stack([*columns, (columns[2] != STANDS).int(), known]))
+        self._tables.append(Table(begin, head, number))
         return self._tables[-1]
 
     def _is_settled(self, begin: bytes, token: int) -> bool:

@@ -7,6 +7,7 @@ is the end. Covers are found by trying tokens, not texts.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import torch
 
@@ -18,6 +19,22 @@ MOST = 4096
 
 TRIED = 512
 """As `MOST`, where one that may follow is enough: of more, one is taken to."""
+
+
+MEMO = 2**20
+"""Answers of one kind that are remembered."""
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Memo(dict[K, V]):
+    """Answers that can be found again; where they are too many, all are forgotten."""
+
+    def __setitem__(self, key: K, value: V) -> None:
+        if len(self) >= MEMO:
+            self.clear()
+        super().__setitem__(key, value)
 
 
 class Reader:
@@ -35,13 +52,13 @@ class Reader:
     def __init__(self, spelling: Spelling, visible: int) -> None:
         self.spelling, self.visible = spelling, visible
         self.order, self.shelf = Sorted(spelling.spelled[:visible]), Shelf(1)
-        self._read: dict[bytes, tuple[int, ...]] = {b"": ()}
-        self._fits: dict[tuple[tuple[int, ...], int], bool] = {}
-        self._others: dict[bytes, tuple[tuple[bytes, int], ...] | None] = {}
-        self._settled: dict[bytes, bool] = {}
-        self._tails: dict[bytes, tuple[tuple[int, int, int], ...]] = {}
-        self._begins: dict[tuple[bytes, tuple[int, ...]], bool] = {}
-        self._strays: dict[tuple[bytes, tuple[int, ...]], bool] = {}
+        self._read = Memo[bytes, tuple[int, ...]]()
+        self._fits = Memo[tuple[tuple[int, ...], int], bool]()
+        self._others = Memo[bytes, tuple[tuple[bytes, int], ...] | None]()
+        self._settled = Memo[bytes, bool]()
+        self._tails = Memo[bytes, tuple[tuple[int, int, int], ...]]()
+        self._begins = Memo[tuple[bytes, tuple[int, ...]], bool]()
+        self._strays = Memo[tuple[bytes, tuple[int, ...]], bool]()
         self._contrary: dict[tuple[int, ...], int] = {}
 
     def learn(self, strings: Sequence[bytes]) -> None:
@@ -52,9 +69,9 @@ class Reader:
 
     def read(self, string: bytes) -> tuple[int, ...]:
         """Its tokens from inside a text, where nothing follows; none of what cannot be written."""
-        if string not in self._read:
+        if string and string not in self._read:
             self.learn([string])
-        return self._read[string]
+        return self._read[string] if string else ()
 
     def bytes_of(self, tokens: Sequence[int]) -> bytes:
         """What tokens of text are in bytes."""
@@ -66,14 +83,15 @@ class Reader:
         In byte-pair encodings it is a matter of the last token and it.
         """
         before = path[-1:] if self.spelling.merges else path
-        fresh = [i for i in ids if (before, i) not in self._fits]
+        found = {i: self._fits.get((before, i)) for i in ids}
+        fresh = [i for i, fits in found.items() if fits is None]
         if fresh:
             string = self.bytes_of(before)
             strings = [string + (self.spelling.spelled[i] or b"") for i in fresh]
             self.learn(strings)
             for i, whole in zip(fresh, strings, strict=True):
-                self._fits[before, i] = self._read[whole] == (*before, i)
-        return [self._fits[before, i] for i in ids]
+                self._fits[before, i] = found[i] = self.read(whole) == (*before, i)
+        return [bool(found[i]) for i in ids]
 
     def following(self, path: tuple[int, ...], low: int, high: int) -> Iterator[int]:
         """Places of an interval whose tokens may come after a path; often the first will do, and few are asked for."""
