@@ -51,6 +51,7 @@ def ray():
     """A Ray of this machine with two places, for all tests."""
     import ray
 
+    os.environ.setdefault("RAY_worker_niceness", "0")  # as a Ray that is started for a build
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
     yield ray

@@ -5,6 +5,7 @@ lost is replaced, and the shards that it had are made again, to the same bytes. 
 given shards, so one for which the cluster has no place holds nobody up.
 """
 
+import os
 import socket
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -75,6 +76,8 @@ class OnRay:
                 socket.create_connection((host, int(port)), timeout=REACHED_S).close()
             except OSError as error:
                 raise RayMissingError(f"Ray at {self.address} cannot be used: {error}") from None
+        if self.address is None:  # Ray's own default, 15, starves its workers beside anything else
+            os.environ.setdefault("RAY_worker_niceness", "0")
         here = {"num_cpus": max(1, round(self.workers * self.cpus)), "include_dashboard": False}
         try:
             ray.init(
