@@ -256,8 +256,8 @@ class Flow:
     def heavy(
         self, q: Float[Tensor, "s V"], share: Float[Tensor, " s"]
     ) -> tuple[Int[Tensor, "2 e"], Float[Tensor, " e"], Bool[Tensor, " e"]]:
-        """Of whole rows, which and which token is not negligible where the student leaves it open; its mass; and
-        whether the teacher leaves it open too.
+        """Tokens of whole rows that the student leaves open and that are not negligible: row and token, mass,
+        and whether the teacher leaves it open too.
         """
         _, is_open, columns = self.pair.firsts
         entries = torch.stack((q > (NEGLIGIBLE / share)[:, None]).nonzero(as_tuple=True))

@@ -71,7 +71,8 @@ class Pair:
         self._behind: dict[tuple[tuple[int, ...], bytes], Table] = {}
         self._strays: dict[tuple[tuple[int, ...], bytes], Int[Tensor, " s"]] = {}
         self._detours = Memo[Detour, bool]()
-        self._doubts: dict[tuple[Detour, ...], int] = {}
+        self._doubts: list[tuple[Detour, ...]] = []
+        self._numbers: dict[tuple[Detour, ...], int] = {}
 
     def _roles(self) -> dict[int, int]:
         """Of one role, else of one name."""
@@ -273,10 +274,12 @@ class Pair:
 
     def doubt(self, detours: tuple[Detour, ...]) -> int:
         """A number for detours of which any makes a token doubtful."""
-        return self._doubts.setdefault(detours, len(self._doubts))
+        if detours not in self._numbers:
+            self._numbers[detours] = len(self._doubts)
+            self._doubts.append(detours)
+        return self._numbers[detours]
 
     def unfounded(self, numbers: Int[Tensor, " s"]) -> Bool[Tensor, " s"]:
         """Which doubts are none: none of their detours may be gone."""
-        doubts = list(self._doubts)
-        found = {number: not any(map(self.may_go, doubts[number])) for number in numbers.unique().tolist()}
+        found = {number: not any(map(self.may_go, self._doubts[number])) for number in numbers.unique().tolist()}
         return torch.tensor([found[number] for number in numbers.tolist()]).bool()

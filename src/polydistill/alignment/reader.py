@@ -17,8 +17,9 @@ from polydistill.alignment.spelling import Sorted, Spelling
 MOST = 4096
 """Tokens that are tried behind one beginning; where there are more, anything may follow."""
 
-TRIED = 512
-"""As `MOST`, where one that may follow is enough: of more, one is taken to."""
+LARGE, TRIED = 2**16, 512
+"""In a vocabulary of more entries than `LARGE`, tokens that are tried where one that may follow is enough; of more, one
+is taken to follow."""
 
 
 MEMO = 2**20
@@ -47,11 +48,13 @@ class Reader:
     Attributes:
         order: byte strings of the entries, in order.
         shelf: lists of `contrary`.
+        tries: tokens that are tried where one that may follow is enough; of more, one is taken to follow.
     """
 
     def __init__(self, spelling: Spelling, visible: int) -> None:
         self.spelling, self.visible = spelling, visible
         self.order, self.shelf = Sorted(spelling.spelled[:visible]), Shelf(1)
+        self.tries = MOST if len(self.order.ids) <= LARGE else TRIED
         self._read = Memo[bytes, tuple[int, ...]]()
         self._fits = Memo[tuple[tuple[int, ...], int], bool]()
         self._others = Memo[bytes, tuple[tuple[bytes, int], ...] | None]()
@@ -178,7 +181,7 @@ class Reader:
             low, high = self.order.longer(string[p:])
             if low == high or (path := self.read(string[:p]))[:k] != tokens:
                 continue
-            if high - low > TRIED:
+            if high - low > self.tries:
                 yield string
             else:
                 yield from (string[:p] + self.order.keys[place] for place in self.following(path, low, high))

@@ -107,7 +107,7 @@ class _Crew:
 
     def __init__(self, ray: Any, engine: OnRay, make: Callable[[], Label]) -> None:
         self.ray, self.engine, self.make = ray, engine, ray.put(make)
-        # Ray's own restarts are not used: a lost worker's shards would wait for it, and a restart may never come.
+        # Ray's own restarts are not used: a lost worker's shards would wait for it while others have none.
         options = {"num_cpus": engine.cpus, "num_gpus": engine.gpus, "max_restarts": 0, "max_task_retries": 0}
         self.actor = ray.remote(**options)(LabellingActor)
         self.again: deque[ShardTask] = deque()

@@ -71,11 +71,11 @@ class Estimate:
     def _fresh(self) -> list[str]:
         if self.fresh is None:
             return []
-        first, again = map(_duration, self.fresh)
+        first, again = self.fresh
         return [
             "time: that is of text met again; text that translated teachers have not met takes longer, in the first "
-            f"batches most, as two vocabularies are compared token by token: the one that was tried took {first}, then "
-            f"{again}"
+            f"batches most, as two vocabularies are compared token by token: the batch that was tried took {first:.1f} "
+            f"s, and {again:.1f} s when it was met again"
         ]
 
     def _peak(self) -> list[str]:
