@@ -140,16 +140,21 @@ class _Crew:
         return _Worker(actor, actor.started.remote())
 
     def _hand_out(self, remaining: Iterator[ShardTask]) -> bool:
-        """Two shards to every worker that has started; False when none is left and all are made."""
+        """Two shards to every worker that has started, but one alone if a worker was lost with it: of two, either may
+        be why. False when none is left and all are made.
+        """
         idle = False
         for worker in self.workers:
-            while worker.starting is None and len(worker.doing) < 2:
-                task = self.again.popleft() if self.again else next(remaining, None)
+            while worker.starting is None and len(worker.doing) < 2 and not any(map(self._lost, worker.doing.values())):
+                task = self.again.popleft() if self.again and not worker.doing else next(remaining, None)
                 if task is None:
                     idle = True
                     break
                 worker.doing[worker.actor.shard.remote(self.make, task)] = task
         return not idle or any(worker.doing for worker in self.workers)
+
+    def _lost(self, task: ShardTask) -> bool:
+        return self.losses[task.index] > 0
 
     def _heard(self) -> _Worker:
         """The first worker that has started, has made its first shard, or is lost."""
@@ -177,14 +182,15 @@ class _Crew:
         return [(task.index, data)]
 
     def _replace(self, worker: _Worker, error: Exception) -> None:
-        lost = next((task.index for task in worker.doing.values()), None)
-        self.losses[lost] += 1
-        if self.losses[lost] > self.engine.tries:
-            what = "its worker" if lost is not None else "a worker that had not started"
-            raise WorkerLostError(
-                f"{f'shard {lost}: ' if lost is not None else ''}{what} was lost {self.losses[lost]} times; look at "
-                "its memory, and build again: finished shards are kept"
-            ) from error
+        had: list[int | None] = [task.index for task in worker.doing.values()]
+        for lost in had or [None]:
+            self.losses[lost] += 1
+            if self.losses[lost] > self.engine.tries:
+                what = "a worker that had not started" if lost is None else f"shard {lost}: its worker"
+                raise WorkerLostError(
+                    f"{what} was lost {self.losses[lost]} times; look at its memory, and build again: finished shards "
+                    "are kept"
+                ) from error
         self.again.extend(worker.doing.values())
         self.ray.kill(worker.actor)
         self.workers[self.workers.index(worker)] = self._started()
