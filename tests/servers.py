@@ -99,7 +99,10 @@ class Faulty:
         head, _, body = received.partition(b"\r\n\r\n")
         length = re.search(rb"content-length: (\d+)", head.lower())
         while length and len(body) < int(length[1]):
-            body += connection.recv(65536)
+            part = connection.recv(65536)
+            if not part:
+                return False
+            body += part
         if b" /v1/models" in head.split(b"\r\n")[0]:
             say(connection, {"data": self.models})
             return True

@@ -36,9 +36,9 @@ def test_a_statement_stands_at_low_effort_and_is_tight_where_its_bound_is_attain
 @pytest.mark.long
 @pytest.mark.timeout(600)
 def test_the_whole_run_stands_and_is_tight_where_a_bound_is_attained() -> None:
-    start = time.process_time()  # of the processor: the neighbours of a test do not count
+    start = time.thread_time()  # neighbours of a test do not count, in other processes or in this one
     findings = theory.run()
-    assert time.process_time() - start < 150
+    assert time.thread_time() - start < 150
     wrong = {f.statement.name: [p for p in f.parts if not p.holds] for f in findings if f.verdict == FAILS}
     assert not wrong
     assert [f.verdict for f in findings] == [expected(s) for s in STATEMENTS]
