@@ -131,6 +131,35 @@ class Enumerated:
         return torch.stack([torch.full((self.size,), 1.0 / self.size).double() if x is None else x for x in p])
 
 
+def sampled(teacher, seed, most=40, expand=0):
+    """As `positions`, along random tokens of the student, as it may sample them: the law of texts that go on behind
+    the bytes, given the student's tokens since the last of them that its tokenizer would have written otherwise; and
+    the place of that one. Truth is None where nothing is said.
+    """
+    ours, draw, law = teacher.pair.ours, random.Random(seed), defaultdict(float)
+    for tokens, mass in teacher.texts().items():
+        law[teacher.text(tokens).encode()] += mass
+    bos, eos = teacher.pair.same[teacher.bos], teacher.pair.same[teacher.eos]
+    pieces = [i for i, piece in enumerate(teacher.student.spelled) if piece]
+    teacher.pair.sampled = True
+    for _ in range(most):
+        ids = tuple(draw.choice(pieces) for _ in range(draw.randint(1, LONGEST)))
+        aligned, _, _ = teacher.aligned([bos, *ids, eos], expand)
+        out = torch.zeros(len(ids) + 2, aligned.vocabulary)
+        aligned.write(slice(None), out)
+        for i in range(len(ids) + 1):
+            since = next(m for m in range(i + 1) if ours.writes(ids[m:i]))
+            before, string = len(ours.bytes_of(ids[:since])), ours.bytes_of(ids[:i])
+            truth = torch.zeros(len(teacher.student.spelled), dtype=torch.float64)
+            for text, mass in law.items():
+                then = (*ours.read(text[before:]), eos)
+                if text.startswith(string) and then[: i - since] == ids[since:i]:
+                    truth[then[i - since]] += mass
+            if truth.sum() > 1e-12:
+                said = float(aligned.fidelity[i]) > 0.0
+                yield since, truth / truth.sum() if said else None, out[i].double().softmax(-1), float(aligned.error[i])
+
+
 def positions(teacher, most=40, expand=0):
     """Student prefixes with truth, push-forward and bound at every position of likely texts."""
     law = teacher.truth()

@@ -95,7 +95,8 @@ def test_of_too_many_tokens_one_may_follow(monkeypatch):
 def test_one_position_at_a_time_is_all_of_them_at_once(monkeypatch, most):
     """As where a teacher's vocabulary is so large that distributions of one position fill the room."""
     together = list(positions(Enumerated(bpe(1, 3), bpe(101, 3), 1), 6, most))
-    monkeypatch.setattr("polydistill.alignment.aligned.KEPT", 1)
+    for module in ("aligned", "likelihood"):
+        monkeypatch.setattr(f"polydistill.alignment.{module}.KEPT", 1)
     apart = list(positions(Enumerated(bpe(1, 3), bpe(101, 3), 1), 6, most))
     for (_, _, q, error), (_, _, other, same) in zip(together, apart, strict=True):
         assert torch.allclose(q, other, atol=1e-6)

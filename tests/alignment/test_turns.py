@@ -21,6 +21,8 @@ from polydistill.run.cache import build_cache, refuse_unheard
 from polydistill.teachers import ForeignTeacher, VocabularyMismatchError
 from polydistill.teachers.carried import tokenizer_bytes, tokenizer_from
 from polydistill.training import PolyDistillTrainer
+from polydistill.training.batch import Batch
+from polydistill.training.hearing import listen_to
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
@@ -103,6 +105,37 @@ def test_what_it_says_in_a_turn_is_what_it_says_there_in_its_own_template():
         assert float(p[end, student.convert_tokens_to_ids("<|im_end|>")]) > 0.0
         at = here + len(content)
     assert bool(mine.any())
+
+
+@pytest.mark.parametrize("kind", [made.unigram, made.tiktoken_like])
+@pytest.mark.parametrize("answer", ["", "a list"])
+def test_of_an_answer_that_is_sampled_all_is_heard_up_to_bytes_that_are_no_characters(kind, answer):
+    """Also its end, where there is no answer at all; what comes behind such bytes changes nothing before them."""
+    student, own = chatml(), gemma(kind)
+    teacher = ForeignTeacher("a", model(own), own)
+    teacher.agree_with(student, len(student))
+    asked = student.apply_chat_template(TALK[:1], add_generation_prompt=True, return_dict=False)
+    end, broken = student.convert_tokens_to_ids(["<|im_end|>", "\u00e2"])
+    said = student(answer)["input_ids"]
+    found = {}
+    for name, then in {"ends": [end], "breaks": [broken], "breaks, ends": [broken, broken, end]}.items():
+        ids = torch.tensor([[*asked, *said, *then]])
+        batch = Batch(ids, torch.ones_like(ids), ids, sampled=torch.ones_like(ids))
+        rows = torch.arange(ids.shape[1] - 1)
+        says = listen_to([teacher], batch, rows)[0]
+        p = logits_of(says, rows).softmax(-1)
+        found[name] = p[: len(asked) + len(said)], says.known.fidelity, says.known.label_log_prob
+    first, last = len(asked) - 1, len(asked) + len(said) - 1
+    p, fidelity, label = found["ends"]
+    assert bool((fidelity[first : last + 1] > 0.0).all())
+    assert float(p[last, end]) > 0.0
+    assert -12.0 < float(label[last]) < 0.0
+    for name in ("breaks", "breaks, ends"):
+        q, fidelity, _ = found[name]
+        assert bool((fidelity[first:last] > 0.0).all())
+        assert bool((fidelity[last + 1 :] == 0.0).all())
+        torch.testing.assert_close(q[:last], p[:last], atol=1e-6, rtol=1e-4)
+        torch.testing.assert_close(q[last], found["breaks"][0][last])
 
 
 @pytest.mark.slow

@@ -35,6 +35,29 @@ def test_context_is_shuffled_and_split_with_its_row(tmp_path):
     assert len({text for text, _, _ in seen}) == 8
 
 
+def test_fewer_prompts_than_a_step_takes_are_refused(tmp_path):
+    with pytest.raises(
+        DataError, match=r"the training data: 8 prompts, and a step takes 12 \(batch size times accumul"
+    ):
+        ours(tmp_path, dataset=prompts(8), gradient_accumulation_steps=3, per_device_train_batch_size=4)
+
+
+@pytest.mark.parametrize("stop", [3, 4, 6])
+def test_a_run_that_goes_on_meets_the_prompts_that_it_would_have_met(tmp_path, stop):
+    """Inside an epoch of four steps, at its end, and in the second."""
+
+    def run(folder, **options):
+        some = {"max_steps": 9, "save_strategy": "steps", "save_steps": stop, "per_device_train_batch_size": 4}
+        made = ours(folder, fixed_share=0.5, dataset=prompts(16, completion=True), **some)
+        made.train(**options)
+        return made.model.state_dict(), [line.get("loss") for line in made.state.log_history]
+
+    whole, losses = run(tmp_path)
+    again, resumed = run(tmp_path, resume_from_checkpoint=str(tmp_path / "ours" / f"checkpoint-{stop}"))
+    assert losses == resumed
+    assert all(torch.equal(value, again[name]) for name, value in whole.items())
+
+
 def test_the_fixed_share_is_exact_and_evenly_spaced():
     for share in (0.0, 0.1, 0.25, 1 / 3, 0.5, 0.9, 1.0):
         turns = [fixed_turn(step, share) for step in range(300)]

@@ -91,7 +91,7 @@ def test_rows_without_an_answer_are_no_held_out_loss_and_no_fault(tmp_path):
 
 def test_prompts_without_room_are_left_out_and_text_ends_at_max_length(tmp_path):
     data = Dataset.from_dict({"prompt": ["say " * 12, "a b"]})
-    made = ours(tmp_path, dataset=data, max_length=12, max_completion_length=32)
+    made = ours(tmp_path, dataset=data, max_length=12, max_completion_length=32, per_device_train_batch_size=1)
     assert len(made.train_dataset) == 1
     assert made.data_says == ["the training data: 1 of 2 prompts have max_length=12 tokens or more and are left out"]
     done = made._generate_and_score_completions([made.train_dataset[0]] * 4)

@@ -1,7 +1,8 @@
 """Teachers with other tokenizers: their distributions over the student's vocabulary, with the error of each."""
 
-from polydistill.alignment.aligned import Aligned, Evidence, evidence
+from polydistill.alignment.aligned import Aligned
 from polydistill.alignment.branches import Branches, branch, joined
+from polydistill.alignment.likelihood import Evidence, evidence
 from polydistill.alignment.packed import TERMS, Layout, Packed, lay, pack
 from polydistill.alignment.pair import Pair
 from polydistill.alignment.path import NoCounterpartError, Path, Place, Reading, read, walk

@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from polydistill.alignment.aligned import Aligned, Flow, evidence, key
+from polydistill.alignment.aligned import Aligned, Flow, key
+from polydistill.alignment.likelihood import evidence
 from polydistill.alignment.packed import CERTAIN, FIELDS, OUTSIDE, STRADDLING, TERMS, About, Packed, Packer, lay
 from polydistill.alignment.pair import NEGLIGIBLE, Pair
 from polydistill.alignment.path import Path, Rival, Way
@@ -195,6 +196,7 @@ class _Round:
             **joined,
             heard=old.heard,
             goes_on=old.goes_on,
+            hangs=old.hangs,
             about=about,
             rivals=rivals,
             history=old.history,

@@ -62,6 +62,7 @@ class Packed:
         special: place, row, and the teacher token that comes next where that is no text.
         heard: places at which the teacher says something and text comes next.
         goes_on: places with text before them.
+        hangs: places without a bound.
         about: of `tables`, then of `whole`.
         rivals: of entries, by their number, that are other tokens for the same bytes.
         history: student tokens before each place.
@@ -77,6 +78,7 @@ class Packed:
     special: Int[Tensor, "3 s"]
     heard: Bool[Tensor, " n"]
     goes_on: Bool[Tensor, " n"]
+    hangs: Bool[Tensor, " n"]
     about: list[About] = field(default_factory=list)
     rivals: dict[int, Rival] = field(default_factory=dict)
     history: dict[int, tuple[int, ...]] = field(default_factory=dict)
@@ -143,6 +145,7 @@ class Packer:
             **found,
             heard=torch.tensor([place is not None and place.special is None for place in places], dtype=torch.bool),
             goes_on=torch.tensor([place is not None and bool(place.history) for place in places], dtype=torch.bool),
+            hangs=torch.tensor([place is not None and place.hangs for place in places], dtype=torch.bool),
             about=[*self.about, *self.wholes],
             rivals=self.rivals,
             history={n: place.history for n, place in enumerate(places) if place is not None},
@@ -163,12 +166,19 @@ def _pack_place(packer: Packer, n: int, place: Place) -> None:
     for kind, cover in enumerate(place.covers):
         term, interval = min(kind, STRADDLING), (-1, -1)
         if cover.begin:
-            packer.put_table(About(n, cover.row, cover.begin, (), term), cover.table.number)
             interval = pair.order.longer(cover.begin)
+        packer.rows["covers"].append((n, cover.row, *interval))
+        if place.silent:
+            continue
+        if cover.begin:
+            packer.put_table(About(n, cover.row, cover.begin, (), term), cover.table.number)
         else:
             packer.put_whole(n, cover.row, term)
-        packer.rows["covers"].append((n, cover.row, *interval))
         packer.stray(n, cover.row, cover.strays)
+    if place.special is not None:
+        packer.rows["special"].append((n, place.covers[0].row, place.special))
+    if place.silent:
+        return
     begin, head = place.covers[0].begin, tuple[int, ...]()
     for link in place.links:
         packer.move(About(n, link.row, begin, head, OPEN), link.token, link.first, link.alone)
@@ -177,8 +187,6 @@ def _pack_place(packer: Packer, n: int, place: Place) -> None:
     for rival in place.rivals:
         packer.doubt(n, rival, pair.doubt(tuple(way.asks for way in rival.ways)))
     packer.rows["wrong"].append((n, pair.ours.contrary(place.history)))
-    if place.special is not None:
-        packer.rows["special"].append((n, place.covers[0].row, place.special))
 
 
 @dataclass(frozen=True)
@@ -198,6 +206,7 @@ class Layout:
     special: Int[Tensor, "3 s"]
     heard: Bool[Tensor, " N"]
     goes_on: Bool[Tensor, " N"]
+    hangs: Bool[Tensor, " N"]
     opens: Bool[Tensor, " N"]
 
 
@@ -232,6 +241,7 @@ def lay(texts: Sequence[Packed], branched: Sequence[int]) -> Layout:
         starts,
         heard=torch.cat([text.heard for text in texts]),
         goes_on=torch.cat([text.goes_on for text in texts]),
+        hangs=torch.cat([text.hangs for text in texts]),
         opens=opens,
         **found,
     )

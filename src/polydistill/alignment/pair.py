@@ -57,7 +57,11 @@ class Pair:
         same: special tokens of the teacher -> those of the student.
         place: ids of the teacher's text tokens in the order of their bytes.
         shelf: all tables that were made.
+        sampled: texts are what a student samples, which its tokenizer may write otherwise or not at all: there nothing
+            is said. Others are refused for what cannot be read.
     """
+
+    sampled: bool = False
 
     def __init__(self, theirs: Reader, ours: Reader) -> None:
         self.theirs, self.ours = theirs, ours
@@ -86,6 +90,16 @@ class Pair:
             ]
             if fits:
                 found[theirs] = min(fits)[1]
+        return found
+
+    def back(self, role: str) -> dict[int, int]:
+        """Special tokens of the student -> those of the teacher; of several the one of a role, as where the student's
+        end of text begins one too.
+        """
+        found = dict[int, int]()
+        for theirs, ours in self.same.items():
+            if role in self.teacher.special[theirs] or role not in self.teacher.special.get(found.get(ours, -1), ()):
+                found[ours] = theirs
         return found
 
     def after(self, begin: bytes, head: tuple[int, ...] = ()) -> Table:

@@ -100,6 +100,8 @@ class Place:
         rivals: other tokens for the bytes before it.
         history: student tokens before it that decide what may come next; empty where that is no text.
         special: teacher token that comes next where that is no text.
+        silent: nothing is said of what comes next, and the bytes before it are evidence all the same.
+        hangs: how the text around it is written is more than a matter of neighbours, so that there is no bound.
     """
 
     covers: tuple[Cover, ...]
@@ -107,6 +109,8 @@ class Place:
     rivals: tuple[Rival, ...] = ()
     history: tuple[int, ...] = ()
     special: int | None = None
+    silent: bool = False
+    hangs: bool = False
 
 
 @dataclass
@@ -168,7 +172,7 @@ def read(pair: Pair, ids: Sequence[int], opening: Sequence[int], further: str = 
         NoCounterpartError: the row holds a special token that the teacher has nothing for.
     """
     found, at = Reading(size=len(ids)), 0
-    theirs = {ours: other for other, ours in pair.same.items()}
+    theirs = pair.back("eos")
     if not ids or ids[0] not in theirs:
         found.tokens += opening
     while at < len(ids):
@@ -184,11 +188,13 @@ def read(pair: Pair, ids: Sequence[int], opening: Sequence[int], further: str = 
             found.tokens += run.tokens
             found.runs.append(run)
             at = stop
+            if run.marks[-1] > run.reach:  # bytes that are no characters
+                return found
             continue
         says = pair.student.special.get(ids[at], ())
         if ids[at] in theirs:
-            found.tokens.append(theirs[ids[at]])
-        elif "unk" in says:
+            found.tokens.append(theirs[ids[at]] if at else pair.back("bos")[ids[at]])
+        elif "unk" in says or (pair.sampled and (at or "bos" not in says)):
             return found
         elif at or "bos" not in says:
             raise NoCounterpartError(
@@ -260,8 +266,23 @@ class Run:
         j = bisect_right(self.borders, a) - 1
         if self.first + j < 1:
             return None
-        covers, special = self._covers(a, j, history), self.special if number == len(self.own) else None
-        return Place(covers, self._links(covers[0], j), self._rivals(a, j, number), history, special)
+        rivals, special = self._rivals(a, j, number), self.special if number == len(self.own) else None
+        if rivals is None or (self.pair.sampled and not self.pair.ours.writes(history)):
+            return Place(self._covers(a, j, ()), history=history, special=special, silent=True)
+        covers = self._covers(a, j, history)
+        return Place(covers, self._links(covers[0], j), rivals, history, special, hangs=self._hangs(number, j))
+
+    def _hangs(self, number: int, j: int) -> bool:
+        """Whether neighbours here are none that would be written so by themselves."""
+        own = tuple(self.own[max(number - 2, 0) : number if self.pair.sampled else number + 1])
+        return not all(
+            reader.writes(tokens) or not reader.spelling.merges
+            for reader, tokens in (
+                (self.pair.ours, own),
+                (self.pair.theirs, tuple(self.tokens[max(j - 2, 0) : j + 2])),
+            )
+            if len(tokens) > 1
+        )
 
     def _covers(self, a: int, j: int, history: tuple[int, ...]) -> tuple[Cover, ...]:
         begin = self.stream[self.borders[j] : a]
@@ -290,8 +311,10 @@ class Run:
             links.append(Link(row, token, found[0], self.pair.first(cover.begin, head), row + 1, table))
         return tuple(links)
 
-    def _rivals(self, a: int, j: int, number: int) -> tuple[Rival, ...]:
-        """Other tokens for the bytes of the word before the place, and for the beginning of the one around it."""
+    def _rivals(self, a: int, j: int, number: int) -> tuple[Rival, ...] | None:
+        """Other tokens for the bytes of the word before the place, and for the beginning of the one around it; None
+        where the student's tokenizer would not have written those bytes so.
+        """
         if not a:
             return ()
         word = self.words[j if self.borders[j] < a else j - 1]
@@ -302,6 +325,8 @@ class Run:
             before = self.tokens[start - 1 : start] if start > word else []
             if not before or all(all(self.pair.theirs.fitting((before[0],), path[:1])) for path in paths):
                 break
+        if self.pair.sampled and not self.pair.ours.writes(own):
+            return None
         found: dict[tuple[int, int], list[Way]] = {}
         for path, size in paths.items():
             at = diverges(path, self.tokens[start:])

@@ -7,6 +7,7 @@ is the end. Covers are found by trying tokens, not texts.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import TypeVar
 
 import torch
@@ -95,6 +96,12 @@ class Reader:
             for i, whole in zip(fresh, strings, strict=True):
                 self._fits[before, i] = found[i] = self.read(whole) == (*before, i)
         return [bool(found[i]) for i in ids]
+
+    def writes(self, tokens: tuple[int, ...]) -> bool:
+        """Whether text is written so, by tokens of which the first begins where the tokenizer's would."""
+        if not self.spelling.merges or len(tokens) < 2:
+            return self.read(self.bytes_of(tokens)) == tokens
+        return all(self.fitting((one,), [other])[0] for one, other in pairwise(tokens))
 
     def following(self, path: tuple[int, ...], low: int, high: int) -> Iterator[int]:
         """Places of an interval whose tokens may come after a path; often the first will do, and few are asked for."""

@@ -150,13 +150,16 @@ class Turns:
                 f"the data contain a conversation of {who}{' ...' if len(turns) > 4 else ''}, which its chat template "
                 "does not take; leave such rows out, or use a teacher with the student's template"
             )
-        contents = [text[turn.begin : turn.end] for turn in turns]
-        written, begins = b"", list[int]()
-        for piece, content in zip(pieces, contents, strict=False):
+        written, begins, goes_on = b"", list[int](), False
+        for piece, turn in zip(pieces, turns, strict=False):
+            content = text[turn.begin : turn.end]
+            whole, goes_on = whole_characters(content), turn.end < len(text)
             written += piece.encode()
             begins.append(len(written))
-            written += content[: whole_characters(content)]
-        written += (pieces[-1] if turns[-1].end < len(text) else further).encode()
+            written += content[:whole]
+            if goes_on and whole < len(content):  # bytes that are no characters: what comes behind is not read
+                return self._reading(list(ids), borders, turns[: len(begins)], written, begins)
+        written += (pieces[-1] if goes_on else further).encode()
         return self._reading(list(ids), borders, turns, written, begins)
 
     def _reading(
@@ -188,12 +191,12 @@ class Turns:
         begin: int,
     ) -> Run | None:
         """A turn's content; None where it does not begin with a token of both."""
-        if turn.begin not in borders or begin not in marks or turn.end == turn.begin:
+        if turn.begin not in borders or begin not in marks:
             return None
         low, high = borders.index(turn.begin), bisect_right(borders, turn.end) - 1
         parts = [self.pair.student.spelled[i] for i in ids[low:high]]
         size = borders[high] - turn.begin
-        cut = turn.end == borders[-1]
+        cut = turn.end == borders[-1] or begin + size > marks[-1]
         start, stop = marks.index(begin), len(tokens) if cut else bisect_right(marks, begin + size) - 1
         if None in parts or None in [self.pair.teacher.spelled[i] for i in tokens[start:stop]]:
             return None  # the name of a special token in the text

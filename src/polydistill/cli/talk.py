@@ -47,5 +47,7 @@ def talk(
             weight = f"{found.weights[name]:.1%}" if name in found.weights else ""
             table.add_row(plain(name), weight, *(plain(f"{token!r} {p:.0%}") for token, p in candidates))
         console.print(table)
+        if mute := [name for name, candidates in found.candidates.items() if not candidates]:
+            console.print(plain(f"{', '.join(mute)}: nothing that is said there can be translated"))
         if found.tasks and task is None:
             console.print(f"the weights are those of a text of no task; --task shows those of {', '.join(found.tasks)}")

@@ -35,7 +35,8 @@ class Choice:
         token: what stands there.
         before: the text up to it.
         weights: teacher -> weight with which the run trusted it there.
-        candidates: who -> the likeliest tokens with their probabilities; `student` first.
+        candidates: who -> the likeliest tokens with their probabilities, none of one who says nothing there; `student`
+            first.
         tasks: that the weights depend on; a text of none has others.
     """
 
@@ -111,7 +112,7 @@ class Talk:
         if task is not None and task not in tasks:
             raise ConfigError(f"--task: the run has no task {task!r}; it has {', '.join(tasks) or 'none'}")
         of = None if task is None else torch.full_like(whole, tasks.index(task))
-        batch = Batch(whole, torch.ones_like(whole), labels, of)
+        batch = Batch(whole, torch.ones_like(whole), labels, of, sampled=(labels >= 0).long())
         method = Method(trainer.teachers, trainer.pipeline, ForwardKL())
         heard = hear(method, batch)
         hidden = last_hidden_state(self.model, input_ids=whole, attention_mask=batch.attention_mask)
@@ -122,11 +123,15 @@ class Talk:
             raise ConfigError(f"the answer has {len(here)} tokens, counted from 0; there is no token {at}")
         outputs = {"student": own, **dict(zip(trainer.pipeline.teachers, heard.outputs, strict=True))}
         probable = {name: logits_of(says, here).softmax(-1) for name, says in outputs.items()}
+        names, fidelity = trainer.pipeline.teachers, found.statistics.fidelity
+        silent = torch.zeros(len(here), len(names)).bool() if fidelity is None else fidelity[here] == 0.0
         if at is None:
-            teachers = torch.stack([probable[name] for name in trainer.pipeline.teachers])
-            at = int((teachers - teachers.mean(0)).abs().sum(-1).mean(0).argmax())
-        candidates = {name: self._likeliest(p[at]) for name, p in probable.items()}
-        weights = dict(zip(trainer.pipeline.teachers, found.log_w[here[at]].exp().tolist(), strict=True))
+            teachers = torch.stack([probable[name] for name in names])
+            apart = (teachers - teachers.mean(0)).abs().sum(-1).mean(0)
+            at = int((apart - 2.0 * silent.sum(-1)).argmax())  # where all say something, if they do anywhere
+        mute = {name for name, out in zip(names, silent[at].tolist(), strict=True) if out}
+        candidates = {name: [] if name in mute else self._likeliest(p[at]) for name, p in probable.items()}
+        weights = dict(zip(names, found.weights[here[at]].tolist(), strict=True))
         cut = pieces(self.tokenizer, whole[0].tolist())
         place = ids.shape[1] + at
         by_task = any(isinstance(module, TaskPrior | TaskRouter | Hedge) for module in trainer.pipeline.stack.modules())

@@ -55,6 +55,12 @@ class Outcome:
     statistics: Statistics
     unheard: Bool[Tensor, " N"] | None = None
 
+    @property
+    def weights(self) -> Float[Tensor, "N K"]:
+        """Of the teachers; 0 where nobody is heard."""
+        weights = self.log_w.exp()
+        return weights if self.unheard is None else weights.masked_fill(self.unheard[:, None], 0.0)
+
 
 def distil(
     hidden: Float[Tensor, "N D"],

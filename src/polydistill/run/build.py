@@ -27,7 +27,6 @@ from polydistill.training.gradient.across_groups import AcrossGroups, Critical, 
 from polydistill.training.gradient.across_teachers import AcrossTeachers
 from polydistill.training.off_policy import PolyDistillTrainer
 from polydistill.training.on_policy import OnPolicyPolyDistillTrainer
-from polydistill.training.partial import GIVEN_TEXT_ONLY
 from polydistill.training.placement import Copied, Offloaded, Sharded
 from polydistill.training.sampled import SampledLinearPool, SampledLogPool
 from polydistill.training.taught import Observer, Taught
@@ -101,12 +100,8 @@ def _teacher(name: str, section: c.AnyTeacher, config: c.RunConfig, opened: dict
             )
         return CachedTeacher(name, cache, section.teacher)
     if isinstance(section, ServedTeacherConfig):
-        if section.own is not None and config.training.mode == "on_policy":
-            raise ConfigError(f"teachers.{name}.tokenizer: {GIVEN_TEXT_ONLY}")
         return _served(name, section)
     foreign = section.tokenizer == "own"
-    if foreign and config.training.mode == "on_policy":
-        raise ConfigError(f"teachers.{name}.tokenizer: {GIVEN_TEXT_ONLY}")
     options: dict[str, Any] = {
         "dtype": DTYPES[section.dtype],
         "revision": section.revision,

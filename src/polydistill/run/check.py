@@ -73,9 +73,9 @@ class Estimate:
             return []
         first, again = self.fresh
         return [
-            "time: that is of text met again; text that translated teachers have not met takes longer, in the first "
-            f"batches most, as two vocabularies are compared token by token: the batch that was tried took {first:.1f} "
-            f"s, and {again:.1f} s when it was met again"
+            "time: that is of a batch that was met before; text that translated teachers have not met, as all that a "
+            "student writes, takes longer, in the first batches most, as two vocabularies are compared token by token: "
+            f"the batch that was tried took {first:.1f} s, and {again:.1f} s when it was met again"
         ]
 
     def _peak(self) -> list[str]:

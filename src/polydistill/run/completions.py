@@ -190,7 +190,7 @@ def _judged(
             apart = statistics.distance_to_pool
             more = {
                 "teachers": list(trainer.pipeline.teachers),
-                "weights": _rounded(asked.log_w[chosen][mine].exp()),
+                "weights": _rounded(asked.weights[chosen][mine]),
                 "log_prob": _rounded(statistics.label_log_prob[chosen][mine]),
                 "disagreement": None if apart is None else float(apart[chosen][mine].mean()),
             }
@@ -216,6 +216,7 @@ def _batch(prompts: Sequence[Prompt], answers: Sequence[list[int]], pad: int, de
     whole = [[*prompt.ids, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
     labels = [[IGNORED] * len(p.ids) + a for p, a in zip(prompts, answers, strict=True)]
     ids = padded(whole, pad)
+    learned = padded(labels, IGNORED)
 
     def per_row(values: list[Any]) -> Tensor:
         return torch.tensor(values, device=device)[:, None].expand(ids.shape)
@@ -223,10 +224,11 @@ def _batch(prompts: Sequence[Prompt], answers: Sequence[list[int]], pad: int, de
     return Batch(
         input_ids=ids,
         attention_mask=padded([[1] * len(row) for row in whole], 0),
-        labels=padded(labels, IGNORED),
+        labels=learned,
         task=per_row([prompt.task for prompt in prompts]),
         teacher=per_row([prompt.teacher for prompt in prompts]),
         severity=per_row([prompt.severity for prompt in prompts]),
+        sampled=(learned != IGNORED).long(),
     )
 
 

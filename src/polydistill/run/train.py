@@ -21,6 +21,7 @@ from transformers.trainer_callback import ProgressCallback as TqdmCallback
 from polydistill import __version__
 from polydistill.config.file import ConfigError, dump_config, load_config
 from polydistill.config.run import CachedTeacherConfig, RunConfig
+from polydistill.data.context import DataError
 from polydistill.data.severity import shares
 from polydistill.promises import says
 from polydistill.records import (
@@ -194,6 +195,11 @@ def _train(
     finally:
         if progress is not None:
             progress.close()  # whatever ended the run, the terminal is as it was
+    if trainer.state.global_step == 0:
+        raise DataError(
+            "the training data make no whole step, so that nothing was learned; lower training.batch_size or "
+            "training.gradient_accumulation, or bring more rows"
+        )
     summary = RunSummary(title=folder.name)
     student = whole_student(trainer)
     if main:  # before teachers are asked again: an outage now must not cost what was learned

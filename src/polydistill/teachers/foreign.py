@@ -114,8 +114,10 @@ class ForeignTeacher(Translated, LocalTeacher):  # type: ignore[misc]
         The teacher is run behind all that is open there: what it says then has a small bound of its own, and the
         distance to it is known. Dear: for a sample.
         """
-        said = logits_of(self.speak(input_ids, attention_mask, rows), torch.arange(len(rows))).softmax(-1).cpu()
-        self.last = None
+        heard = self.speak(input_ids, attention_mask, rows)
+        said = logits_of(heard, torch.arange(len(rows))).softmax(-1).cpu()
+        assert heard.known.fidelity is not None
+        says, self.last = (heard.known.fidelity > 0.0).cpu(), None
         texts, places = self._asked(input_ids, attention_mask, rows)
         read = {}
         for b, text in texts.items():
@@ -124,8 +126,9 @@ class ForeignTeacher(Translated, LocalTeacher):  # type: ignore[misc]
             read[b] = self._branched(packed, CLOSELY, only)
         near = self._aligned(read, places, torch.ones(len(places)))
         p = logits_of(near, torch.arange(len(places))).softmax(-1).cpu()
-        self.closely.append(((said - p).abs().sum(-1) / 2 + near.error).clamp_max(1.0))
-        return self.closely[-1]
+        bound = ((said - p).abs().sum(-1) / 2 + near.error).clamp_max(1.0)
+        self.closely.append(bound[says])
+        return bound
 
     def _hear(self, text: list[int]) -> Heard:
         return self._branched(self._packed(text), self.expand)
@@ -151,7 +154,7 @@ class ForeignTeacher(Translated, LocalTeacher):  # type: ignore[misc]
         packed, found = branch(self.pair, packed, most, ask, only)
         ask(packed.tokens, found.rows, found.tokens)
         further = torch.cat(states)
-        if only is None:
+        if only is None and not self.pair.sampled:
             if self.kept + further.nbytes > FURTHER:
                 return packed, found, None
             self.kept += further.nbytes

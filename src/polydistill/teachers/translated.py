@@ -56,6 +56,7 @@ class Translated(ABC):
         pair: its vocabulary and the student's.
         turns: its chat template and the student's, where they differ.
         positions: what the bound does to its weight.
+        silent: positions so far at which nothing that it says can be translated.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Translated(ABC):
         self.paths: dict[tuple[int, ...], Heard] = {}
         self.terms: list[Float[Tensor, "n 5"]] = []
         self.closely: list[Float[Tensor, " n"]] = []
+        self.silent = 0
 
     @abstractmethod
     def _hear(self, text: list[int]) -> Heard:
@@ -129,7 +131,7 @@ class Translated(ABC):
         """Distributions over the student's tokens at the flattened positions `rows`, and the evidence of their bytes.
 
         Raises:
-            VocabularyMismatchError: a text holds a special token that the teacher has nothing for.
+            VocabularyMismatchError: a text that is not sampled holds a special token that the teacher has nothing for.
         """
         self._take_note()
         texts, places = self._asked(input_ids, attention_mask, rows)
@@ -137,7 +139,7 @@ class Translated(ABC):
         fidelity = torch.ones(len(places), device=input_ids.device)
         self.last = self._aligned(heard, places, fidelity)
         label = self.last.evidence.label[self.last.places].float()
-        label = label.where(self.last.reads, -math.log(self.last.vocabulary)).to(input_ids.device)
+        label = label.where(self.last.tells, -math.log(self.last.vocabulary)).to(input_ids.device)
         return Informed(self.last, KnownStatistics(label_log_prob=label, fidelity=fidelity))
 
     def _asked(
@@ -164,10 +166,12 @@ class Translated(ABC):
         return Aligned(says, layout, index, self.pair, known, blank, fidelity)
 
     def _path(self, text: list[int]) -> Heard:
-        """What it reads of a text, remembered: texts come again in every epoch."""
+        """What it reads of a text, remembered unless it is sampled: others come again in every epoch."""
         key = tuple(text)
         if key not in self.paths:
             heard = self._hear(text)
+            if self.pair.sampled:
+                return heard
             if len(self.paths) >= PATHS:
                 self.paths.pop(next(iter(self.paths)))
             self.paths[key] = heard
@@ -177,24 +181,38 @@ class Translated(ABC):
         """Its own tokens of a text of the student's, and of what comes after that.
 
         Raises:
-            VocabularyMismatchError: a text holds a special token that the teacher has nothing for.
+            VocabularyMismatchError: a text that is not sampled holds a special token that the teacher has nothing for.
         """
         try:
             turns = None if self.turns is None else self.turns.read(text, further)
             return read(self.pair, text, self.opening, further) if turns is None else turns
         except NoCounterpartError as error:
+            if self.pair.sampled:
+                return Reading(size=len(text))
             raise VocabularyMismatchError(f"teacher {self.name!r}: {error}") from error
+
+    def refuse(self, text: list[int]) -> None:
+        """Look at a text before anything is asked about it.
+
+        Raises:
+            VocabularyMismatchError: it holds a special token that the teacher has nothing for, or is a conversation
+                that its chat template does not take.
+        """
+        lacking = self.pair.student.special.keys() - self.pair.same.values()
+        if self.turns is not None or not lacking.isdisjoint(text):
+            self.reading(text)
 
     def _take_note(self) -> None:
         """Error terms of the batch before, which its objective has filled in."""
         if self.last is not None:
-            terms = self.last.terms[self.last.terms.isfinite().all(-1)]
+            written, says = self.last.terms.isfinite().all(-1), (self.last.fidelity > 0.0).cpu()
             if sum(map(len, self.terms)) < KEPT:
-                self.terms.append(terms)
+                self.terms.append(self.last.terms[written & says])
+                self.silent += int((written & ~says).sum())
             self.last = None
 
     def errors(self) -> dict[str, Float[Tensor, " n"]]:
-        """Bounds of the positions that were written so far, `all` and by term; total variation."""
+        """Bounds of the positions so far at which it says something, `all` and by term; total variation."""
         self._take_note()
         terms = torch.cat([torch.zeros(0, len(TERMS)), *self.terms])
         return {"all": terms.sum(-1).clamp_max(1.0), **dict(zip(TERMS, terms.T, strict=True))}

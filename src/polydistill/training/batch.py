@@ -26,6 +26,7 @@ class Batch:
         severity: in [0, 1].
         document_start: a document begins at this token; the first real token of a sequence always is one. None where
             every sequence is one document; otherwise the batch is packed, and no sequence is padded.
+        sampled: 1 for tokens that the student wrote; None of given text.
     """
 
     input_ids: Int[Tensor, "B T"]
@@ -35,6 +36,7 @@ class Batch:
     teacher: Int[Tensor, "B T"] | None = None
     severity: Float[Tensor, "B T"] | None = None
     document_start: Int[Tensor, "B T"] | None = None
+    sampled: Int[Tensor, "B T"] | None = None
 
     def starts(self) -> Bool[Tensor, "B T"]:
         """Where documents begin."""

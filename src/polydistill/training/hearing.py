@@ -28,7 +28,7 @@ from polydistill.simplex import compose, mask, normalise
 from polydistill.teachers import ForeignTeacher, LocalTeacher, TeacherSource, TeacherUnavailableError
 from polydistill.teachers.served import Lost, TeacherLostError
 from polydistill.training.batch import Batch
-from polydistill.training.partial import readable, strict_among
+from polydistill.training.partial import readable, sampled_text, strict_among
 from polydistill.weighting import Operator, Product
 from polydistill.weighting.token import EXACT
 
@@ -116,12 +116,12 @@ def deciding(
     Raises:
         TeacherUnavailableError: nobody is there at all.
     """
-    here, reads = _here(outputs, rows, ran), readable(outputs)
-    if reads is None:
+    here, read = _here(outputs, rows, ran), readable(outputs)
+    if read is None:
         return pipeline.decide if here is None else among(pipeline.decide, here), pipeline.stack.needs
-    reads = reads.to(rows.device)
-    there = reads if here is None else reads & here
-    return among(pipeline.decide, there, strict_among(pipeline).to(rows.device)), pipeline.stack.needs | {"fidelity"}
+    reads, tells = (where.to(rows.device) if here is None else where.to(rows.device) & here for where in read)
+    strict = strict_among(pipeline).to(rows.device)
+    return among(pipeline.decide, reads, tells, strict), pipeline.stack.needs | {"fidelity"}
 
 
 def listen_to(
@@ -144,19 +144,20 @@ def listen_to(
     apart, own = batch.apart(), batch.rows_apart(rows)
     ids, mask = apart.input_ids, apart.attention_mask
     outputs: list[TeacherOutput | None] = []
-    for k, teacher in enumerate(teachers):
-        try:
-            if runs is not None and not bool(runs[:, k].all()):
-                outputs.append(speak_where_awake(teacher, ids, mask, own, runs[:, k]))
-            elif batch is not apart and reads_packed(teacher):
-                local = cast(LocalTeacher, teacher)
-                outputs.append(local.speak(batch.input_ids, batch.attention_mask, rows, batch.position_ids()))
-            else:
-                outputs.append(teacher.speak(ids, mask, own))
-        except TeacherLostError as error:
-            if not may_be_lost:
-                raise
-            outputs.append(error.without(len(rows)))
+    with sampled_text(() if batch.sampled is None else teachers):
+        for k, teacher in enumerate(teachers):
+            try:
+                if runs is not None and not bool(runs[:, k].all()):
+                    outputs.append(speak_where_awake(teacher, ids, mask, own, runs[:, k]))
+                elif batch is not apart and reads_packed(teacher):
+                    local = cast(LocalTeacher, teacher)
+                    outputs.append(local.speak(batch.input_ids, batch.attention_mask, rows, batch.position_ids()))
+                else:
+                    outputs.append(teacher.speak(ids, mask, own))
+            except TeacherLostError as error:
+                if not may_be_lost:
+                    raise
+                outputs.append(error.without(len(rows)))
     vocabulary = next((says.vocabulary for says in outputs if says is not None), 0)
     return [Lost(len(rows), vocabulary) if says is None else says for says in outputs]
 
@@ -331,25 +332,32 @@ def _elsewhere(says: TeacherOutput, mine: Bool[Tensor, " N"]) -> TeacherOutput:
     return Informed(Elsewhere(says.says, place, told), KnownStatistics(**known))
 
 
-def among(decide: Decide, here: Bool[Tensor, "N K"], strict: Bool[Tensor, " K"] | None = None) -> Decide:
+def among(
+    decide: Decide,
+    here: Bool[Tensor, "N K"],
+    tells: Bool[Tensor, "N K"] | None = None,
+    strict: Bool[Tensor, " K"] | None = None,
+) -> Decide:
     """`decide` for the teachers that are there: the evidence of others is neutral, and their weight 0.
 
     Args:
         decide: of the pipeline.
         here: per position and teacher.
+        tells: likewise, with translated teachers: what they think of the next token is known, though they may say
+            nothing else there.
         strict: teachers that count where they are exact, among translated ones; a translated teacher that says nothing
             is not there. Where nobody is left all log-weights are minus infinity. None without translated teachers.
     """
 
     def decided(statistics: Statistics, carry: Any) -> tuple[Float[Tensor, "n K"], Any]:
         there = here[statistics.rows]
-        if strict is None:
-            log_w, carry = decide(_neutral(statistics, there), carry)
+        if strict is None or tells is None:
+            log_w, carry = decide(_neutral(statistics, there, there), carry)
             return mask(log_w, there), carry
         assert statistics.fidelity is not None
         evidence = ~statistics.positions.has_loss[:, None]  # fidelities are measured where there is loss
         there = there & (evidence | (statistics.fidelity > 0.0))
-        log_w, carry = decide(_neutral(statistics, there), carry)
+        log_w, carry = decide(_neutral(statistics, there, tells[statistics.rows]), carry)
         log_w = log_w.masked_fill(~there, -math.inf)
         sure = evidence | ~strict | (statistics.fidelity >= 1.0 - EXACT)
         left = ((log_w > -math.inf) & sure).any(-1, keepdim=True)
@@ -358,13 +366,13 @@ def among(decide: Decide, here: Bool[Tensor, "N K"], strict: Bool[Tensor, " K"] 
     return decided
 
 
-def _neutral(statistics: Statistics, here: Bool[Tensor, "n K"]) -> Statistics:
-    """The mean of those that are there in place of what the others seem to say."""
-    count = here.sum(-1, keepdim=True).clamp_min(1)
-    heard: dict[str, Any] = {
-        name: torch.where(here, value, torch.where(here, value, 0.0).sum(-1, keepdim=True) / count)
-        for name, value in statistics.measured()
-    }
+def _neutral(statistics: Statistics, here: Bool[Tensor, "n K"], tells: Bool[Tensor, "n K"]) -> Statistics:
+    """The mean of those that are there in place of what the others seem to say; of labels, of those that tell."""
+    heard: dict[str, Any] = {}
+    for name, value in statistics.measured():
+        known = tells if name == "label_log_prob" else here
+        mean = torch.where(known, value, 0.0).sum(-1, keepdim=True) / known.sum(-1, keepdim=True).clamp_min(1)
+        heard[name] = torch.where(known, value, mean)
     return replace(statistics, **heard)
 
 

@@ -22,13 +22,13 @@ from polydistill.safety import Order
 from polydistill.safety.constrained import Constrained
 from polydistill.teachers import Teachers, Translated, head_of, last_hidden_state, named_teachers
 from polydistill.training.batch import IGNORED, Batch
-from polydistill.training.partial import GIVEN_TEXT_ONLY
+from polydistill.training.partial import refuse_longer, refuse_unread
 from polydistill.training.placement import Placement
 from polydistill.training.sampled import Sampled, TokenScorer, refuse_for_sampled, sampled_step, scorers
 from polydistill.training.step import StepOutcome
 from polydistill.training.student import flags_of
 from polydistill.training.taught import DATA, UNTEMPLATED, Observer, Taught, parts
-from polydistill.training.text import Text, measured
+from polydistill.training.text import ByEpoch, Text, given, measured, refuse_few
 from polydistill.training.watch import unwrapped
 from polydistill.weighting import Operator, Tag
 from polydistill.weighting.labels import refuse_label_readers
@@ -154,20 +154,22 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
     def _measure(self, answered: bool) -> None:
         """Every row becomes ids once before the first step, so that none ends a run in its middle or after it."""
         longest, writes = [], cast(DistillationConfig, self.args).max_completion_length or 0
+        template = self.chat_template or getattr(self._tokenizer, "chat_template", None)
         for name, words in DATA.items():
             for part in parts(getattr(self, name)):
                 first: Any = next(iter(part), {})
-                if isinstance(first.get("prompt"), list) and not (
-                    self.chat_template or getattr(self._tokenizer, "chat_template", None)
-                ):
+                if isinstance(first.get("prompt"), list) and not template:
                     raise DataError(UNTEMPLATED.format(words))
-            dataset, length, said = measured(
-                getattr(self, name), words, self.text, self.max_length, answered or name == "eval_dataset"
-            )
+            with_answers = answered or name == "eval_dataset"
+            dataset, length, said = measured(getattr(self, name), words, self.text, self.max_length, with_answers)
+            for part in parts(dataset):
+                refuse_unread(self.teachers, given(part, self.text, with_answers))
             setattr(self, name, dataset)
             longest.append(length + writes if length else 0)
             self.data_says += said
         self.longest = max(longest) if self.max_length is None else min(max(longest), self.max_length)
+        refuse_longer(self.teachers, self.longest)
+        refuse_few(self.train_dataset, self.args, self.accelerator.num_processes)
 
     def _settle_generation(self) -> None:
         """The student writes ids that are text, since others have no place in the loss."""
@@ -215,6 +217,9 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
             output["severity"] = self._severities_along(output)
         output["fixed"] = torch.full((rows,), fixed, device=device)
         return output
+
+    def _get_train_sampler(self, dataset: Any = None) -> ByEpoch:
+        return ByEpoch(cast(Any, super()._get_train_sampler(dataset)), lambda: int((self.state.epoch or 0.0) + 1e-6))
 
     def _room(self, prompt: list[int]) -> int | None:
         return None if self.max_length is None else max(self.max_length - len(prompt), 1)
@@ -343,11 +348,13 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
 
     def batch_of(self, inputs: dict[str, Any]) -> Batch:
         """What was generated, as the method's own batch: tools' answers are read but not learned."""
+        given = "fixed" not in inputs or bool(inputs["fixed"].any())
         ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
         learned = inputs["completion_mask"]
         if inputs.get("tool_mask") is not None:
             learned = learned * inputs["tool_mask"]
         answers = inputs["completion_ids"].masked_fill(learned == 0, IGNORED)
+        own = torch.cat([torch.zeros_like(inputs["prompt_mask"]), inputs["completion_mask"]], 1)
         severity, mask = inputs["severity"], torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
         labels = torch.cat([torch.full_like(inputs["prompt_ids"], IGNORED), answers], 1)
         order = to_the_left(mask)  # prompts are padded before their first token
@@ -358,13 +365,11 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
             task=inputs["task"][:, None].expand(ids.shape),
             teacher=inputs["teacher_id"][:, None].expand(ids.shape),
             severity=severity.gather(1, order) if severity.ndim == 2 else severity[:, None].expand(ids.shape),
+            sampled=None if given else own.gather(1, order),
         )
 
 
 def _refuse_unsupported(trainer: OnPolicyPolyDistillTrainer, args: DistillationConfig, kwargs: dict[str, Any]) -> None:
-    for teacher in trainer.teachers:
-        if isinstance(teacher, Translated):
-            raise ValueError(f"teacher {teacher.name!r}: {GIVEN_TEXT_ONLY}")
     if not 0.0 <= trainer.fixed_share <= 1.0:
         raise ValueError(f"the share of fixed data (lambda) must lie in [0, 1], got {trainer.fixed_share}")
     goal = trainer.objective
@@ -372,6 +377,13 @@ def _refuse_unsupported(trainer: OnPolicyPolyDistillTrainer, args: DistillationC
         refuse_for_sampled(trainer.pipeline, args, trainer.fixed_share)
         if trainer.constraints is not None:
             raise ValueError("constraints need whole distributions; a sampled objective has none")
+        for teacher in trainer.teachers:
+            if isinstance(teacher, Translated):
+                raise ValueError(
+                    f"teacher {teacher.name!r} has a tokenizer of its own, and what is estimated from sampled tokens "
+                    "has no bound under a translation; write `objective: {kind: forward_kl}`, or leave `tokenizer: "
+                    "own` out where it is the student's"
+                )
     else:
         refuse_label_readers(trainer.pipeline.stack)
         if goal.ce and not trainer.fixed_share:

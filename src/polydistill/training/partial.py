@@ -1,7 +1,8 @@
 """Served, stored and translated teachers in a run: what does not go together with them, and what is said about them."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -70,10 +71,8 @@ def refuse_too_long(teachers: Sequence[object], *datasets: Any) -> None:
     """
     served = [teacher for teacher in served_among(teachers) if teacher.probed.longest is not None]
     for data in datasets if served else ():
-        if "input_ids" not in (getattr(data, "column_names", None) or ()) or not hasattr(data, "__len__"):
-            continue
         longest = dict.fromkeys(served, 0)
-        for text in _documents(data):
+        for text in documents(data):
             longest |= {teacher: max(size, teacher.over(text)) for teacher, size in longest.items()}
         for teacher, size in longest.items():
             if size:
@@ -86,8 +85,42 @@ def refuse_too_long(teachers: Sequence[object], *datasets: Any) -> None:
                 )
 
 
-def _documents(data: Any) -> Iterator[list[int]]:
-    """Token ids of every document; a packed row holds several."""
+def refuse_longer(teachers: Sequence[object], longest: int) -> None:
+    """Before the first step: what a student writes may not become longer than what a server takes.
+
+    Args:
+        teachers: of the run, after they have been asked.
+        longest: tokens of prompt and completion together, at most.
+
+    Raises:
+        DataError: naming the teacher and both lengths.
+    """
+    for teacher in served_among(teachers):
+        limit = teacher.probed.longest
+        if limit is not None and longest > limit and not isinstance(teacher, ServedForeignTeacher):
+            raise DataError(
+                f"teacher {teacher.name!r}: its server takes texts of up to {limit:,} tokens, and prompt and "
+                f"completion may have {longest:,}; lower data.max_length or training.completion_length, or start the "
+                "server with room for more"
+            )
+
+
+def refuse_unread(teachers: Sequence[object], texts: Iterable[list[int]]) -> None:
+    """Before the first step: every text must be one that translated teachers can be asked about.
+
+    Raises:
+        VocabularyMismatchError: naming the teacher and what it has nothing for.
+    """
+    found = [teacher for teacher in teachers if isinstance(teacher, Translated)]
+    for text in texts if found else ():
+        for teacher in found:
+            teacher.refuse(text)
+
+
+def documents(data: Any) -> Iterator[list[int]]:
+    """Token ids of every document of prepared data, of which a packed row holds several; none of a stream."""
+    if "input_ids" not in (getattr(data, "column_names", None) or ()) or not hasattr(data, "__len__"):
+        return
     packed = PLACE in data.column_names
     for row in data.select_columns(["input_ids", *([PLACE] if packed else [])]):
         ids, places = row["input_ids"], row.get(PLACE, ())
@@ -181,12 +214,17 @@ def _weights_off(width: float, guarantee: Guarantee) -> str:
     return f"; the weights, which read the entropy, are off by at most {shift:.3f} for it (total variation, T2)"
 
 
-GIVEN_TEXT_ONLY = (
-    "teachers with a tokenizer of their own are heard about given text only: what a student samples can be bytes that "
-    "are no text, or tokens that its tokenizer never writes for theirs, about which a translation says nothing, and "
-    "reverse_kl, the default there, has no bound under one; write `training: {mode: off_policy}` and "
-    "`objective: {kind: forward_kl}`, or use a teacher with the student's tokenizer"
-)
+@contextmanager
+def sampled_text(teachers: Sequence[object]) -> Iterator[None]:
+    """Translated teachers are asked about what a student wrote: where nobody would write so they say nothing."""
+    pairs = [teacher.pair for teacher in teachers if isinstance(teacher, Translated)]
+    for pair in pairs:
+        pair.sampled = True
+    try:
+        yield
+    finally:
+        for pair in pairs:
+            pair.sampled = False
 
 
 def ordinary(teachers: Sequence[Teacher], tokenizer: Any) -> tuple[list[Teacher], list[str]]:
@@ -215,13 +253,17 @@ def counted(teachers: Sequence[object], weighting: Operator | Callable[[Tensor],
     return positioned(as_operator(weighting), {teacher.name: teacher.positions for teacher in found})
 
 
-def readable(outputs: Sequence[TeacherOutput]) -> Bool[Tensor, "N K"] | None:
-    """Where the text is one that teachers can read, translated ones through their tokens; None without any."""
+def readable(outputs: Sequence[TeacherOutput]) -> tuple[Bool[Tensor, "N K"], Bool[Tensor, "N K"]] | None:
+    """Where teachers can read the text, translated ones through their tokens, and where they say what they think of
+    the next token; None without translated ones.
+    """
     says = [said.says if isinstance(said, Informed) else said for said in outputs]
     if not any(isinstance(said, Aligned) for said in says):
         return None
     whole = torch.ones(len(says[0]), dtype=torch.bool)
-    return torch.stack([said.reads if isinstance(said, Aligned) else whole for said in says], -1)
+    found = [(said.reads, said.tells) if isinstance(said, Aligned) else (whole, whole) for said in says]
+    reads, tells = zip(*found, strict=True)
+    return torch.stack(reads, -1), torch.stack(tells, -1)
 
 
 def strict_among(pipeline: Pipeline) -> Bool[Tensor, " K"]:
@@ -245,7 +287,7 @@ def fit_foreign(
         if not isinstance(objective, ForwardKL) or objective.temperature != 1.0:
             raise ValueError(
                 f"{who}: merging tokens commutes with the linear pool at temperature 1 and with no other target, so "
-                "that any other would have no bound; use `kind: forward_kl` with temperature 1"
+                "that any other would have no bound; write `objective: {kind: forward_kl}`, with temperature 1"
             )
         if not isinstance(placement, Copied):
             raise ValueError(f"{who}: it can be a copy on every rank only; use `placement: copied`")
@@ -279,17 +321,24 @@ def _refuse_positions(
 
 
 def foreign_facts(teachers: Sequence[object], targets: Sequence[Float[Tensor, " n"]]) -> dict[str, float]:
-    """For the log: mean bound of the positions so far, by teacher and term, and of the targets; total variation."""
+    """For the log: mean bound of the positions so far, by teacher and term, and of the targets, total variation; and
+    the share at which a teacher says nothing.
+    """
     facts: dict[str, float] = {}
     if any(map(len, targets)):
         facts["distil/translated/target"] = float(torch.cat(list(targets)).mean())
     for teacher in teachers:
         if isinstance(teacher, Translated):
+            errors = teacher.errors()
             facts |= {
                 f"distil/translated/{teacher.name}/{term}": float(values.mean())
-                for term, values in teacher.errors().items()
+                for term, values in errors.items()
                 if len(values)
             }
+            if teacher.silent:
+                facts[f"distil/translated/{teacher.name}/silent"] = teacher.silent / (
+                    teacher.silent + len(errors["all"])
+                )
     return facts
 
 
@@ -309,7 +358,9 @@ def foreign_says(teachers: Sequence[object], targets: Sequence[Float[Tensor, " n
     """What may be said about translated teachers, on the text of the run: their bounds, and those of the targets."""
     said = []
     for teacher in teachers:
-        if isinstance(teacher, Translated) and len(values := teacher.errors()["all"]):
+        if not isinstance(teacher, Translated):
+            continue
+        if len(values := teacher.errors()["all"]):
             found = {k: (float(v.median()), float(v.quantile(0.99))) for k, v in _few(teacher.errors()).items()}
             by = ", ".join(f"{k} {a:.3f} and {b:.3f}" for k, (a, b) in found.items() if k != "all")
             median, most = found["all"]
@@ -317,6 +368,11 @@ def foreign_says(teachers: Sequence[object], targets: Sequence[Float[Tensor, " n
                 f"teacher {teacher.name!r}, translated: its distributions are off by at most {median:.3f} (median) and "
                 f"{most:.3f} (99th percentile) in total variation at {len(values):,} positions, by term: {by}; "
                 f"{teacher.caveat}{_closely(teacher)}{_strictly(teacher)}"
+            )
+        if teacher.silent:
+            said.append(
+                f"teacher {teacher.name!r}: at {teacher.silent:,} of {teacher.silent + len(values):,} positions it "
+                "says nothing that can be translated, and weighs nothing there"
             )
     if said and any(map(len, targets)):
         off = _few({"all": torch.cat(list(targets))})["all"]
@@ -329,9 +385,9 @@ def foreign_says(teachers: Sequence[object], targets: Sequence[Float[Tensor, " n
 
 
 def _closely(teacher: Translated) -> str:
-    if not teacher.closely:
+    near = torch.cat([torch.zeros(0), *teacher.closely])
+    if not len(near):
         return ""
-    near = torch.cat(teacher.closely)
     return (
         f"; at {len(near)} positions it was run behind all that is open, and there its distributions are off by at "
         f"most {float(near.median()):.3f} (median) and {float(near.max()):.3f} (the worst)"
@@ -353,7 +409,8 @@ def look_closer(teachers: Sequence[object], batch: Batch, tell: Callable[[str], 
     for teacher in teachers:
         if isinstance(teacher, ForeignTeacher) and reads_branches(teacher.model):
             tell(f"teacher {teacher.name!r}: looking closely at {len(some)} positions; large vocabularies take minutes")
-            teacher.look_closer(batch.input_ids, batch.attention_mask, some)
+            with sampled_text(() if batch.sampled is None else [teacher]):
+                teacher.look_closer(batch.input_ids, batch.attention_mask, some)
 
 
 def _few(errors: dict[str, Tensor]) -> dict[str, Tensor]:

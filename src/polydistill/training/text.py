@@ -1,11 +1,14 @@
-"""From a row to token ids, as `trl.SFTTrainer` makes them, for text that a student is asked to go on with."""
+"""Text that a student is asked to go on with: from a row to token ids, as `trl.SFTTrainer` makes them, and in order."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch.utils.data import Sampler
+from transformers import TrainingArguments
 from trl.data_utils import _tokenize, common_prefix_length, is_conversational
+from trl.trainer.utils import RepeatSampler
 
 from polydistill.data.context import DataError, is_empty
 
@@ -55,6 +58,51 @@ class Text:
         tools = row.get("tools")
         tools = json.loads(tools) if isinstance(tools, str) else tools
         return {"tools": tools or self.tools or None, **self.arguments, **(row.get("chat_template_kwargs") or {})}
+
+
+class ByEpoch(Sampler[int]):
+    """Rows in an order that follows from the epoch alone, so that a run that goes on meets those that it would have.
+
+    Args:
+        rows: trl's, whose order follows from how often it was asked for one.
+        epoch: number of the one that begins.
+    """
+
+    def __init__(self, rows: RepeatSampler, epoch: Callable[[], int]) -> None:
+        self.rows, self.epoch = rows, epoch
+
+    def __iter__(self) -> Iterator[int]:
+        if self.rows.shuffle:
+            self.rows.generator.manual_seed((self.rows.seed or 0) + self.epoch())
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def given(dataset: Any, text: Text, answered: bool) -> Iterator[list[int]]:
+    """Ids of every row: its prompt, and its completion where that is there and read as well; none of a stream."""
+    for row in dataset if hasattr(dataset, "__len__") else ():
+        if answered and row.get("completion"):
+            prompt, completion = text.example(row)
+            yield [*prompt, *completion]
+        else:
+            yield text.prompt(row)
+
+
+def refuse_few(prompts: Any, args: TrainingArguments, processes: int) -> None:
+    """Trl leaves out what is not a whole step's: of fewer prompts none would be made, and nothing said.
+
+    Raises:
+        DataError: there are fewer prompts than a step takes.
+    """
+    step = args.per_device_train_batch_size * args.gradient_accumulation_steps * processes
+    if hasattr(prompts, "__len__") and len(prompts) < step:
+        raise DataError(
+            f"the training data: {len(prompts):,} prompts, and a step takes {step:,} (batch size times accumulation "
+            "times processes), so that there would be none; lower training.batch_size or "
+            "training.gradient_accumulation, or bring more prompts"
+        )
 
 
 def measured(dataset: Any, name: str, text: Text, max_length: int | None, answered: bool) -> tuple[Any, int, list[str]]:

@@ -12,7 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from polydistill.alignment import Branches, Stated, pack
+from polydistill.alignment import Branches, Reading, Stated, pack
 from polydistill.logprobs import Dense, Informed, Sparse, TeacherOutput
 from polydistill.teachers.local import reason_of
 from polydistill.teachers.served.lost import TeacherLostError
@@ -133,6 +133,8 @@ class ServedForeignTeacher(Translated, ServedTeacher):
         packed = pack(self.pair, self.reading(text).path(self.pair))
         longest, size = self.probed.longest, len(packed.tokens) + 1
         if longest is not None and size > longest:
+            if self.pair.sampled:  # how long a text may become in these tokens is not known beforehand
+                return pack(self.pair, Reading(size=len(text)).path(self.pair)), Branches(), None
             raise TeacherUnavailableError(
                 f"teacher {self.name!r}: a text of {len(text):,} tokens has {size:,} of its own with the end, and its "
                 f"server takes up to {longest:,}; lower data.max_length, or start the server with room for more"
