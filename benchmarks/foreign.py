@@ -124,8 +124,8 @@ def bounded(
     experts: Experts, student: PreTrainedTokenizerFast, texts: Texts, expand: list[int], looks: int
 ) -> dict[str, Any]:
     """Teacher -> text -> tokens of `expand` -> bytes of a token of the student's and of its own, median bound, mean
-    bound, share of positions where it is 0, medians by term, both at so many positions of a passage, looked at closely,
-    seconds of a passage: the first, the later ones, all met again, and as many tokens of the same model's own, where
+    bound, share of positions where it is 0 and of those without one, medians by term, both at so many positions of a
+    passage, looked at closely, seconds of a passage: the first, the later ones, all met again, and as many tokens of the same model's own, where
     nothing is translated; what the first of them knows of the vocabularies, the others know too.
     """
     found: dict[str, Any] = {}
@@ -145,6 +145,7 @@ def bounded(
             bound = teacher.errors()["all"]
             written = student.batch_decode(ids[:, 1:])
             errors |= {"mean": float(bound.mean()), "exact": float((bound <= EXACT).float().mean())}
+            errors["no bound"] = float((teacher.errors()["boundary"] >= 1.0).float().mean())
             errors |= {"bytes, student": _bytes(student, written), "bytes, own": _bytes(own, written)}
             if looks:
                 places = torch.arange(len(ids) * looks) * (LENGTH // looks) + 3

@@ -6,6 +6,7 @@ from experiments.cost import E7
 from experiments.cross import E11
 from experiments.left_over import E12
 from experiments.measured import Measured
+from experiments.own_rollouts import E14
 from experiments.real import E8
 from experiments.rollouts import E10
 from experiments.safety import E5
@@ -21,4 +22,5 @@ MEASURED: Mapping[str, Measured] = {
     "E11": E11,
     "E12": E12,
     "E13": E13,
+    "E14": E14,
 }

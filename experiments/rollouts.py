@@ -7,7 +7,7 @@ nothing yet answers all prompts, the teachers are heard once, and no teacher run
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -111,17 +111,17 @@ def exercises(steps: int, seed: int, quick: bool) -> Rows:
     with TemporaryDirectory() as place:
         once = partial(answered, Path(place), settings, seed)
         found = run_demo(Path(place), seed, Console(quiet=True), settings, {"once": once})
-    return rows(found)
+    return rows_of(found, NAMES)
 
 
-def rows(found: dict[str, Any]) -> Rows:
+def rows_of(found: dict[str, Any], names: Mapping[str, str]) -> Rows:
     """By contestant."""
     return {
         said: {f"exact match, {task}": 100 * found[name][task] for task in TASKS}
         | {"exact match": 100 * mean(found[name])}
         | ({"better than before": 100 * (mean(found[name]) - mean(found["before"]))} if name != "before" else {})
         | ({"tokens": found["tokens"][name], "seconds": found["seconds"][name]} if name in found["tokens"] else {})
-        for name, said in NAMES.items()
+        for name, said in names.items()
         if name in found
     }
 

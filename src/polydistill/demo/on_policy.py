@@ -34,9 +34,9 @@ from polydistill.demo.teachers import (
     token_losses,
     update,
 )
-from polydistill.objective import ForwardKL, ReverseKL
+from polydistill.objective import Divergence, ForwardKL, ReverseKL
 from polydistill.run.progress import ProgressCallback, Steps
-from polydistill.teachers import LocalTeacher
+from polydistill.teachers import LocalTeacher, Teacher
 from polydistill.training.checkpoint import verify
 from polydistill.training.off_policy import PolyDistillTrainer
 from polydistill.training.on_policy import OnPolicyPolyDistillTrainer
@@ -156,7 +156,7 @@ def run_demo(
         if name in further:
             trainer = further[name](student, rows, kept, asked)
         else:
-            trainer = _trainer(name, folder / name, student, models, tokenizer, rows, s, seed, asked)
+            trainer = _trainer(name, folder / name, student, models, rows, s, seed, asked)
         trainer.remove_callback(PrinterCallback)
         trainer.remove_callback(TqdmCallback)
         console.print(f"{name.replace('_', '-')}: {trainer.args.max_steps} steps", highlight=False)
@@ -244,19 +244,30 @@ def judge(
     return {task: right[task] / max(1, sum(row.task == task for row in rows)) for task in TASKS}
 
 
-def _trainer(  # noqa: PLR0913
-    name: str,
+def on_policy_trainer(
     folder: Path,
     student: LlamaForCausalLM,
-    models: dict[str, LlamaForCausalLM],
-    tokenizer: PreTrainedTokenizerFast,
+    teachers: Mapping[str, Teacher],
     rows: Sequence[Exercise],
     s: Settings,
     seed: int,
-    tokens: int,
-) -> Any:
-    teachers = {task: LocalTeacher(task, model, tokenizer) for task, model in models.items()}
-    loop: dict[str, Any] = {
+    objective: Divergence,
+) -> OnPolicyPolyDistillTrainer:
+    """A trainer on the student's own answers."""
+    return OnPolicyPolyDistillTrainer(
+        student,
+        dict(teachers),
+        weighting(),
+        args=DistillationConfig(**_loop(folder, s, seed), max_steps=s.steps, max_completion_length=10),
+        objective=objective,
+        train_dataset=as_dataset(rows),
+        processing_class=byte_tokenizer(),
+        floor=0.0,
+    )
+
+
+def _loop(folder: Path, s: Settings, seed: int) -> dict[str, Any]:
+    return {
         "output_dir": str(folder),
         "per_device_train_batch_size": s.batch,
         "learning_rate": s.rate,
@@ -271,13 +282,26 @@ def _trainer(  # noqa: PLR0913
         "seed": seed,
         "disable_tqdm": True,
     }
-    common: dict[str, Any] = {"train_dataset": as_dataset(rows), "processing_class": tokenizer, "floor": 0.0}
+
+
+def _trainer(
+    name: str,
+    folder: Path,
+    student: LlamaForCausalLM,
+    models: dict[str, LlamaForCausalLM],
+    rows: Sequence[Exercise],
+    s: Settings,
+    seed: int,
+    tokens: int,
+) -> Any:
+    tokenizer = byte_tokenizer()
+    teachers = {task: LocalTeacher(task, model, tokenizer) for task, model in models.items()}
     if name == "on_policy":
-        args = DistillationConfig(**loop, max_steps=s.steps, max_completion_length=10)
-        return OnPolicyPolyDistillTrainer(student, teachers, weighting(), args=args, objective=ReverseKL(), **common)
+        return on_policy_trainer(folder, student, teachers, rows, s, seed, ReverseKL())
+    common: dict[str, Any] = {"train_dataset": as_dataset(rows), "processing_class": tokenizer, "floor": 0.0}
     ids = as_ids(rows[:1000], tokenizer)
     per_step = s.batch * float((ids != tokenizer.pad_token_id).sum()) / len(ids)
-    arguments = SFTConfig(**loop, max_steps=math.ceil(tokens / per_step), max_length=LENGTH)
+    arguments = SFTConfig(**_loop(folder, s, seed), max_steps=math.ceil(tokens / per_step), max_length=LENGTH)
     return PolyDistillTrainer(student, teachers, weighting(), args=arguments, objective=ForwardKL(ce=0.1), **common)
 
 
