@@ -125,8 +125,9 @@ def bounded(
 ) -> dict[str, Any]:
     """Teacher -> text -> tokens of `expand` -> bytes of a token of the student's and of its own, median bound, mean
     bound, share of positions where it is 0 and of those without one, medians by term, both at so many positions of a
-    passage, looked at closely, seconds of a passage: the first, the later ones, all met again, and as many tokens of the same model's own, where
-    nothing is translated; what the first of them knows of the vocabularies, the others know too.
+    passage, looked at closely, seconds of a passage: the first, the later ones, all met again, and as many tokens of
+    the same model's own, where nothing is translated; what the first of them knows of the vocabularies, the others
+    know too.
     """
     found: dict[str, Any] = {}
     for name, (model, own) in experts.items():

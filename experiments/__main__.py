@@ -1,4 +1,4 @@
-"""Experiments whose truth is known (E0 to E4, E6), and measurements (E5, E7 to E13).
+"""Experiments whose truth is known (E0 to E4, E6), and measurements (E5, E7 to E14).
 
 python -m experiments E1 --seeds 5
 python -m experiments E1 --quick
