@@ -5,6 +5,7 @@ from models import completions, saved_all, written
 
 from polydistill.config.file import ConfigError, dump_config, load_config
 from polydistill.config.run import RunConfig
+from polydistill.data.context import DataError
 from polydistill.objective import JSD, DivideThenPool, ForwardKL, ReverseKL
 from polydistill.run.build import build_trainer
 from polydistill.run.check import check_run
@@ -92,3 +93,12 @@ def test_a_whole_run_is_evaluated_on_the_data_s_answers(place, tmp_path):
     assert summary.domains == ["code", "maths"]
     assert (tmp_path / "run" / "student" / "model.safetensors").is_file()
     assert evaluate_run(tmp_path / "run").mean == pytest.approx(summary.scores[0].mean, abs=1e-5)
+
+
+def test_a_stream_that_makes_no_step_ends_as_a_fault_of_the_data(place, tmp_path):
+    written(tmp_path / "few.jsonl", ({"prompt": row["prompt"]} for row in completions(2)))
+    run = _config(place, tmp_path / "run")
+    few = run.data.model_copy(update={"train": str(tmp_path / "few.jsonl"), "evaluation": None, "streaming": True})
+    with pytest.raises(DataError, match="the training data make no whole step, so that nothing was learned"):
+        train_run(run.model_copy(update={"data": few}), "test")
+    assert not (tmp_path / "run" / "student").exists()

@@ -23,6 +23,8 @@ from polydistill.run.identity import identify, located, refuse_another
 from polydistill.serve import Scorer
 from polydistill.teachers import ForeignTeacher, LocalTeacher, TeacherUnavailableError, VocabularyMismatchError
 from polydistill.teachers.served import Patience, ServedForeignTeacher, ServedTeacher, TeacherLostError
+from polydistill.training.batch import Batch
+from polydistill.training.hearing import listen_to
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +183,9 @@ def test_while_its_server_is_out_it_says_nothing_of_the_students_tokens(place):
         ids = ids.repeat(1, 20)  # the server takes 64
         with pytest.raises(TeacherUnavailableError, match="with the end, and its server takes up to 63; lower"):
             teacher.speak(ids, torch.ones_like(ids), torch.arange(3))
+        sampled = Batch(ids, torch.ones_like(ids), ids, sampled=torch.ones_like(ids))  # how long that gets nobody knows
+        (silent,) = listen_to([teacher], sampled, torch.arange(3))
+        assert not silent.says.reads.any()
     said = lost.value.without(3)
     assert (len(said), said.vocabulary, teacher.tally.lost) == (3, 300, 3)
 

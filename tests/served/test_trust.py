@@ -20,7 +20,7 @@ from polydistill.teachers.served import ServedTeacher
 from polydistill.teachers.served import teacher as module
 from polydistill.teachers.served.address import WITHHELD, Address
 from polydistill.teachers.source import TeacherUnavailableError
-from polydistill.training.partial import refuse_too_long
+from polydistill.training.prepare import refuse_too_long
 
 
 @pytest.fixture(scope="module")

@@ -274,14 +274,11 @@ class Run:
 
     def _hangs(self, number: int, j: int) -> bool:
         """Whether neighbours here are none that would be written so by themselves."""
-        own = tuple(self.own[max(number - 2, 0) : number if self.pair.sampled else number + 1])
-        return not all(
-            reader.writes(tokens) or not reader.spelling.merges
-            for reader, tokens in (
-                (self.pair.ours, own),
-                (self.pair.theirs, tuple(self.tokens[max(j - 2, 0) : j + 2])),
-            )
-            if len(tokens) > 1
+        own = self.own[max(number - 2, 0) : number if self.pair.sampled else number + 1]
+        theirs = self.tokens[max(j - 2, 0) : j + 2]
+        return any(
+            reader.spelling.merges and len(tokens) > 1 and not reader.writes(tuple(tokens))
+            for reader, tokens in ((self.pair.ours, own), (self.pair.theirs, theirs))
         )
 
     def _covers(self, a: int, j: int, history: tuple[int, ...]) -> tuple[Cover, ...]:

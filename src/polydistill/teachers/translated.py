@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Any, ClassVar, Literal
 from weakref import WeakKeyDictionary
@@ -198,9 +198,13 @@ class Translated(ABC):
             VocabularyMismatchError: it holds a special token that the teacher has nothing for, or is a conversation
                 that its chat template does not take.
         """
-        lacking = self.pair.student.special.keys() - self.pair.same.values()
-        if self.turns is not None or not lacking.isdisjoint(text):
+        if self.may_refuse(text):
             self.reading(text)
+
+    def may_refuse(self, ids: Iterable[int]) -> bool:
+        """Whether texts of such tokens have to be looked at one by one."""
+        lacking = self.pair.student.special.keys() - self.pair.same.values()
+        return self.turns is not None or not lacking.isdisjoint(ids)
 
     def _take_note(self) -> None:
         """Error terms of the batch before, which its objective has filled in."""

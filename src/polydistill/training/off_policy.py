@@ -31,9 +31,8 @@ from polydistill.training.gradient.across_groups import AcrossGroups, Rows, refu
 from polydistill.training.gradient.across_teachers import AcrossTeachers, factor_of, said_of
 from polydistill.training.hearing import Heard
 from polydistill.training.packing import Packing
-from polydistill.training.partial import documents, refuse_too_long, refuse_unread
 from polydistill.training.placement import Placement
-from polydistill.training.prepare import cut, named
+from polydistill.training.prepare import cut, named, refuse_too_long, refuse_unread
 from polydistill.training.seated import refuse_joined
 from polydistill.training.step import StepOutcome
 from polydistill.training.student import flags_of, of_the_tokens, teach_forward
@@ -153,7 +152,7 @@ class PolyDistillTrainer(Taught, SFTTrainer):
         self.data_collator = ContextCollator(self.data_collator, names, found)
         student = self._place_models(self._tokenizer)
         data = [*parts(self.train_dataset), *parts(self.eval_dataset)]
-        refuse_unread(self.teachers, chain.from_iterable(map(documents, data)))
+        refuse_unread(self.teachers, *data)
         refuse_too_long(self.teachers, *data)
         if self.packing is not None:
             refuse_joined(self.model, self.teachers)

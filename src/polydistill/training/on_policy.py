@@ -22,13 +22,13 @@ from polydistill.safety import Order
 from polydistill.safety.constrained import Constrained
 from polydistill.teachers import Teachers, Translated, head_of, last_hidden_state, named_teachers
 from polydistill.training.batch import IGNORED, Batch
-from polydistill.training.partial import refuse_longer, refuse_unread
 from polydistill.training.placement import Placement
+from polydistill.training.prepare import refuse_longer, refuse_text
 from polydistill.training.sampled import Sampled, TokenScorer, refuse_for_sampled, sampled_step, scorers
 from polydistill.training.step import StepOutcome
 from polydistill.training.student import flags_of
 from polydistill.training.taught import DATA, UNTEMPLATED, Observer, Taught, parts
-from polydistill.training.text import ByEpoch, Text, given, measured, refuse_few
+from polydistill.training.text import ByEpoch, Text, measured, refuse_few
 from polydistill.training.watch import unwrapped
 from polydistill.weighting import Operator, Tag
 from polydistill.weighting.labels import refuse_label_readers
@@ -160,10 +160,8 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
                 first: Any = next(iter(part), {})
                 if isinstance(first.get("prompt"), list) and not template:
                     raise DataError(UNTEMPLATED.format(words))
-            with_answers = answered or name == "eval_dataset"
-            dataset, length, said = measured(getattr(self, name), words, self.text, self.max_length, with_answers)
-            for part in parts(dataset):
-                refuse_unread(self.teachers, given(part, self.text, with_answers))
+            given = getattr(self, name), words, self.text, self.max_length, answered or name == "eval_dataset"
+            dataset, length, said = measured(*given, partial(refuse_text, self.teachers))
             setattr(self, name, dataset)
             longest.append(length + writes if length else 0)
             self.data_says += said
@@ -297,7 +295,7 @@ class OnPolicyPolyDistillTrainer(Taught, DistillationTrainer):
             else:
                 assert not isinstance(self.objective, Sampled)
                 method = self.method if training else replace(self.method, constraints=None)
-                if not bool(inputs["fixed"].any()):
+                if batch.sampled is not None:
                     method = replace(method, divergence=replace(method.divergence, ce=0.0))
                 own, heard, done = self._learn(hidden, head, method, batch, where)
                 if training:

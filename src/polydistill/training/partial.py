@@ -1,9 +1,8 @@
 """Served, stored and translated teachers in a run: what does not go together with them, and what is said about them."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -12,7 +11,6 @@ from torch import Tensor
 
 from polydistill.alignment import Aligned
 from polydistill.cache import CachedTeacher
-from polydistill.data.context import PLACE, DataError
 from polydistill.guarantee import Guarantee
 from polydistill.logprobs import Informed, TeacherOutput
 from polydistill.objective import Divergence, ForwardKL
@@ -57,75 +55,6 @@ def refuse_unknown(teachers: Sequence[object], pipeline: Pipeline) -> None:
                 f"teacher {teacher.name!r} is truncated: {', '.join(unknown)}, which the weights read, depends on what "
                 f"it does not name; {known}"
             )
-
-
-def refuse_too_long(teachers: Sequence[object], *datasets: Any) -> None:
-    """Before the first step: no text may be longer than what a server takes.
-
-    Args:
-        teachers: of the run, after they have been asked.
-        datasets: prepared, with `input_ids`; streams and None are left out.
-
-    Raises:
-        DataError: naming the teacher and both lengths.
-    """
-    served = [teacher for teacher in served_among(teachers) if teacher.probed.longest is not None]
-    for data in datasets if served else ():
-        longest = dict.fromkeys(served, 0)
-        for text in documents(data):
-            longest |= {teacher: max(size, teacher.over(text)) for teacher, size in longest.items()}
-        for teacher, size in longest.items():
-            if size:
-                limit, own = teacher.probed.longest, isinstance(teacher, ServedForeignTeacher)
-                raise DataError(
-                    f"teacher {teacher.name!r}: its server takes texts of up to {limit:,} tokens, and the longest of "
-                    f"the data has {size:,}{' of its own, with the end' if own else ''}; "
-                    f"{'lower data.max_length' if own else f'use data.max_length: {limit}'}, or start the server with "
-                    "room for more"
-                )
-
-
-def refuse_longer(teachers: Sequence[object], longest: int) -> None:
-    """Before the first step: what a student writes may not become longer than what a server takes.
-
-    Args:
-        teachers: of the run, after they have been asked.
-        longest: tokens of prompt and completion together, at most.
-
-    Raises:
-        DataError: naming the teacher and both lengths.
-    """
-    for teacher in served_among(teachers):
-        limit = teacher.probed.longest
-        if limit is not None and longest > limit and not isinstance(teacher, ServedForeignTeacher):
-            raise DataError(
-                f"teacher {teacher.name!r}: its server takes texts of up to {limit:,} tokens, and prompt and "
-                f"completion may have {longest:,}; lower data.max_length or training.completion_length, or start the "
-                "server with room for more"
-            )
-
-
-def refuse_unread(teachers: Sequence[object], texts: Iterable[list[int]]) -> None:
-    """Before the first step: every text must be one that translated teachers can be asked about.
-
-    Raises:
-        VocabularyMismatchError: naming the teacher and what it has nothing for.
-    """
-    found = [teacher for teacher in teachers if isinstance(teacher, Translated)]
-    for text in texts if found else ():
-        for teacher in found:
-            teacher.refuse(text)
-
-
-def documents(data: Any) -> Iterator[list[int]]:
-    """Token ids of every document of prepared data, of which a packed row holds several; none of a stream."""
-    if "input_ids" not in (getattr(data, "column_names", None) or ()) or not hasattr(data, "__len__"):
-        return
-    packed = PLACE in data.column_names
-    for row in data.select_columns(["input_ids", *([PLACE] if packed else [])]):
-        ids, places = row["input_ids"], row.get(PLACE, ())
-        starts = [i for i, (before, place) in enumerate(pairwise(places), 1) if place - before != 1]
-        yield from (ids[begin:end] for begin, end in pairwise([0, *starts, len(ids)]))
 
 
 def fit_served(

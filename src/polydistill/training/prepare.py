@@ -1,14 +1,19 @@
-"""Tokenised rows: cut to their length, those without anything to learn left out, and both counted."""
+"""Tokenised rows: cut to their length, those without anything to learn left out, and both counted; and what some
+teacher cannot take of them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from datasets import Dataset
 
-from polydistill.data.context import DataError
+from polydistill.data.context import PLACE, DataError, ids_in
 from polydistill.data.load import refuse_unwritten
+from polydistill.teachers import Translated
+from polydistill.teachers.served import ServedForeignTeacher
 from polydistill.training.batch import IGNORED
+from polydistill.training.partial import served_among
 
 
 @dataclass(frozen=True)
@@ -116,3 +121,85 @@ def _cause(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
     return error
+
+
+def refuse_too_long(teachers: Sequence[object], *datasets: Any) -> None:
+    """Before the first step: no text may be longer than what a server takes.
+
+    Args:
+        teachers: of the run, after they have been asked.
+        datasets: prepared, with `input_ids`; streams and None are left out.
+
+    Raises:
+        DataError: naming the teacher and both lengths.
+    """
+    served = [teacher for teacher in served_among(teachers) if teacher.probed.longest is not None]
+    for data in datasets if served else ():
+        longest = dict.fromkeys(served, 0)
+        for text in _documents(data):
+            longest |= {teacher: max(size, teacher.over(text)) for teacher, size in longest.items()}
+        for teacher, size in longest.items():
+            if size:
+                limit, own = teacher.probed.longest, isinstance(teacher, ServedForeignTeacher)
+                raise DataError(
+                    f"teacher {teacher.name!r}: its server takes texts of up to {limit:,} tokens, and the longest of "
+                    f"the data has {size:,}{' of its own, with the end' if own else ''}; "
+                    f"{'lower data.max_length' if own else f'use data.max_length: {limit}'}, or start the server with "
+                    "room for more"
+                )
+
+
+def refuse_longer(teachers: Sequence[object], longest: int) -> None:
+    """Before the first step: what a student writes may not become longer than what a server takes.
+
+    Args:
+        teachers: of the run, after they have been asked.
+        longest: tokens of prompt and completion together, at most.
+
+    Raises:
+        DataError: naming the teacher and both lengths.
+    """
+    for teacher in served_among(teachers):
+        limit = teacher.probed.longest
+        if limit is not None and longest > limit and not isinstance(teacher, ServedForeignTeacher):
+            raise DataError(
+                f"teacher {teacher.name!r}: its server takes texts of up to {limit:,} tokens, and prompt and "
+                f"completion may have {longest:,}; lower data.max_length or training.completion_length, or start the "
+                "server with room for more"
+            )
+
+
+def refuse_unread(teachers: Sequence[object], *datasets: Any) -> None:
+    """Before the first step: every text must be one that translated teachers can be asked about.
+
+    Args:
+        teachers: of the run, after they have been put together with the student's tokenizer.
+        datasets: prepared, with `input_ids`; streams are left out.
+
+    Raises:
+        VocabularyMismatchError: naming the teacher and what it has nothing for.
+    """
+    found = [teacher for teacher in teachers if isinstance(teacher, Translated)]
+    for data in datasets if found else ():
+        there = ids_in(data)
+        asked = [teacher for teacher in found if teacher.may_refuse(there)]
+        for text in _documents(data) if asked else ():
+            refuse_text(asked, text)
+
+
+def refuse_text(teachers: Sequence[object], text: list[int]) -> None:
+    """As `refuse_unread`, of one text."""
+    for teacher in teachers:
+        if isinstance(teacher, Translated):
+            teacher.refuse(text)
+
+
+def _documents(data: Any) -> Iterator[list[int]]:
+    """Token ids of every document of prepared data, of which a packed row holds several; none of a stream."""
+    if "input_ids" not in (getattr(data, "column_names", None) or ()) or not hasattr(data, "__len__"):
+        return
+    packed = PLACE in data.column_names
+    for row in data.select_columns(["input_ids", *([PLACE] if packed else [])]):
+        ids, places = row["input_ids"], row.get(PLACE, ())
+        starts = [i for i, (before, place) in enumerate(pairwise(places), 1) if place - before != 1]
+        yield from (ids[begin:end] for begin, end in pairwise([0, *starts, len(ids)]))

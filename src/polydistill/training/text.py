@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from torch.utils.data import Sampler
@@ -80,16 +81,6 @@ class ByEpoch(Sampler[int]):
         return len(self.rows)
 
 
-def given(dataset: Any, text: Text, answered: bool) -> Iterator[list[int]]:
-    """Ids of every row: its prompt, and its completion where that is there and read as well; none of a stream."""
-    for row in dataset if hasattr(dataset, "__len__") else ():
-        if answered and row.get("completion"):
-            prompt, completion = text.example(row)
-            yield [*prompt, *completion]
-        else:
-            yield text.prompt(row)
-
-
 def refuse_few(prompts: Any, args: TrainingArguments, processes: int) -> None:
     """Trl leaves out what is not a whole step's: of fewer prompts none would be made, and nothing said.
 
@@ -105,7 +96,14 @@ def refuse_few(prompts: Any, args: TrainingArguments, processes: int) -> None:
         )
 
 
-def measured(dataset: Any, name: str, text: Text, max_length: int | None, answered: bool) -> tuple[Any, int, list[str]]:
+def measured(
+    dataset: Any,
+    name: str,
+    text: Text,
+    max_length: int | None,
+    answered: bool,
+    look: Callable[[list[int]], None],
+) -> tuple[Any, int, list[str]]:
     """A data set without the prompts that `max_length` has no room behind; its longest prompt; and what to say of it.
 
     Args:
@@ -114,6 +112,7 @@ def measured(dataset: Any, name: str, text: Text, max_length: int | None, answer
         text: from rows to ids.
         max_length: of prompt and completion together, tokens.
         answered: the data's own completions are read as well.
+        look: at the ids of every row that stays, completions included; not at a stream's.
 
     Raises:
         DataError: a row cannot be made ids, or no row is left.
@@ -126,21 +125,25 @@ def measured(dataset: Any, name: str, text: Text, max_length: int | None, answer
             raise DataError(_no_room(name, max_length))
         return room, max_length or 0, []
     if isinstance(dataset, dict):
-        parts = {key: measured(part, f"{name} {key!r}", text, max_length, answered) for key, part in dataset.items()}
+        parts = {
+            key: measured(part, f"{name} {key!r}", text, max_length, answered, look) for key, part in dataset.items()
+        }
         said = [sentence for _, _, sentences in parts.values() for sentence in sentences]
         return {key: part for key, (part, _, _) in parts.items()}, max(n for _, n, _ in parts.values()), said
     kept, longest = [], 0
     for index, row in enumerate(dataset):
         try:
-            length = len(text.prompt(row))
+            ids = text.prompt(row)
+            length = len(ids)
             if answered and row.get("completion"):
-                text.example(row)
+                ids = [*chain(*text.example(row))]
         except Exception as error:
             why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise DataError(f"{name}, row {index + 1}: no tokens can be made of it: {why}") from error
         if length == 0:
             raise DataError(f"{name}, row {index + 1}: the prompt is empty; there is nothing to go on with")
         if max_length is None or length < max_length:
+            look(ids)
             kept.append(index)
             longest = max(longest, length)
     lost = len(dataset) - len(kept)
