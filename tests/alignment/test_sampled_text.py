@@ -121,13 +121,13 @@ def test_behind_what_cannot_be_read_nothing_is_said(teacher, after):
             listen_to([teacher], Batch(given, torch.ones_like(given), given), torch.arange(2))
 
 
-def on_policy(folder, teachers, objective=None, data=None, student=None, weighting=None, **options):
+def on_policy(folder, teachers, objective=None, data=None, student=None, **options):
     student = made.byte_level(300) if student is None else student
     few = {"max_steps": 2, "logging_steps": 1, "save_strategy": "no", "max_completion_length": 12}
     return OnPolicyPolyDistillTrainer(
         model(student, 0),
         teachers,
-        Softmax(1.0)(Entropy()) if weighting is None else weighting,
+        Softmax(1.0)(Entropy()),
         args=DistillationConfig(str(folder), **{**SMALL, **few}),
         train_dataset=Dataset.from_dict({"prompt": PROMPTS} if data is None else data),
         processing_class=student,
@@ -190,7 +190,7 @@ def test_on_policy_refuses_what_has_no_bound_and_names_the_line_to_write(tmp_pat
     with pytest.raises(ValueError, match=r"teacher 'a' has a tok.* write `objective: {kind: forward_kl}`, with temp"):
         on_policy(tmp_path, teachers)
     with pytest.raises(ValueError, match=r"what is estimated from sampled tokens has no bound .* `objective: {kind: f"):
-        on_policy(tmp_path, teachers, SampledLinearPool(), weighting=Uniform())
+        on_policy(tmp_path, teachers, SampledLinearPool())
 
 
 ROW = "the sum <|x|> of"

@@ -372,9 +372,6 @@ def _refuse_unsupported(trainer: OnPolicyPolyDistillTrainer, args: DistillationC
         raise ValueError(f"the share of fixed data (lambda) must lie in [0, 1], got {trainer.fixed_share}")
     goal = trainer.objective
     if isinstance(goal, Sampled):
-        refuse_for_sampled(trainer.pipeline, args, trainer.fixed_share)
-        if trainer.constraints is not None:
-            raise ValueError("constraints need whole distributions; a sampled objective has none")
         for teacher in trainer.teachers:
             if isinstance(teacher, Translated):
                 raise ValueError(
@@ -382,6 +379,9 @@ def _refuse_unsupported(trainer: OnPolicyPolyDistillTrainer, args: DistillationC
                     "has no bound under a translation; write `objective: {kind: forward_kl}`, or leave `tokenizer: "
                     "own` out where it is the student's"
                 )
+        refuse_for_sampled(trainer.pipeline, args, trainer.fixed_share)
+        if trainer.constraints is not None:
+            raise ValueError("constraints need whole distributions; a sampled objective has none")
     else:
         refuse_label_readers(trainer.pipeline.stack)
         if goal.ce and not trainer.fixed_share:
