@@ -23,6 +23,20 @@ def test_what_a_batch_took_at_its_peak_is_seen_after_it_is_gone():
     assert found.largest_batch > 2
 
 
+def test_what_lies_about_in_the_allocator_hides_nothing_of_a_batch():
+    torch.ones(31 * MIB // 4)  # from now on blocks of this size come from the heap
+    pins = []
+    for step in range(8):
+        blocks = [torch.ones((20 + step) * MIB // 4) for _ in range(8)]
+        pins.append(torch.ones(16))
+        del blocks
+        watched = Watched(torch.device("cpu"))
+        if watched.held is None:
+            pytest.skip("no /proc that can be reset")
+        torch.ones(64 * MIB // 4).sum()
+        assert 40 * MIB <= peak(watched, 16 * MIB, 8 * MIB, 2 * MIB, of=(2, 8)).of_batch <= 56 * MIB
+
+
 def test_the_largest_batch_fills_the_room():
     found = Peak(
         highest=700 * MIB, optimizer=90 * MIB, saved=10 * MIB, of_batch=400 * MIB, batch=4, tokens=8, room=1000 * MIB
